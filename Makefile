@@ -1,0 +1,72 @@
+# Thin targets; the work is in tools/. `make` alone lists them.
+VENV       ?= .venv
+PY         := $(VENV)/bin/python
+PYTHON     ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done || echo python3)
+HOST       ?= 127.0.0.1
+PORT       ?= 8080
+SERVE_ARGS ?=
+PYTEST     := $(PY) -m pytest --durations=10
+HEAVY      := model or browser or slow
+IMAGE      ?= llamaserver
+ACCEL      ?= cpu
+
+.DEFAULT_GOAL := help
+.PHONY: help install model programs serve check layout lint types layers format test test-fast test-heavy bench image lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: ## make .venv from requirements.lock (compiles llama.cpp once, about 5 minutes)
+	@$(PYTHON) -m tools.install $(VENV)
+
+model: install ## fetch the default model into the cache, print its path
+	@$(PY) -m tools.model
+
+programs: install
+	@$(PY) -m tools.system_packages test
+
+serve: install ## serve the default model on http://127.0.0.1:8080 (SERVE_ARGS adds options)
+	@model=$$($(PY) -m tools.model) && exec $(VENV)/bin/llamaserver -m "$$model" \
+		--host $(HOST) --port $(PORT) -c 8192 -np 4 -cb --metrics $(SERVE_ARGS)
+
+check: layout lint types layers ## formatting, lint, types, layer rules (make -k check: all of them)
+
+layout: install
+	$(PY) -m ruff format --check --quiet .
+
+lint: install
+	$(PY) -m ruff check .
+
+types: install
+	$(PY) -m mypy
+
+layers: install
+	$(VENV)/bin/lint-imports --no-logo
+
+format: install ## rewrite the code as `make check` wants it
+	$(PY) -m ruff check --fix --exit-zero --quiet .
+	$(PY) -m ruff format .
+
+test: test-fast test-heavy ## all tests, the fast ones first
+
+test-fast: install
+	$(PYTEST) -m "not ($(HEAVY))"
+
+test-heavy: install programs model
+	$(PYTEST) -m "$(HEAVY)"
+
+bench: install model ## measure against llama-server (compiles it once, about 7 minutes)
+	LLAMA_SERVER_BIN="$$($(PY) -m tools.peer)" $(PY) -m tests.bench $(BENCH_ARGS)
+
+image: ## build the container image (ACCEL=cpu, cuda, rocm or vulkan)
+	$(PYTHON) -m tools.image $(IMAGE) $(ACCEL) $(IMAGE_ARGS)
+
+lock: ## compile requirements.lock anew (needs uv)
+	uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
+		server/pyproject.toml requirements.in --output-file requirements.lock
+
+clean: ## remove what was made in this folder (the cache stays)
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis server/*.egg-info
+	find server tests tools -name __pycache__ -prune -exec rm -rf {} +

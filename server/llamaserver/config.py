@@ -1,0 +1,92 @@
+"""The frozen configuration of one server, read from argv and environment and nowhere else.  (fields; parser under construction)"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Every option, under the name of its long flag. Sizes in tokens, times in seconds."""
+
+    # model
+    model: str = ""
+    model_url: str = ""
+    hf_repo: str = ""
+    hf_file: str = ""
+    hf_revision: str = "main"
+    alias: str = ""
+    lora: tuple[tuple[str, float], ...] = ()  # (path, scale): --lora F is scale 1, --lora-scaled F:S
+    mmproj: str = ""
+    models_dir: Path = Path("models")  # where downloads land
+    model_sha256: str = ""
+    chat_template: str = ""
+    chat_template_file: str = ""
+    system_prompt_file: str = ""
+    # context and engine
+    ctx_size: int = 512  # 0: from the model
+    parallel: int = 1
+    cont_batching: bool = False
+    batch_size: int = 2048
+    ubatch_size: int = 512
+    prompt_budget: int = 128
+    n_predict: int = -1
+    threads: int = 0  # 0: what the container may use
+    threads_batch: int = 0  # 0: same as threads
+    threads_http: int = 0  # 0: a default
+    n_gpu_layers: int = -1  # -1: all
+    main_gpu: int = 0
+    split_mode: Literal["none", "layer", "row"] = "layer"
+    tensor_split: tuple[float, ...] = ()
+    mlock: bool = False
+    mmap: bool = True
+    numa: Literal["", "distribute", "isolate", "numactl"] = ""
+    kv_unified: bool | None = None  # None: chosen by measurement (docs/performance.md)
+    cache_type_k: str = "f16"
+    cache_type_v: str = "f16"
+    flash_attn: Literal["auto", "on", "off"] = "auto"
+    rope_scaling: Literal["", "none", "linear", "yarn"] = ""
+    rope_freq_base: float = 0.0
+    rope_freq_scale: float = 0.0
+    yarn_orig_ctx: int = 0
+    yarn_ext_factor: float = -1.0
+    yarn_attn_factor: float = -1.0
+    yarn_beta_fast: float = -1.0
+    yarn_beta_slow: float = -1.0
+    grp_attn_n: int = 1
+    grp_attn_w: int = 512
+    context_shift: bool = True
+    embedding: bool = False
+    pooling: Literal["", "none", "mean", "cls", "last", "rank"] = ""
+    cache_ram: int = 0  # MiB
+    warmup: bool = True
+    require_offload: bool = False
+    # serving
+    host: str = "127.0.0.1"
+    port: int = 8080
+    management_host: str = "0.0.0.0"
+    management_port: int = 0  # 0: off
+    path: str = ""
+    api_keys: tuple[str, ...] = ()  # --api-key and, read at start and re-read on change, --api-key-file
+    api_key_file: str = ""
+    ssl_key_file: str = ""
+    ssl_cert_file: str = ""
+    timeout: int = 600
+    max_body: int = 64 * 1024 * 1024  # bytes
+    max_queue: int = 0
+    slots_endpoint: bool = True
+    metrics: bool = False
+    slot_save_path: str = ""
+    drain_delay: float = 5.0
+    drain_timeout: float = 300.0
+    stay_on_load_error: bool = False
+    # logs
+    log_disable: bool = False
+    log_format: Literal["json", "text"] = "json"
+    log_file: str = "llama.log"
+    verbose: bool = False
+
+    @property
+    def slot_ctx(self) -> int:
+        """Tokens of one slot when ctx_size is given: exact ctx_size // parallel, as the document has it."""
+        return self.ctx_size // self.parallel

@@ -1,0 +1,407 @@
+"""The Backend over llama.cpp: model, context, decode, memory and state.
+
+With its siblings `llama_*.py` the only place that imports llama_cpp. Guards of the library's
+assertions live here: what reaches it has been checked, and its callbacks never run Python while
+it decodes. Called by the engine thread alone, but for `abort` and the vocabulary.
+"""
+
+import ctypes
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import llama_cpp.llama_cpp as lib
+import numpy as np
+
+from ..errors import EngineFailure, ModelLoadError
+from . import llama_devices
+from .backend import Batch, FloatArray, MediaTokenizer, ModelInfo, SamplerFactory, Status
+from .llama_media import MediaProjector
+from .llama_sampling import LlamaSamplerFactory
+from .llama_vocab import LlamaVocab
+from .params import Media
+
+CACHE_TYPES = {
+    "f32": lib.GGML_TYPE_F32,
+    "f16": lib.GGML_TYPE_F16,
+    "bf16": 30,  # GGML_TYPE_BF16, missing from the binding
+    "q8_0": lib.GGML_TYPE_Q8_0,
+    "q4_0": lib.GGML_TYPE_Q4_0,
+    "q4_1": lib.GGML_TYPE_Q4_1,
+    "iq4_nl": lib.GGML_TYPE_IQ4_NL,
+    "q5_0": lib.GGML_TYPE_Q5_0,
+    "q5_1": lib.GGML_TYPE_Q5_1,
+}
+_FLASH = {"auto": -1, "off": 0, "on": 1}
+_SPLIT = {"none": 0, "layer": 1, "row": 2}
+_ROPE = {"": -1, "none": 0, "linear": 1, "yarn": 2}
+_POOLING = {"": -1, "none": 0, "mean": 1, "cls": 2, "last": 3, "rank": 4}
+_NUMA = {"": 0, "distribute": 1, "isolate": 2, "numactl": 3}
+
+# Short calls keep the GIL: giving it up costs more than they do, and getting it back may wait.
+_held = ctypes.PyDLL(lib._lib._name)
+_logits_ith = _held.llama_get_logits_ith
+_logits_ith.argtypes = [ctypes.c_void_p, ctypes.c_int32]
+_logits_ith.restype = ctypes.c_void_p
+_embeddings_ith = _held.llama_get_embeddings_ith
+_embeddings_ith.argtypes = [ctypes.c_void_p, ctypes.c_int32]
+_embeddings_ith.restype = ctypes.c_void_p
+_embeddings_seq = _held.llama_get_embeddings_seq
+_embeddings_seq.argtypes = [ctypes.c_void_p, ctypes.c_int32]
+_embeddings_seq.restype = ctypes.c_void_p
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """What to load and how; names and meanings are those of Config."""
+
+    model: str
+    lora: tuple[tuple[str, float], ...] = ()
+    mmproj: str = ""
+    ctx_size: int = 512  # 0: from the model
+    n_seq_max: int = 1
+    n_slots: int = 1
+    batch_size: int = 2048
+    ubatch_size: int = 512
+    threads: int = 1
+    threads_batch: int = 1
+    n_gpu_layers: int = -1
+    main_gpu: int = 0
+    split_mode: Literal["none", "layer", "row"] = "layer"
+    tensor_split: tuple[float, ...] = ()
+    mlock: bool = False
+    mmap: bool = True
+    numa: str = ""
+    kv_unified: bool = False
+    cache_type_k: str = "f16"
+    cache_type_v: str = "f16"
+    flash_attn: Literal["auto", "on", "off"] = "auto"
+    rope_scaling: str = ""
+    rope_freq_base: float = 0.0
+    rope_freq_scale: float = 0.0
+    yarn_orig_ctx: int = 0
+    yarn_ext_factor: float = -1.0
+    yarn_attn_factor: float = -1.0
+    yarn_beta_fast: float = -1.0
+    yarn_beta_slow: float = -1.0
+    embedding: bool = False
+    pooling: str = ""
+    warmup: bool = True
+
+
+class LlamaBackend:
+    """One model and one context (protocol: engine/backend.py)."""
+
+    info: ModelInfo
+    vocab: LlamaVocab
+    media: MediaTokenizer | None
+    make_sampler: SamplerFactory
+
+    def __init__(self, options: LoadOptions, progress: Callable[[float], bool]) -> None:
+        """Load everything; raises ModelLoadError with a reason a person can act on."""
+        self._abort_flag = ctypes.create_string_buffer(2)
+        self._adapters: list[Any] = []
+        self._lora: tuple[float, ...] = ()
+        self._embeddings_on = False
+        self._projector: MediaProjector | None = None
+        self._views: dict[int, FloatArray] = {}
+        self._context: Any = None
+        self._model: Any = None
+        try:
+            with llama_devices.capture_log() as log:
+                self._load(options, progress, log)
+        except ModelLoadError:
+            self.close()
+            raise
+
+    def _load(self, options: LoadOptions, progress: Callable[[float], bool], log: "llama_devices.LogCapture") -> None:
+        llama_devices.initialise()
+        if options.numa:
+            lib.llama_numa_init(_NUMA[options.numa])
+        self._model = _load_model(options, progress, log)
+        self.vocab = LlamaVocab(lib.llama_model_get_vocab(self._model))
+        self._context = _make_context(self._model, options, self._abort_flag, log)
+        self._memory = lib.llama_get_memory(self._context)
+        self._adapters = [self._load_adapter(path, log) for path, _ in options.lora]
+        self.set_lora(tuple(scale for _, scale in options.lora))
+        if options.mmproj:
+            self._projector = MediaProjector(options.mmproj, self._model, self._context, options)
+        self.media = self._projector
+        self.make_sampler = LlamaSamplerFactory(self.vocab, lib.llama_model_get_vocab(self._model))
+        self.info = self._describe(options, log)
+        self._rows = _Rows(self.info.n_batch)
+        if options.warmup and self.info.causal:
+            self._warm_up()
+
+    def _load_adapter(self, path: str, log: "llama_devices.LogCapture") -> Any:
+        adapter = lib.llama_adapter_lora_init(self._model, path.encode())
+        if not adapter:
+            raise ModelLoadError(f"cannot load LoRA adapter {path}: {log.last_error()}")
+        return adapter
+
+    def _describe(self, options: LoadOptions, log: "llama_devices.LogCapture") -> ModelInfo:
+        model = self._model
+        recurrent = bool(lib.llama_model_is_recurrent(model) or lib.llama_model_is_hybrid(model))
+        metadata = _metadata(model)
+        template = lib.llama_model_chat_template(model, None)
+        pooling = int(lib.llama_pooling_type(self._context))
+        return ModelInfo(
+            path=options.model,
+            description=_text(lambda b, n: lib.llama_model_desc(model, b, n)),
+            architecture=metadata.get("general.architecture", ""),
+            n_vocab=self.vocab.n_vocab,
+            n_ctx_train=lib.llama_model_n_ctx_train(model),
+            n_embd=lib.llama_model_n_embd_out(model),
+            n_params=lib.llama_model_n_params(model),
+            size=lib.llama_model_size(model),
+            vocab_type=lib.llama_vocab_type(lib.llama_model_get_vocab(model)),
+            n_ctx=lib.llama_n_ctx(self._context),
+            n_seq_max=lib.llama_n_seq_max(self._context),
+            n_batch=lib.llama_n_batch(self._context),
+            n_ubatch=lib.llama_n_ubatch(self._context),
+            unified=options.kv_unified or options.n_seq_max == 1,
+            can_shift=bool(self._memory and lib.llama_memory_can_shift(self._memory)),
+            partial_reuse=not recurrent,
+            causal=bool(self._memory)
+            and metadata.get(f"{metadata.get('general.architecture')}.attention.causal") != "false",
+            pooling=next((name for name, number in _POOLING.items() if number == pooling and name), "none"),
+            chat_template=template.decode(errors="replace") if template else "",
+            metadata=metadata,
+            device=llama_devices.accelerator() if log.layers_offloaded else "CPU",
+            layers_total=log.layers_total or lib.llama_model_n_layer(model) + 1,
+            layers_offloaded=log.layers_offloaded,
+            n_lora=len(self._adapters),
+            modalities=self._projector.modalities if self._projector else frozenset(),
+            system_info=lib.llama_print_system_info().decode(),
+        )
+
+    def _warm_up(self) -> None:
+        """Touch the weights once, so that the first request does not pay for it."""
+        token = self.vocab.bos if self.vocab.bos >= 0 else 0
+        batch = Batch()
+        batch.add(token, 0, 0, True)
+        lib.llama_set_warmup(self._context, True)
+        self.decode(batch)
+        lib.llama_set_warmup(self._context, False)
+        self.seq_rm(0, 0)
+
+    # ---- evaluation
+
+    def decode(self, batch: Batch, *, embeddings: bool = False) -> Status:
+        """Evaluate up to n_batch rows; ABORTED may have evaluated whole micro-batches."""
+        if embeddings != self._embeddings_on:
+            lib.llama_set_embeddings(self._context, embeddings)
+            self._embeddings_on = embeddings
+        code = lib.llama_decode(self._context, self._rows.fill(batch))
+        if code == 0:
+            lib.llama_synchronize(self._context)
+            return Status.OK
+        return Status(code) if code in (1, 2, -1) else Status.FATAL
+
+    def decode_media(self, media: Media, position: int, seq: int) -> Status:
+        """Evaluate one image."""
+        if self._projector is None:
+            raise EngineFailure("an image reached a model without a projector")
+        return self._projector.decode(media, position, seq)
+
+    def logits(self, row: int) -> FloatArray:
+        """A view of one row's logits, valid until the next decode."""
+        return self._view(_logits_ith(self._context, row), self.info.n_vocab)
+
+    def embeddings(self, seq: int, rows: Sequence[int]) -> FloatArray:
+        """Copies of the pooled vector of `seq`, or of each row's when nothing pools."""
+        if self.info.pooling == "none":
+            addresses = [_embeddings_ith(self._context, row) for row in rows]
+            width = self.info.n_embd
+        else:
+            addresses = [_embeddings_seq(self._context, seq)]
+            width = lib.llama_model_n_cls_out(self._model) if self.info.pooling == "rank" else self.info.n_embd
+        return np.stack([_floats(address, width).copy() for address in addresses])
+
+    def _view(self, address: int | None, width: int) -> FloatArray:
+        if address is None:
+            raise EngineFailure("the library has no output for this row")
+        view = self._views.get(address)
+        if view is None:
+            if len(self._views) > 4096:  # the output buffer was reallocated many times
+                self._views.clear()
+            view = self._views[address] = _floats(address, width)
+        return view
+
+    def abort(self, on: bool) -> None:
+        """Raise or lower the byte that the native abort callback reads. Any thread."""
+        self._abort_flag[0] = b"\1" if on else b"\0"
+
+    # ---- memory
+
+    def seq_rm(self, seq: int, start: int, end: int = -1) -> bool:
+        """Drop positions; False when the memory cannot drop a part."""
+        return not self._memory or bool(lib.llama_memory_seq_rm(self._memory, seq, start, end))
+
+    def seq_cp(self, source: int, target: int, end: int) -> None:
+        """Copy a prefix; a split cache can only copy all of it, the tail is then dropped."""
+        if self.info.unified:
+            lib.llama_memory_seq_cp(self._memory, source, target, 0, end)
+        else:
+            lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+            lib.llama_memory_seq_rm(self._memory, target, end, -1)
+
+    def seq_add(self, seq: int, start: int, end: int, delta: int) -> None:
+        """Shift positions; only where info.can_shift."""
+        lib.llama_memory_seq_add(self._memory, seq, start, end, delta)
+
+    def seq_div(self, seq: int, start: int, end: int, divisor: int) -> None:
+        """Divide positions; only where info.can_shift."""
+        lib.llama_memory_seq_div(self._memory, seq, start, end, divisor)
+
+    def pos_max(self, seq: int) -> int:
+        """Largest position, -1 when empty."""
+        return int(lib.llama_memory_seq_pos_max(self._memory, seq)) if self._memory else -1
+
+    def state_get(self, seq: int) -> bytes:
+        """Serialise one sequence."""
+        size = lib.llama_state_seq_get_size(self._context, seq)
+        buffer = (ctypes.c_uint8 * size)()
+        written = lib.llama_state_seq_get_data(self._context, buffer, size, seq)
+        return bytes(memoryview(buffer)[:written])
+
+    def state_set(self, seq: int, data: bytes) -> bool:
+        """Restore one sequence; an ill-fitting state leaves it empty."""
+        buffer = (ctypes.c_uint8 * len(data)).from_buffer_copy(data)
+        read = lib.llama_state_seq_set_data(self._context, buffer, len(data), seq)
+        if read == 0:
+            self.seq_rm(seq, 0)
+        return bool(read)
+
+    def set_lora(self, scales: tuple[float, ...]) -> None:
+        """Switch adapter scales; a no-op when they are the current ones."""
+        if scales == self._lora:
+            return
+        used = [(a, s) for a, s in zip(self._adapters, scales, strict=True) if s != 0.0]
+        handles = (lib.llama_adapter_lora_p_ctypes * max(1, len(used)))(*[a for a, _ in used])
+        numbers = (ctypes.c_float * max(1, len(used)))(*[s for _, s in used])
+        if lib.llama_set_adapters_lora(self._context, handles, len(used), numbers) != 0:
+            raise EngineFailure("the library refused the LoRA scales")
+        self._lora = scales
+
+    def close(self) -> None:
+        """Free the projector, the context and the model; idempotent."""
+        if self._projector is not None:
+            self._projector.close()
+            self._projector = None
+        if self._context:
+            lib.llama_free(self._context)
+            self._context = None
+        if self._model:
+            lib.llama_model_free(self._model)
+            self._model = None
+
+
+class _Rows:
+    """The library's batch, backed by numpy arrays that are filled by slices."""
+
+    def __init__(self, capacity: int) -> None:
+        self._tokens = np.zeros(capacity, np.int32)
+        self._positions = np.zeros(capacity, np.int32)
+        self._seqs = np.zeros(capacity, np.int32)
+        self._counts = np.ones(capacity, np.int32)
+        self._wants = np.zeros(capacity, np.int8)
+        step = self._seqs.itemsize
+        base = self._seqs.ctypes.data
+        self._pointers = np.arange(base, base + step * capacity, step, dtype=np.uintp)
+        number, flag = ctypes.POINTER(ctypes.c_int32), ctypes.POINTER(ctypes.c_int8)
+        self._batch = lib.llama_batch(
+            0,
+            ctypes.cast(self._tokens.ctypes.data, number),
+            None,
+            ctypes.cast(self._positions.ctypes.data, number),
+            ctypes.cast(self._counts.ctypes.data, number),
+            ctypes.cast(self._pointers.ctypes.data, ctypes.POINTER(number)),
+            ctypes.cast(self._wants.ctypes.data, flag),
+        )
+
+    def fill(self, batch: Batch) -> Any:
+        """Copy the rows in; the result is valid until the next call."""
+        n = len(batch)
+        self._tokens[:n] = batch.tokens
+        self._positions[:n] = batch.positions
+        self._seqs[:n] = batch.seqs
+        self._wants[:n] = batch.wants
+        self._batch.n_tokens = n
+        return self._batch
+
+
+def _load_model(options: LoadOptions, progress: Callable[[float], bool], log: "llama_devices.LogCapture") -> Any:
+    params = lib.llama_model_default_params()
+    params.n_gpu_layers = options.n_gpu_layers
+    params.main_gpu = options.main_gpu
+    params.split_mode = _SPLIT[options.split_mode]
+    params.load_mode = (lib.LLAMA_LOAD_MODE_MMAP if options.mmap else 0) + (2 if options.mlock else 0)
+    splits = (ctypes.c_float * max(lib.llama_max_devices(), 1))(*options.tensor_split)
+    if options.tensor_split:
+        params.tensor_split = splits
+    callback = lib.llama_progress_callback(lambda value, _: progress(value))
+    params.progress_callback = callback
+    model = lib.llama_model_load_from_file(options.model.encode(), params)
+    if not model:
+        raise ModelLoadError(f"cannot load model {options.model}: {log.last_error()}")
+    return model
+
+
+def _make_context(model: Any, options: LoadOptions, abort_flag: Any, log: "llama_devices.LogCapture") -> Any:
+    params = lib.llama_context_default_params()
+    params.n_ctx = options.ctx_size
+    params.n_batch = options.batch_size
+    params.n_ubatch = options.ubatch_size
+    params.n_seq_max = options.n_seq_max
+    # Embedding without pooling wants every row; otherwise a slot wants one row a step, which
+    # keeps the logits buffer at n_seq_max x n_vocab instead of n_batch x n_vocab floats.
+    params.n_outputs_max = 0 if options.embedding else options.n_seq_max
+    params.n_threads = options.threads
+    params.n_threads_batch = options.threads_batch
+    params.flash_attn_type = _FLASH[options.flash_attn]
+    params.kv_unified = options.kv_unified
+    params.type_k = CACHE_TYPES[options.cache_type_k]
+    params.type_v = CACHE_TYPES[options.cache_type_v]
+    params.rope_scaling_type = _ROPE[options.rope_scaling]
+    params.rope_freq_base = options.rope_freq_base
+    params.rope_freq_scale = options.rope_freq_scale
+    params.yarn_orig_ctx = options.yarn_orig_ctx
+    for name in ("yarn_ext_factor", "yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow"):
+        setattr(params, name, getattr(options, name))
+    params.pooling_type = _POOLING[options.pooling]
+    params.embeddings = False
+    params.no_perf = True
+    # strlen() of a one-byte string is that byte's truth: an abort callback that runs no Python.
+    strlen = ctypes.cast(ctypes.CDLL(None).strlen, lib.ggml_abort_callback)
+    params.abort_callback = strlen
+    params.abort_callback_data = ctypes.cast(abort_flag, ctypes.c_void_p)
+    context = lib.llama_init_from_model(model, params)
+    if not context:
+        raise ModelLoadError(f"cannot create a context of {options.ctx_size} tokens: {log.last_error()}")
+    return context
+
+
+def _floats(address: int | None, width: int) -> FloatArray:
+    if address is None:
+        raise EngineFailure("the library has no output for this sequence")
+    return np.ctypeslib.as_array((ctypes.c_float * width).from_address(address))
+
+
+def _text(call: Callable[[Any, int], int]) -> str:
+    buffer = ctypes.create_string_buffer(512)
+    length = call(buffer, len(buffer))
+    if length >= len(buffer):
+        buffer = ctypes.create_string_buffer(length + 1)
+        call(buffer, len(buffer))
+    return buffer.value.decode(errors="replace")
+
+
+def _metadata(model: Any) -> dict[str, str]:
+    def key(i: int) -> str:
+        return _text(lambda b, n: lib.llama_model_meta_key_by_index(model, i, b, n))
+
+    def value(i: int) -> str:
+        return _text(lambda b, n: lib.llama_model_meta_val_str_by_index(model, i, b, n))
+
+    return {key(i): value(i) for i in range(lib.llama_model_meta_count(model))}

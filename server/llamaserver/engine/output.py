@@ -1,0 +1,87 @@
+"""What the engine says back about one request, in the order it happens.
+
+The engine thread makes these values, the event loop hands them to the handler that waits.
+A completion is zero or more `Delta`, then exactly one `Finish` or one `Failed`.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True, slots=True)
+class TokenProb:
+    """One candidate: its id, the bytes of its piece and its probability in 0..1."""
+
+    id: int
+    piece: bytes
+    prob: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenProbs:
+    """The chosen token and the `n_probs` most likely candidates at its place, best first."""
+
+    chosen: TokenProb
+    top: tuple[TokenProb, ...]
+
+
+@dataclass(slots=True)
+class Delta:
+    """Text that became certain since the last one; `tokens` are the ids that made it."""
+
+    content: str
+    tokens: list[int] = field(default_factory=list)
+    probs: list[TokenProbs] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Milliseconds and counts of one request: prompt_n evaluated, cache_n reused."""
+
+    prompt_n: int
+    prompt_ms: float
+    predicted_n: int
+    predicted_ms: float
+    cache_n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The end of a completion.
+
+    `content` is text not yet sent as a Delta. `reason` is "eos", "limit" (also for
+    n_predict 0) or "word". `n_prompt` counts the prompt's tokens after truncation, `n_cached` those reused.
+    `truncated`: the prompt was cut or the context shifted.
+    """
+
+    content: str
+    reason: str
+    stopping_word: str
+    truncated: bool
+    n_prompt: int
+    n_cached: int
+    n_decoded: int
+    id_slot: int
+    timings: Timings
+    tokens: tuple[int, ...] = ()
+    probs: tuple[TokenProbs, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """The answer to an embedding request: float32 of shape (n_vectors, n_embd), not normalised."""
+
+    vectors: npt.NDArray[np.float32]
+    n_prompt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The request ended without an answer."""
+
+    error: Exception
+
+
+Event = Delta | Finish | Embedded | Failed

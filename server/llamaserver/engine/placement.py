@@ -1,0 +1,259 @@
+"""Where a request goes: its slot, the resident it starts from, and how the prefix gets there.
+
+Slots are chosen by `id_slot`, else by the longest common prefix over all resident sequences, busy
+ones included, else least recently used. Performs the memory operations of its decisions. Knows
+both layouts: split (one sequence a slot, copies are whole) and unified (cells shared by reference,
+finished sequences stay as cache beside the slots).
+"""
+
+from array import array
+
+from .backend import Backend
+from .sequence import Phase, Sequence
+from .slots import CellLedger, Resident, Slot, common_prefix
+
+WORTH_WAITING = 32  # tokens another sequence is about to compute; below it, computing beats waiting
+
+
+class Placement:
+    """The slots and residents of one context."""
+
+    def __init__(self, backend: Backend, n_slots: int) -> None:
+        self._backend = backend
+        self._info = backend.info
+        self.slots = [Slot(i) for i in range(n_slots)]
+        self.retired: list[Resident] = []
+        self._free = list(range(backend.info.n_seq_max - 1, -1, -1))
+        self.ledger = CellLedger() if backend.info.unified else None
+        self.unsettled = False  # copies or shifts that the next successful decode carries out
+        self._clock = 0
+
+    # ---- looking
+
+    def residents(self) -> list[Resident]:
+        """Everything in the cache."""
+        return [s.resident for s in self.slots if s.resident] + self.retired
+
+    @property
+    def cells_used(self) -> int:
+        """Distinct KV cells in use."""
+        return self.ledger.used if self.ledger else sum(len(r.keys) for r in self.residents())
+
+    def room(self) -> int:
+        """Free cells of a unified cache, counting those of retired sequences as free."""
+        if self.ledger is None:
+            return self._info.n_ctx
+        held = {cell for slot in self.slots if slot.resident for cell in slot.resident.cells}
+        return self._info.n_ctx - len(held)
+
+    def best_source(self, sequence: Sequence) -> tuple[int, Resident | None]:
+        """The resident with the longest usable prefix; idle ones win ties, then recent ones."""
+        if not sequence.params.cache_prompt:
+            return 0, None
+        scored = [(self._usable(r, sequence), r) for r in self.residents()]
+        length, source = max(scored, key=lambda x: (x[0], x[1].owner is None, x[1].last_used), default=(0, None))
+        return (length, source) if length else (0, None)
+
+    def _usable(self, resident: Resident, sequence: Sequence) -> int:
+        length = resident.common_prefix(sequence.keys, sequence.lora)
+        if not self._info.partial_reuse:  # a recurrent state is one position, not a range
+            whole = resident.owner is None and length == len(resident.keys) < len(sequence.keys)
+            return length if whole else 0
+        length = min(length, len(sequence.keys) - 1)  # the last token must be evaluated for its logits
+        for media in sequence.media:
+            if media.start < length < media.start + media.n_pos:
+                return media.start
+        return length
+
+    def leader_for(self, sequence: Sequence) -> Sequence | None:
+        """A prompt in progress that will compute much more of `sequence` than is there now."""
+        if not sequence.params.cache_prompt or not self._info.partial_reuse:
+            return None
+        have, _ = self.best_source(sequence)
+        best, leader = have + WORTH_WAITING, None
+        for slot in self.slots:
+            other = slot.sequence
+            if other is None or other is sequence or other.phase is not Phase.PREFILL or other.cancelled:
+                continue
+            if other.lora != sequence.lora or (other.resident and other.resident.private):
+                continue
+            shared = min(common_prefix(other.keys, sequence.keys), len(sequence.keys) - 1)
+            if shared >= best:
+                best, leader = shared, other
+        return leader
+
+    def choose_slot(self, sequence: Sequence) -> Slot | None:
+        """The slot for a queued request, None when it has to wait for one."""
+        if sequence.params.id_slot >= 0:
+            slot = self.slots[sequence.params.id_slot]
+            return slot if slot.idle else None
+        idle = [slot for slot in self.slots if slot.idle]
+        if not idle:
+            return None
+        length, source = self.best_source(sequence)
+        if source and source.slot in idle and self._may_take_over(source, length):
+            return source.slot
+        # Spare the source when there is another place; empty slots first, then the oldest.
+        return min(idle, key=lambda s: (s.resident is not None and s.resident is source, _age(s)))
+
+    def _may_take_over(self, source: Resident, length: int) -> bool:
+        """Whether continuing in `source` keeps enough of it: a copy would spare it, but costs cells."""
+        return source.owner is None and length * 2 >= len(source.keys)
+
+    # ---- placing
+
+    def place(self, sequence: Sequence) -> int:
+        """Give the sequence a resident that holds its longest cached prefix; return its length."""
+        slot = sequence.slot
+        assert slot is not None
+        length, source = self.best_source(sequence)
+        if source is None:
+            target = self._empty(slot)
+        elif source is slot.resident and (self._may_take_over(source, length) or not self._has_spare_id(source)):
+            target = source
+        elif source.slot is None and self._may_take_over(source, length):
+            self._retire_or_drop(slot)
+            self.retired.remove(source)
+            target = source
+        else:
+            target = self._copy_of(source, length, slot)
+        length = self._truncate(target, length)
+        target.lora, target.private, target.slot = sequence.lora, False, slot
+        target.position = length
+        slot.resident = target
+        target.owner, sequence.resident = sequence, target
+        self.touch(target)
+        return length
+
+    def _copy_of(self, source: Resident, length: int, slot: Slot) -> Resident:
+        target = self._empty(slot, sparing=source)
+        self._backend.seq_cp(source.seq, target.seq, length)
+        target.keys = source.keys[:length]
+        if self.ledger:
+            target.cells = self.ledger.share(source.cells[:length])
+        else:
+            self.unsettled = True
+        return target
+
+    def _empty(self, slot: Slot, sparing: Resident | None = None) -> Resident:
+        """An empty resident for the slot; what it held is kept beside the slots where that is possible."""
+        if slot.resident and slot.resident.keys:
+            self._retire_or_drop(slot, sparing)
+        if slot.resident is None:
+            slot.resident = Resident(self._take_id(sparing), slot=slot)
+        return slot.resident
+
+    def _retire_or_drop(self, slot: Slot, sparing: Resident | None = None) -> None:
+        """Detach the slot's resident: to the retired ones in a unified layout, else emptied in place."""
+        resident = slot.resident
+        if resident is None:
+            return
+        if self._has_spare_id(sparing) and resident.keys:
+            resident.slot, slot.resident = None, None
+            self.retired.append(resident)
+        else:
+            self.clear(resident)
+
+    def _has_spare_id(self, sparing: Resident | None) -> bool:
+        return self.ledger is not None and bool(self._free or [r for r in self.retired if r is not sparing])
+
+    def _take_id(self, sparing: Resident | None) -> int:
+        if not self._free:
+            self.evict_one(sparing)
+        return self._free.pop()
+
+    def _truncate(self, resident: Resident, length: int) -> int:
+        """Drop what lies beyond `length`; a memory that cannot drop a part is emptied: returns 0 then."""
+        if length == len(resident.keys):
+            return length
+        if length == 0 or not self._backend.seq_rm(resident.seq, length):
+            self.clear(resident)
+            return 0
+        if self.ledger:
+            self.ledger.release(resident.cells[length:])
+            del resident.cells[length:]
+        del resident.keys[length:]
+        return length
+
+    # ---- keeping and dropping
+
+    def touch(self, resident: Resident) -> None:
+        """Mark as most recently used."""
+        self._clock += 1
+        resident.last_used = self._clock
+
+    def clear(self, resident: Resident) -> None:
+        """Empty a resident in place."""
+        self._backend.seq_rm(resident.seq, 0)
+        if self.ledger:
+            self.ledger.release(resident.cells)
+        resident.cells, resident.keys = [], array("q")
+        resident.position, resident.private = 0, False
+
+    def evict_one(self, sparing: Resident | None = None) -> bool:
+        """Drop the least recently used retired sequence; False when there is none."""
+        candidates = [r for r in self.retired if r is not sparing]
+        if not candidates:
+            return False
+        oldest = min(candidates, key=lambda r: r.last_used)
+        self.clear(oldest)
+        self.retired.remove(oldest)
+        self._free.append(oldest.seq)
+        return True
+
+    def evict_idle_slot(self) -> bool:
+        """Empty the least recently used idle slot that holds something; False when none does."""
+        idle = [s.resident for s in self.slots if s.idle and s.resident and s.resident.keys]
+        if not idle:
+            return False
+        self.clear(min(idle, key=lambda r: r.last_used))
+        return True
+
+    def shares_beyond(self, resident: Resident, start: int) -> bool:
+        """Whether another sequence refers to the cells of `resident` from `start` on."""
+        return self.ledger is not None and self.ledger.shared(resident.cells[start:])
+
+    def unshare(self, resident: Resident) -> bool:
+        """Give a resident cells of its own through its serialised state; False when that cannot be done now."""
+        if self.ledger is None or self.unsettled or self.ledger.used + len(resident.cells) > self._info.n_ctx:
+            return False
+        keys = resident.keys
+        data = self._backend.state_get(resident.seq)
+        self.clear(resident)
+        if not self._backend.state_set(resident.seq, data):
+            return False
+        self.extend(resident, keys)
+        return True
+
+    def extend(self, resident: Resident, keys: "array[int]") -> None:
+        """Record keys that a decode has put into the cache."""
+        resident.keys.extend(keys)
+        resident.position += len(keys)
+        if self.ledger:
+            self.ledger.extend(resident, len(keys))
+
+    def vacate(self, slot: Slot) -> Resident:
+        """An empty resident on an idle slot, for a state that comes from outside."""
+        return self._empty(slot)
+
+    def adopt(self, resident: Resident, tokens: tuple[int, ...], lora: tuple[float, ...]) -> None:
+        """Record that `resident` now holds these tokens."""
+        resident.lora = lora
+        self.extend(resident, array("q", tokens))
+        self.touch(resident)
+
+    def release(self, sequence: Sequence) -> None:
+        """The sequence is done: its slot is idle, its resident stays as cache."""
+        if sequence.resident:
+            sequence.resident.owner = None
+            self.touch(sequence.resident)
+            if sequence.resident.private or sequence.kind == "embedding":
+                self.clear(sequence.resident)
+        if sequence.slot:
+            sequence.slot.sequence = None
+        sequence.resident = None
+        sequence.phase = Phase.DONE
+
+
+def _age(slot: Slot) -> int:
+    return slot.resident.last_used if slot.resident and slot.resident.keys else -1

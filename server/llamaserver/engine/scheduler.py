@@ -1,0 +1,349 @@
+"""What the engine does next: admission, the batches of one step, and what their results change.
+
+Pure of model, thread and clock: it sees a Backend's memory operations and says which rows to
+decode. Each step runs the token of every generating sequence first, then prompt chunks under a
+budget, so that running streams keep flowing while a long prompt comes in.
+
+In a split cache every prompt chunk is a decode of its own: mixing it with single rows would cut
+it into micro-batches whose sizes depend on the neighbours, and answers with them.
+"""
+
+from array import array
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ..errors import EngineFailure
+from . import overflow
+from .backend import Backend, Batch
+from .params import Media
+from .placement import Placement
+from .sequence import MAX_BACKLOG, Phase, Sequence
+from .settings import EngineSettings
+
+
+@dataclass(slots=True)
+class Work:
+    """One decode: its rows, which sequences advance by how many keys, whose logits are wanted."""
+
+    kind: Literal["generate", "prompt", "mixed", "media", "embed"]
+    lora: tuple[float, ...]
+    batch: Batch = field(default_factory=Batch)
+    parts: list[tuple[Sequence, int]] = field(default_factory=list)
+    samples: list[tuple[Sequence, int]] = field(default_factory=list)  # (sequence, row)
+    media: Media | None = None
+
+
+@dataclass(slots=True)
+class Ended:
+    """A sequence that the scheduler ended without a decode."""
+
+    sequence: Sequence
+    reason: str = ""
+    error: Exception | None = None
+
+
+class Scheduler:
+    """Queue and slots of one engine."""
+
+    def __init__(self, backend: Backend, settings: EngineSettings) -> None:
+        self._backend = backend
+        self._settings = settings
+        self._info = backend.info
+        self.placement = Placement(backend, settings.n_slots)
+        self.queue: deque[Sequence] = deque()
+        self.ended: list[Ended] = []
+        self.preemptions = 0
+        self._turn = 0
+        self._claimed = 0  # cells promised to rows of this plan
+
+    # ---- admission
+
+    def submit(self, sequence: Sequence) -> None:
+        """Queue a request."""
+        self.queue.append(sequence)
+
+    def running(self) -> list[Sequence]:
+        """Sequences on slots."""
+        return [slot.sequence for slot in self.placement.slots if slot.sequence]
+
+    def admit(self) -> list[Sequence]:
+        """Place what can be placed; return the sequences whose prefill starts now."""
+        started = [s for s in self.running() if s.phase is Phase.FOLLOWING and self._start(s)]
+        for sequence in list(self.queue):
+            slot = self.placement.choose_slot(sequence)
+            if slot is None:
+                if sequence.params.id_slot < 0:
+                    break  # no slot is idle
+                continue
+            if not self._fits(sequence):
+                break  # first come, first served: a smaller one must not overtake for ever
+            self.queue.remove(sequence)
+            sequence.slot, slot.sequence = slot, sequence
+            slot.last = sequence
+            sequence.phase = Phase.FOLLOWING
+            if self._start(sequence):
+                started.append(sequence)
+        return started
+
+    def _fits(self, sequence: Sequence) -> bool:
+        """Whether a unified cache has room for the prompt beside what runs."""
+        running = self.running()
+        if not running:
+            return True
+        waiting = sum(s.remaining for s in running if s.phase in (Phase.PREFILL, Phase.FOLLOWING))
+        shared, _ = self.placement.best_source(sequence)
+        return len(sequence.keys) - shared + waiting + len(running) <= self.placement.room()
+
+    def _start(self, sequence: Sequence) -> bool:
+        """Begin prefill unless another sequence is about to compute the same prefix."""
+        leader = self.placement.leader_for(sequence)
+        if leader is not None:
+            sequence.leader = leader
+            return False
+        sequence.leader = None
+        length = self.placement.place(sequence)
+        if sequence.n_decoded == 0:
+            sequence.n_cached = length
+        sequence.group = 0
+        sequence.phase = Phase.PREFILL
+        return True
+
+    # ---- planning
+
+    def plan(self) -> list[Work]:
+        """The decodes of this step, in order. Sequences that cannot go on land in `ended`."""
+        self._claimed = 0
+        decoding = [s for s in self.running() if s.phase is Phase.DECODE]
+        ready = [s for s in decoding if s.backlog < MAX_BACKLOG and self._has_place(s)]
+        ready = [s for s in ready if s.phase is Phase.DECODE]  # making room may preempt
+        works = list(self._generation(ready))
+        if self._settings.cont_batching or not decoding:
+            budget = self._settings.prompt_budget if ready else self._info.n_ubatch
+            self._prompts(works, budget)
+        return works
+
+    def _has_place(self, sequence: Sequence) -> bool:
+        """Make sure that one more token fits the slot and the cache."""
+        resident = sequence.resident
+        if resident is None:
+            return False  # an older one has just preempted it
+        if self._extends:
+            overflow.self_extend(sequence, self._settings, self.placement, self._backend)
+        if resident.position + 1 > self._settings.slot_ctx and not self._shift(sequence):
+            return False
+        if self._reserve(1):
+            return True
+        return self._make_room(sequence)
+
+    @property
+    def _extends(self) -> bool:
+        return self._settings.grp_attn_n > 1
+
+    def _shift(self, sequence: Sequence) -> bool:
+        """Shift the context; False when the sequence cannot go on in this step."""
+        resident = sequence.resident
+        assert resident is not None
+        sequence.truncated = True
+        wanted = self._settings.context_shift and self._info.can_shift and not self._extends
+        span = overflow.discarded(sequence) if wanted else None
+        if span is None:
+            self.ended.append(Ended(sequence, "limit"))
+            return False
+        keys = resident.keys[: span.start] + resident.keys[span.stop :]
+        if self.placement.shares_beyond(resident, span.start) and not self.placement.unshare(resident):
+            self._restart(sequence)
+            sequence.keys = keys + array("q", [sequence.token])
+            return False
+        overflow.shift(resident, span, self.placement, self._backend)
+        return True
+
+    def _reserve(self, cells: int) -> bool:
+        """Claim cells of a unified cache, dropping cached sequences for them; False when all are in use."""
+        ledger = self.placement.ledger
+        if ledger is None:
+            return True
+        while ledger.used + self._claimed + cells > self._info.n_ctx:
+            if not (self.placement.evict_one() or self.placement.evict_idle_slot()):
+                return False
+        self._claimed += cells
+        return True
+
+    def _make_room(self, sequence: Sequence) -> bool:
+        """Preempt the youngest request for this one; alone, it has reached its limit."""
+        holders = [s for s in self.running() if s.resident]
+        youngest = max(holders, key=lambda s: s.id_task)
+        if len(holders) == 1:
+            sequence.truncated = True
+            self.ended.append(Ended(sequence, "limit"))
+            return False
+        self.preempt(youngest)
+        return youngest is not sequence and self._reserve(1)
+
+    def preempt(self, sequence: Sequence) -> None:
+        """Take a sequence off its slot and queue it again, first in line, with all its tokens as prompt."""
+        resident = sequence.resident
+        assert resident is not None
+        if sequence.phase is Phase.DECODE:
+            sequence.keys = resident.keys[:]
+            sequence.keys.append(sequence.token)
+        slot = sequence.slot
+        self.placement.release(sequence)
+        self.placement.clear(resident)
+        sequence.slot, sequence.phase = None, Phase.QUEUED
+        if slot:
+            slot.sequence = None
+        self.queue.appendleft(sequence)
+        self.preemptions += 1
+
+    def _generation(self, ready: list[Sequence]) -> Iterator[Work]:
+        """One work for each set of LoRA scales, rows in the order of sequence ids.
+
+        The library joins rows of a split cache into one micro-batch only in that order.
+        """
+        for lora in dict.fromkeys(s.lora for s in ready):
+            work = Work("generate", lora)
+            for sequence in sorted((s for s in ready if s.lora == lora), key=_seq):
+                resident = sequence.resident
+                assert resident is not None
+                row = work.batch.add(sequence.token, resident.position, resident.seq, True)
+                work.parts.append((sequence, 1))
+                work.samples.append((sequence, row))
+            yield work
+
+    def _prompts(self, works: list[Work], budget: int) -> None:
+        waiting = [s for s in self.running() if s.phase is Phase.PREFILL]
+        if not waiting:
+            return
+        turn = self._turn % len(waiting)
+        self._turn += 1
+        for sequence in waiting[turn:] + waiting[:turn]:
+            if sequence.kind == "embedding":
+                works.append(self._embedding(sequence))
+                continue
+            if budget <= 0:
+                break
+            budget -= self._prompt_chunk(works, sequence, budget)
+        if not works and not self.ended and len(waiting) > 1:
+            self.preempt(max(waiting, key=lambda s: s.id_task))  # prompts have filled the cache together
+
+    def _prompt_chunk(self, works: list[Work], sequence: Sequence, budget: int) -> int:
+        """Add the next part of one prompt; return the tokens it takes from the budget."""
+        if self._extends:
+            overflow.self_extend(sequence, self._settings, self.placement, self._backend)
+            budget = min(budget, overflow.chunk_limit(sequence, self._settings.grp_attn_w))
+        start = sequence.n_past
+        media = sequence.media_at(start)
+        if media:
+            if not self._reserve(media.n_tokens):
+                return 0
+            works.append(Work("media", sequence.lora, parts=[(sequence, media.n_pos)], media=media))
+            return media.n_tokens
+        count = min(budget, sequence.next_media(start) - start)
+        if sequence.remaining - count == 1 and count > 2:
+            count -= 1  # a chunk of a single row takes another path through the kernels
+        if count == 1 and sequence.remaining > 1:
+            return 0
+        if not self._reserve(count):
+            return 0
+        self._add_rows(self._work_for(works, sequence), sequence, start, count)
+        return count
+
+    def _work_for(self, works: list[Work], sequence: Sequence) -> Work:
+        """A unified cache takes prompt and generation rows in one decode; a split one is asked apart."""
+        if self._info.unified and self._info.n_seq_max > 1:
+            for work in works:
+                if work.lora == sequence.lora and work.kind in ("generate", "mixed", "prompt"):
+                    work.kind = "mixed"
+                    return work
+        works.append(Work("prompt", sequence.lora))
+        return works[-1]
+
+    def _add_rows(self, work: Work, sequence: Sequence, start: int, count: int) -> None:
+        resident = sequence.resident
+        assert resident is not None
+        last = start + count == len(sequence.keys)
+        base = len(work.batch)
+        work.batch.tokens.extend(sequence.keys[start : start + count])
+        work.batch.positions.extend(range(resident.position, resident.position + count))
+        work.batch.seqs.extend([resident.seq] * count)
+        work.batch.wants.extend([0] * (count - 1) + [int(last)])
+        work.parts.append((sequence, count))
+        if last:
+            work.samples.append((sequence, base + count - 1))
+
+    def _embedding(self, sequence: Sequence) -> Work:
+        work = Work("embed", sequence.lora)
+        assert sequence.resident is not None
+        for position, token in enumerate(sequence.keys):
+            work.batch.add(token, position, sequence.resident.seq, True)
+        work.parts.append((sequence, len(sequence.keys)))
+        return work
+
+    # ---- results
+
+    def commit(self, work: Work) -> None:
+        """The decode succeeded: its keys are in the cache."""
+        self.placement.unsettled = False
+        for sequence, count in work.parts:
+            resident = sequence.resident
+            if resident is None:
+                continue
+            if sequence.phase is Phase.DECODE:
+                self.placement.extend(resident, array("q", [sequence.token]))
+            else:
+                start = len(resident.keys)
+                self.placement.extend(resident, sequence.keys[start : start + count])
+
+    def resync(self, work: Work) -> None:
+        """The decode was aborted: cut every sequence back to what the books say, or start it over.
+
+        Micro-batches that were done stay in the cache; the books do not have them.
+        """
+        for sequence, _ in work.parts:
+            resident = sequence.resident
+            if resident is None or self._backend.pos_max(resident.seq) + 1 == resident.position:
+                continue
+            if not self._info.partial_reuse or not self._backend.seq_rm(resident.seq, resident.position):
+                self._restart(sequence)
+
+    def _restart(self, sequence: Sequence) -> None:
+        """Lose the cache of a sequence but not the sequence."""
+        assert sequence.resident is not None
+        if sequence.phase is Phase.DECODE:
+            sequence.keys = sequence.resident.keys[:]
+            sequence.keys.append(sequence.token)
+            sequence.phase = Phase.PREFILL
+        self.placement.clear(sequence.resident)
+
+    def no_room(self, work: Work) -> None:
+        """The library found no cells although the books had some: free more, or end one request."""
+        if self.placement.evict_one() or self.placement.evict_idle_slot():
+            return
+        youngest = max((s for s, _ in work.parts), key=lambda s: s.id_task)
+        if len(work.parts) > 1:
+            self.preempt(youngest)
+        else:
+            self.ended.append(Ended(youngest, error=EngineFailure("the KV cache has no room for this request")))
+
+    def failed(self, work: Work) -> None:
+        """The library failed at this work: its sequences end, their cache is not to be trusted."""
+        for sequence, _ in work.parts:
+            if sequence.resident:
+                self.placement.clear(sequence.resident)
+            self.ended.append(Ended(sequence, error=EngineFailure("llama.cpp failed to evaluate the batch")))
+
+    def finish(self, sequence: Sequence) -> None:
+        """Free the slot (or the place in the queue)."""
+        if sequence.phase is Phase.QUEUED:
+            if sequence in self.queue:
+                self.queue.remove(sequence)
+            sequence.phase = Phase.DONE
+        elif sequence.phase is not Phase.DONE:
+            self.placement.release(sequence)
+
+
+def _seq(sequence: Sequence) -> int:
+    assert sequence.resident is not None
+    return sequence.resident.seq

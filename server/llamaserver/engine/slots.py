@@ -1,0 +1,108 @@
+"""Slots, the sequences resident in the KV cache, and which of them a new prompt starts from.
+
+A resident is one library sequence with the keys it holds. A slot points to the resident it works
+on; residents without a slot are cache kept by a unified layout until room is needed. Pure
+bookkeeping: the scheduler performs the memory operations.
+"""
+
+from array import array
+from collections import Counter
+from collections.abc import Iterable
+from collections.abc import Sequence as Many
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .sequence import Sequence
+
+
+@dataclass(slots=True, eq=False)
+class Resident:
+    """What one library sequence holds: a key a position, under one set of LoRA scales."""
+
+    seq: int
+    keys: "array[int]" = field(default_factory=lambda: array("q"))
+    lora: tuple[float, ...] = ()
+    cells: list[int] = field(default_factory=list)  # unified layout: the ledger's ids, one a key
+    position: int = 0  # next position; differs from len(keys) only under self-extend
+    last_used: int = 0
+    owner: Sequence | None = None
+    slot: "Slot | None" = None
+    private: bool = False  # self-extend compressed its positions: nobody may start from it
+
+    def common_prefix(self, keys: "array[int]", lora: tuple[float, ...]) -> int:
+        """Number of leading keys that `keys` shares with what is held."""
+        if self.lora != lora or self.private:
+            return 0
+        return common_prefix(self.keys, keys)
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """A place for one running request; keeps its resident as cache when the request ends."""
+
+    id: int
+    resident: Resident | None = None
+    sequence: Sequence | None = None
+    last: Sequence | None = None  # the latest request, for monitoring
+
+    @property
+    def idle(self) -> bool:
+        """Whether a request may be placed here."""
+        return self.sequence is None
+
+
+def common_prefix(left: "array[int]", right: "array[int]") -> int:
+    """Length of the common prefix of two key arrays."""
+    n = min(len(left), len(right))
+    if n == 0 or left[0] != right[0]:
+        return 0
+    a = np.frombuffer(left, np.int64, n)
+    b = np.frombuffer(right, np.int64, n)
+    different = a != b
+    at = int(different.argmax())
+    return at if different[at] else n
+
+
+class CellLedger:
+    """Counts the KV cells in use when sequences share them (unified layout).
+
+    Every evaluated position gets an id; a copied prefix refers to the same ids. The library has no
+    counter of its own.
+    """
+
+    def __init__(self) -> None:
+        self._references: Counter[int] = Counter()
+        self._next = 0
+
+    @property
+    def used(self) -> int:
+        """Distinct cells held by anybody."""
+        return len(self._references)
+
+    def extend(self, resident: Resident, count: int) -> None:
+        """`count` new cells at the end of `resident`."""
+        fresh = range(self._next, self._next + count)
+        self._next += count
+        for cell in fresh:
+            self._references[cell] = 1
+        resident.cells.extend(fresh)
+
+    def share(self, cells: Many[int]) -> list[int]:
+        """The same cells for one more holder."""
+        for cell in cells:
+            self._references[cell] += 1
+        return list(cells)
+
+    def release(self, cells: Iterable[int]) -> None:
+        """One holder fewer; a cell without holders is free."""
+        references = self._references
+        for cell in cells:
+            if references[cell] == 1:
+                del references[cell]
+            else:
+                references[cell] -= 1
+
+    def shared(self, cells: Iterable[int]) -> bool:
+        """Whether any of these cells has another holder."""
+        return any(self._references[cell] > 1 for cell in cells)

@@ -1,0 +1,94 @@
+"""Plain counters of the engine thread, and the immutable copy that monitoring reads."""
+
+from bisect import bisect_left
+from collections import deque
+from dataclasses import dataclass, field
+
+from .snapshot import Counters, Histogram
+
+_TTFT = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+_INTER = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_WINDOW = 32  # finished requests over which the rates are averaged
+
+
+class Observations:
+    """A histogram under construction."""
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._total = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one duration."""
+        self._counts[bisect_left(self._bounds, seconds)] += 1
+        self._total += seconds
+
+    def freeze(self) -> Histogram:
+        """The cumulative form that Prometheus wants."""
+        cumulative, seen = [], 0
+        for count in self._counts:
+            seen += count
+            cumulative.append(seen)
+        return Histogram(self._bounds, tuple(cumulative), self._total, seen)
+
+
+@dataclass(slots=True)
+class Stats:
+    """Totals since start; tokens and seconds."""
+
+    prompt_tokens: int = 0
+    prompt_seconds: float = 0.0
+    prompt_cached: int = 0
+    predicted_tokens: int = 0
+    predicted_seconds: float = 0.0
+    decodes: int = 0
+    decode_seconds: float = 0.0
+    step_seconds: float = 0.0
+    busy_slots: int = 0
+    requests: int = 0
+    cancelled: int = 0
+    most_tokens: int = 0
+    first_token: Observations = field(default_factory=lambda: Observations(_TTFT))
+    inter_token: Observations = field(default_factory=lambda: Observations(_INTER))
+    _prompt_window: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=_WINDOW))
+    _predict_window: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=_WINDOW))
+
+    def prompt_done(self, evaluated: int, cached: int, seconds: float) -> None:
+        """One prompt has been evaluated."""
+        self.prompt_tokens += evaluated
+        self.prompt_cached += cached
+        self.prompt_seconds += seconds
+        self._prompt_window.append((evaluated, seconds))
+
+    def answer_done(self, tokens: int, seconds: float) -> None:
+        """One answer has ended; its tokens were counted as they came."""
+        self.predicted_seconds += seconds
+        self._predict_window.append((tokens, seconds))
+
+    def freeze(self, preemptions: int) -> Counters:
+        """An immutable copy."""
+        return Counters(
+            prompt_tokens_total=self.prompt_tokens,
+            prompt_seconds_total=self.prompt_seconds,
+            prompt_tokens_cached_total=self.prompt_cached,
+            tokens_predicted_total=self.predicted_tokens,
+            tokens_predicted_seconds_total=self.predicted_seconds,
+            decode_total=self.decodes,
+            decode_seconds_total=self.decode_seconds,
+            step_seconds_total=self.step_seconds,
+            busy_slots_total=self.busy_slots,
+            preemptions_total=preemptions,
+            requests_total=self.requests,
+            requests_cancelled_total=self.cancelled,
+            prompt_tokens_seconds=_rate(self._prompt_window),
+            predicted_tokens_seconds=_rate(self._predict_window),
+            n_tokens_max=self.most_tokens,
+            time_to_first_token=self.first_token.freeze(),
+            inter_token=self.inter_token.freeze(),
+        )
+
+
+def _rate(window: deque[tuple[int, float]]) -> float:
+    seconds = sum(s for _, s in window)
+    return sum(n for n, _ in window) / seconds if seconds > 0 else 0.0

@@ -1,0 +1,93 @@
+"""Every error the product raises on purpose.
+
+ServerError                 code, type and message of one API error
+├── InvalidRequest          400  the client's mistake; names the field
+│   └── ContextExceeded     400  prompt longer than the slot, context shift off
+├── Unauthorized            401
+├── NotFound                404
+├── NotSupported            501  the endpoint or feature is switched off
+├── Unavailable             503  loading, draining, queue full
+└── EngineFailure           500  the engine could not finish the work
+ConfigError                 a command line or environment that cannot be served
+ModelLoadError              the model (or adapter, projector) cannot be loaded
+"""
+
+from typing import Any, ClassVar
+
+
+class ServerError(Exception):
+    """An error with a place in the OpenAI error format."""
+
+    status: ClassVar[int] = 500
+    kind: ClassVar[str] = "server_error"
+
+    def __init__(self, message: str, *, field: str | None = None, **extra: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+        self.extra = extra
+
+    def body(self) -> dict[str, Any]:
+        """Return the JSON body: `{"error": {code, message, type, ...}}`."""
+        error: dict[str, Any] = {"code": self.status, "message": self.message, "type": self.kind}
+        if self.field is not None:
+            error["param"] = self.field
+        error.update(self.extra)
+        return {"error": error}
+
+
+class InvalidRequest(ServerError):
+    """The request is at fault; `field` names where."""
+
+    status = 400
+    kind = "invalid_request_error"
+
+
+class ContextExceeded(InvalidRequest):
+    """The prompt does not fit a slot and context shift is off."""
+
+    kind = "exceed_context_size_error"
+
+
+class Unauthorized(ServerError):
+    """No valid API key."""
+
+    status = 401
+    kind = "authentication_error"
+
+
+class NotFound(ServerError):
+    """No such path or object."""
+
+    status = 404
+    kind = "not_found_error"
+
+
+class NotSupported(ServerError):
+    """The server was started without this feature."""
+
+    status = 501
+    kind = "not_supported_error"
+
+
+class Unavailable(ServerError):
+    """The server cannot take the request now; `retry_after` is in seconds."""
+
+    status = 503
+    kind = "unavailable_error"
+
+    def __init__(self, message: str, *, retry_after: int | None = None, **extra: Any) -> None:
+        super().__init__(message, **extra)
+        self.retry_after = retry_after
+
+
+class EngineFailure(ServerError):
+    """The engine failed at work that was accepted."""
+
+
+class ConfigError(Exception):
+    """The command line or the environment cannot be served."""
+
+
+class ModelLoadError(Exception):
+    """The model, an adapter or the projector cannot be loaded."""

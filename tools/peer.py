@@ -1,0 +1,66 @@
+"""The benchmarks' peer: llama.cpp's own server, from the very source that our library is built from.
+
+`python -m tools.peer` prints the path of its binary; LLAMA_SERVER_BIN names another one.
+"""
+
+import os
+import shlex
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from . import sdist
+from .build import NATIVE_FLAGS, build_key, processors, require_compiler, run_build
+from .cache import cache_dir, exclusive, replacing
+
+FLAGS = (
+    *NATIVE_FLAGS,
+    "-DCMAKE_BUILD_TYPE=Release",
+    "-DLLAMA_BUILD_UI=OFF",
+    "-DLLAMA_CURL=OFF",
+    "-DCMAKE_BUILD_WITH_INSTALL_RPATH=ON",
+    "-DCMAKE_INSTALL_RPATH=$ORIGIN",
+)
+
+
+def folder() -> Path:
+    """Where the cache keeps this build."""
+    pin = sdist.pin()
+    key = build_key(pin.version, *sorted(pin.hashes), *FLAGS, native=True)
+    return cache_dir() / "peer" / f"llama-server-{pin.version}-{key}"
+
+
+def ensure() -> Path:
+    """Path of llama-server, built now if the cache has none."""
+    if chosen := os.environ.get("LLAMA_SERVER_BIN"):
+        if not os.access(chosen, os.X_OK):
+            sys.exit(f"LLAMA_SERVER_BIN is not a program: {chosen}")
+        return Path(chosen)
+    place = folder()
+    with exclusive(place):
+        if not (place / "llama-server").exists():
+            _build(place)
+    return place / "llama-server"
+
+
+def _build(place: Path) -> None:
+    require_compiler()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    tools = Path(sys.executable).parent  # the locked cmake and ninja
+    env = os.environ | {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
+    with tempfile.TemporaryDirectory(prefix=".build.", dir=place.parent) as work:
+        source = sdist.unpack(Path(work, "src")) / "vendor" / "llama.cpp"
+        build = Path(work, "build")
+        log = place.with_name(f"{place.name}.log")
+        configure = ["cmake", "-S", str(source), "-B", str(build), "-G", "Ninja", *FLAGS]
+        run_build(configure, "configuring llama-server", log, env)
+        compile_it = ["cmake", "--build", str(build), "--target", "llama-server", "-j", str(processors())]
+        run_build(compile_it, "compiling llama-server (once)", log, env)
+        with replacing(place) as scratch:
+            shutil.copytree(build / "bin", scratch, symlinks=True, dirs_exist_ok=True)
+            (scratch / "flags.txt").write_text(shlex.join(FLAGS) + "\n")
+
+
+if __name__ == "__main__":
+    print(ensure())

@@ -1,0 +1,49 @@
+"""llama-cpp-python's source distribution: fetched once, checked against the lock, unpacked on demand."""
+
+import sys
+import tarfile
+from pathlib import Path
+
+from . import locked
+from .cache import cache_dir, exclusive, replacing, say, sha256_of
+from .pip import pip, requirements
+
+PACKAGE = "llama-cpp-python"
+
+
+def pin() -> locked.Pin:
+    """The locked version and hash."""
+    return locked.read()[PACKAGE]
+
+
+def fetch() -> Path:
+    """Path of the archive in the cache; needs pip and scikit-build-core in the running Python."""
+    wanted = pin()
+    folder = cache_dir() / "src" / f"{PACKAGE}-{wanted.version}"
+    with exclusive(folder):
+        if archive := _archive_in(folder, wanted):
+            return archive
+        say(f"fetching the source of {PACKAGE} {wanted.version}")
+        with replacing(folder) as scratch:
+            _download(wanted, scratch)
+        if archive := _archive_in(folder, wanted):
+            return archive
+    sys.exit(f"the source of {PACKAGE} in {folder} does not have the hash in {locked.LOCK.name}")
+
+
+def unpack(into: Path) -> Path:
+    """Unpack the archive; returns its top folder."""
+    with tarfile.open(fetch()) as archive:
+        archive.extractall(into, filter="data")
+    (top,) = into.iterdir()
+    return top
+
+
+def _archive_in(folder: Path, wanted: locked.Pin) -> Path | None:
+    found = [path for path in folder.glob("*.tar.gz") if sha256_of(path) in wanted.hashes]
+    return found[0] if found else None
+
+
+def _download(wanted: locked.Pin, into: Path) -> None:
+    with requirements(wanted.text) as exactly:
+        pip("download", "--no-build-isolation", "--no-binary", PACKAGE, "--dest", str(into), *exactly)

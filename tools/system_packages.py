@@ -1,0 +1,38 @@
+"""Programs that come from the system, not from the lock: present, installed by apt as root, or explained.
+
+`python -m tools.system_packages test` makes sure of what the tests drive from outside.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+
+from .cache import say
+
+# program -> its Debian package
+TEST_PROGRAMS = {"chromium": "chromium", "node": "nodejs", "jq": "jq", "curl": "curl"}
+
+
+def ensure(programs: dict[str, str]) -> None:
+    """Install the packages of missing programs, or exit saying which to install."""
+    missing = [package for program, package in programs.items() if not shutil.which(program)]
+    if not missing:
+        return
+    install = ["apt-get", "install", "-y", "--no-install-recommends", *missing]
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        sys.exit(f"missing programs; on Debian or Ubuntu: sudo {' '.join(install)}")
+    say(f"installing system packages: {' '.join(missing)}")
+    env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    for command in (["apt-get", "update", "-q"], install):
+        done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)
+        if done.returncode != 0:
+            sys.exit(f"{' '.join(command)} failed with status {done.returncode}")
+    if still := [program for program in programs if not shutil.which(program)]:
+        sys.exit(f"installed, yet not found on PATH: {', '.join(still)}")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] != ["test"]:
+        sys.exit("usage: python -m tools.system_packages test")
+    ensure(TEST_PROGRAMS)
