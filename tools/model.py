@@ -20,13 +20,20 @@ MODEL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 def ensure() -> Path:
     """Path of the model file, fetched now if the cache has none."""
     model = cache_dir() / "models" / NAME
-    with exclusive(model):
-        if not model.exists():
-            _fetch(model)
-        elif sha256_of(model) != MODEL_SHA256:
-            say(f"{model} is damaged, fetching it again")
-            _fetch(model)
+    if not _sound(model):
+        with exclusive(model):
+            if not _sound(model):
+                _fetch(model)
     return model
+
+
+def _sound(model: Path) -> bool:
+    if not model.exists():
+        return False
+    if sha256_of(model) == MODEL_SHA256:
+        return True
+    say(f"{model} is damaged")
+    return False
 
 
 def _fetch(model: Path) -> None:

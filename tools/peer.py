@@ -38,9 +38,10 @@ def ensure() -> Path:
             sys.exit(f"LLAMA_SERVER_BIN is not a program: {chosen}")
         return Path(chosen)
     place = folder()
-    with exclusive(place):
-        if not (place / "llama-server").exists():
-            _build(place)
+    if not place.exists():
+        with exclusive(place):
+            if not place.exists():
+                _build(place)
     return place / "llama-server"
 
 

@@ -20,14 +20,14 @@ def fetch() -> Path:
     """Path of the archive in the cache; needs pip and scikit-build-core in the running Python."""
     wanted = pin()
     folder = cache_dir() / "src" / f"{PACKAGE}-{wanted.version}"
+    if archive := _archive_in(folder, wanted):
+        return archive
     with exclusive(folder):
-        if archive := _archive_in(folder, wanted):
-            return archive
         say(f"fetching the source of {PACKAGE} {wanted.version}")
         with replacing(folder) as scratch:
             _download(wanted, scratch)
-        if archive := _archive_in(folder, wanted):
-            return archive
+    if archive := _archive_in(folder, wanted):
+        return archive
     sys.exit(f"the source of {PACKAGE} in {folder} does not have the hash in {locked.LOCK.name}")
 
 

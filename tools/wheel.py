@@ -32,9 +32,10 @@ def folder_for(flavour: str) -> Path:
 def ensure(flavour: str = "native") -> Path:
     """Path of the wheel, built now if the cache has none."""
     folder = folder_for(flavour)
-    with exclusive(folder):
-        if not list(folder.glob("*.whl")):
-            _build(folder, flavour)
+    if not folder.exists():
+        with exclusive(folder):
+            if not folder.exists():
+                _build(folder, flavour)
     (wheel,) = folder.glob("*.whl")
     return wheel
 

@@ -45,12 +45,14 @@ class Core:
     # ---- one step
 
     def step(self, deliver: Callable[[], None]) -> bool:
-        """Run one step; `deliver` is called whenever events are ready. False when there was nothing to do."""
+        """Run one step; `deliver` is called whenever events are ready. False when nothing moved."""
         began = self._clock()
         for sequence in self.scheduler.admit():
             if not sequence.started:
                 sequence.started = began
+        preempted = self.scheduler.preemptions
         works = self.scheduler.plan()
+        moved = bool(works or self.scheduler.ended) or self.scheduler.preemptions > preempted
         self._report_ended()
         decoding = 0.0
         for work in works:
@@ -63,7 +65,7 @@ class Core:
         if works:
             self.stats.decode_seconds += decoding
             self.stats.step_seconds += self._clock() - began
-        return bool(works)
+        return moved
 
     def _run(self, work: Work) -> float:
         """Decode one work and act on the result; returns the seconds inside decode."""

@@ -178,9 +178,9 @@ class Engine:
             raise InvalidRequest("the prompt is empty", field="prompt")
         if prompt.keys[-1] < 0:
             raise InvalidRequest("the prompt must not end with an image", field="prompt")
-        if self.settings.grp_attn_n > 1 or len(prompt) < limit:
+        if len(prompt) < limit:
             return prompt.keys, False
-        if not self.settings.context_shift or prompt.media:
+        if not self.settings.context_shift or prompt.media or self.settings.grp_attn_n > 1:
             raise ContextExceeded(
                 f"the request exceeds the available context size ({len(prompt)} >= {limit} tokens), try increasing it",
                 field="prompt",

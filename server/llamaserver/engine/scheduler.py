@@ -131,7 +131,7 @@ class Scheduler:
             return False  # an older one has just preempted it
         if self._extends:
             overflow.self_extend(sequence, self._settings, self.placement, self._backend)
-        if resident.position + 1 > self._settings.slot_ctx and not self._shift(sequence):
+        if len(resident.keys) + 1 > self._settings.slot_ctx and not self._shift(sequence):
             return False
         if self._reserve(1):
             return True
@@ -222,8 +222,8 @@ class Scheduler:
             if sequence.kind == "embedding":
                 works.append(self._embedding(sequence))
                 continue
-            if budget <= 0:
-                break
+            if budget <= 0 or (budget == 1 and works):
+                break  # the rest goes to the next step, not to a chunk of one row
             budget -= self._prompt_chunk(works, sequence, budget)
         if not works and not self.ended and len(waiting) > 1:
             self.preempt(max(waiting, key=lambda s: s.id_task))  # prompts have filled the cache together
@@ -241,10 +241,8 @@ class Scheduler:
             works.append(Work("media", sequence.lora, parts=[(sequence, media.n_pos)], media=media))
             return media.n_tokens
         count = min(budget, sequence.next_media(start) - start)
-        if sequence.remaining - count == 1 and count > 2:
-            count -= 1  # a chunk of a single row takes another path through the kernels
-        if count == 1 and sequence.remaining > 1:
-            return 0
+        if sequence.remaining - count == 1 and count > 2 and not self._extends:
+            count -= 1  # a single row would take another path through the kernels
         if not self._reserve(count):
             return 0
         self._add_rows(self._work_for(works, sequence), sequence, start, count)

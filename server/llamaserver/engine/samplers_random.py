@@ -1,0 +1,32 @@
+"""The random numbers of one request: the Mersenne Twister, drawn the way llama.cpp's samplers draw.
+
+The same seed gives the same numbers on every machine and whatever else runs beside the request.
+"""
+
+import numpy as np
+
+_BLOCK = 64  # raw numbers fetched at a time: a call of numpy costs more than the numbers
+
+
+class Twister:
+    """A stream of uniform numbers in [0, 1) from a 32-bit seed."""
+
+    def __init__(self, seed: int) -> None:
+        self._source = np.random.RandomState(seed & 0xFFFFFFFF)
+        self._raw: list[int] = []
+
+    def _next(self) -> int:
+        if not self._raw:
+            block = self._source.randint(0, 2**32, size=_BLOCK, dtype=np.uint32)
+            self._raw = block.tolist()
+            self._raw.reverse()
+        return self._raw.pop()
+
+    def double(self) -> float:
+        """A number of double precision; takes two raw numbers, the low half first."""
+        low = self._next()
+        return min((low + self._next() * 2.0**32) * 2.0**-64, 1.0 - 2.0**-53)
+
+    def single(self) -> float:
+        """A number of single precision; takes one raw number."""
+        return min(float(np.float32(self._next())) * 2.0**-32, 1.0 - 2.0**-24)
