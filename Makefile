@@ -57,7 +57,7 @@ test-heavy: install programs model
 	$(PYTEST) -m "$(HEAVY)"
 
 bench: install model ## measure against llama-server (compiles it once, about 7 minutes)
-	LLAMA_SERVER_BIN="$$($(PY) -m tools.peer)" $(PY) -m tests.bench $(BENCH_ARGS)
+	@peer=$$($(PY) -m tools.peer) && LLAMA_SERVER_BIN="$$peer" $(PY) -m tests.bench $(BENCH_ARGS)
 
 image: ## build the container image (ACCEL=cpu, cuda, rocm or vulkan)
 	$(PYTHON) -m tools.image $(IMAGE) $(ACCEL) $(IMAGE_ARGS)

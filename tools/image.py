@@ -28,7 +28,7 @@ ARGUMENTS: dict[str, dict[str, str]] = {
         "BUILD_BASE": "ubuntu:26.04",
         "RUN_BASE": "ubuntu:26.04",
         "BUILD_PACKAGES": "libvulkan-dev glslc spirv-headers",
-        "RUN_PACKAGES": "libvulkan1 mesa-vulkan-drivers",
+        "RUN_PACKAGES": "libgomp1 libvulkan1 mesa-vulkan-drivers",
         "CMAKE_ARGS": "-DGGML_VULKAN=ON",
     },
 }

@@ -53,10 +53,11 @@ def _build(place: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=".build.", dir=place.parent) as work:
         source = sdist.unpack(Path(work, "src")) / "vendor" / "llama.cpp"
         build = Path(work, "build")
-        log = place.with_name(f"{place.name}.log")
         configure = ["cmake", "-S", str(source), "-B", str(build), "-G", "Ninja", *FLAGS]
+        log = place.with_name(f"{place.name}.configure.log")
         run_build(configure, "configuring llama-server", log, env)
         compile_it = ["cmake", "--build", str(build), "--target", "llama-server", "-j", str(processors())]
+        log = place.with_name(f"{place.name}.compile.log")
         run_build(compile_it, "compiling llama-server (once)", log, env)
         with replacing(place) as scratch:
             shutil.copytree(build / "bin", scratch, symlinks=True, dirs_exist_ok=True)

@@ -1,4 +1,4 @@
-"""The frozen configuration of one server, read from argv and environment and nowhere else.  (fields; parser under construction)"""
+"""The frozen configuration of one server. `options.py` reads it from argv and environment."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +64,7 @@ class Config:
     # serving
     host: str = "127.0.0.1"
     port: int = 8080
-    management_host: str = "0.0.0.0"
+    management_host: str = "0.0.0.0"  # noqa: S104  the kubelet and Prometheus come from outside
     management_port: int = 0  # 0: off
     path: str = ""
     api_keys: tuple[str, ...] = ()  # --api-key and, read at start and re-read on change, --api-key-file

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from llamaserver.engine.params import SamplingParams
 from llamaserver.engine.samplers_chain import best
 from llamaserver.engine.sampling import ChainSampler, ChainSamplerFactory
 from llamaserver.errors import EngineFailure, InvalidRequest
+
 from tests.support.native_samplers import NativeArray, chain
 from tests.support.vocab import numbered
 
@@ -48,7 +48,9 @@ def run(sampler: ChainSampler, count: int, seed: int = 0) -> list[int]:
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.integers(0, 2**31), st.sampled_from([5, 1000, 8192, 8193, 10_000, 49_152]), st.integers(1, 700), st.booleans())
+@given(
+    st.integers(0, 2**31), st.sampled_from([5, 1000, 8192, 8193, 10_000, 49_152]), st.integers(1, 700), st.booleans()
+)
 def test_best_finds_exactly_the_largest(seed: int, size: int, k: int, ties: bool) -> None:
     logits = row(seed, size)
     if ties:
@@ -67,7 +69,9 @@ def test_best_of_a_row_where_nearly_all_is_forbidden() -> None:
 
 
 def test_temperature_zero_takes_the_best_whatever_the_samplers_say() -> None:
-    sampler = make(SamplingParams(temperature=0.0, repeat_penalty=1.0, mirostat=2, samplers=("xtc",), xtc_probability=1.0))
+    sampler = make(
+        SamplingParams(temperature=0.0, repeat_penalty=1.0, mirostat=2, samplers=("xtc",), xtc_probability=1.0)
+    )
     assert [sampler.sample(peaks(t9=5.0, t8=4.9))[0] for _ in range(3)] == [9, 9, 9]
 
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from llamaserver.engine import samplers_chain as ours
 from llamaserver.engine.samplers_chain import Candidates
 from llamaserver.engine.samplers_dry import Dry, DryParams, find_breakers
 from llamaserver.engine.samplers_mirostat import MirostatOne, MirostatTwo
 from llamaserver.engine.samplers_penalties import Penalties
 from llamaserver.engine.samplers_random import Twister
+
 from tests.support.native_samplers import NativeArray, applied, chain
 from tests.support.vocab import ListVocab
 

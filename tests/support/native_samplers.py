@@ -26,11 +26,11 @@ class NativeArray:
 
     def logits(self) -> dict[int, float]:
         """Finite logits by token id."""
-        found = {}
+        found: dict[int, float] = {}
         for i in range(self.array.size):
             item = self.array.data[i]
             if np.isfinite(item.logit):
-                found[item.id] = float(item.logit)
+                found[int(item.id)] = float(item.logit)
         return found
 
     def shares(self) -> dict[int, float]:

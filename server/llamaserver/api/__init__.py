@@ -1,0 +1,1 @@
+"""The HTTP surface: bodies to engine requests, engine events to answers."""

@@ -1,131 +1,20 @@
 """GBNF text to rules: a parser with bounds, so that no grammar from a client can hang or exhaust us.
 
-The language is llama.cpp's (its `grammars/README.md`). Repetitions become rules of their own, left
-recursion is refused. Pure; `grammar.py` runs the result.
+The language is llama.cpp's (its `grammars/README.md`). Repetitions become rules of their own. Pure.
 """
 
-from bisect import bisect_right
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import NoReturn
+
+from .gbnf_rules import NOT_TOKEN, RULE, TOKEN, Grammar, GrammarError, Item, Items, Ranges, Rules, compiled
+
+__all__ = ["MAX_BYTES", "MAX_NESTING", "MAX_REPEAT", "Grammar", "GrammarError", "parse"]
 
 MAX_BYTES = 64 * 1024
 MAX_NESTING = 200
-MAX_ITEMS = 50_000  # of all rules, repetitions written out
 MAX_REPEAT = 2_000  # an upper bound beyond this means "any number", as in llama.cpp
-
-CHARS, RULE, TOKEN, NOT_TOKEN = range(4)
-END = -1  # in place of a position: nothing follows
-
-_LAST_CODE_POINT = 0x10FFFF
 _HEX_LENGTHS = {"x": 2, "u": 4, "U": 8}
 _ESCAPES = {"t": "\t", "r": "\r", "n": "\n", "\\": "\\", '"': '"', "[": "[", "]": "]", "-": "-"}
-
-Item = tuple[int, int]  # kind; index of the characters or the rule, or the token id
-Items = list[Item]
-Ranges = list[tuple[int, int]]
-
-
-class GrammarError(ValueError):
-    """The text is no grammar, or one beyond the bounds."""
-
-
-class Chars:
-    """A set of code points as sorted, disjoint ranges."""
-
-    __slots__ = ("_ends", "_starts", "single")
-
-    def __init__(self, ranges: Ranges, negated: bool) -> None:
-        merged: Ranges = []
-        for low, high in sorted(ranges):
-            if merged and low <= merged[-1][1] + 1:
-                merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
-            elif low <= high:
-                merged.append((low, high))
-        if negated:
-            merged = _complement(merged)
-        self._starts = [low for low, _ in merged]
-        self._ends = [high for _, high in merged]
-        one = len(merged) == 1 and merged[0][0] == merged[0][1]
-        self.single = merged[0][0] if one else -1  # the only member, -1 when there are others
-
-    def __contains__(self, code_point: int) -> bool:
-        at = bisect_right(self._starts, code_point) - 1
-        return at >= 0 and code_point <= self._ends[at]
-
-    def meets(self, low: int, high: int) -> bool:
-        """Whether any member lies in low..high."""
-        at = bisect_right(self._starts, high) - 1
-        return at >= 0 and self._ends[at] >= low
-
-
-def _complement(ranges: Ranges) -> Ranges:
-    result: Ranges = []
-    start = 0
-    for low, high in ranges:
-        if start < low:
-            result.append((start, low - 1))
-        start = high + 1
-    if start <= _LAST_CODE_POINT:
-        result.append((start, _LAST_CODE_POINT))
-    return result
-
-
-@dataclass(frozen=True, slots=True)
-class Grammar:
-    """Compiled rules: positions with what stands there and which position follows.
-
-    `rules` holds for each rule the first positions of its alternatives, END for an empty one.
-    """
-
-    kinds: list[int]
-    values: list[int]
-    nexts: list[int]
-    rules: list[tuple[int, ...]]
-    chars: list[Chars]
-    root: int
-
-
-@dataclass(slots=True)
-class _Rules:
-    """What the parser collects."""
-
-    alternatives: dict[int, list[Items]] = field(default_factory=dict)
-    names: dict[str, int] = field(default_factory=dict)
-    count: int = 0
-    chars: list[Chars] = field(default_factory=list)
-    known: dict[tuple[object, ...], int] = field(default_factory=dict)
-    items: int = 0
-
-    def named(self, name: str) -> int:
-        """The id of a rule that is, or will be, defined under this name."""
-        if name not in self.names:
-            self.names[name] = self.fresh()
-        return self.names[name]
-
-    def fresh(self) -> int:
-        """The id of a new rule without a name."""
-        self.count += 1
-        return self.count - 1
-
-    def define(self, rule: int, alternatives: list[Items]) -> None:
-        """Give a rule its alternatives; a later definition replaces an earlier one."""
-        self.pay(sum(map(len, alternatives)) + len(alternatives))
-        self.alternatives[rule] = alternatives
-
-    def pay(self, items: int) -> None:
-        """Count against the bound, before the memory is taken."""
-        self.items += items
-        if self.items > MAX_ITEMS:
-            raise GrammarError(f"more than {MAX_ITEMS} items once repetitions are written out")
-
-    def set_of(self, ranges: Ranges, *, negated: bool = False) -> Item:
-        """An item that matches one character."""
-        key = (negated, *ranges)
-        if key not in self.known:
-            self.known[key] = len(self.chars)
-            self.chars.append(Chars(ranges, negated))
-        return CHARS, self.known[key]
 
 
 class _Parser:
@@ -136,7 +25,7 @@ class _Parser:
         self._at = 0
         self._depth = 0
         self._token_id = token_id
-        self.rules = _Rules()
+        self.rules = Rules()
 
     def parse(self) -> None:
         """Read all rules."""
@@ -361,82 +250,4 @@ def parse(text: str, token_id: Callable[[str], int | None]) -> Grammar:
         raise GrammarError("contains a NUL character")
     parser = _Parser(text, token_id)
     parser.parse()
-    rules = parser.rules
-    if "root" not in rules.names:
-        raise GrammarError("no rule is named root")
-    for name, rule in rules.names.items():
-        if rule not in rules.alternatives:
-            raise GrammarError(f"rule {name} is not defined")
-    _refuse_left_recursion(rules)
-    return _flatten(rules)
-
-
-def _flatten(rules: _Rules) -> Grammar:
-    grammar = Grammar([], [], [], [()] * rules.count, rules.chars, rules.names["root"])
-    for rule, alternatives in rules.alternatives.items():
-        firsts = []
-        for items in alternatives:
-            firsts.append(len(grammar.kinds) if items else END)
-            for kind, value in items:
-                grammar.kinds.append(kind)
-                grammar.values.append(value)
-                grammar.nexts.append(len(grammar.kinds))
-            if items:
-                grammar.nexts[-1] = END
-        grammar.rules[rule] = tuple(dict.fromkeys(firsts))
-    return grammar
-
-
-def _refuse_left_recursion(rules: _Rules) -> None:
-    """Raise when a rule can reach itself without consuming anything."""
-    empty = _nullable(rules)
-    edges = {rule: _leftmost(alternatives, empty) for rule, alternatives in rules.alternatives.items()}
-    done: set[int] = set()
-    for root in edges:
-        _search(root, edges, done)
-
-
-def _search(root: int, edges: dict[int, list[int]], done: set[int]) -> None:
-    """Depth first without recursion; a rule met again on its own path is a cycle."""
-    path: set[int] = set()
-    todo = [(root, False)]
-    while todo:
-        rule, leaving = todo.pop()
-        if leaving:
-            path.discard(rule)
-            done.add(rule)
-        elif rule in path:
-            raise GrammarError("left recursion")
-        elif rule not in done:
-            path.add(rule)
-            todo.append((rule, True))
-            todo.extend((target, False) for target in edges[rule])
-
-
-def _leftmost(alternatives: list[Items], empty: set[int]) -> list[int]:
-    found: dict[int, None] = {}
-    for items in alternatives:
-        for kind, value in items:
-            if kind == RULE:
-                found[value] = None
-            if kind != RULE or value not in empty:
-                break
-    return list(found)
-
-
-def _nullable(rules: _Rules) -> set[int]:
-    """The rules that match the empty text."""
-    waiting: dict[int, list[tuple[int, Items]]] = {}
-    empty: set[int] = set()
-    todo = [(rule, items) for rule, alternatives in rules.alternatives.items() for items in alternatives]
-    while todo:
-        rule, items = todo.pop()
-        if rule in empty:
-            continue
-        obstacle = next((item for item in items if item[0] != RULE or item[1] not in empty), None)
-        if obstacle is None:
-            empty.add(rule)
-            todo.extend(waiting.pop(rule, []))
-        elif obstacle[0] == RULE:
-            waiting.setdefault(obstacle[1], []).append((rule, items))
-    return empty
+    return compiled(parser.rules)

@@ -12,16 +12,20 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import EngineFailure
-from .gbnf import END, NOT_TOKEN, RULE, TOKEN, Grammar
+from .gbnf_rules import END, NOT_TOKEN, RULE, TOKEN, Grammar
 from .grammar_vocab import PieceIndex
 
 Ids = npt.NDArray[np.intp]
 
-_BUDGET = 200_000  # stacks made or tried for one token of output: about 0.1 s
+_BUDGET = 100_000  # stacks made or tried for one token of output: some 50 ms
 _MOST_STATES = 20_000  # remembered before starting over
 _MOST_CELLS = 200_000  # stack cells before those out of use are dropped
 _MOST_MASKS = 16  # remembered sets of allowed tokens
 _EMPTY = 0  # the stack without anything left to match
+
+
+class TooCostlyError(EngineFailure):
+    """Following the grammar would take longer than one request may hold up the others."""
 
 
 class _State:
@@ -46,7 +50,7 @@ class _State:
     @property
     def finished(self) -> bool:
         """Whether the text so far is complete."""
-        return self.missing == 0 and self.stacks[0] == _EMPTY
+        return self.missing == 0 and self.stacks[:1] == (_EMPTY,)
 
 
 _DEAD: Final = _State(())  # nothing matches any more
@@ -61,6 +65,8 @@ class GrammarMatcher:
         self._reset()
         self._spent = 0
         self._state = self._intern(self._expand(self._alternatives(_EMPTY, grammar.root)))
+        if self._state is _DEAD:
+            raise EngineFailure("the grammar matches no text", field="grammar")
 
     def _reset(self) -> None:
         # A stack is the number of its top cell; cells name a position in the grammar and the stack below.
@@ -131,8 +137,9 @@ class GrammarMatcher:
             found.append(through)
         if state.missing == 0 and self._dispatch(state).tokens:
             named = [self._pop(stack) for stack in state.tokens if self._names(stack, token)]
-            if named:
-                found.append(self._intern(self._expand(named)))
+            following = self._intern(self._expand(named))
+            if following is not _DEAD:
+                found.append(following)
         return found
 
     def _names(self, stack: int, token: int) -> bool:
@@ -198,7 +205,7 @@ class GrammarMatcher:
             return _DEAD
         value = state.value << 6 | byte & 0x3F
         if state.missing == 1:
-            return self._consume(state.base, value)
+            return _DEAD if 0xD800 <= value < 0xE000 else self._consume(state.base, value)
         return self._partial(state.base, value, state.missing - 1)
 
     def _partial(self, base: _State, value: int, missing: int) -> _State:
@@ -225,7 +232,7 @@ class GrammarMatcher:
         for stack in dispatch.ranged:
             if code_point in grammar.chars[grammar.values[self._tops[stack]]]:
                 after.append(self._pop(stack))
-        return self._intern(self._expand(after)) if after else _DEAD
+        return self._intern(self._expand(after))
 
     def _dispatch(self, state: _State) -> _State:
         """Sort a state's stacks by what they want next."""
@@ -287,6 +294,8 @@ class GrammarMatcher:
         return found
 
     def _intern(self, stacks: set[int]) -> _State:
+        if not stacks:
+            return _DEAD
         key = tuple(sorted(stacks))
         state = self._states.get(key)
         if state is None:
@@ -296,7 +305,7 @@ class GrammarMatcher:
     def _pay(self, steps: int) -> None:
         self._spent += steps
         if self._spent > _BUDGET:
-            raise EngineFailure("the grammar is too ambiguous to follow", field="grammar")
+            raise TooCostlyError("the grammar is too ambiguous to follow", field="grammar")
 
     def _forget(self) -> None:
         """Drop what is remembered, keeping only the current state with its stacks."""
@@ -317,5 +326,3 @@ class GrammarMatcher:
             stacks.add(stack)
         base = self._intern(stacks)
         self._state = _State(base.stacks, base, state.value, state.missing) if state.missing else base
-
-

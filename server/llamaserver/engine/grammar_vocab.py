@@ -9,6 +9,9 @@ import numpy as np
 
 from .backend import Vocab
 
+_MOST_DIGITS = 9  # of a token id
+_LONGEST_NAME = 256  # characters of a token's text
+
 
 class PieceIndex:
     """Bytes of every token that has any, but for those that end a text; sorted.
@@ -61,3 +64,15 @@ def _jump(shared: list[int]) -> list[int]:
             result[stack.pop()] = at
         stack.append(at)
     return result
+
+
+def token_named(vocab: Vocab, text: str) -> int | None:
+    """The token that a grammar means by `<[id]>` or by its text with the brackets, None when there is none."""
+    number = text[2:-2]
+    if text.startswith("<[") and text.endswith("]>") and number.isdecimal():
+        token = int(number) if len(number) <= _MOST_DIGITS else -1
+        return token if 0 <= token < vocab.n_vocab else None
+    if len(text) > _LONGEST_NAME:
+        return None
+    tokens = vocab.tokenize(text, add_special=False, parse_special=True)
+    return tokens[0] if len(tokens) == 1 else None

@@ -283,6 +283,9 @@ class Engine:
 
     def _serve(self, backend: Backend) -> None:
         self._backend = backend
+        if self.settings.slot_ctx == 0:  # the model's own context was asked for
+            n_slots = 1 if backend.info.unified else self.settings.n_slots
+            self.settings = replace(self.settings, slot_ctx=backend.info.n_ctx // n_slots)
         self._core = Core(backend, self.settings, time.monotonic, self._during)
         self.info, self.vocab, self.media = backend.info, backend.vocab, backend.media
         self.make_sampler = backend.make_sampler

@@ -236,9 +236,10 @@ def top_n_sigma(n: float) -> Step:
         if c.logits.shape[0] <= 1:
             return c
         finite = c.logits[c.logits > -math.inf]
-        if finite.shape[0] == 0:
+        highest = finite.max(initial=-math.inf)
+        if not math.isfinite(highest):
             raise NothingLeftError
-        bound = finite.max() - n * finite.std(dtype=np.float64)
+        bound = highest - n * finite.std(dtype=np.float64)
         return take(c, (c.logits >= bound).nonzero()[0], ranked=c.ranked)
 
     return step

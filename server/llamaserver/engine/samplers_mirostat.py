@@ -48,7 +48,7 @@ class MirostatOne(Mirostat):
     def narrow(self, c: Candidates) -> Candidates:
         """The k most likely."""
         head = take(c, best(c.logits, _ESTIMATE_FROM), ranked=True)
-        if head.logits.shape[0] == 0:
+        if head.logits.shape[0] == 0 or not math.isfinite(head.logits[0]):
             raise NothingLeftError
         k = self._count(head)
         if k <= head.logits.shape[0]:

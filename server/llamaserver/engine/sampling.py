@@ -6,105 +6,37 @@ or the requested samplers run in their order. Pure numpy; made off the engine th
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import partial
 from threading import Lock
-from typing import Protocol
 
 import numpy as np
 
 from ..errors import EngineFailure, InvalidRequest
 from . import gbnf
 from .backend import FloatArray, Vocab
-from .grammar import GrammarMatcher
-from .grammar_vocab import PieceIndex
+from .grammar import GrammarMatcher, TooCostlyError
+from .grammar_vocab import PieceIndex, token_named
 from .output import TokenProb, TokenProbs
 from .params import SamplingParams
 from .samplers_chain import (
     COLDEST,
     Candidates,
     NothingLeftError,
-    Step,
     best,
-    draw,
     temperature,
     token_at,
     weights,
 )
 from .samplers_dry import Breakers, Dry, DryParams, find_breakers
-from .samplers_mirostat import Mirostat, MirostatOne, MirostatTwo
+from .samplers_mirostat import MirostatOne, MirostatTwo
 from .samplers_penalties import Penalties
+from .samplers_pickers import Bias, Chain, Greedy, Picker, Surprise
 from .samplers_random import Twister
 from .samplers_table import build_steps, check_finite, window
 
 _FEW = 256  # candidates tried one by one against a grammar before the whole vocabulary is
 _MOST_BREAKERS = 64
 _MOST_REMEMBERED = 256  # breakers whose tokens are kept
-
-
-class Picker(Protocol):
-    """Ends the work on a set of candidates by choosing one."""
-
-    enough: int  # this many of the most likely suffice to begin with; 0: all are needed
-
-    def choose(self, c: Candidates) -> tuple[Candidates, int]:
-        """Return the candidates left at the end and the chosen one's place among them."""
-
-
-class Greedy:
-    """The most likely token; ties go to the smaller id."""
-
-    enough = 1
-
-    def choose(self, c: Candidates) -> tuple[Candidates, int]:
-        """Choose the largest logit."""
-        if c.logits.shape[0] == 0:
-            raise NothingLeftError
-        place = int(c.logits.argmax())
-        if not c.logits[place] > -math.inf:  # NaN too
-            raise NothingLeftError
-        return c, place
-
-
-class Chain:
-    """The requested samplers in order, then a draw."""
-
-    def __init__(self, steps: Sequence[Step], enough: int, random: Twister) -> None:
-        self.enough = enough
-        self._steps = tuple(steps)
-        self._random = random
-
-    def choose(self, c: Candidates) -> tuple[Candidates, int]:
-        """Narrow and draw."""
-        for step in self._steps:
-            c = step(c)
-        return c, draw(c, self._random)
-
-
-class Surprise:
-    """Temperature, then mirostat."""
-
-    enough = 0
-
-    def __init__(self, first: Step, mirostat: Mirostat) -> None:
-        self._first = first
-        self._mirostat = mirostat
-
-    def choose(self, c: Candidates) -> tuple[Candidates, int]:
-        """Let mirostat choose."""
-        return self._mirostat.choose(self._first(c))
-
-
-class Bias:
-    """Addends for some logits, and tokens that are never chosen."""
-
-    def __init__(self, addends: dict[int, float], banned: set[int]) -> None:
-        self._ids = np.array(list(addends), np.intp)
-        self._values = np.array(list(addends.values()), np.float32)
-        self._banned = np.array(sorted(banned), np.intp)
-
-    def apply(self, logits: FloatArray) -> None:
-        """Change the row in place."""
-        logits[self._ids] += self._values
-        logits[self._banned] = -math.inf
 
 
 class ChainSampler:
@@ -201,13 +133,17 @@ class ChainSampler:
 
     def _allowed(self, matcher: GrammarMatcher, logits: FloatArray) -> Candidates:
         enough = self._picker.enough
-        if 0 < enough <= _FEW:
-            ranked = best(logits, _FEW)
-            places = matcher.first_allowed(ranked.tolist(), enough)
-            if len(places) == enough:
-                ids = ranked[places]
-                return Candidates(ids, logits[ids].astype(np.float64), True)
-        ids = matcher.allowed()
+        ranked = best(logits, _FEW)
+        places = matcher.first_allowed(ranked.tolist(), enough or _FEW)
+        likely = ranked[places]
+        if 0 < enough == len(places):
+            return Candidates(likely, logits[likely].astype(np.float64), True)
+        try:
+            ids = matcher.allowed()
+        except TooCostlyError:
+            if not places:
+                raise
+            ids = likely  # not all that fit, but the likeliest
         ids = ids[logits[ids] > -math.inf]
         if ids.shape[0] == 0:
             raise EngineFailure("the grammar allows no token here", field="grammar")
@@ -313,7 +249,7 @@ class ChainSamplerFactory:
         if not text:
             return None
         try:
-            return GrammarMatcher(gbnf.parse(text, self._token_id), self._pieces())
+            return GrammarMatcher(gbnf.parse(text, partial(token_named, self._vocab)), self._pieces())
         except gbnf.GrammarError as error:
             reason = str(error)
         except EngineFailure as error:
@@ -325,13 +261,3 @@ class ChainSamplerFactory:
             if self._index is None:
                 self._index = PieceIndex(self._vocab)
             return self._index
-
-    def _token_id(self, text: str) -> int | None:
-        """Resolve `<[id]>` or the text of one special token, brackets included."""
-        if text.startswith("<[") and text.endswith("]>") and text[2:-2].isdecimal():
-            token = int(text[2:-2]) if len(text) < 16 else -1
-            return token if 0 <= token < self._vocab.n_vocab else None
-        if len(text) > 256:
-            return None
-        tokens = self._vocab.tokenize(text, add_special=False, parse_special=True)
-        return tokens[0] if len(tokens) == 1 else None

@@ -8,7 +8,7 @@ class EngineSettings:
     """Sizes in tokens; `max_queue` in requests, 0 is unbounded."""
 
     n_slots: int = 1
-    slot_ctx: int = 512  # tokens a slot may hold
+    slot_ctx: int = 512  # tokens a slot may hold; 0: what the loaded model gives
     prompt_budget: int = 128  # prompt tokens a step while something generates
     cont_batching: bool = False
     context_shift: bool = True

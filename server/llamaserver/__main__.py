@@ -1,0 +1,49 @@
+"""The command `llamaserver`: parse, prepare, run. Exit codes: 0 stopped, 1 load failed, 2 usage, 130 Ctrl-C."""
+
+import asyncio
+import os
+import sys
+
+from .errors import ConfigError
+from .options import parse
+
+
+def prepare_environment() -> None:
+    """What the libraries read once, when they are loaded.
+
+    GGML_NO_BACKTRACE: a failing assertion would start a debugger on the process. GOMP_SPINCOUNT:
+    threads that spin at barriers for long bring two servers on the same cores to a halt
+    (docs/performance.md).
+    """
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    sys.setswitchinterval(0.0005)  # the engine thread must not wait long for the GIL after a decode
+
+
+def main() -> None:
+    """Run the server; does not return."""
+    try:
+        config = parse(sys.argv[1:], os.environ)
+    except ConfigError as error:
+        print(f"llamaserver: {error}\nTry llamaserver --help.", file=sys.stderr)
+        sys.exit(2)
+    prepare_environment()
+    from . import logs
+    from .lifecycle import Server
+
+    logs.configure(config)
+
+    async def run() -> int:
+        return await Server(config, os.environ).run()
+
+    try:
+        code = asyncio.run(run())
+    except ConfigError as error:
+        print(f"llamaserver: {error}", file=sys.stderr)
+        code = 2
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

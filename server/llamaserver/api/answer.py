@@ -1,0 +1,87 @@
+"""What a completion answers, apart from its dialect: joined text, probabilities, timings."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..engine.output import Delta, Event, Finish, Timings, TokenProb, TokenProbs
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """All events of one completion, joined."""
+
+    content: str
+    tokens: list[int]
+    probs: list[TokenProbs]
+    finish: Finish
+
+
+def join(events: Sequence[Event]) -> Answer:
+    """Join Deltas and their Finish."""
+    finish = events[-1]
+    assert isinstance(finish, Finish)
+    deltas = [event for event in events if isinstance(event, Delta)]
+    return Answer(
+        content="".join(delta.content for delta in deltas) + finish.content,
+        tokens=[token for delta in deltas for token in delta.tokens] + list(finish.tokens),
+        probs=[probs for delta in deltas for probs in delta.probs] + list(finish.probs),
+        finish=finish,
+    )
+
+
+def timings_json(timings: Timings) -> dict[str, Any]:
+    """`timings`; rates are 0 where no time was measured."""
+    return {
+        "cache_n": timings.cache_n,
+        "prompt_n": timings.prompt_n,
+        "prompt_ms": timings.prompt_ms,
+        "prompt_per_token_ms": _ratio(timings.prompt_ms, timings.prompt_n),
+        "prompt_per_second": _ratio(timings.prompt_n * 1000, timings.prompt_ms),
+        "predicted_n": timings.predicted_n,
+        "predicted_ms": timings.predicted_ms,
+        "predicted_per_token_ms": _ratio(timings.predicted_ms, timings.predicted_n),
+        "predicted_per_second": _ratio(timings.predicted_n * 1000, timings.predicted_ms),
+    }
+
+
+def _ratio(a: float, b: float) -> float:
+    return a / b if b > 0 else 0.0
+
+
+def probabilities_json(items: Iterable[TokenProbs]) -> list[dict[str, Any]]:
+    """`completion_probabilities`, each item in the document's shape and in today's."""
+    return [_one_token(item) for item in items]
+
+
+def _one_token(item: TokenProbs) -> dict[str, Any]:
+    return {
+        "content": token_text(item.chosen.piece),
+        "probs": [{"tok_str": token_text(prob.piece), "prob": prob.prob} for prob in item.top],
+        **logprob_json(item.chosen),
+        "top_logprobs": [logprob_json(prob) for prob in item.top],
+    }
+
+
+def logprob_json(prob: TokenProb) -> dict[str, Any]:
+    """id, token, bytes and logprob of one candidate."""
+    return {
+        "id": prob.id,
+        "token": prob.piece.decode("utf-8", "replace"),
+        "bytes": list(prob.piece),
+        "logprob": logprob(prob.prob),
+    }
+
+
+def logprob(prob: float) -> float:
+    """Natural logarithm; a probability of zero is the smallest number that clients can parse."""
+    return math.log(prob) if prob > 0 else -9999.0
+
+
+def token_text(piece: bytes) -> str:
+    """The piece as text, a lone part of a character as the seed server wrote it: `byte: \\xNN`."""
+    try:
+        return piece.decode("utf-8")
+    except UnicodeDecodeError:
+        return "byte: " + "".join(f"\\x{byte:02x}" for byte in piece)

@@ -1,0 +1,142 @@
+"""Chat messages to a prompt: validation, images, template choice. Runs in an executor thread."""
+
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from ..engine.llama_templates import builtin_names, render_builtin
+from ..engine.params import Prompt
+from ..errors import InvalidRequest
+from .context import Context
+from .fields import Fields
+from .prompt import build_prompt, check_length, decode_base64, media_prompt, prepend
+from .templates import CHATML, render
+
+MAX_MESSAGES = 4096
+_ROLES_MAX = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A rendered conversation."""
+
+    text: str
+    images: tuple[tuple[str, bytes], ...]  # (placeholder in the text, content)
+    stops: tuple[str, ...] = ()
+
+
+def render_chat(context: Context, body: dict[str, Any]) -> Chat:
+    """Render `messages` by the server's template."""
+    fields = Fields(body)
+    images: list[tuple[str, bytes]] = []
+    messages = [_message(item, i, images) for i, item in enumerate(_messages(fields))]
+    generate = fields.boolean("add_generation_prompt", default=messages[-1]["role"] != "assistant")
+    sentinel = ""
+    if not generate and messages[-1]["role"] == "assistant":
+        # Continue the last message: cut what the template puts after it.
+        sentinel = f"<end-{secrets.token_hex(8)}>"
+        messages[-1] = {**messages[-1], "content": messages[-1]["content"] + sentinel}
+    text = _render(context, messages, generate, fields.object("chat_template_kwargs") or {})
+    if sentinel:
+        text = text.partition(sentinel)[0]
+    return Chat(text, tuple(images), _stops(context, text))
+
+
+def chat_prompt(context: Context, chat: Chat) -> Prompt:
+    """Token ids (and images) of a rendered conversation; no second BOS."""
+    engine = context.engine
+    check_length(chat.text, engine, "messages")
+    vocab = engine.vocab
+    bos = vocab.special_piece(vocab.bos).decode("utf-8", "replace") if vocab.bos >= 0 else ""
+    special = not (bos and chat.text.startswith(bos))
+    system = context.system.tokens
+    if chat.images:
+        return prepend(system, media_prompt(_parts(chat), engine, add_special=special and not system))
+    if special:
+        return build_prompt(chat.text, engine, system=system, field="messages")
+    return Prompt.of([*system, *vocab.tokenize(chat.text, add_special=False, parse_special=True)])
+
+
+def template_text(context: Context) -> str:
+    """The Jinja text or built-in name in use: option, file, metadata, ChatML."""
+    config = context.config
+    return config.chat_template or context.template_file or context.engine.info.chat_template or CHATML
+
+
+def _render(context: Context, messages: list[dict[str, Any]], generate: bool, kwargs: dict[str, Any]) -> str:
+    template = template_text(context)
+    if template in builtin_names():
+        pairs = [(message["role"], message["content"]) for message in messages]
+        return render_builtin(template, pairs, add_generation_prompt=generate)
+    vocab = context.engine.vocab
+    variables = {
+        **kwargs,
+        "bos_token": vocab.special_piece(vocab.bos).decode("utf-8", "replace") if vocab.bos >= 0 else "",
+        "eos_token": vocab.special_piece(vocab.eos).decode("utf-8", "replace") if vocab.eos >= 0 else "",
+        "tools": None,
+    }
+    return render(template, messages, add_generation_prompt=generate, variables=variables)
+
+
+def _stops(context: Context, text: str) -> tuple[str, ...]:
+    """Turn ends that the template wrote but the model has no token for."""
+    vocab = context.engine.vocab
+    candidates = [end for end in ("<|im_end|>", "<end_of_turn>") if end in text]
+    return tuple(e for e in candidates if len(vocab.tokenize(e, add_special=False, parse_special=True)) > 1)
+
+
+def _messages(fields: Fields) -> list[Any]:
+    name, value = fields.get("messages")
+    if not isinstance(value, list) or not value:
+        raise InvalidRequest("Field 'messages': must be a non-empty array", field=name)
+    if len(value) > MAX_MESSAGES:
+        raise InvalidRequest(f"Field 'messages': at most {MAX_MESSAGES} messages", field=name)
+    return value
+
+
+def _message(item: Any, index: int, images: list[tuple[str, bytes]]) -> dict[str, Any]:
+    where = f"messages[{index}]"
+    if not isinstance(item, dict):
+        raise InvalidRequest(f"Field '{where}': must be an object", field=where)
+    role = item.get("role")
+    if not isinstance(role, str) or not 0 < len(role) <= _ROLES_MAX:
+        raise InvalidRequest(f"Field '{where}.role': must be a string", field=f"{where}.role")
+    if item.get("tool_calls") or role in ("tool", "function"):
+        raise InvalidRequest(f"Field '{where}': tool calls are not supported", field=where)
+    content = _content(item.get("content"), where, images)
+    name = item.get("name")
+    return {"role": role, "content": content, **({"name": name} if isinstance(name, str) else {})}
+
+
+def _content(value: Any, where: str, images: list[tuple[str, bytes]]) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return "".join(_part(part, f"{where}.content[{i}]", images) for i, part in enumerate(value))
+    raise InvalidRequest(f"Field '{where}.content': must be a string or an array of parts", field=f"{where}.content")
+
+
+def _part(part: Any, where: str, images: list[tuple[str, bytes]]) -> str:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind == "text" and isinstance(part.get("text"), str):
+        return str(part["text"])
+    if kind == "image_url":
+        url = part.get("image_url")
+        url = url.get("url") if isinstance(url, dict) else url
+        if not isinstance(url, str) or not url.startswith("data:"):
+            raise InvalidRequest(f"Field '{where}.image_url': must be a data: URL; nothing is fetched", field=where)
+        placeholder = f"<image-{secrets.token_hex(8)}>"
+        images.append((placeholder, decode_base64(url, f"{where}.image_url")))
+        return placeholder
+    raise InvalidRequest(f"Field '{where}': must be a text or image_url part", field=where)
+
+
+def _parts(chat: Chat) -> list[str | bytes]:
+    parts: list[str | bytes] = []
+    rest = chat.text
+    for placeholder, image in chat.images:
+        before, _, rest = rest.partition(placeholder)
+        parts += [before, image]
+    return [*parts, rest]

@@ -1,0 +1,71 @@
+"""What every handler shares: configuration, engine, worker threads, and the server's changeable state."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from time import time
+from typing import TypeVar
+
+from aiohttp import web
+
+from ..config import Config
+from ..engine.loop import Engine
+from ..errors import Unavailable
+from .keys import KeyStore
+
+T = TypeVar("T")
+_LARGE = 100_000  # bytes of body from which on work goes to the slow lane
+
+
+@dataclass(frozen=True, slots=True)
+class SystemPrompt:
+    """The initial prompt of all slots: its token ids, and the names that /props tells clients."""
+
+    tokens: tuple[int, ...] = ()
+    assistant_name: str = ""
+    user_name: str = ""
+
+
+@dataclass(slots=True)
+class Context:
+    """One server's state; lives on the event loop's thread."""
+
+    config: Config
+    engine: Engine
+    keys: KeyStore
+    draining: bool = False  # readiness is off, answers close their connection
+    refusing: bool = False  # no new requests
+    system: SystemPrompt = field(default_factory=SystemPrompt)
+    template_file: str = ""  # text of --chat-template-file
+    started: float = field(default_factory=time)
+    executor: ThreadPoolExecutor = field(init=False)
+    slow_lane: ThreadPoolExecutor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.executor = ThreadPoolExecutor(self.config.threads_http or 4, "http")
+        self.slow_lane = ThreadPoolExecutor(1, "http-large")
+
+    async def blocking(self, call: Callable[[], T], size: int = 0) -> T:
+        """Run what may take long off the event loop; `size` bytes of input choose the lane.
+
+        Huge inputs share one thread, so that they wait for each other and not everybody for them.
+        """
+        executor = self.slow_lane if size > _LARGE else self.executor
+        return await asyncio.get_running_loop().run_in_executor(executor, call)
+
+    def require_ready(self) -> None:
+        """Raise Unavailable unless the model serves."""
+        state = self.engine.snapshot.state
+        if state == "loading":
+            raise Unavailable("Loading model", retry_after=1)
+        if state != "ready":
+            raise Unavailable("The model is not available")
+
+    def close(self) -> None:
+        """Let go of the worker threads."""
+        self.executor.shutdown(wait=False, cancel_futures=True)
+        self.slow_lane.shutdown(wait=False, cancel_futures=True)
+
+
+CONTEXT: web.AppKey[Context] = web.AppKey("context", Context)

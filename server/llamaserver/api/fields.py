@@ -1,0 +1,99 @@
+"""Typed reading of request bodies: each error names its field, null means absent."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from ..errors import InvalidRequest
+
+
+class Fields:
+    """A body whose fields are asked for by name and type."""
+
+    def __init__(self, body: dict[str, Any]) -> None:
+        self.body = body
+
+    def get(self, *names: str) -> tuple[str, Any]:
+        """The first of these names that is present and not null; (names[0], None) when none is."""
+        for name in names:
+            if (value := self.body.get(name)) is not None:
+                return name, value
+        return names[0], None
+
+    def number(self, *names: str, default: float, low: float = -1e9, high: float = 1e9) -> float:
+        """A finite number within [low, high]."""
+        name, value = self.get(*names)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise InvalidRequest(f"Field '{name}': must be a number", field=name)
+        if not low <= value <= high:
+            raise InvalidRequest(f"Field '{name}': must be between {low:g} and {high:g}", field=name)
+        return float(value)
+
+    def integer(self, *names: str, default: int, low: int = -(2**31), high: int = 2**31 - 1) -> int:
+        """A whole number within [low, high]."""
+        name, value = self.get(*names)
+        if value is None:
+            return default
+        whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+        if isinstance(value, bool) or not whole:
+            raise InvalidRequest(f"Field '{name}': must be an integer", field=name)
+        if not low <= value <= high:
+            raise InvalidRequest(f"Field '{name}': must be between {low} and {high}", field=name)
+        return int(value)
+
+    def boolean(self, *names: str, default: bool) -> bool:
+        """True or false."""
+        name, value = self.get(*names)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            raise InvalidRequest(f"Field '{name}': must be true or false", field=name)
+        return value
+
+    def string(self, *names: str, default: str = "") -> str:
+        """A string."""
+        name, value = self.get(*names)
+        if value is None:
+            return default
+        if not isinstance(value, str):
+            raise InvalidRequest(f"Field '{name}': must be a string", field=name)
+        return value
+
+    def strings(self, *names: str, default: Sequence[str] = (), limit: int = 1024) -> tuple[str, ...]:
+        """A string or an array of at most `limit` strings."""
+        name, value = self.get(*names)
+        if value is None:
+            return tuple(default)
+        items = [value] if isinstance(value, str) else value
+        if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+            raise InvalidRequest(f"Field '{name}': must be a string or an array of strings", field=name)
+        if len(items) > limit:
+            raise InvalidRequest(f"Field '{name}': must have at most {limit} entries", field=name)
+        return tuple(items)
+
+    def array(self, *names: str) -> list[Any]:
+        """An array, empty when absent."""
+        name, value = self.get(*names)
+        if value is None:
+            return []
+        if not isinstance(value, list):
+            raise InvalidRequest(f"Field '{name}': must be an array", field=name)
+        return value
+
+    def object(self, *names: str) -> dict[str, Any] | None:
+        """An object, None when absent."""
+        name, value = self.get(*names)
+        if value is not None and not isinstance(value, dict):
+            raise InvalidRequest(f"Field '{name}': must be an object", field=name)
+        return value
+
+
+def token_id(value: Any, n_vocab: int, field: str) -> int:
+    """A token id of the vocabulary; anything else would reach the library's assertions."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidRequest(f"Field '{field}': {value!r:.40} is not a token id", field=field)
+    if not 0 <= value < n_vocab:
+        raise InvalidRequest(f"Field '{field}': token id {value} is not in [0, {n_vocab})", field=field)
+    return value

@@ -1,0 +1,48 @@
+"""API keys: those of the command line, and those of a file that may change while the server runs."""
+
+import hmac
+import logging
+import time
+from pathlib import Path
+
+_log = logging.getLogger(__name__)
+_CHECK_EVERY = 1.0  # seconds between looks at the key file
+
+
+class KeyStore:
+    """The keys that are valid now."""
+
+    def __init__(self, keys: tuple[str, ...], path: str) -> None:
+        self._fixed = tuple(key.encode() for key in keys if key)
+        self._path = Path(path) if path else None
+        self._from_file: tuple[bytes, ...] = ()
+        self._stamp: tuple[int, int] | None = None
+        self._looked = float("-inf")
+        self._refresh()
+
+    @property
+    def required(self) -> bool:
+        """Whether requests need a key. A configured file asks for one even while it is empty."""
+        return bool(self._fixed or self._path)
+
+    def accepts(self, offered: str) -> bool:
+        """Whether `offered` is a valid key; takes equally long for every wrong one."""
+        self._refresh()
+        candidate = offered.encode("utf-8", "surrogateescape")
+        matches = [hmac.compare_digest(candidate, key) for key in (*self._fixed, *self._from_file)]
+        return any(matches)
+
+    def _refresh(self) -> None:
+        """Read the file again when it has changed; keep the old keys when it cannot be read."""
+        if self._path is None or time.monotonic() - self._looked < _CHECK_EVERY:
+            return
+        self._looked = time.monotonic()
+        try:
+            status = self._path.stat()
+            stamp = (status.st_mtime_ns, status.st_ino)
+            if stamp != self._stamp:
+                lines = self._path.read_text().splitlines()
+                self._from_file = tuple(s.encode() for line in lines if (s := line.strip()) and not s.startswith("#"))
+                self._stamp = stamp
+        except OSError as error:
+            _log.warning("cannot read API keys from %s: %s", self._path, error)

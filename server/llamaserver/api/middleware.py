@@ -1,0 +1,136 @@
+"""What surrounds every handler: CORS, draining, API keys, and one format for every error."""
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from ..errors import InvalidRequest, ServerError, Unauthorized, Unavailable
+from .body import json_response
+from .context import CONTEXT, Context
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_log = logging.getLogger(__name__)
+_access = logging.getLogger("llamaserver.access")
+_OPEN = frozenset({"/health", "/v1/health"})
+_KINDS = {404: "not_found_error", 405: "invalid_request_error", 413: "invalid_request_error"}
+
+
+@web.middleware
+async def access_log(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """One log line a request: method, path, status, milliseconds."""
+    began = time.monotonic()
+    status = 499  # the client went away
+    try:
+        response = await handler(request)
+        status = response.status
+        return response
+    finally:
+        level = logging.DEBUG if request.path in _OPEN or request.path == "/metrics" else logging.INFO
+        if _access.isEnabledFor(level):
+            took = round((time.monotonic() - began) * 1000, 1)
+            fields = {"method": request.method, "path": request.path, "status": status, "ms": took}
+            _access.log(level, "%s %s %s %sms", *fields.values(), extra={"fields": fields})
+
+
+@web.middleware
+async def cors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Let browsers of any origin talk to the API, and answer their preflight requests."""
+    if request.method == "OPTIONS":
+        response: web.StreamResponse = web.Response()
+        response.headers["Access-Control-Allow-Methods"] = "GET, POST, DELETE, OPTIONS"
+        response.headers["Access-Control-Allow-Headers"] = "*"
+        response.headers["Access-Control-Allow-Credentials"] = "true"
+        add_origin(request, response)
+        return response
+    response = await handler(request)
+    if not response.prepared:
+        add_origin(request, response)
+    return response
+
+
+def add_origin(request: web.Request, response: web.StreamResponse) -> None:
+    """Echo the request's origin."""
+    response.headers["Access-Control-Allow-Origin"] = request.headers.get("Origin", "*")
+
+
+@web.middleware
+async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn every failure into `{"error": {code, message, type}}`."""
+    try:
+        return await handler(request)
+    except ServerError as error:
+        return error_response(error)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        return _from_http(request, error)
+    except (ConnectionResetError, ConnectionAbortedError):
+        raise
+    except Exception:
+        _log.exception("%s %s failed", request.method, request.path)
+        return error_response(ServerError("internal error; see the server's log"))
+
+
+def error_response(error: ServerError) -> web.Response:
+    """The answer for one of our errors."""
+    response = json_response(error.body(), error.status)
+    if isinstance(error, Unavailable) and error.retry_after is not None:
+        response.headers["Retry-After"] = str(error.retry_after)
+    if isinstance(error, Unauthorized):
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+def _from_http(request: web.Request, error: web.HTTPException) -> web.Response:
+    messages = {
+        404: f"no such path: {request.path}",
+        405: f"{request.path} does not take {request.method}",
+        413: "the body exceeds --max-body",
+    }
+    body = {
+        "code": error.status,
+        "message": messages.get(error.status, error.reason),
+        "type": _KINDS.get(error.status, InvalidRequest.kind if error.status < 500 else ServerError.kind),
+    }
+    response = json_response({"error": body}, error.status)
+    if "Allow" in error.headers:
+        response.headers["Allow"] = error.headers["Allow"]
+    return response
+
+
+@web.middleware
+async def draining(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Before the end: first close connections after each answer, then take no more requests."""
+    context = request.app[CONTEXT]
+    if context.refusing and request.path not in _OPEN:
+        raise Unavailable("the server is shutting down", retry_after=5)
+    if not context.draining:
+        return await handler(request)
+    response = await handler(request)
+    if not response.prepared:
+        response.force_close()
+    return response
+
+
+@web.middleware
+async def authorize(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Ask for an API key where one is needed."""
+    context = request.app[CONTEXT]
+    if context.keys.required and not _open_to_all(request) and not _has_key(request, context):
+        raise Unauthorized("Invalid API Key")
+    return await handler(request)
+
+
+def _open_to_all(request: web.Request) -> bool:
+    if request.path in _OPEN:
+        return "include_slots" not in request.query
+    return request.get("public", False) or getattr(request.match_info.handler, "public", False)
+
+
+def _has_key(request: web.Request, context: Context) -> bool:
+    authorization = request.headers.get("Authorization", "")
+    scheme, _, token = authorization.partition(" ")
+    offered = token.strip() if scheme.lower() == "bearer" else request.headers.get("X-Api-Key", "")
+    return bool(offered) and context.keys.accepts(offered)

@@ -1,0 +1,276 @@
+"""The llama.cpp endpoints: completion, infill, tokenize, detokenize, embedding."""
+
+from array import array
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+
+from ..engine.loop import Request
+from ..engine.output import Delta, Event, Finish
+from ..engine.params import GenerationParams, Prompt
+from ..errors import InvalidRequest, NotSupported
+from .answer import Answer, join, probabilities_json, timings_json
+from .body import dumps, json_response, read_json
+from .context import CONTEXT, Context
+from .fields import Fields, token_id
+from .prompt import build_prompt, check_length, read_images, split_prompts
+from .schema import Limits, parse_generation
+from .settings import generation_settings
+from .sse import gather, respond
+from .system import apply_system_prompt
+from .vectors import embed, unit
+
+MAX_PROMPTS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One completion ready for the engine, and what its answer repeats."""
+
+    request: Request
+    settings: dict[str, Any]
+    prompt: Any
+    timings_per_token: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """What /slots shows of a request beyond the engine's own facts."""
+
+    settings: dict[str, Any]
+    prompt: str
+
+
+def limits(context: Context) -> Limits:
+    """What requests are checked against now."""
+    engine = context.engine
+    return Limits(
+        engine.vocab, engine.settings.n_slots, engine.settings.slot_ctx, engine.info.n_lora, engine.lora_scales
+    )
+
+
+def model_name(context: Context) -> str:
+    """The alias, else the model's path."""
+    return context.config.alias or context.engine.info.path
+
+
+def make_job(context: Context, prompt: Prompt, params: GenerationParams, echo: Any, *, stream: bool, tpt: bool) -> Job:
+    """Compile the sampler and wrap everything for the engine (executor thread)."""
+    engine = context.engine
+    settings = generation_settings(params, n_ctx=engine.settings.slot_ctx, model=model_name(context), stream=stream)
+    sampler = engine.make_sampler(params.sampling, engine.settings.slot_ctx)
+    tag = Tag(settings, echo if isinstance(echo, str) else dumps(echo).decode())
+    return Job(Request(prompt, params, sampler, tag=tag), settings, echo, tpt)
+
+
+async def completion(request: web.Request) -> web.StreamResponse:
+    """POST /completion and /completions."""
+    context = request.app[CONTEXT]
+    body = await read_json(request)
+    context.require_ready()
+    fields = Fields(body)
+    await apply_system_prompt(context, fields)
+    stream = fields.boolean("stream", default=False)
+    jobs = await context.blocking(lambda: _completion_jobs(context, body, stream), request.content_length or 0)
+    return await run(request, jobs, fields, stream=stream)
+
+
+def _completion_jobs(context: Context, body: dict[str, Any], stream: bool) -> list[Job]:
+    fields = Fields(body)
+    if body.get("prompt") is None:
+        raise InvalidRequest("Field 'prompt': is required", field="prompt")
+    prompts = split_prompts(body["prompt"])
+    if len(prompts) > MAX_PROMPTS:
+        raise InvalidRequest(f"Field 'prompt': at most {MAX_PROMPTS} prompts", field="prompt")
+    params = parse_generation(body, limits(context))
+    images = read_images(fields)
+    if images and context.engine.media is None:
+        raise NotSupported("This server does not support images: it was started without --mmproj")
+    tpt = fields.boolean("timings_per_token", default=False)
+    tokens = context.system.tokens
+    built = [(build_prompt(p, context.engine, system=tokens, images=images), p) for p in prompts]
+    return [make_job(context, prompt, params, echo, stream=stream, tpt=tpt) for prompt, echo in built]
+
+
+async def run(request: web.Request, jobs: list[Job], fields: Fields, *, stream: bool) -> web.StreamResponse:
+    """Send the jobs to the engine and answer in the document's shape."""
+    context = request.app[CONTEXT]
+    wanted = fields.strings("response_fields")
+    with ExitStack() as stack:
+        streams = [stack.enter_context(context.engine.submit(job.request)) for job in jobs]
+        if stream:
+            return await respond(request, streams, lambda i, event: _encode(jobs[i], i, event, len(jobs) > 1, wanted))
+        answers = [join(events) for events in await gather(streams)]
+    results = [
+        _select(_final(job, answer, i), wanted) for i, (job, answer) in enumerate(zip(jobs, answers, strict=True))
+    ]
+    return json_response(results[0] if len(results) == 1 else {"results": results})
+
+
+def _encode(job: Job, index: int, event: Event, several: bool, wanted: tuple[str, ...]) -> bytes:
+    if isinstance(event, Delta):
+        return _partial(job, index, event, several)
+    assert isinstance(event, Finish)
+    answer = Answer(event.content, list(event.tokens), list(event.probs), event)
+    return b"data: " + dumps(_select(_final(job, answer, index), wanted)) + b"\n\n"
+
+
+def _partial(job: Job, index: int, delta: Delta, several: bool) -> bytes:
+    """One event of a running stream; the common case writes two fields and is built by hand."""
+    if not (delta.probs or delta.tokens or several):
+        return b'data: {"content":' + dumps(delta.content) + b',"stop":false}\n\n'
+    value: dict[str, Any] = {"content": delta.content, "stop": False}
+    if several:
+        value["index"] = index
+    if job.request.params.return_tokens:
+        value["tokens"] = delta.tokens
+    if delta.probs:
+        value["completion_probabilities"] = probabilities_json(delta.probs)
+    return b"data: " + dumps(value) + b"\n\n"
+
+
+def _final(job: Job, answer: Answer, index: int) -> dict[str, Any]:
+    finish = answer.finish
+    value: dict[str, Any] = {
+        "index": index,
+        "content": answer.content,
+        "id_slot": finish.id_slot,
+        "stop": True,
+        "model": job.settings["model"],
+        "tokens_predicted": finish.n_decoded,
+        "tokens_evaluated": finish.n_prompt,
+        "generation_settings": job.settings,
+        "prompt": job.prompt,
+        "truncated": finish.truncated,
+        "stopped_eos": finish.reason == "eos",
+        "stopped_word": finish.reason == "word",
+        "stopped_limit": finish.reason == "limit",
+        "stop_type": finish.reason or "none",
+        "stopping_word": finish.stopping_word,
+        "tokens_cached": finish.n_cached,
+        "timings": timings_json(finish.timings),
+    }
+    if job.request.params.return_tokens:
+        value["tokens"] = answer.tokens
+    if job.request.params.sampling.n_probs:
+        value["completion_probabilities"] = probabilities_json(answer.probs)
+    return value
+
+
+def _select(value: dict[str, Any], wanted: tuple[str, ...]) -> dict[str, Any]:
+    """`response_fields`: only the named fields, nested ones by a path with slashes."""
+    if not wanted:
+        return value
+    chosen: dict[str, Any] = {}
+    for path in wanted:
+        found: Any = value
+        for part in path.split("/"):
+            found = found.get(part) if isinstance(found, dict) else None
+        if found is not None:
+            chosen[path.split("/")[-1]] = found
+    return chosen
+
+
+async def infill(request: web.Request) -> web.StreamResponse:
+    """POST /infill: streams unless `stream` is false."""
+    context = request.app[CONTEXT]
+    body = await read_json(request)
+    context.require_ready()
+    fields = Fields(body)
+    stream = fields.boolean("stream", default=True)
+    job = await context.blocking(lambda: _infill_job(context, body, stream), request.content_length or 0)
+    return await run(request, [job], fields, stream=stream)
+
+
+def _infill_job(context: Context, body: dict[str, Any], stream: bool) -> Job:
+    vocab = context.engine.vocab
+    markers = (vocab.fim_pre, vocab.fim_suf, vocab.fim_mid)
+    if min(markers) < 0:
+        raise NotSupported("Infill is not supported by this model: it has no fill-in-middle tokens")
+    fields = Fields(body)
+    prefix, suffix = fields.string("input_prefix"), fields.string("input_suffix")
+    check_length(prefix + suffix, context.engine, "input_prefix")
+    tokens = [vocab.bos] if vocab.add_bos and vocab.bos >= 0 else []
+    before = vocab.tokenize(prefix, add_special=False, parse_special=False)
+    after = vocab.tokenize(suffix.removeprefix(" "), add_special=False, parse_special=False)
+    keys = [*tokens, vocab.fim_pre, *before, vocab.fim_suf, *after, vocab.fim_mid]
+    params = parse_generation(body, limits(context))
+    return make_job(context, Prompt(array("q", keys)), params, prefix, stream=stream, tpt=False)
+
+
+async def tokenize(request: web.Request) -> web.StreamResponse:
+    """POST /tokenize: a string, or an array of strings and ids; never a BOS unless asked."""
+    context = request.app[CONTEXT]
+    fields = Fields(await read_json(request))
+    context.require_ready()
+    return json_response(await context.blocking(lambda: _tokenize(context, fields), request.content_length or 0))
+
+
+def _tokenize(context: Context, fields: Fields) -> dict[str, Any]:
+    vocab = context.engine.vocab
+    special = fields.boolean("add_special", default=False)
+    parse = fields.boolean("parse_special", default=True)
+    _, content = fields.get("content")
+    tokens: list[int] = []
+    for index, item in enumerate(content if isinstance(content, list) else [] if content is None else [content]):
+        if isinstance(item, str):
+            check_length(item, context.engine, "content")
+            tokens += vocab.tokenize(item, add_special=special and index == 0, parse_special=parse)
+        else:
+            tokens.append(token_id(item, vocab.n_vocab, "content"))
+    if fields.boolean("with_pieces", default=False):
+        return {"tokens": [{"id": token, "piece": _piece(vocab.special_piece(token))} for token in tokens]}
+    return {"tokens": tokens}
+
+
+def _piece(piece: bytes) -> str | list[int]:
+    try:
+        return piece.decode("utf-8")
+    except UnicodeDecodeError:
+        return list(piece)
+
+
+async def detokenize(request: web.Request) -> web.StreamResponse:
+    """POST /detokenize."""
+    context = request.app[CONTEXT]
+    fields = Fields(await read_json(request))
+    context.require_ready()
+    vocab = context.engine.vocab
+    tokens = [token_id(item, vocab.n_vocab, "tokens") for item in fields.array("tokens")]
+    return json_response({"content": await context.blocking(lambda: vocab.detokenize(tokens), 8 * len(tokens))})
+
+
+async def embedding(request: web.Request) -> web.StreamResponse:
+    """POST /embedding and /embeddings: `content` (one text, or an array of them) to unit vectors."""
+    context = request.app[CONTEXT]
+    fields = Fields(await read_json(request))
+    context.require_ready()
+    if not context.config.embedding:
+        raise NotSupported("This server does not support embeddings. Start it with `--embedding`")
+    if fields.array("image_data"):
+        raise NotSupported(
+            "Field 'image_data': images cannot be embedded; the library computes embeddings of token rows only",
+            field="image_data",
+        )
+    name, content = fields.get("content", "input")
+    if content is None:
+        raise InvalidRequest("Field 'content': is required", field="content")
+    many = isinstance(content, list) and bool(content) and all(isinstance(item, str | list) for item in content)
+    results = await embed(context, content if many else [content], name)
+    vectors = [unit(item.vectors[-1]) for item in results]
+    if not many:
+        return json_response({"embedding": vectors[0]})
+    return json_response([{"index": i, "embedding": vector} for i, vector in enumerate(vectors)])
+
+
+def add_routes(app: web.Application) -> None:
+    """Mount the endpoints of this file."""
+    app.router.add_post("/completion", completion)
+    app.router.add_post("/completions", completion)
+    app.router.add_post("/infill", infill)
+    app.router.add_post("/tokenize", tokenize)
+    app.router.add_post("/detokenize", detokenize)
+    app.router.add_post("/embedding", embedding)
+    app.router.add_post("/embeddings", embedding)

@@ -1,0 +1,318 @@
+"""OpenAI's endpoints for text: chat completions and completions."""
+
+import time
+import uuid
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+from aiohttp import web
+
+from ..engine.json_grammar import schema_to_gbnf
+from ..engine.output import Delta, Event, Finish, TokenProb, TokenProbs
+from ..engine.params import GenerationParams, Prompt
+from ..errors import InvalidRequest
+from .answer import Answer, join, logprob, timings_json
+from .body import dumps, json_response, read_json
+from .chat import Chat, chat_prompt, render_chat
+from .context import CONTEXT, Context
+from .fields import Fields
+from .native import Job, limits, make_job, model_name
+from .prompt import build_prompt, split_prompts
+from .schema import parse_generation
+from .sse import gather, respond
+
+MAX_CHOICES = 128
+MAX_TOP_LOGPROBS = 20
+_DEFAULTS = {"repeat_penalty": 1.0}  # OpenAI's API has no repeat penalty
+_UNSUPPORTED = ("tools", "functions", "function_call", "audio", "modalities", "best_of", "suffix")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request of this dialect, ready for the engine."""
+
+    jobs: list[Job]
+    stream: bool
+    usage: bool  # a last chunk with usage
+    chat: bool
+    logprobs: bool
+    echo: bool
+    id: str
+    created: int
+    model: str
+
+
+async def chat_completions(request: web.Request) -> web.StreamResponse:
+    """POST /v1/chat/completions."""
+    context = request.app[CONTEXT]
+    body = await read_json(request)
+    context.require_ready()
+    call = await context.blocking(lambda: _chat_call(context, body), request.content_length or 0)
+    return await _run(request, call)
+
+
+async def completions(request: web.Request) -> web.StreamResponse:
+    """POST /v1/completions."""
+    context = request.app[CONTEXT]
+    body = await read_json(request)
+    context.require_ready()
+    call = await context.blocking(lambda: _text_call(context, body), request.content_length or 0)
+    return await _run(request, call)
+
+
+async def apply_template(request: web.Request) -> web.StreamResponse:
+    """POST /apply-template: the prompt a chat would become."""
+    context = request.app[CONTEXT]
+    body = await read_json(request)
+    context.require_ready()
+    chat = await context.blocking(lambda: render_chat(context, body), request.content_length or 0)
+    return json_response({"prompt": chat.text})
+
+
+async def models(request: web.Request) -> web.StreamResponse:
+    """GET /v1/models."""
+    context = request.app[CONTEXT]
+    context.require_ready()
+    info, name = context.engine.info, model_name(context)
+    meta = {
+        "vocab_type": info.vocab_type,
+        "n_vocab": info.n_vocab,
+        "n_ctx_train": info.n_ctx_train,
+        "n_embd": info.n_embd,
+        "n_params": info.n_params,
+        "size": info.size,
+    }
+    entry = {"id": name, "object": "model", "created": int(context.started), "owned_by": "llamacpp", "meta": meta}
+    listed = {"name": name, "model": name, "type": "model", "capabilities": ["completion"]}
+    return json_response({"object": "list", "data": [entry], "models": [listed]})
+
+
+# ---- reading
+
+
+def _chat_call(context: Context, body: dict[str, Any]) -> Call:
+    fields = _checked(body)
+    chat: Chat = render_chat(context, body)
+    logprobs = fields.boolean("logprobs", default=False)
+    top = fields.integer("top_logprobs", default=0, low=0, high=MAX_TOP_LOGPROBS)
+    params = _params(context, body, fields, top_logprobs=max(top, 1) if logprobs else 0)
+    params = replace(params, stop=(*params.stop, *chat.stops))
+    prompt = chat_prompt(context, chat)
+    return _call(context, fields, [(prompt, chat.text)], params, chat=True, logprobs=logprobs)
+
+
+def _text_call(context: Context, body: dict[str, Any]) -> Call:
+    fields = _checked(body)
+    if body.get("prompt") is None:
+        raise InvalidRequest("Field 'prompt': is required", field="prompt")
+    name, value = fields.get("logprobs")
+    top = 0 if isinstance(value, bool) else fields.integer(name, default=0, low=0, high=MAX_TOP_LOGPROBS)
+    logprobs = value is not None and value is not False
+    params = _params(context, body, fields, top_logprobs=max(top, 1) if logprobs else 0)
+    system = context.system.tokens
+    prompts = [(build_prompt(p, context.engine, system=system), p) for p in split_prompts(body["prompt"])]
+    return _call(context, fields, prompts, params, chat=False, logprobs=logprobs)
+
+
+def _checked(body: dict[str, Any]) -> Fields:
+    fields = Fields(body)
+    for name in _UNSUPPORTED:
+        _, value = fields.get(name)
+        harmless = (name == "best_of" and value == 1) or (name == "modalities" and value == ["text"])
+        if value not in (None, [], "") and not harmless:
+            raise InvalidRequest(f"Field '{name}': is not supported by this server", field=name)
+    if fields.get("tool_choice")[1] not in (None, "none", "auto"):
+        raise InvalidRequest("Field 'tool_choice': is not supported by this server", field="tool_choice")
+    fields.string("model")
+    return fields
+
+
+def _params(context: Context, body: dict[str, Any], fields: Fields, *, top_logprobs: int) -> GenerationParams:
+    extra: dict[str, Any] = {}
+    if top_logprobs:
+        extra = {"n_probs": top_logprobs, "post_sampling_probs": False}
+    grammar = _response_grammar(fields)
+    if grammar:
+        extra["grammar"] = grammar
+    return parse_generation({**body, **extra}, limits(context), _DEFAULTS)
+
+
+def _response_grammar(fields: Fields) -> str:
+    wanted = fields.object("response_format")
+    if wanted is None:
+        return ""
+    kind = wanted.get("type")
+    if kind == "text":
+        return ""
+    if kind == "json_object":
+        return schema_to_gbnf(wanted.get("schema") or {"type": "object"})
+    if kind == "json_schema":
+        holder = wanted.get("json_schema")
+        schema = holder.get("schema") if isinstance(holder, dict) else wanted.get("schema")
+        if schema is None:
+            raise InvalidRequest("Field 'response_format.json_schema.schema': is required", field="response_format")
+        return schema_to_gbnf(schema)
+    raise InvalidRequest(
+        "Field 'response_format.type': must be text, json_object or json_schema", field="response_format"
+    )
+
+
+def _call(
+    context: Context,
+    fields: Fields,
+    prompts: list[tuple[Prompt, Any]],
+    params: GenerationParams,
+    *,
+    chat: bool,
+    logprobs: bool,
+) -> Call:
+    n = fields.integer("n", default=1, low=1, high=MAX_CHOICES)
+    if n * len(prompts) > MAX_CHOICES:
+        raise InvalidRequest(f"Field 'n': more than {MAX_CHOICES} choices in all", field="n")
+    stream = fields.boolean("stream", default=False)
+    options = fields.object("stream_options") or {}
+    seeds = [(params.sampling.seed + i) % 2**32 for i in range(n)]
+    choices = [replace(params, sampling=replace(params.sampling, seed=seed)) for seed in seeds]
+    jobs = [make_job(context, p, c, echo, stream=stream, tpt=False) for p, echo in prompts for c in choices]
+    return Call(
+        jobs=jobs,
+        stream=stream,
+        usage=bool(options.get("include_usage")),
+        chat=chat,
+        logprobs=logprobs,
+        echo=not chat and fields.boolean("echo", default=False),
+        id=("chatcmpl-" if chat else "cmpl-") + uuid.uuid4().hex,
+        created=int(time.time()),
+        model=model_name(context),
+    )
+
+
+# ---- answering
+
+
+async def _run(request: web.Request, call: Call) -> web.StreamResponse:
+    context = request.app[CONTEXT]
+    with ExitStack() as stack:
+        streams = [stack.enter_context(context.engine.submit(job.request)) for job in call.jobs]
+        if call.stream:
+            writer = _Chunks(call)
+            return await respond(request, streams, writer.encode, head=writer.head(), tail=b"data: [DONE]\n\n")
+        answers = [join(events) for events in await gather(streams)]
+    value = _head(call, "chat.completion" if call.chat else "text_completion")
+    value["choices"] = [_choice(call, i, answer) for i, answer in enumerate(answers)]
+    value["usage"] = _usage([answer.finish for answer in answers])
+    value["timings"] = timings_json(answers[0].finish.timings)
+    return json_response(value)
+
+
+def _head(call: Call, kind: str) -> dict[str, Any]:
+    return {
+        "id": call.id,
+        "object": kind,
+        "created": call.created,
+        "model": call.model,
+        "system_fingerprint": "llamaserver",
+    }
+
+
+def _choice(call: Call, index: int, answer: Answer) -> dict[str, Any]:
+    logprobs = _logprobs(call, answer.probs) if call.logprobs else None
+    reason = _finish_reason(answer.finish)
+    if call.chat:
+        message = {"role": "assistant", "content": answer.content}
+        return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason}
+    echo = call.jobs[index].prompt if call.echo and isinstance(call.jobs[index].prompt, str) else ""
+    return {"index": index, "text": echo + answer.content, "logprobs": logprobs, "finish_reason": reason}
+
+
+def _finish_reason(finish: Finish) -> str:
+    return "length" if finish.reason == "limit" else "stop"
+
+
+def _usage(finishes: list[Finish]) -> dict[str, Any]:
+    prompt = sum(finish.n_prompt for finish in finishes)
+    completion = sum(finish.n_decoded for finish in finishes)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": sum(finish.n_cached for finish in finishes)},
+    }
+
+
+def _logprobs(call: Call, items: list[TokenProbs]) -> dict[str, Any]:
+    if call.chat:
+        return {"content": [_chat_logprob(item) for item in items]}
+    texts = [item.chosen.piece.decode("utf-8", "replace") for item in items]
+    offsets = [sum(map(len, texts[:i])) for i in range(len(texts))]
+    tops = [{top.piece.decode("utf-8", "replace"): logprob(top.prob) for top in item.top} for item in items]
+    return {
+        "tokens": texts,
+        "token_logprobs": [logprob(item.chosen.prob) for item in items],
+        "top_logprobs": tops,
+        "text_offset": offsets,
+    }
+
+
+def _chat_logprob(item: TokenProbs) -> dict[str, Any]:
+    def one(prob: TokenProb) -> dict[str, Any]:
+        text = prob.piece.decode("utf-8", "replace")
+        return {"token": text, "logprob": logprob(prob.prob), "bytes": list(prob.piece)}
+
+    return {**one(item.chosen), "top_logprobs": [one(top) for top in item.top]}
+
+
+class _Chunks:
+    """Encodes the events of one call as chunks."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._left = len(call.jobs)
+        self._finishes: list[Finish] = []
+        kind = "chat.completion.chunk" if call.chat else "text_completion"
+        self._head = dumps(_head(call, kind))[:-1]  # open object: choices follow
+        self._before = [self._head + b',"choices":[{"index":%d,' % i for i in range(len(call.jobs))]
+        self._field = b'"delta":{"content":' if call.chat else b'"text":'
+        self._after = b'},"finish_reason":null}]}\n\n' if call.chat else b',"finish_reason":null}]}\n\n'
+
+    def head(self) -> bytes:
+        """Chat streams begin with the role of each choice."""
+        if not self._call.chat:
+            return b""
+        delta = b'"delta":{"role":"assistant","content":null},"finish_reason":null}]}\n\n'
+        return b"".join(b"data: " + before + delta for before in self._before)
+
+    def encode(self, index: int, event: Event) -> bytes:
+        """One event; the last of all choices brings usage, if it was asked for."""
+        if isinstance(event, Delta):
+            return self._text(index, event.content, event.probs)
+        assert isinstance(event, Finish)
+        text = self._text(index, event.content, list(event.probs)) if event.content or event.probs else b""
+        return text + self._end(index, event)
+
+    def _text(self, index: int, content: str, probs: list[TokenProbs]) -> bytes:
+        start = b"data: " + self._before[index]
+        if self._call.logprobs:
+            start += b'"logprobs":' + dumps(_logprobs(self._call, probs)) + b","
+        return start + self._field + dumps(content) + self._after
+
+    def _end(self, index: int, finish: Finish) -> bytes:
+        self._finishes.append(finish)
+        self._left -= 1
+        reason = dumps(_finish_reason(finish))
+        empty = b'"delta":{}' if self._call.chat else b'"text":""'
+        timings = b',"timings":' + dumps(timings_json(finish.timings))
+        chunk = b"data: " + self._before[index] + empty + b',"finish_reason":' + reason + b"}]" + timings + b"}\n\n"
+        if self._left == 0 and self._call.usage:
+            chunk += b"data: " + self._head + b',"choices":[],"usage":' + dumps(_usage(self._finishes)) + b"}\n\n"
+        return chunk
+
+
+def add_routes(app: web.Application) -> None:
+    """Mount the endpoints of this file."""
+    for prefix in ("/v1", ""):
+        app.router.add_post(f"{prefix}/chat/completions", chat_completions)
+        app.router.add_get(f"{prefix}/models", models)
+    app.router.add_post("/v1/completions", completions)
+    app.router.add_post("/apply-template", apply_template)

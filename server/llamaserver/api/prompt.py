@@ -1,0 +1,120 @@
+"""Prompts in all their forms, and images, to the engine's keys. Runs in an executor thread."""
+
+import base64
+import binascii
+import re
+from array import array
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ..engine.loop import Engine
+from ..engine.params import Prompt
+from ..errors import InvalidRequest, NotSupported
+from .fields import Fields, token_id
+
+_IMAGE = re.compile(r"\[img-(\d+)\]")
+_BYTES_PER_TOKEN = 64  # a bound on what one token of a context can possibly stand for
+_SPARE_BYTES = 1 << 20
+
+
+def split_prompts(value: Any) -> list[Any]:
+    """The prompts of a `prompt` field: an array of several strings is several, of arrays one each.
+
+    An array with any number in it is one prompt of mixed pieces.
+    """
+    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+        return list(value)
+    if isinstance(value, list) and value and all(isinstance(item, list) for item in value):
+        return list(value)
+    return [value]
+
+
+def build_prompt(
+    value: Any,
+    engine: Engine,
+    *,
+    system: tuple[int, ...] = (),
+    images: Mapping[int, bytes] | None = None,
+    field: str = "prompt",
+) -> Prompt:
+    """One prompt: a string, or an array of strings and token ids. BOS as the document rules.
+
+    It is inserted when the prompt begins with a string, the model wants it, and there is no system
+    prompt.
+    """
+    if isinstance(value, str):
+        check_length(value, engine, field)
+        if images and _IMAGE.search(value):
+            return _with_images(value, engine, images, system, field)
+        return Prompt(array("q", [*system, *engine.vocab.tokenize(value, add_special=not system, parse_special=True)]))
+    if isinstance(value, list):
+        return Prompt(array("q", [*system, *_pieces(value, engine, field, bos=not system)]))
+    raise InvalidRequest(f"Field '{field}': must be a string or an array of strings and token ids", field=field)
+
+
+def _pieces(value: list[Any], engine: Engine, field: str, *, bos: bool) -> list[int]:
+    tokens: list[int] = []
+    for index, item in enumerate(value):
+        if isinstance(item, str):
+            check_length(item, engine, field)
+            first = index == 0 and bos
+            tokens.extend(engine.vocab.tokenize(item, add_special=first, parse_special=True))
+        else:
+            tokens.append(token_id(item, engine.vocab.n_vocab, field))
+    return tokens
+
+
+def check_length(text: str, engine: Engine, field: str) -> None:
+    """Refuse a text that no context could hold: tokenizing it would only keep others waiting."""
+    most = max(engine.info.n_ctx_train, engine.info.n_ctx) * _BYTES_PER_TOKEN + _SPARE_BYTES
+    if len(text) > most:
+        raise InvalidRequest(f"Field '{field}': longer than {most} characters", field=field)
+
+
+def read_images(fields: Fields) -> dict[int, bytes]:
+    """`image_data`: [{"data": base64, "id": number}]."""
+    images: dict[int, bytes] = {}
+    for item in fields.array("image_data"):
+        if not isinstance(item, dict):
+            raise InvalidRequest("Field 'image_data': must be an array of {data, id}", field="image_data")
+        one = Fields(item)
+        images[one.integer("id", default=len(images), low=0)] = decode_base64(one.string("data"), "image_data")
+    return images
+
+
+def decode_base64(text: str, field: str) -> bytes:
+    """Strict base64, also as a data: URL."""
+    _, _, payload = text.rpartition(",") if text.startswith("data:") else ("", "", text)
+    try:
+        return base64.b64decode(payload, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidRequest(f"Field '{field}': not valid base64", field=field) from error
+
+
+def _with_images(text: str, engine: Engine, images: Mapping[int, bytes], system: tuple[int, ...], field: str) -> Prompt:
+    parts: list[str | bytes] = []
+    at = 0
+    for match in _IMAGE.finditer(text):
+        number = int(match[1])
+        if number not in images:
+            raise InvalidRequest(f"Field '{field}': [img-{number}] is not in image_data", field="image_data")
+        parts += [text[at : match.start()], images[number]]
+        at = match.end()
+    parts.append(text[at:])
+    return prepend(system, media_prompt(parts, engine, add_special=not system))
+
+
+def media_prompt(parts: list[str | bytes], engine: Engine, *, add_special: bool) -> Prompt:
+    """A prompt of texts and images through the projector."""
+    if engine.media is None:
+        raise NotSupported("This server does not support images: it was started without --mmproj")
+    return engine.media.build(parts, add_special=add_special)
+
+
+def prepend(system: tuple[int, ...], prompt: Prompt) -> Prompt:
+    """The system prompt's tokens before a prompt that may hold images."""
+    if not system:
+        return prompt
+    moved = tuple(replace(media, start=media.start + len(system)) for media in prompt.media)
+    return Prompt(array("q", system) + prompt.keys, moved)

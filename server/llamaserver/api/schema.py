@@ -1,0 +1,212 @@
+"""The fields of a completion request, as the April 2024 document has them and today's clients send them.
+
+Runs in an executor thread: strings in logit_bias and penalty_prompt are tokenized here.
+"""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..engine.backend import Vocab
+from ..engine.json_grammar import schema_to_gbnf
+from ..engine.params import DEFAULT_SAMPLERS, KNOWN_SAMPLERS, GenerationParams, SamplingParams
+from ..errors import InvalidRequest
+from .fields import Fields, token_id
+
+RANDOM_SEED = 2**32 - 1  # what -1 was in the seed server's unsigned field
+MAX_PROBS = 1024
+_SAMPLER_NAMES = {
+    **{name: name for name in KNOWN_SAMPLERS},
+    "typ_p": "typical_p",
+    "typical": "typical_p",
+    "temp": "temperature",
+    "top-k": "top_k",
+    "top-p": "top_p",
+    "min-p": "min_p",
+    "tfs-z": "tfs_z",
+    "tfs": "tfs_z",
+    "top-n-sigma": "top_n_sigma",
+    "penalties": "",  # always applied first, as in the document
+}
+_LETTERS = {
+    "k": "top_k",
+    "f": "tfs_z",
+    "y": "typical_p",
+    "p": "top_p",
+    "m": "min_p",
+    "t": "temperature",
+    "d": "dry",
+    "x": "xtc",
+    "s": "top_n_sigma",
+    "e": "",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a request is checked against."""
+
+    vocab: Vocab
+    n_slots: int
+    n_ctx: int
+    n_lora: int
+    lora_scales: tuple[float, ...]
+
+
+def parse_generation(
+    body: dict[str, Any], limits: Limits, defaults: Mapping[str, Any] | None = None
+) -> GenerationParams:
+    """Validate a body. `defaults` replaces the document's defaults for fields that are absent."""
+    fields = Fields({**(defaults or {}), **{k: v for k, v in body.items() if v is not None}})
+    return GenerationParams(
+        n_predict=fields.integer("n_predict", "max_tokens", "max_completion_tokens", default=-1, low=-1),
+        n_keep=fields.integer("n_keep", default=0, low=-1),
+        n_discard=fields.integer("n_discard", default=0, low=0),
+        stop=_stop(fields),
+        id_slot=fields.integer("id_slot", "slot_id", default=-1, low=-1, high=limits.n_slots - 1),
+        cache_prompt=fields.boolean("cache_prompt", default=True),
+        lora=_lora(fields, limits),
+        max_predict_ms=fields.integer("t_max_predict_ms", default=0, low=-1) if "t_max_predict_ms" in body else 0,
+        return_tokens=fields.boolean("return_tokens", default=False),
+        sampling=_sampling(fields, limits),
+    )
+
+
+def _sampling(fields: Fields, limits: Limits) -> SamplingParams:
+    seed = fields.integer("seed", default=-1, low=-1, high=2**32 - 1)
+    number, integer = fields.number, fields.integer
+    return SamplingParams(
+        temperature=number("temperature", default=0.8, low=-1e3, high=1e3),
+        dynatemp_range=number("dynatemp_range", default=0.0, low=0.0, high=1e3),
+        dynatemp_exponent=number("dynatemp_exponent", default=1.0, low=-1e2, high=1e2),
+        top_k=integer("top_k", default=40),
+        top_p=number("top_p", default=0.95, low=0.0, high=1e3),
+        min_p=number("min_p", default=0.05, low=0.0, high=1e3),
+        tfs_z=number("tfs_z", default=1.0, low=0.0, high=1e3),
+        typical_p=number("typical_p", "typ_p", default=1.0, low=0.0, high=1e3),
+        top_n_sigma=number("top_n_sigma", default=-1.0),
+        xtc_probability=number("xtc_probability", default=0.0, low=0.0, high=1.0),
+        xtc_threshold=number("xtc_threshold", default=0.1, low=0.0, high=1.0),
+        repeat_penalty=number("repeat_penalty", default=1.1, low=1e-3, high=1e3),
+        repeat_last_n=integer("repeat_last_n", default=64, low=-1),
+        penalize_nl=fields.boolean("penalize_nl", default=True),
+        presence_penalty=number("presence_penalty", default=0.0, low=-1e3, high=1e3),
+        frequency_penalty=number("frequency_penalty", default=0.0, low=-1e3, high=1e3),
+        penalty_prompt=_penalty_prompt(fields, limits),
+        dry_multiplier=number("dry_multiplier", default=0.0, low=0.0, high=1e3),
+        dry_base=number("dry_base", default=1.75, low=0.0, high=1e3),
+        dry_allowed_length=integer("dry_allowed_length", default=2, low=0),
+        dry_penalty_last_n=integer("dry_penalty_last_n", default=-1, low=-1),
+        dry_sequence_breakers=fields.strings("dry_sequence_breakers", default=("\n", ":", '"', "*"), limit=64),
+        mirostat=integer("mirostat", default=0, low=0, high=2),
+        mirostat_tau=number("mirostat_tau", default=5.0, low=0.0, high=1e3),
+        mirostat_eta=number("mirostat_eta", default=0.1, low=0.0, high=1e3),
+        seed=secrets.randbits(32) if seed in (-1, RANDOM_SEED) else seed,
+        ignore_eos=fields.boolean("ignore_eos", default=False),
+        logit_bias=_logit_bias(fields, limits.vocab),
+        n_probs=integer("n_probs", default=0, low=0, high=MAX_PROBS),
+        post_sampling_probs=fields.boolean("post_sampling_probs", default=True),
+        min_keep=integer("min_keep", default=0, low=0),
+        grammar=_grammar(fields),
+        samplers=_samplers(fields),
+    )
+
+
+def _stop(fields: Fields) -> tuple[str, ...]:
+    return tuple(stop for stop in fields.strings("stop", limit=256) if stop)
+
+
+def _grammar(fields: Fields) -> str:
+    grammar = fields.string("grammar")
+    _, schema = fields.get("json_schema")
+    if schema is None:
+        return grammar
+    if grammar:
+        raise InvalidRequest("Field 'json_schema': give either grammar or json_schema", field="json_schema")
+    return schema_to_gbnf(schema)
+
+
+def _samplers(fields: Fields) -> tuple[str, ...]:
+    name, value = fields.get("samplers")
+    if value is None:
+        return _enabled_samplers(fields)
+    if isinstance(value, str):
+        wanted, table = list(value), _LETTERS
+    else:
+        wanted, table = list(fields.strings("samplers", limit=64)), _SAMPLER_NAMES
+    unknown = [item for item in wanted if item not in table]
+    if unknown:
+        raise InvalidRequest(
+            f"Field '{name}': unknown sampler {unknown[0]!r:.40}; known are {', '.join(KNOWN_SAMPLERS)}", field=name
+        )
+    return tuple(table[item] for item in wanted if table[item])
+
+
+def _enabled_samplers(fields: Fields) -> tuple[str, ...]:
+    """The document's order, with today's samplers at their usual places when their fields enable them."""
+    chain = list(DEFAULT_SAMPLERS)
+    if fields.number("xtc_probability", default=0.0) > 0:
+        chain.insert(chain.index("temperature"), "xtc")
+    if fields.number("top_n_sigma", default=-1.0) > 0:
+        chain.insert(0, "top_n_sigma")
+    if fields.number("dry_multiplier", default=0.0) > 0:
+        chain.insert(0, "dry")
+    return tuple(chain)
+
+
+def _penalty_prompt(fields: Fields, limits: Limits) -> tuple[int, ...] | None:
+    name, value = fields.get("penalty_prompt")
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return tuple(limits.vocab.tokenize(value, add_special=False, parse_special=True))
+    return tuple(token_id(item, limits.vocab.n_vocab, name) for item in fields.array(name))
+
+
+def _logit_bias(fields: Fields, vocab: Vocab) -> tuple[tuple[int, float], ...]:
+    name, value = fields.get("logit_bias")
+    if value is None:
+        return ()
+    if isinstance(value, dict):
+        pairs = [(int(key) if key.lstrip("-").isdigit() else key, bias) for key, bias in value.items()]
+    elif isinstance(value, list) and all(isinstance(item, list) and len(item) == 2 for item in value):
+        pairs = [tuple(item) for item in value]
+    else:
+        raise InvalidRequest(f"Field '{name}': must be an array of [token, bias] pairs or an object", field=name)
+    if len(pairs) > vocab.n_vocab:
+        raise InvalidRequest(f"Field '{name}': has more entries than there are tokens", field=name)
+    biases: list[tuple[int, float]] = []
+    for token, bias in pairs:
+        biases.extend((i, _bias(bias, name)) for i in _bias_tokens(token, vocab, name))
+    return tuple(biases)
+
+
+def _bias(value: Any, name: str) -> float:
+    if value is False:
+        return float("-inf")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidRequest(f"Field '{name}': a bias must be a number or false", field=name)
+    return float(value)
+
+
+def _bias_tokens(token: Any, vocab: Vocab, name: str) -> list[int]:
+    if isinstance(token, str):
+        return vocab.tokenize(token, add_special=False, parse_special=False)
+    return [token_id(token, vocab.n_vocab, name)]
+
+
+def _lora(fields: Fields, limits: Limits) -> tuple[float, ...] | None:
+    items = fields.array("lora")
+    if not items:
+        return None
+    scales = [0.0] * limits.n_lora  # as today's server: adapters that are not named are off
+    for item in items:
+        if not isinstance(item, dict):
+            raise InvalidRequest("Field 'lora': must be an array of {id, scale}", field="lora")
+        one = Fields(item)
+        number = one.integer("id", default=-1, low=0, high=limits.n_lora - 1)
+        if number < 0:
+            raise InvalidRequest("Field 'lora': id is missing", field="lora")
+        scales[number] = one.number("scale", default=1.0)
+    return tuple(scales)

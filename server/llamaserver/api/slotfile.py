@@ -1,0 +1,103 @@
+"""Slot files: llama.cpp's own layout, written so that a crash or a full disk leaves nothing half.
+
+    u32 magic "ggsq", u32 version, u32 n_tokens, i32 tokens[n_tokens], then the sequence state
+
+The state is what `llama_state_seq_get_data` gives behind its first eight bytes, which repeat magic
+and version. Beside the file lies `<name>.sha256`; a file without one is accepted. Runs in an
+executor thread.
+"""
+
+import errno
+import hashlib
+import os
+import struct
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InvalidRequest, ServerError
+
+MAGIC = 0x67677371
+_HEADER = struct.Struct("<III")
+_MAX_NAME = 200
+
+
+def path_for(folder: str, name: str) -> Path:
+    """The file of that name in the folder; InvalidRequest for anything that is not a plain file name."""
+    bad = not name or name.startswith(".") or len(name.encode("utf-8", "replace")) > _MAX_NAME
+    if bad or any(c in '/\\<>:"|?*' or not c.isprintable() for c in name) or name.endswith(".sha256"):
+        raise InvalidRequest("Field 'filename': must be a plain file name", field="filename")
+    return Path(folder, name)
+
+
+def write(path: Path, tokens: tuple[int, ...], state: bytes) -> int:
+    """Write atomically; returns the bytes written."""
+    version = struct.unpack_from("<I", state, 4)[0] if len(state) >= 8 else 0
+    head = _HEADER.pack(MAGIC, version, len(tokens)) + np.asarray(tokens, np.int32).tobytes()
+    body = memoryview(state)[8:]
+    digest = hashlib.sha256(head)
+    digest.update(body)
+    try:
+        _replace(path, [head, body])
+        _replace(_sidecar(path), [f"{digest.hexdigest()}  {path.name}\n".encode()])
+    except OSError as error:
+        reason = "no space left" if error.errno == errno.ENOSPC else error.strerror or str(error)
+        raise ServerError(f"Failed to save slot to {path.name}: {reason}") from error
+    return len(head) + len(body)
+
+
+def _replace(path: Path, chunks: "list[bytes | memoryview]") -> None:
+    """Temp file, fsync, rename, fsync of the folder."""
+    handle, temporary = tempfile.mkstemp(prefix=".slot-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            for chunk in chunks:
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        with suppress(OSError):
+            Path(temporary).unlink()
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def read(path: Path, n_vocab: int) -> tuple[tuple[int, ...], bytes, int]:
+    """Tokens, state as `state_set` wants it, and the file's size; InvalidRequest for any damage."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InvalidRequest(f"Failed to read slot file {path.name}: {error.strerror}", field="filename") from error
+    _verify(path, data)
+    if len(data) < _HEADER.size:
+        raise _damaged(path, "too short")
+    magic, version, count = _HEADER.unpack_from(data)
+    end = _HEADER.size + 4 * count
+    if magic != MAGIC or end > len(data):
+        raise _damaged(path, "not a slot file")
+    tokens = np.frombuffer(data, np.int32, count, _HEADER.size)
+    if count and (int(tokens.min()) < 0 or int(tokens.max()) >= n_vocab):
+        raise _damaged(path, "its token ids are not in this model's vocabulary")
+    return tuple(tokens.tolist()), struct.pack("<II", MAGIC, version) + data[end:], len(data)
+
+
+def _verify(path: Path, data: bytes) -> None:
+    with suppress(FileNotFoundError):
+        expected = _sidecar(path).read_text().split()
+        if not expected or expected[0] != hashlib.sha256(data).hexdigest():
+            raise _damaged(path, "its checksum does not match")
+
+
+def _sidecar(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")
+
+
+def _damaged(path: Path, why: str) -> InvalidRequest:
+    return InvalidRequest(f"Slot file {path.name} cannot be used: {why}", field="filename")

@@ -1,0 +1,170 @@
+"""Server-sent events: opened late, kept alive while waiting, never ahead of a slow reader.
+
+The response is opened with the first event or after ten seconds, so that what fails early is a
+plain HTTP error; what fails later is an event of the stream.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+from aiohttp import web
+
+from ..engine.output import Delta, Event, Failed
+from ..engine.stream import Stream
+from ..errors import EngineFailure, ServerError
+from .body import dumps
+from .context import CONTEXT
+from .middleware import add_origin
+
+PING_AFTER = 10.0  # seconds without an event
+_PING = b": ping\n\n"
+
+Encode = Callable[[int, Event], bytes]
+
+
+class EventStream:
+    """One text/event-stream response."""
+
+    def __init__(self, request: web.Request) -> None:
+        self._request = request
+        self._timeout = request.app[CONTEXT].config.timeout or None
+        self._response: web.StreamResponse | None = None
+        self._opening = asyncio.Lock()
+        self._wrote = False  # since the last look of the pinger
+
+    async def write(self, data: bytes) -> None:
+        """Send bytes; waits for a slow reader, at most --timeout seconds."""
+        response = self._response or await self._open()
+        self._wrote = True
+        transport = self._request.transport
+        if transport is not None and transport.get_write_buffer_size() == 0:
+            await response.write(data)
+        else:
+            await asyncio.wait_for(response.write(data), self._timeout)
+
+    async def _open(self) -> web.StreamResponse:
+        async with self._opening:
+            if self._response is None:
+                response = web.StreamResponse(
+                    headers={
+                        "Content-Type": "text/event-stream",
+                        "Cache-Control": "no-cache",
+                        "X-Accel-Buffering": "no",
+                    }
+                )
+                add_origin(self._request, response)
+                if self._request.app[CONTEXT].draining:
+                    response.force_close()
+                await response.prepare(self._request)
+                self._response = response
+            return self._response
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the status line is out."""
+        return self._response is not None
+
+    async def ping(self) -> None:
+        """Send a comment whenever nothing was sent for PING_AFTER seconds; runs until cancelled."""
+        while True:
+            await asyncio.sleep(PING_AFTER)
+            if not self._wrote:
+                await self.write(_PING)
+            self._wrote = False
+
+    async def finish(self) -> web.StreamResponse:
+        """End the response."""
+        response = self._response or await self._open()
+        await response.write_eof()
+        return response
+
+
+async def respond(
+    request: web.Request, streams: Sequence[Stream], encode: Encode, *, head: bytes = b"", tail: bytes = b""
+) -> web.StreamResponse:
+    """Stream the events of all `streams`; `head` goes before the first one, `tail` after the last."""
+    out = EventStream(request)
+    pinger = asyncio.create_task(out.ping())
+    try:
+        pending = head
+        async for batch in batches(streams):
+            failure = next((event for _, event in batch if isinstance(event, Failed)), None)
+            if failure is not None:
+                return await _fail(out, failure)
+            await out.write(pending + b"".join(encode(index, event) for index, event in batch))
+            pending = b""
+        if tail:
+            await out.write(tail)
+        return await out.finish()
+    except TimeoutError:
+        return _gone(request)
+    finally:
+        pinger.cancel()
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await pinger
+
+
+async def _fail(out: EventStream, failure: Failed) -> web.StreamResponse:
+    error = as_server_error(failure.error)
+    if not out.is_open:
+        raise error
+    await out.write(sse(error.body()))
+    return await out.finish()
+
+
+def _gone(request: web.Request) -> web.StreamResponse:
+    """The reader took nothing for --timeout seconds: cut the connection."""
+    if request.transport is not None:
+        request.transport.abort()
+    raise ConnectionResetError("the client does not read")
+
+
+def sse(value: Any) -> bytes:
+    """One event."""
+    return b"data: " + dumps(value) + b"\n\n"
+
+
+def as_server_error(error: Exception) -> ServerError:
+    """The engine's error as one the API can send."""
+    return error if isinstance(error, ServerError) else EngineFailure(str(error))
+
+
+async def batches(streams: Sequence[Stream]) -> AsyncIterator[list[tuple[int, Event]]]:
+    """Events of several streams as they come, with the stream's index; what is ready comes together."""
+    if len(streams) == 1:
+        only = streams[0]
+        while True:
+            batch: list[tuple[int, Event]] = [(0, await only.next())]
+            while only.ready() and isinstance(batch[-1][1], Delta):
+                batch.append((0, only.take()))
+            yield batch
+            if not isinstance(batch[-1][1], Delta):
+                return
+    waiting = {asyncio.ensure_future(stream.next()): index for index, stream in enumerate(streams)}
+    try:
+        while waiting:
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            batch = []
+            for task in done:
+                index = waiting.pop(task)
+                event = task.result()
+                batch.append((index, event))
+                if isinstance(event, Delta):
+                    waiting[asyncio.ensure_future(streams[index].next())] = index
+            yield batch
+    finally:
+        for task in waiting:
+            task.cancel()
+
+
+async def gather(streams: Sequence[Stream]) -> list[list[Event]]:
+    """All events of every stream; raises the first failure."""
+    collected: list[list[Event]] = [[] for _ in streams]
+    async for batch in batches(streams):
+        for index, event in batch:
+            if isinstance(event, Failed):
+                raise as_server_error(event.error)
+            collected[index].append(event)
+    return collected

@@ -1,0 +1,56 @@
+"""Static files: those under --path win, our own page and scripts are the fallback."""
+
+import mimetypes
+from pathlib import Path
+
+from aiohttp import web
+
+from ..errors import NotFound
+from .context import CONTEXT
+
+_OURS = Path(__file__).parent.parent / "web"
+mimetypes.add_type("text/javascript", ".mjs")
+mimetypes.add_type("text/javascript", ".js")
+
+
+async def static(request: web.Request) -> web.StreamResponse:
+    """GET of any path that is no endpoint."""
+    if request.method not in ("GET", "HEAD"):
+        raise NotFound(f"no such path: {request.path}")
+    context = request.app[CONTEXT]
+    name = request.path.lstrip("/") or "index.html"
+    folders = [Path(context.config.path)] if context.config.path else []
+    for folder in [*folders, _OURS]:
+        if (found := _find(folder, name)) is not None:
+            return _file(found)
+    raise NotFound(f"no such path: {request.path}")
+
+
+static.public = True  # type: ignore[attr-defined]  # no API key: the page asks for it
+
+
+def _find(folder: Path, name: str) -> Path | None:
+    """The file of that name below the folder, following no way out of it."""
+    if "\0" in name:
+        return None
+    root = folder.resolve()
+    try:
+        path = (root / name).resolve()
+        if path.is_dir():
+            path = path / "index.html"
+        return path if path.is_relative_to(root) and path.is_file() else None
+    except (OSError, ValueError):
+        return None
+
+
+def _file(path: Path) -> web.FileResponse:
+    kind, _ = mimetypes.guess_type(path.name)
+    response = web.FileResponse(path)
+    response.content_type = kind or "application/octet-stream"
+    response.headers["Cache-Control"] = "no-cache"
+    return response
+
+
+def add_routes(app: web.Application) -> None:
+    """Mount last: it takes what nobody else took."""
+    app.router.add_route("*", "/{tail:.*}", static)

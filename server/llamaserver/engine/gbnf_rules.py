@@ -1,0 +1,226 @@
+"""Rules of a grammar: what they are made of, what makes them impossible, how they are laid out to be run.
+
+Written by the parser (gbnf.py), read by the automaton (grammar.py). Pure.
+"""
+
+from bisect import bisect_right
+from dataclasses import dataclass, field
+
+MAX_ITEMS = 100_000  # of all rules, repetitions written out
+CHARS, RULE, TOKEN, NOT_TOKEN = range(4)
+END = -1  # in place of a position: nothing follows
+_LAST_CODE_POINT = 0x10FFFF
+
+Item = tuple[int, int]  # kind; index of the characters or the rule, or the token id
+Items = list[Item]
+Ranges = list[tuple[int, int]]
+
+
+class GrammarError(ValueError):
+    """The text is no grammar, or one beyond the bounds."""
+
+
+class Chars:
+    """A set of code points as sorted, disjoint ranges."""
+
+    __slots__ = ("_ends", "_starts", "single")
+
+    def __init__(self, ranges: Ranges, negated: bool) -> None:
+        merged: Ranges = []
+        for low, high in sorted(ranges):
+            if merged and low <= merged[-1][1] + 1:
+                merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
+            elif low <= high:
+                merged.append((low, high))
+        if negated:
+            merged = complement(merged)
+        self._starts = [low for low, _ in merged]
+        self._ends = [high for _, high in merged]
+        one = len(merged) == 1 and merged[0][0] == merged[0][1]
+        self.single = merged[0][0] if one else -1  # the only member, -1 when there are others
+
+    def __contains__(self, code_point: int) -> bool:
+        at = bisect_right(self._starts, code_point) - 1
+        return at >= 0 and code_point <= self._ends[at]
+
+    def meets(self, low: int, high: int) -> bool:
+        """Whether any member lies in low..high."""
+        at = bisect_right(self._starts, high) - 1
+        return at >= 0 and self._ends[at] >= low
+
+
+def complement(ranges: Ranges) -> Ranges:
+    """All code points outside the ranges."""
+    result: Ranges = []
+    start = 0
+    for low, high in sorted(ranges):
+        if start < low:
+            result.append((start, low - 1))
+        start = max(start, high + 1)
+    return [*result, (start, _LAST_CODE_POINT)] if start <= _LAST_CODE_POINT else result
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """Compiled rules: positions with what stands there and which position follows.
+
+    `rules` holds for each rule the first positions of its alternatives, END for an empty one.
+    """
+
+    kinds: list[int]
+    values: list[int]
+    nexts: list[int]
+    rules: list[tuple[int, ...]]
+    chars: list[Chars]
+    root: int
+
+
+@dataclass(slots=True)
+class Rules:
+    """What the parser collects: alternatives under the numbers of their rules."""
+
+    alternatives: dict[int, list[Items]] = field(default_factory=dict)
+    names: dict[str, int] = field(default_factory=dict)
+    count: int = 0
+    chars: list[Chars] = field(default_factory=list)
+    known: dict[tuple[object, ...], int] = field(default_factory=dict)
+    items: int = 0
+
+    def named(self, name: str) -> int:
+        """The id of a rule that is, or will be, defined under this name."""
+        if name not in self.names:
+            self.names[name] = self.fresh()
+        return self.names[name]
+
+    def fresh(self) -> int:
+        """The id of a new rule without a name."""
+        self.count += 1
+        return self.count - 1
+
+    def define(self, rule: int, alternatives: list[Items]) -> None:
+        """Give a rule its alternatives; a later definition replaces an earlier one."""
+        self.pay(sum(map(len, alternatives)) + len(alternatives))
+        self.alternatives[rule] = alternatives
+
+    def pay(self, items: int) -> None:
+        """Count against the bound, before the memory is taken."""
+        self.items += items
+        if self.items > MAX_ITEMS:
+            raise GrammarError(f"more than {MAX_ITEMS} items once repetitions are written out")
+
+    def set_of(self, ranges: Ranges, *, negated: bool = False) -> Item:
+        """An item that matches one character."""
+        key = (negated, *ranges)
+        if key not in self.known:
+            self.known[key] = len(self.chars)
+            self.chars.append(Chars(ranges, negated))
+        return CHARS, self.known[key]
+
+
+def compiled(rules: Rules) -> Grammar:
+    """Check the rules and lay them out. Raises GrammarError."""
+    for name, rule in rules.names.items():
+        if rule not in rules.alternatives:
+            raise GrammarError(f"rule {name} is not defined")
+    if "root" not in rules.names:
+        raise GrammarError("no rule is named root")
+    if rules.names["root"] not in _deriving(rules, empty=False):
+        raise GrammarError("no text matches it")
+    _refuse_left_recursion(rules)
+    grammar = Grammar([], [], [], [()] * rules.count, rules.chars, rules.names["root"])
+    for rule, alternatives in rules.alternatives.items():
+        firsts = []
+        for items in alternatives:
+            firsts.append(len(grammar.kinds) if items else END)
+            for kind, value in items:
+                grammar.kinds.append(kind)
+                grammar.values.append(value)
+                grammar.nexts.append(len(grammar.kinds))
+            if items:
+                grammar.nexts[-1] = END
+        grammar.rules[rule] = tuple(dict.fromkeys(firsts))
+    return grammar
+
+
+def _refuse_left_recursion(rules: Rules) -> None:
+    """Raise when expanding a rule could grow the stack for ever without consuming anything.
+
+    A rule that comes back to itself as the last item of each alternative on the way leaves the
+    stack as it was, which is harmless: ("a"*)* does so.
+    """
+    empty = _deriving(rules, empty=True)
+    edges = {rule: _leftmost(alternatives, empty) for rule, alternatives in rules.alternatives.items()}
+    component = _components(edges)
+    for rule, targets in edges.items():
+        if any(not last and component[rule] == component[target] for target, last in targets.items()):
+            raise GrammarError("left recursion")
+
+
+def _leftmost(alternatives: list[Items], empty: set[int]) -> dict[int, bool]:
+    """Rules that may come first, and whether always as the last item."""
+    found: dict[int, bool] = {}
+    for items in alternatives:
+        for place, (kind, value) in enumerate(items, 1):
+            if kind == RULE:
+                found[value] = found.get(value, True) and place == len(items)
+            if kind != RULE or value not in empty:
+                break
+    return found
+
+
+def _components(edges: dict[int, dict[int, bool]]) -> dict[int, int]:
+    """Number each rule by its strongly connected component (Tarjan's algorithm, without recursion)."""
+    order: dict[int, int] = {}
+    lowest: dict[int, int] = {}
+    component: dict[int, int] = {}
+    open_rules: list[int] = []
+    for root, first_targets in edges.items():
+        if root in order:
+            continue
+        order[root] = lowest[root] = len(order)
+        open_rules.append(root)
+        path = [(root, iter(first_targets))]
+        while path:
+            rule, targets = path[-1]
+            target = next(targets, None)
+            if target is None:
+                path.pop()
+                if path:
+                    lowest[path[-1][0]] = min(lowest[path[-1][0]], lowest[rule])
+                if lowest[rule] == order[rule]:
+                    _close(rule, open_rules, component)
+            elif target not in order:
+                order[target] = lowest[target] = len(order)
+                open_rules.append(target)
+                path.append((target, iter(edges[target])))
+            elif target not in component:
+                lowest[rule] = min(lowest[rule], order[target])
+    return component
+
+
+def _close(root: int, open_rules: list[int], component: dict[int, int]) -> None:
+    """All rules opened since `root` are one component with it."""
+    while True:
+        rule = open_rules.pop()
+        component[rule] = root
+        if rule == root:
+            return
+
+
+def _deriving(rules: Rules, *, empty: bool) -> set[int]:
+    """The rules that match the empty text, or, with empty false, any text at all."""
+    waiting: dict[int, list[tuple[int, Items]]] = {}
+    found: set[int] = set()
+    todo = [(rule, items) for rule, alternatives in rules.alternatives.items() for items in alternatives]
+    while todo:
+        rule, items = todo.pop()
+        if rule in found:
+            continue
+        open_items = (item for item in items if (empty if item[0] != RULE else item[1] not in found))
+        obstacle = next(open_items, None)
+        if obstacle is None:
+            found.add(rule)
+            todo.extend(waiting.pop(rule, []))
+        elif obstacle[0] == RULE:
+            waiting.setdefault(obstacle[1], []).append((rule, items))
+    return found

@@ -1,0 +1,31 @@
+"""The chat formats that llama.cpp itself knows by name, for models without a template of their own."""
+
+import ctypes
+from collections.abc import Sequence
+
+import llama_cpp.llama_cpp as lib
+
+
+def builtin_names() -> frozenset[str]:
+    """Names such as chatml, llama2, gemma."""
+    count = lib.llama_chat_builtin_templates(None, 0)
+    names = (ctypes.c_char_p * count)()
+    lib.llama_chat_builtin_templates(names, count)
+    return frozenset(name.decode() for name in names if name)
+
+
+def render_builtin(name: str, messages: Sequence[tuple[str, str]], *, add_generation_prompt: bool) -> str:
+    """Render (role, content) pairs; ValueError for a name the library does not know."""
+    encoded = [(role.encode(), content.encode("utf-8", "replace")) for role, content in messages]
+    array = (lib.llama_chat_message * len(encoded))(*[lib.llama_chat_message(r, c) for r, c in encoded])
+    capacity = sum(len(role) + len(content) + 64 for role, content in encoded) + 1024
+    while True:
+        buffer = ctypes.create_string_buffer(capacity)
+        length = lib.llama_chat_apply_template(
+            name.encode(), array, len(encoded), add_generation_prompt, buffer, capacity
+        )
+        if length < 0:
+            raise ValueError(f"llama.cpp has no chat template {name!r}")
+        if length <= capacity:
+            return buffer.raw[:length].decode("utf-8", "replace")
+        capacity = length

@@ -1,0 +1,250 @@
+"""A server's life: bind, download, load, serve, drain, end.
+
+The ports are bound before the model is there, so that /health can say so. SIGTERM drains, SIGINT
+and a second SIGTERM stop at once.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import ssl
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from . import download, tls
+from .api.app import build_app, build_context, build_management_app
+from .api.context import Context
+from .api.system import load_system_prompt
+from .config import Config
+from .engine.backend import Backend
+from .engine.loop import Engine
+from .engine.settings import EngineSettings
+from .engine.snapshot import Snapshot
+from .errors import ConfigError, ModelLoadError
+from .threads import default_threads
+
+if TYPE_CHECKING:
+    from .engine.llama_backend import LoadOptions
+
+_log = logging.getLogger(__name__)
+_RETIRED = 8  # sequences that a unified cache keeps beside the slots
+_QUIT = 1.5  # seconds that a stop without drain may take
+
+
+def engine_settings(config: Config) -> EngineSettings:
+    """How the engine schedules. A slot's size is exact: ctx_size // parallel, in a unified cache all of it."""
+    return EngineSettings(
+        n_slots=config.parallel,
+        slot_ctx=config.ctx_size if config.kv_unified else config.slot_ctx,
+        prompt_budget=config.prompt_budget,
+        cont_batching=config.cont_batching,
+        context_shift=config.context_shift,
+        max_queue=config.max_queue,
+        grp_attn_n=config.grp_attn_n,
+        grp_attn_w=config.grp_attn_w,
+        n_predict=config.n_predict,
+        lora_scales=tuple(scale for _, scale in config.lora),
+    )
+
+
+def load_options(config: Config, model: Path) -> "LoadOptions":
+    """What the backend loads. Options of the same name have the same meaning."""
+    from .engine.llama_backend import LoadOptions
+
+    threads = config.threads or default_threads()
+    same = {name: getattr(config, name) for name in LoadOptions.__slots__ if hasattr(config, name)}
+    return LoadOptions(
+        **{
+            **same,
+            "model": str(model),
+            "n_slots": config.parallel,
+            "n_seq_max": min(256, config.parallel + _RETIRED) if config.kv_unified else config.parallel,
+            "kv_unified": bool(config.kv_unified),
+            # a pooled input has to fit one physical batch
+            "ubatch_size": config.batch_size if config.embedding else min(config.ubatch_size, config.batch_size),
+            "threads": threads,
+            "threads_batch": config.threads_batch or threads,
+        }
+    )
+
+
+class Server:
+    """One server from start to end."""
+
+    def __init__(self, config: Config, environ: Mapping[str, str]) -> None:
+        self._config = config
+        self._environ = environ
+        self._model = Path(config.model)
+        self._engine = Engine(self._load, engine_settings(config))
+        self._context: Context = build_context(config, self._engine)
+        self._runners: list[web.AppRunner] = []
+        self._terminate = asyncio.Event()  # drain, then end
+        self._quit = asyncio.Event()  # end now
+        self._signal = signal.SIGTERM
+
+    def _load(self, progress: Callable[[float], bool]) -> Backend:
+        from .engine.llama_backend import LlamaBackend
+
+        return LlamaBackend(load_options(self._config, self._model), progress)
+
+    async def run(self) -> int:
+        """Serve until told to stop; returns the exit code."""
+        self._catch_signals()
+        background = [task async for task in self._bind()]
+        loading = asyncio.create_task(self._prepare())
+        try:
+            code = await self._until_end(loading)
+        finally:
+            for task in (*background, loading):
+                task.cancel()
+            self._context.close()
+        return code
+
+    def _catch_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._on_sigterm)
+        loop.add_signal_handler(signal.SIGINT, self._on_sigint)
+
+    def _on_sigterm(self) -> None:
+        if self._terminate.is_set():
+            self._quit.set()
+        self._terminate.set()
+
+    def _on_sigint(self) -> None:
+        self._signal = signal.SIGINT
+        self._quit.set()
+        self._terminate.set()
+
+    # ---- start
+
+    async def _bind(self) -> AsyncIterator["asyncio.Task[None]"]:
+        """Listen on both ports; yields tasks that run beside the server."""
+        config = self._config
+        secure: ssl.SSLContext | None = None
+        if config.ssl_cert_file:
+            secure = tls.load(config.ssl_cert_file, config.ssl_key_file)
+            yield asyncio.create_task(tls.watch(secure, config.ssl_cert_file, config.ssl_key_file))
+        await self._site(build_app(self._context), config.host, config.port, secure)
+        if config.management_port:
+            await self._site(build_management_app(self._context), config.management_host, config.management_port, None)
+
+    async def _site(self, app: web.Application, host: str, port: int, secure: ssl.SSLContext | None) -> None:
+        runner = web.AppRunner(
+            app,
+            handler_cancellation=True,
+            access_log=None,
+            keepalive_timeout=float(self._config.timeout or 75),
+            shutdown_timeout=2.0,
+        )
+        await runner.setup()
+        self._runners.append(runner)
+        site: web.BaseSite
+        if host.endswith(".sock"):
+            site = web.UnixSite(runner, host, ssl_context=secure)
+        else:
+            site = web.TCPSite(runner, host, port, ssl_context=secure, backlog=512)
+        try:
+            await site.start()
+        except OSError as error:
+            raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+        _log.info("listening on %s", ", ".join(str(address) for address in runner.addresses))
+
+    async def _prepare(self) -> None:
+        """Download when asked to, load, and set the system prompt."""
+        config = self._config
+        if config.chat_template_file:
+            try:
+                self._context.template_file = await asyncio.to_thread(Path(config.chat_template_file).read_text)
+            except (OSError, UnicodeDecodeError) as error:
+                raise ConfigError(f"--chat-template-file {config.chat_template_file}: {error}") from error
+        if config.model_url or config.hf_repo:
+            self._model = await self._download()
+        self._engine.start()
+        await self._engine.loaded()
+        info = self._engine.info
+        if config.system_prompt_file:
+            await load_system_prompt(self._context, config.system_prompt_file)
+        _log.info(
+            "model %s is ready: %s, %d slots of %d tokens, %s, %d/%d layers offloaded",
+            info.path, info.description, config.parallel, self._engine.settings.slot_ctx, info.device,
+            info.layers_offloaded, info.layers_total,
+        )  # fmt: skip
+        if config.require_offload and not info.layers_offloaded:
+            _log.error("--require-offload: no layer is on a GPU; staying unready")
+        if config.cache_ram > 0:
+            _log.warning("--cache-ram %d: there is no host-memory cache yet", config.cache_ram)
+
+    async def _download(self) -> Path:
+        config = self._config
+        if config.hf_repo:
+            repo, _, quant = config.hf_repo.partition(":")
+            file = config.hf_file or await download.hugging_face_file(repo, quant, config.hf_revision, self._environ)
+            source = download.hugging_face(repo, file, config.hf_revision, self._environ)
+        else:
+            source = download.Source(config.model_url)
+        source = replace(source, sha256=config.model_sha256)
+        target = Path(config.model) if config.model else config.models_dir / download.file_name(source.url)
+        return await download.fetch_model(source, target, self._on_download)
+
+    def _on_download(self, have: int, total: int) -> None:
+        self._engine.snapshot = Snapshot(load_progress=have / total if total else 0.0)
+
+    # ---- end
+
+    async def _until_end(self, loading: "asyncio.Task[None]") -> int:
+        stopping = asyncio.create_task(self._terminate.wait())
+        await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if loading.done() and (error := loading.exception()) is not None:
+            _log.error("%s", error)
+            if not isinstance(error, ModelLoadError | ConfigError):
+                _log.error("loading failed", exc_info=error)
+            self._engine.snapshot = Snapshot(state="failed", error=str(error))
+            if not self._config.stay_on_load_error:
+                return await self._stop(1)
+        await stopping
+        if self._signal == signal.SIGTERM and self._engine.snapshot.state == "ready":
+            await self._drain()
+        return await self._stop(0 if self._signal == signal.SIGTERM else 130)
+
+    async def _drain(self) -> None:
+        """Let clients find another server, then running requests end."""
+        config = self._config
+        _log.info("draining: unready now, refusing in %gs", config.drain_delay)
+        self._context.draining = True
+        if await self._quits_within(config.drain_delay):
+            return
+        self._context.refusing = True
+        finished = asyncio.create_task(self._engine.drain())
+        quitting = asyncio.create_task(self._quit.wait())
+        await asyncio.wait({finished, quitting}, timeout=config.drain_timeout, return_when=asyncio.FIRST_COMPLETED)
+        if not finished.done():
+            _log.warning("running requests are cut off")
+        finished.cancel()
+        quitting.cancel()
+
+    async def _quits_within(self, seconds: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._quit.wait(), seconds)
+            return True
+        return False
+
+    async def _stop(self, code: int) -> int:
+        """End the engine, then the ports; a library call that does not return is left behind."""
+        self._context.draining = self._context.refusing = True
+        try:
+            await asyncio.wait_for(self._engine.stop(), _QUIT)
+        except TimeoutError:
+            _log.warning("the library does not return; leaving it")
+            for handler in logging.getLogger().handlers:
+                handler.flush()
+            os._exit(code)
+        for runner in self._runners:
+            await runner.cleanup()
+        _log.info("stopped")
+        return code

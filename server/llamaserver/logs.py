@@ -1,0 +1,57 @@
+"""Logging: one line an event, as JSON or text, to stdout and to a file."""
+
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+
+from .config import Config
+
+
+class JsonFormatter(logging.Formatter):
+    """A JSON object a line; `fields` of a record become its members."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Render one record."""
+        value = {
+            "timestamp": round(record.created, 3),
+            "level": record.levelname,
+            "logger": record.name,
+            "msg": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            value["exception"] = self.formatException(record.exc_info)
+        return json.dumps(value, ensure_ascii=False)
+
+
+class TextFormatter(logging.Formatter):
+    """Time, level, logger, message."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+        self.converter = time.gmtime
+
+
+def configure(config: Config) -> None:
+    """Set up the root logger. A file that cannot be written costs a warning, nothing else."""
+    formatter = JsonFormatter() if config.log_format == "json" else TextFormatter()
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+    problem = None
+    if not config.log_disable:
+        try:
+            handlers.append(logging.FileHandler(Path(config.log_file), encoding="utf-8"))
+        except OSError as error:
+            problem = error
+    root = logging.getLogger()
+    for old in list(root.handlers):
+        root.removeHandler(old)
+    for handler in handlers:
+        handler.setFormatter(formatter)
+        root.addHandler(handler)
+    root.setLevel(logging.DEBUG if config.verbose else logging.INFO)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    logging.raiseExceptions = False  # a full disk under the log file must not print tracebacks for ever
+    if problem is not None:
+        logging.getLogger(__name__).warning("no log file: %s", problem)

@@ -1,0 +1,474 @@
+"""Command line and environment to Config: one table of options, each with its LLAMA_ARG_* variable.
+
+The spellings are those of the April 2024 document and, as aliases, of today's llama-server, so that
+its arguments can be reused. The command line wins over the environment.
+"""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+from . import __version__
+from .config import Config
+from .errors import ConfigError
+
+Reader = Callable[[str], Any]
+_TRUE = frozenset({"1", "true", "on", "yes", "enabled"})
+_FALSE = frozenset({"0", "false", "off", "no", "disabled"})
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option: where it lands in Config, how it is written, what it does.
+
+    `flags` with `off` spellings make a switch; `read` makes an option with a value; `bare` is the
+    value of a flag given without one; `many` collects repetitions.
+    """
+
+    field: str
+    flags: tuple[str, ...]
+    help: str
+    read: Reader | None = None
+    env: str = ""
+    off: tuple[str, ...] = ()
+    bare: str | None = None
+    many: bool = False
+    value: str = "N"
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return self.env or f"LLAMA_ARG_{self.field.upper()}"
+
+
+def integer(low: int, high: int = 2**31 - 1) -> Reader:
+    """A whole number within [low, high]."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise ConfigError(f"must be an integer, not {text!r}") from None
+        if not low <= value <= high:
+            raise ConfigError(f"must be between {low} and {high}, not {value}")
+        return value
+
+    return read
+
+
+def number(low: float, high: float = 1e9) -> Reader:
+    """A number within [low, high]."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise ConfigError(f"must be a number, not {text!r}") from None
+        if not low <= value <= high:
+            raise ConfigError(f"must be between {low:g} and {high:g}, not {value:g}")
+        return value
+
+    return read
+
+
+def choice(*allowed: str) -> Reader:
+    """One of these words."""
+
+    def read(text: str) -> str:
+        if text not in allowed:
+            raise ConfigError(f"must be one of {', '.join(allowed)}, not {text!r}")
+        return text
+
+    return read
+
+
+def _layers(text: str) -> int:
+    return -1 if text in ("all", "auto") else integer(-1)(text)
+
+
+def _flash(text: str) -> str:
+    words = {"1": "on", "true": "on", "0": "off", "false": "off"}
+    return str(choice("auto", "on", "off")(words.get(text, text)))
+
+
+def _splits(text: str) -> tuple[float, ...]:
+    return tuple(number(0.0)(part) for part in text.replace("/", ",").split(","))
+
+
+def _lora(text: str) -> list[tuple[str, float]]:
+    return [(path, 1.0) for path in text.split(",") if path]
+
+
+def _lora_scaled(text: str) -> list[tuple[str, float]]:
+    found = []
+    for item in text.split(","):
+        path, colon, scale = item.rpartition(":")
+        if not colon:
+            raise ConfigError("must be FILE:SCALE")
+        found.append((path, number(-1e3, 1e3)(scale)))
+    return found
+
+
+def _list(text: str) -> list[str]:
+    return [part for part in text.split(",") if part]
+
+
+_CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
+_text: Reader = str
+
+GROUPS: dict[str, tuple[Option, ...]] = {
+    "model": (
+        Option("model", ("-m", "--model"), "path of the model file (GGUF)", _text, value="FNAME"),
+        Option("model_url", ("-mu", "--model-url"), "URL to download the model from", _text, value="URL"),
+        Option(
+            "hf_repo", ("-hf", "-hfr", "--hf-repo"), "Hugging Face repository, also REPO:QUANT", _text, value="REPO"
+        ),
+        Option("hf_file", ("-hff", "--hf-file"), "file in the Hugging Face repository", _text, value="FILE"),
+        Option("hf_revision", ("--hf-revision",), "branch, tag or commit of the repository", _text, value="REV"),
+        Option("model_sha256", ("--model-sha256",), "SHA-256 that the downloaded model must have", _text, value="HEX"),
+        Option("models_dir", ("--models-dir",), "folder for downloads", Path, value="DIR"),
+        Option("alias", ("-a", "--alias"), "model name in answers", _text, value="NAME"),
+        Option("lora", ("--lora",), "LoRA adapters, comma-separated; may be repeated", _lora, many=True, value="FNAME"),
+        Option(
+            "lora",
+            ("--lora-scaled",),
+            "LoRA adapters with scale, FILE:SCALE",
+            _lora_scaled,
+            many=True,
+            env="LLAMA_ARG_LORA_SCALED",
+            value="FNAME:SCALE",
+        ),
+        Option("mmproj", ("--mmproj", "-mm"), "multimodal projector file", _text, value="FNAME"),
+        Option(
+            "chat_template",
+            ("--chat-template",),
+            "Jinja chat template, or the name of a built-in one",
+            _text,
+            value="JINJA_TEMPLATE",
+        ),
+        Option(
+            "chat_template_file", ("--chat-template-file",), "file with a Jinja chat template", _text, value="FNAME"
+        ),
+        Option(
+            "system_prompt_file",
+            ("-spf", "--system-prompt-file"),
+            "file with the initial prompt of all slots",
+            _text,
+            value="FNAME",
+        ),
+    ),
+    "context and scheduling": (
+        Option(
+            "ctx_size", ("-c", "--ctx-size"), "context size in tokens, shared by the slots; 0: the model's", integer(0)
+        ),
+        Option("parallel", ("-np", "--parallel"), "number of slots", integer(1, 256), env="LLAMA_ARG_N_PARALLEL"),
+        Option(
+            "cont_batching",
+            ("-cb", "--cont-batching"),
+            "start prompts while others generate",
+            off=("-nocb", "--no-cont-batching"),
+        ),
+        Option("batch_size", ("-b", "--batch-size"), "logical batch size in tokens", integer(1), env="LLAMA_ARG_BATCH"),
+        Option(
+            "ubatch_size", ("-ub", "--ubatch-size"), "physical batch size in tokens", integer(1), env="LLAMA_ARG_UBATCH"
+        ),
+        Option("prompt_budget", ("--prompt-budget",), "prompt tokens a step while others generate", integer(2)),
+        Option("n_predict", ("-n", "--n-predict", "--predict"), "most tokens to predict; -1: no limit", integer(-1)),
+        Option(
+            "context_shift", ("--context-shift",), "drop old tokens when a slot is full", off=("--no-context-shift",)
+        ),
+        Option("grp_attn_n", ("-gan", "--grp-attn-n"), "self-extend: group attention factor", integer(1)),
+        Option("grp_attn_w", ("-gaw", "--grp-attn-w"), "self-extend: group attention width", integer(1)),
+        Option(
+            "kv_unified", ("-kvu", "--kv-unified"), "one KV buffer for all slots", off=("-no-kvu", "--no-kv-unified")
+        ),
+        Option("cache_type_k", ("-ctk", "--cache-type-k"), "KV cache type of K", choice(*_CACHE_TYPES), value="TYPE"),
+        Option("cache_type_v", ("-ctv", "--cache-type-v"), "KV cache type of V", choice(*_CACHE_TYPES), value="TYPE"),
+        Option(
+            "cache_ram",
+            ("-cram", "--cache-ram"),
+            "MiB of host memory for cached prompts; only 0 has an effect yet",
+            integer(-1),
+        ),
+        Option(
+            "flash_attn",
+            ("-fa", "--flash-attn"),
+            "flash attention: auto, on or off",
+            _flash,
+            bare="on",
+            value="auto|on|off",
+        ),
+        Option(
+            "rope_scaling",
+            ("--rope-scaling",),
+            "RoPE scaling",
+            choice("none", "linear", "yarn"),
+            value="KIND",
+            env="LLAMA_ARG_ROPE_SCALING_TYPE",
+        ),
+        Option("rope_freq_base", ("--rope-freq-base",), "RoPE base frequency; 0: the model's", number(0.0)),
+        Option("rope_freq_scale", ("--rope-freq-scale",), "RoPE frequency scale; 0: the model's", number(0.0)),
+        Option("yarn_orig_ctx", ("--yarn-orig-ctx",), "YaRN: original context size", integer(0)),
+        Option("yarn_ext_factor", ("--yarn-ext-factor",), "YaRN: extrapolation mix factor", number(-1.0)),
+        Option("yarn_attn_factor", ("--yarn-attn-factor",), "YaRN: attention magnitude", number(-1.0)),
+        Option("yarn_beta_slow", ("--yarn-beta-slow",), "YaRN: high correction dim", number(-1.0)),
+        Option("yarn_beta_fast", ("--yarn-beta-fast",), "YaRN: low correction dim", number(-1.0)),
+        Option("embedding", ("--embedding", "--embeddings"), "enable embeddings", env="LLAMA_ARG_EMBEDDINGS"),
+        Option(
+            "pooling",
+            ("--pooling",),
+            "pooling of embeddings",
+            choice("none", "mean", "cls", "last", "rank"),
+            value="KIND",
+        ),
+    ),
+    "compute": (
+        Option(
+            "threads",
+            ("-t", "--threads"),
+            "threads for generation; default: what the container may use",
+            integer(-1, 1024),
+        ),
+        Option(
+            "threads_batch",
+            ("-tb", "--threads-batch"),
+            "threads for prompts; default: same as --threads",
+            integer(-1, 1024),
+        ),
+        Option("threads_http", ("--threads-http",), "threads that tokenize and parse; default: 4", integer(-1, 1024)),
+        Option(
+            "n_gpu_layers", ("-ngl", "--gpu-layers", "--n-gpu-layers"), "layers to offload; all, or a number", _layers
+        ),
+        Option("main_gpu", ("-mg", "--main-gpu"), "GPU for small tensors", integer(0, 1023), value="i"),
+        Option(
+            "split_mode",
+            ("-sm", "--split-mode"),
+            "how to split over GPUs",
+            choice("none", "layer", "row"),
+            value="MODE",
+        ),
+        Option(
+            "tensor_split",
+            ("-ts", "--tensor-split"),
+            "proportions for each GPU, comma-separated",
+            _splits,
+            value="SPLIT",
+        ),
+        Option("mlock", ("--mlock",), "lock the model in memory"),
+        Option("mmap", ("--mmap",), "map the model into memory", off=("--no-mmap",)),
+        Option(
+            "numa",
+            ("--numa",),
+            "NUMA strategy",
+            choice("distribute", "isolate", "numactl"),
+            bare="distribute",
+            value="STRATEGY",
+        ),
+        Option("warmup", ("--warmup",), "touch the weights before the first request", off=("--no-warmup",)),
+        Option("require_offload", ("--require-offload",), "stay unready when no layer is on a GPU"),
+    ),
+    "serving": (
+        Option(
+            "host", ("--host",), "address to listen on; a path ending in .sock is a UNIX socket", _text, value="HOST"
+        ),
+        Option("port", ("--port",), "port to listen on", integer(0, 65535)),
+        Option("management_host", ("--management-host",), "address of the management port", _text, value="HOST"),
+        Option(
+            "management_port",
+            ("--management-port",),
+            "port for /livez /readyz /metrics /status; 0: off",
+            integer(0, 65535),
+        ),
+        Option(
+            "path",
+            ("--path",),
+            "folder of static files that win over the built-in page",
+            _text,
+            value="DIR",
+            env="LLAMA_ARG_STATIC_PATH",
+        ),
+        Option(
+            "api_keys", ("--api-key",), "API key; may be repeated", _list, many=True, value="KEY", env="LLAMA_API_KEY"
+        ),
+        Option(
+            "api_key_file",
+            ("--api-key-file",),
+            "file with one API key a line; read again when it changes",
+            _text,
+            value="FNAME",
+        ),
+        Option("ssl_key_file", ("--ssl-key-file",), "PEM private key", _text, value="FNAME"),
+        Option(
+            "ssl_cert_file", ("--ssl-cert-file",), "PEM certificate; read again when it changes", _text, value="FNAME"
+        ),
+        Option("timeout", ("-to", "--timeout"), "read and write timeout in seconds", integer(0)),
+        Option("max_body", ("--max-body",), "largest request body in bytes", integer(1024)),
+        Option("max_queue", ("--max-queue",), "most waiting requests; 0: no limit", integer(0)),
+        Option("metrics", ("--metrics",), "serve /metrics", env="LLAMA_ARG_ENDPOINT_METRICS"),
+        Option(
+            "slots_endpoint",
+            ("--slots",),
+            "serve /slots",
+            off=("--no-slots", "--slots-endpoint-disable"),
+            env="LLAMA_ARG_ENDPOINT_SLOTS",
+        ),
+        Option("slot_save_path", ("--slot-save-path",), "folder for saved slots", _text, value="PATH"),
+        Option("drain_delay", ("--drain-delay",), "seconds to keep accepting after SIGTERM", number(0.0, 3600.0)),
+        Option(
+            "drain_timeout", ("--drain-timeout",), "seconds that running requests get after that", number(0.0, 86400.0)
+        ),
+        Option("stay_on_load_error", ("--stay-on-load-error",), "keep answering /health when the model cannot load"),
+    ),
+    "logs": (
+        Option("log_disable", ("--log-disable",), "log to stdout only, not to llama.log"),
+        Option("log_format", ("--log-format",), "json or text", choice("json", "text"), value="FORMAT"),
+        Option("log_file", ("--log-file",), "log file", _text, value="FNAME", env="LLAMA_LOG_FILE"),
+        Option("verbose", ("-v", "--verbose"), "log more"),
+    ),
+}
+OPTIONS = tuple(option for group in GROUPS.values() for option in group)
+_IGNORED = ("--jinja", "--no-webui", "--no-ui")  # today's switches for what is always so here
+_REFUSED = {
+    "--lora-base": "the library applies adapters to the loaded model as it runs; it cannot use another base. "
+    "Merge the adapter into that base offline instead",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message)
+
+
+class _Refuse(argparse.Action):
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> NoReturn:
+        raise ConfigError(f"{option_string} is not supported: {_REFUSED[option_string or '']}")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line; values stay text until `parse` reads them with their errors named."""
+    parser = _Parser(
+        "llamaserver",
+        allow_abbrev=False,
+        description="llama.cpp models over HTTP.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"llamaserver {__version__}")
+    for title, options in GROUPS.items():
+        group = parser.add_argument_group(title)
+        for option in options:
+            _add(group, option)
+    for flag in _IGNORED:
+        parser.add_argument(flag, action="store_true", dest="_ignored", help=argparse.SUPPRESS)
+    for flag, why in _REFUSED.items():
+        parser.add_argument(flag, action=_Refuse, help=f"refused: {why}", metavar="FNAME")
+    return parser
+
+
+def _add(group: Any, option: Option) -> None:
+    text = f"{option.help} (default: {default_text(option)}; ${option.variable})".replace("%", "%%")
+    key = option.variable
+    if option.read is None:
+        group.add_argument(*option.flags, dest=key, action="store_const", const="true", help=text)
+        if option.off:
+            group.add_argument(*option.off, dest=key, action="store_const", const="false", help=argparse.SUPPRESS)
+    elif option.many:
+        group.add_argument(*option.flags, dest=key, action="append", metavar=option.value, help=text)
+    elif option.bare is not None:
+        group.add_argument(*option.flags, dest=key, nargs="?", const=option.bare, metavar=option.value, help=text)
+    else:
+        group.add_argument(*option.flags, dest=key, metavar=option.value, help=text)
+
+
+def default_text(option: Option) -> str:
+    """The default as --help and docs/options.md show it."""
+    value = next(f.default for f in fields(Config) if f.name == option.field)
+    if value is None:
+        return "automatic"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return str(value) if value not in ("", ()) else "none"
+
+
+def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
+    """Read a Config; ConfigError names the flag (or variable) and what is wrong with it."""
+    given = vars(build_parser().parse_args(list(argv)))
+    values: dict[str, Any] = {}
+    for option in OPTIONS:
+        source, texts = _texts(option, given, environ)
+        for text in texts:
+            try:
+                value = _switch(text) if option.read is None else option.read(text)
+            except ConfigError as error:
+                raise ConfigError(f"{source}: {error}") from None
+            if option.many:
+                values[option.field] = tuple(values.get(option.field, ())) + tuple(value)
+            else:
+                values[option.field] = value
+    if "models_dir" not in values and environ.get("LLAMA_CACHE"):
+        values["models_dir"] = Path(environ["LLAMA_CACHE"])
+    return _checked(Config(**_normalised(values)))
+
+
+def _texts(option: Option, given: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[str, list[str]]:
+    value = given.get(option.variable)
+    if value is not None:
+        return option.flags[-1], value if isinstance(value, list) else [value]
+    text = environ.get(option.variable)
+    if text is None and option.off:
+        negated = environ.get(option.variable.replace("LLAMA_ARG_", "LLAMA_ARG_NO_"))
+        text = "false" if negated is not None and negated.lower() in _TRUE else None
+    return option.variable, [] if text is None or (text == "" and option.many) else [text]
+
+
+def _switch(text: str) -> bool:
+    if text.lower() in _TRUE:
+        return True
+    if text.lower() in _FALSE:
+        return False
+    raise ConfigError(f"must be true or false, not {text!r}")
+
+
+def _normalised(values: dict[str, Any]) -> dict[str, Any]:
+    """-1 means automatic for thread counts, as in llama-server."""
+    for name in ("threads", "threads_batch", "threads_http"):
+        if values.get(name) == -1:
+            values[name] = 0
+    return values
+
+
+def _checked(config: Config) -> Config:
+    """What no single option can tell."""
+    problems = {
+        "--grp-attn-w must be a multiple of --grp-attn-n": config.grp_attn_w % config.grp_attn_n != 0,
+        "--ssl-key-file and --ssl-cert-file belong together": bool(config.ssl_key_file) != bool(config.ssl_cert_file),
+        "--hf-file needs --hf-repo": bool(config.hf_file) and not config.hf_repo,
+        "a model is needed: -m, --model-url or --hf-repo": not (config.model or config.model_url or config.hf_repo),
+        "--ctx-size leaves no room for --parallel slots": 0 < config.ctx_size < 8 * config.parallel,
+        f"--slot-save-path {config.slot_save_path} is no folder": bool(config.slot_save_path)
+        and not Path(config.slot_save_path).is_dir(),
+        f"--path {config.path} is no folder": bool(config.path) and not Path(config.path).is_dir(),
+    }
+    for message, wrong in problems.items():
+        if wrong:
+            raise ConfigError(message)
+    return config
+
+
+def markdown() -> str:
+    """docs/options.md."""
+    lines = ["# Options", "", "Made by `python -m llamaserver.options`; a test keeps it current.", ""]
+    for title, options in GROUPS.items():
+        lines += [f"## {title.capitalize()}", "", "| option | default | environment | meaning |", "|---|---|---|---|"]
+        for option in options:
+            names = ", ".join(f"`{flag}`" for flag in (*option.flags, *option.off))
+            lines.append(f"| {names} | {default_text(option)} | `{option.variable}` | {option.help} |")
+        lines.append("")
+    for flag, why in _REFUSED.items():
+        lines += [f"`{flag}` is refused: {why}.", ""]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")
