@@ -85,12 +85,13 @@ async def fetch_model(source: Source, target: Path, progress: Progress) -> Path:
     if len(urls) == 1:
         return await fetch(source, target, progress)
     parts = [Source(url, headers=source.headers) for url in urls]
-    return [await fetch(part, target.parent / file_name(part.url), progress) for part in parts][0]
+    paths = [await fetch(part, target.parent / file_name(part.url), progress) for part in parts]
+    return paths[0]
 
 
 async def fetch(source: Source, target: Path, progress: Progress) -> Path:
     """Download one file unless it is there; ModelLoadError says what went wrong in the end."""
-    if target.exists():
+    if await asyncio.to_thread(target.exists):
         _log.info("using %s, downloaded earlier", target)
         return target
     try:
@@ -159,7 +160,7 @@ def _check_space(folder: Path, needed: int) -> None:
 
 async def _receive(response: aiohttp.ClientResponse, part: Path, have: int, total: int, progress: Progress) -> None:
     shown = 0
-    with part.open("ab" if have else "wb") as file:  # noqa: ASYNC230  buffered writes of 1 MiB
+    with part.open("ab" if have else "wb") as file:
         async for chunk in response.content.iter_chunked(_CHUNK):
             await asyncio.to_thread(file.write, chunk)
             have += len(chunk)

@@ -402,7 +402,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
                 value = _switch(text) if option.read is None else option.read(text)
             except ConfigError as error:
                 raise ConfigError(f"{source}: {error}") from None
-            if option.many:
+            if isinstance(value, list):
                 values[option.field] = tuple(values.get(option.field, ())) + tuple(value)
             else:
                 values[option.field] = value

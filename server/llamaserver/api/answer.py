@@ -80,7 +80,7 @@ def logprob(prob: float) -> float:
 
 
 def token_text(piece: bytes) -> str:
-    """The piece as text, a lone part of a character as the seed server wrote it: `byte: \\xNN`."""
+    r"""The piece as text, a lone part of a character as the seed server wrote it: `byte: \xNN`."""
     try:
         return piece.decode("utf-8")
     except UnicodeDecodeError:

@@ -41,7 +41,7 @@ def read_system_prompt(context: Context, value: dict[str, Any]) -> SystemPrompt:
 async def load_system_prompt(context: Context, path: str) -> None:
     """--system-prompt-file: the same JSON object, or plain text; ConfigError when it cannot be used."""
     try:
-        data = Path(path).read_bytes()
+        data = await context.blocking(Path(path).read_bytes)
         try:
             value = parse(data)
         except InvalidRequest:

@@ -147,9 +147,12 @@ class Backend(Protocol):
     """Model and context. Only `abort` may be called from another thread."""
 
     info: ModelInfo
-    vocab: Vocab
     media: MediaTokenizer | None
     make_sampler: SamplerFactory
+
+    @property
+    def vocab(self) -> Vocab:
+        """The model's vocabulary."""
 
     def decode(self, batch: Batch, *, embeddings: bool = False) -> Status:
         """Evaluate the rows; their results are read by row index until the next decode."""

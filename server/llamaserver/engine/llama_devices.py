@@ -1,24 +1,40 @@
-"""Library-wide matters: initialisation, compute devices, and what the library says in its log.
+"""Library-wide matters: compute backends, devices, and what the library says in its log.
 
 llama.cpp tells only its log why a load failed and how many layers went to the GPU.
 """
 
 import ctypes
 import logging
+import os
 import re
 import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import llama_cpp.llama_cpp as lib
 
-_LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR, 5: logging.DEBUG}
+from ..errors import ModelLoadError
+
+_LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
 _OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers")
+_CPU = 0  # GGML_BACKEND_DEVICE_TYPE_CPU
 _log = logging.getLogger("llama.cpp")
-_lock = threading.Lock()
-_started = False
+
+# Looked up through libllama: the dynamic linker finds ggml's symbols in the copy that libllama uses,
+# while loading libggml by its own path may map a second copy with a registry of its own.
+_ggml: Any = lib._lib
+_ggml.ggml_backend_reg_count.restype = ctypes.c_size_t
+_ggml.ggml_backend_load_all_from_path.argtypes = [ctypes.c_char_p]
+_ggml.ggml_backend_load_all_from_path.restype = None
+_ggml.ggml_backend_dev_count.restype = ctypes.c_size_t
+_ggml.ggml_backend_dev_get.restype = ctypes.c_void_p
+_ggml.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
+_ggml.ggml_backend_dev_type.argtypes = [ctypes.c_void_p]
+_ggml.ggml_backend_dev_description.argtypes = [ctypes.c_void_p]
+_ggml.ggml_backend_dev_description.restype = ctypes.c_char_p
 
 
 class LogCapture:
@@ -31,7 +47,7 @@ class LogCapture:
 
     def see(self, level: int, text: str) -> None:
         """Take one complete message."""
-        if level == 4:
+        if level == logging.ERROR:
             self._errors.append(text.strip())
         if found := _OFFLOADED.search(text):
             self.layers_offloaded, self.layers_total = int(found[1]), int(found[2])
@@ -41,58 +57,62 @@ class LogCapture:
         return self._errors[0] if self._errors else "no reason given by llama.cpp"
 
 
-_capture: LogCapture | None = None
-_level = logging.INFO
+class _Library:
+    """State that the whole process shares, as the library does."""
+
+    lock = threading.Lock()
+    started = False
+    capture: LogCapture | None = None
+    level = logging.INFO
 
 
 def _receive(level: int, text: bytes | None, _: Any) -> None:
-    global _level
     if not text:
         return
-    _level = _LEVELS.get(level, _level)  # 5 continues the message before
+    _Library.level = _LEVELS.get(level, _Library.level)  # other numbers continue the message before
     message = text.decode(errors="replace").rstrip("\n")
-    if _capture is not None:
-        _capture.see(level, message)
+    if _Library.capture is not None:
+        _Library.capture.see(_Library.level, message)
     if message.strip(". "):
-        _log.log(logging.DEBUG if _level < logging.WARNING else _level, message)
+        _log.log(logging.DEBUG if _Library.level < logging.WARNING else _Library.level, message)
 
 
 _callback = lib.llama_log_callback(_receive)  # must outlive every use of the library
 
 
 def initialise() -> None:
-    """Load the compute backends, once a process."""
-    global _started
-    with _lock:
-        if not _started:
-            lib.llama_log_set(_callback, ctypes.c_void_p(0))
-            lib.llama_backend_init()
-            _started = True
+    """Load the compute backends, once a process; ModelLoadError when there is none.
+
+    A build with loadable backends has them beside libllama. Left to itself the library would look
+    for them beside the interpreter and in the current folder.
+    """
+    with _Library.lock:
+        if _Library.started:
+            return
+        lib.llama_log_set(_callback, ctypes.c_void_p(0))
+        folder = Path(lib._lib._name).parent
+        if _ggml.ggml_backend_reg_count() == 0:
+            _ggml.ggml_backend_load_all_from_path(os.fsencode(folder))
+        if _ggml.ggml_backend_reg_count() == 0:
+            raise ModelLoadError(f"llama.cpp has no compute backend in {folder}")
+        lib.llama_backend_init()
+        _Library.started = True
 
 
 @contextmanager
 def capture_log() -> Iterator[LogCapture]:
     """Collect the library's log while a model loads."""
-    global _capture
-    _capture = capture = LogCapture()
+    capture = _Library.capture = LogCapture()
     try:
         yield capture
     finally:
-        _capture = None
+        _Library.capture = None
 
 
 def accelerator() -> str:
     """Description of the first device that is not the CPU, "GPU" when it cannot be told."""
-    ggml = ctypes.CDLL(lib._lib._name.replace("libllama", "libggml"))
-    base = ctypes.CDLL(lib._lib._name.replace("libllama", "libggml-base"))
-    ggml.ggml_backend_dev_count.restype = ctypes.c_size_t
-    ggml.ggml_backend_dev_get.restype = ctypes.c_void_p
-    ggml.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
-    base.ggml_backend_dev_type.argtypes = [ctypes.c_void_p]
-    base.ggml_backend_dev_description.argtypes = [ctypes.c_void_p]
-    base.ggml_backend_dev_description.restype = ctypes.c_char_p
-    for index in range(ggml.ggml_backend_dev_count()):
-        device = ggml.ggml_backend_dev_get(index)
-        if base.ggml_backend_dev_type(device) != 0:
-            return str(base.ggml_backend_dev_description(device).decode(errors="replace"))
+    for index in range(_ggml.ggml_backend_dev_count()):
+        device = _ggml.ggml_backend_dev_get(index)
+        if _ggml.ggml_backend_dev_type(device) != _CPU:
+            return str(_ggml.ggml_backend_dev_description(device).decode(errors="replace"))
     return "GPU"
