@@ -189,7 +189,8 @@ def candidates(params: SamplingParams, logits: np.ndarray) -> list[int]:
     """Which tokens are left at the end of the chain, best first."""
     report = make(replace(params, n_probs=SIZE)).sample(logits)[1]
     assert report is not None
-    return [one.id for one in report.top]
+    assert len(report.top) == SIZE
+    return [one.id for one in report.top if one.prob > 0]
 
 
 def test_samplers_run_in_the_order_asked_for() -> None:
@@ -251,7 +252,9 @@ def test_probabilities_after_the_chain_are_those_of_the_survivors() -> None:
     token, report = make(replace(PLAIN, top_k=3, samplers=("top_k",), n_probs=10)).sample(peaks(t5=2.0, t6=1.0, t7=0.5))
     weights = np.exp([2.0, 1.0, 0.5])
     assert report is not None
-    assert [one.id for one in report.top] == [5, 6, 7]
+    assert [one.id for one in report.top[:3]] == [5, 6, 7]
+    assert len(report.top) == 10
+    assert all(one.prob == 0 for one in report.top[3:])
     assert [one.prob for one in report.top] == pytest.approx((weights / weights.sum()).tolist())
     assert report.chosen in report.top
     assert report.chosen.id == token
@@ -265,7 +268,9 @@ def test_probabilities_before_the_chain_ignore_it() -> None:
     token, report = make(params).sample(logits.copy())
     assert token == 7
     assert report is not None
-    assert [one.id for one in report.top] == [5, 6, 7]
+    assert [one.id for one in report.top[:3]] == [5, 6, 7]
+    assert len(report.top) == 10
+    assert all(one.prob == 0 for one in report.top[3:])
     assert report.chosen.prob == pytest.approx(weights[7] / weights.sum())
     assert [one.prob for one in report.top] == pytest.approx((weights[[5, 6, 7]] / weights.sum()).tolist())
 

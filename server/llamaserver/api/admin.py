@@ -11,7 +11,7 @@ from ..engine.params import GenerationParams, SamplingParams
 from ..engine.snapshot import SlotView, Snapshot
 from ..errors import InvalidRequest, NotFound, NotSupported, Unavailable
 from . import slotfile
-from .body import json_response, read_json
+from .body import json_response, read_json, read_value
 from .context import CONTEXT, Context
 from .fields import Fields
 from .metrics import exposition
@@ -30,6 +30,9 @@ async def health(request: web.Request) -> web.StreamResponse:
     if snapshot.state != "ready":
         error = {"code": 500, "message": snapshot.error or "stopped", "type": "server_error"}
         return json_response({"status": "error", "error": error}, 500)
+    if context.draining:
+        error = {"code": 503, "message": "The server is shutting down", "type": "unavailable_error"}
+        return json_response({"status": "shutting down", "error": error}, 503)
     busy = snapshot.requests_processing
     idle = len(snapshot.slots) - busy
     body = {"status": "ok" if idle else "no slot available", "slots_idle": idle, "slots_processing": busy}
@@ -132,9 +135,9 @@ async def slot_action(request: web.Request) -> web.StreamResponse:
 
 async def _save(request: web.Request, context: Context, slot: int) -> dict[str, Any]:
     path = slotfile.path_for(context.config.slot_save_path, Fields(await read_json(request)).string("filename"))
-    began = monotonic()
+    info, began = context.engine.info, monotonic()
     state = await context.engine.save_slot(slot)
-    written = await context.blocking(lambda: slotfile.write(path, state.tokens, state.data))
+    written = await context.blocking(lambda: slotfile.write(path, state.tokens, state.data, info.state_version))
     return {
         "id_slot": slot,
         "filename": path.name,
@@ -146,8 +149,8 @@ async def _save(request: web.Request, context: Context, slot: int) -> dict[str, 
 
 async def _restore(request: web.Request, context: Context, slot: int) -> dict[str, Any]:
     path = slotfile.path_for(context.config.slot_save_path, Fields(await read_json(request)).string("filename"))
-    began = monotonic()
-    tokens, data, size = await context.blocking(lambda: slotfile.read(path, context.engine.info.n_vocab))
+    info, began = context.engine.info, monotonic()
+    tokens, data, size = await context.blocking(lambda: slotfile.read(path, info.n_vocab, info.state_version))
     restored = await context.engine.restore_slot(slot, SlotState(tokens, data))
     return {
         "id_slot": slot,
@@ -193,7 +196,7 @@ async def lora_set(request: web.Request) -> web.StreamResponse:
     """POST /lora-adapters: [{id, scale}]; adapters that are not named are switched off."""
     context = request.app[CONTEXT]
     context.require_ready()
-    data = await request.json() if request.can_read_body else None
+    data = await read_value(request)
     if not isinstance(data, list):
         raise InvalidRequest("the body must be an array of {id, scale}")
     scales = [0.0] * context.engine.info.n_lora

@@ -18,7 +18,7 @@ def build_context(config: Config, engine: Engine) -> Context:
 def build_app(context: Context) -> web.Application:
     """The API, the page, and everything clients see."""
     app = web.Application(
-        middlewares=[access_log, cors, errors, draining, authorize], client_max_size=context.config.max_body
+        middlewares=[access_log, cors, draining, errors, authorize], client_max_size=context.config.max_body
     )
     app[CONTEXT] = context
     admin.add_routes(app)

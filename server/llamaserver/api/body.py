@@ -1,5 +1,6 @@
 """Request bodies: JSON with any Content-Type or none, and answers as JSON."""
 
+import asyncio
 from typing import Any
 
 import orjson
@@ -13,23 +14,43 @@ _LARGE = 1_000_000  # bytes from which on parsing leaves the event loop
 
 async def read_json(request: web.Request) -> dict[str, Any]:
     """The body as an object; InvalidRequest for anything else. An empty body is an empty object."""
-    data = await request.read()
+    return _object(await read_value(request))
+
+
+async def read_value(request: web.Request) -> Any:
+    """The body as any JSON value, {} when it is empty; waits for it at most --timeout seconds."""
+    context = request.app[CONTEXT]
+    announced, most = request.content_length or 0, context.config.max_body
+    if announced > most:  # refused before it is read
+        raise web.HTTPRequestEntityTooLarge(max_size=most, actual_size=announced)
+    try:
+        async with asyncio.timeout(context.config.timeout or None):
+            data = await request.read()
+    except TimeoutError:
+        raise web.HTTPRequestTimeout from None
     if not data.strip():
         return {}
     if len(data) > _LARGE:
-        return await request.app[CONTEXT].blocking(lambda: parse(data), len(data))
-    return parse(data)
+        return await context.blocking(lambda: _value(data), len(data))
+    return _value(data)
 
 
 def parse(data: bytes) -> dict[str, Any]:
     """Parse an object; the parser itself refuses invalid UTF-8 and nesting beyond 1,024."""
+    return _object(_value(data))
+
+
+def _value(data: bytes) -> Any:
     try:
-        body = orjson.loads(data)
+        return orjson.loads(data)
     except orjson.JSONDecodeError as error:
         raise InvalidRequest(f"the body is not valid JSON: {error}") from error
-    if not isinstance(body, dict):
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
         raise InvalidRequest("the body must be a JSON object")
-    return body
+    return value
 
 
 def dumps(value: Any) -> bytes:

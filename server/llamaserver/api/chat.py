@@ -1,5 +1,6 @@
 """Chat messages to a prompt: validation, images, template choice. Runs in an executor thread."""
 
+import re
 import secrets
 from dataclasses import dataclass
 from typing import Any
@@ -51,7 +52,11 @@ def chat_prompt(context: Context, chat: Chat) -> Prompt:
     special = not (bos and chat.text.startswith(bos))
     system = context.system.tokens
     if chat.images:
-        return prepend(system, media_prompt(_parts(chat), engine, add_special=special and not system))
+        try:
+            prompt = media_prompt(_parts(chat), engine, add_special=special and not system)
+        except InvalidRequest as error:
+            raise InvalidRequest(f"Field 'messages': {error.message}", field="messages") from error
+        return prepend(system, prompt)
     if special:
         return build_prompt(chat.text, engine, system=system, field="messages")
     return Prompt.of([*system, *vocab.tokenize(chat.text, add_special=False, parse_special=True)])
@@ -134,9 +139,7 @@ def _part(part: Any, where: str, images: list[tuple[str, bytes]]) -> str:
 
 
 def _parts(chat: Chat) -> list[str | bytes]:
-    parts: list[str | bytes] = []
-    rest = chat.text
-    for placeholder, image in chat.images:
-        before, _, rest = rest.partition(placeholder)
-        parts += [before, image]
-    return [*parts, rest]
+    """Texts and images in the order the template has put them; it may have left some out."""
+    images = dict(chat.images)
+    pieces = re.split(f"({'|'.join(map(re.escape, images))})", chat.text)
+    return [images.get(piece, piece) for piece in pieces]

@@ -1,8 +1,9 @@
 """What every handler shares: configuration, engine, worker threads, and the server's changeable state."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import time
 from typing import TypeVar
@@ -39,12 +40,28 @@ class Context:
     system: SystemPrompt = field(default_factory=SystemPrompt)
     template_file: str = ""  # text of --chat-template-file
     started: float = field(default_factory=time)
+    quiet: asyncio.Event = field(default_factory=asyncio.Event)  # no request is being answered
     executor: ThreadPoolExecutor = field(init=False)
     slow_lane: ThreadPoolExecutor = field(init=False)
+    _running: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.executor = ThreadPoolExecutor(self.config.threads_http or 4, "http")
         self.slow_lane = ThreadPoolExecutor(1, "http-large")
+        self._running = 0
+        self.quiet.set()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Around the answer of each request; a drain waits for all of them."""
+        self._running += 1
+        self.quiet.clear()
+        try:
+            yield
+        finally:
+            self._running -= 1
+            if not self._running:
+                self.quiet.set()
 
     async def blocking(self, call: Callable[[], T], size: int = 0) -> T:
         """Run what may take long off the event loop; `size` bytes of input choose the lane.

@@ -41,8 +41,8 @@ class KeyStore:
             status = self._path.stat()
             stamp = (status.st_mtime_ns, status.st_ino)
             if stamp != self._stamp:
-                lines = self._path.read_text().splitlines()
-                self._from_file = tuple(s.encode() for line in lines if (s := line.strip()) and not s.startswith("#"))
+                lines = (line.strip() for line in self._path.read_bytes().splitlines())
+                self._from_file = tuple(line for line in lines if line and not line.startswith(b"#"))
                 self._stamp = stamp
         except OSError as error:
             _log.warning("cannot read API keys from %s: %s", self._path, error)

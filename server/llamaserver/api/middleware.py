@@ -86,6 +86,7 @@ def error_response(error: ServerError) -> web.Response:
 def _from_http(request: web.Request, error: web.HTTPException) -> web.Response:
     messages = {
         404: f"no such path: {request.path}",
+        408: "the body did not arrive within --timeout seconds",
         405: f"{request.path} does not take {request.method}",
         413: "the body exceeds --max-body",
     }
@@ -105,11 +106,11 @@ async def draining(request: web.Request, handler: Handler) -> web.StreamResponse
     """Before the end: first close connections after each answer, then take no more requests."""
     context = request.app[CONTEXT]
     if context.refusing and request.path not in _OPEN:
-        raise Unavailable("the server is shutting down", retry_after=5)
-    if not context.draining:
-        return await handler(request)
-    response = await handler(request)
-    if not response.prepared:
+        response: web.StreamResponse = error_response(Unavailable("the server is shutting down", retry_after=5))
+    else:
+        with context.running():
+            response = await handler(request)
+    if context.draining and not response.prepared:
         response.force_close()
     return response
 

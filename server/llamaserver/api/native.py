@@ -32,7 +32,6 @@ class Job:
     request: Request
     settings: dict[str, Any]
     prompt: Any
-    timings_per_token: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +55,13 @@ def model_name(context: Context) -> str:
     return context.config.alias or context.engine.info.path
 
 
-def make_job(context: Context, prompt: Prompt, params: GenerationParams, echo: Any, *, stream: bool, tpt: bool) -> Job:
+def make_job(context: Context, prompt: Prompt, params: GenerationParams, echo: Any, *, stream: bool) -> Job:
     """Compile the sampler and wrap everything for the engine (executor thread)."""
     engine = context.engine
     settings = generation_settings(params, n_ctx=engine.settings.slot_ctx, model=model_name(context), stream=stream)
     sampler = engine.make_sampler(params.sampling, engine.settings.slot_ctx)
     tag = Tag(settings, echo if isinstance(echo, str) else dumps(echo).decode())
-    return Job(Request(prompt, params, sampler, tag=tag), settings, echo, tpt)
+    return Job(Request(prompt, params, sampler, tag=tag), settings, echo)
 
 
 async def completion(request: web.Request) -> web.StreamResponse:
@@ -88,10 +87,9 @@ def _completion_jobs(context: Context, body: dict[str, Any], stream: bool) -> li
     images = read_images(fields)
     if images and context.engine.media is None:
         raise NotSupported("This server does not support images: it was started without --mmproj")
-    tpt = fields.boolean("timings_per_token", default=False)
     tokens = context.system.tokens
     built = [(build_prompt(p, context.engine, system=tokens, images=images), p) for p in prompts]
-    return [make_job(context, prompt, params, echo, stream=stream, tpt=tpt) for prompt, echo in built]
+    return [make_job(context, prompt, params, echo, stream=stream) for prompt, echo in built]
 
 
 async def run(request: web.Request, jobs: list[Job], fields: Fields, *, stream: bool) -> web.StreamResponse:
@@ -197,7 +195,7 @@ def _infill_job(context: Context, body: dict[str, Any], stream: bool) -> Job:
     after = vocab.tokenize(suffix.removeprefix(" "), add_special=False, parse_special=False)
     keys = [*tokens, vocab.fim_pre, *before, vocab.fim_suf, *after, vocab.fim_mid]
     params = parse_generation(body, limits(context))
-    return make_job(context, Prompt(array("q", keys)), params, prefix, stream=stream, tpt=False)
+    return make_job(context, Prompt(array("q", keys)), params, prefix, stream=stream)
 
 
 async def tokenize(request: web.Request) -> web.StreamResponse:

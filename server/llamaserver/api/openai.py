@@ -174,7 +174,7 @@ def _call(
     options = fields.object("stream_options") or {}
     seeds = [(params.sampling.seed + i) % 2**32 for i in range(n)]
     choices = [replace(params, sampling=replace(params.sampling, seed=seed)) for seed in seeds]
-    jobs = [make_job(context, p, c, echo, stream=stream, tpt=False) for p, echo in prompts for c in choices]
+    jobs = [make_job(context, p, c, echo, stream=stream) for p, echo in prompts for c in choices]
     return Call(
         jobs=jobs,
         stream=stream,

@@ -204,9 +204,8 @@ def _lora(fields: Fields, limits: Limits) -> tuple[float, ...] | None:
     for item in items:
         if not isinstance(item, dict):
             raise InvalidRequest("Field 'lora': must be an array of {id, scale}", field="lora")
-        one = Fields(item)
-        number = one.integer("id", default=-1, low=0, high=limits.n_lora - 1)
-        if number < 0:
-            raise InvalidRequest("Field 'lora': id is missing", field="lora")
-        scales[number] = one.number("scale", default=1.0)
+        number = item.get("id")
+        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < limits.n_lora:
+            raise InvalidRequest(f"Field 'lora': id must be that of one of {limits.n_lora} adapters", field="lora")
+        scales[number] = Fields(item).number("scale", default=1.0)
     return tuple(scales)

@@ -2,8 +2,8 @@
 
     u32 magic "ggsq", u32 version, u32 n_tokens, i32 tokens[n_tokens], then the sequence state
 
-The state is what `llama_state_seq_get_data` gives behind its first eight bytes, which repeat magic
-and version. Beside the file lies `<name>.sha256`; a file without one is accepted. Runs in an
+This is what `llama_state_seq_save_file` writes, so files of llama-server can be restored and ours
+be given to it. Beside the file lies `<name>.sha256`; a file without one is accepted. Runs in an
 executor thread.
 """
 
@@ -32,23 +32,21 @@ def path_for(folder: str, name: str) -> Path:
     return Path(folder, name)
 
 
-def write(path: Path, tokens: tuple[int, ...], state: bytes) -> int:
+def write(path: Path, tokens: tuple[int, ...], state: bytes, version: int) -> int:
     """Write atomically; returns the bytes written."""
-    version = struct.unpack_from("<I", state, 4)[0] if len(state) >= 8 else 0
     head = _HEADER.pack(MAGIC, version, len(tokens)) + np.asarray(tokens, np.int32).tobytes()
-    body = memoryview(state)[8:]
     digest = hashlib.sha256(head)
-    digest.update(body)
+    digest.update(state)
     try:
-        _replace(path, [head, body])
+        _replace(path, [head, state])
         _replace(_sidecar(path), [f"{digest.hexdigest()}  {path.name}\n".encode()])
     except OSError as error:
         reason = "no space left" if error.errno == errno.ENOSPC else error.strerror or str(error)
         raise ServerError(f"Failed to save slot to {path.name}: {reason}") from error
-    return len(head) + len(body)
+    return len(head) + len(state)
 
 
-def _replace(path: Path, chunks: "list[bytes | memoryview]") -> None:
+def _replace(path: Path, chunks: list[bytes]) -> None:
     """Temp file, fsync, rename, fsync of the folder."""
     handle, temporary = tempfile.mkstemp(prefix=".slot-", dir=path.parent)
     try:
@@ -69,7 +67,7 @@ def _replace(path: Path, chunks: "list[bytes | memoryview]") -> None:
         os.close(folder)
 
 
-def read(path: Path, n_vocab: int) -> tuple[tuple[int, ...], bytes, int]:
+def read(path: Path, n_vocab: int, version: int) -> tuple[tuple[int, ...], bytes, int]:
     """Tokens, state as `state_set` wants it, and the file's size; InvalidRequest for any damage."""
     try:
         data = path.read_bytes()
@@ -78,14 +76,16 @@ def read(path: Path, n_vocab: int) -> tuple[tuple[int, ...], bytes, int]:
     _verify(path, data)
     if len(data) < _HEADER.size:
         raise _damaged(path, "too short")
-    magic, version, count = _HEADER.unpack_from(data)
+    magic, found, count = _HEADER.unpack_from(data)
     end = _HEADER.size + 4 * count
     if magic != MAGIC or end > len(data):
         raise _damaged(path, "not a slot file")
+    if found != version:
+        raise _damaged(path, f"its layout is version {found}, this llama.cpp writes {version}")
     tokens = np.frombuffer(data, np.int32, count, _HEADER.size)
     if count and (int(tokens.min()) < 0 or int(tokens.max()) >= n_vocab):
         raise _damaged(path, "its token ids are not in this model's vocabulary")
-    return tuple(tokens.tolist()), struct.pack("<II", MAGIC, version) + data[end:], len(data)
+    return tuple(tokens.tolist()), data[end:], len(data)
 
 
 def _verify(path: Path, data: bytes) -> None:

@@ -37,7 +37,7 @@ def _find(folder: Path, name: str) -> Path | None:
     try:
         path = (root / name).resolve()
         if path.is_dir():
-            path = path / "index.html"
+            path = (path / "index.html").resolve()
         return path if path.is_relative_to(root) and path.is_file() else None
     except (OSError, ValueError):
         return None

@@ -77,6 +77,7 @@ class ModelInfo:
     n_lora: int = 0
     modalities: frozenset[str] = frozenset()  # "vision", "audio"
     system_info: str = ""
+    state_version: int = 0  # of what state_get gives; another library's version does not fit
 
 
 class Status(IntEnum):
@@ -158,10 +159,10 @@ class Backend(Protocol):
         """Evaluate the rows; their results are read by row index until the next decode."""
 
     def decode_media(self, media: Media, position: int, seq: int) -> Status:
-        """Evaluate one image at `position` of `seq`."""
+        """Evaluate one image at `position` of `seq`; its last row has logits."""
 
     def logits(self, row: int) -> FloatArray:
-        """The logits of a row that wanted them: a writable view of shape (n_vocab,)."""
+        """The logits of a row that wanted them: a writable view of shape (n_vocab,). Row -1 is the last."""
 
     def embeddings(self, seq: int, rows: Sequence[int]) -> FloatArray:
         """Vectors of shape (n, n_embd): one pooled vector of `seq`, or one a row without pooling."""

@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import EngineFailure, ModelLoadError
 from . import llama_devices
 from .backend import Batch, FloatArray, MediaTokenizer, ModelInfo, SamplerFactory, Status
-from .llama_media import MediaProjector
+from .llama_media import MediaProjector, ProjectorOptions
 from .llama_sampling import LlamaSamplerFactory
 from .llama_vocab import LlamaVocab
 from .params import Media
@@ -49,6 +49,9 @@ _embeddings_ith.restype = ctypes.c_void_p
 _embeddings_seq = _held.llama_get_embeddings_seq
 _embeddings_seq.argtypes = [ctypes.c_void_p, ctypes.c_int32]
 _embeddings_seq.restype = ctypes.c_void_p
+
+
+_STREAM_HEADER = 8  # bytes before a sequence's state: the library's private magic, and the sequence's id
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +128,11 @@ class LlamaBackend:
         self._adapters = [self._load_adapter(path, log) for path, _ in options.lora]
         self.set_lora(tuple(scale for _, scale in options.lora))
         if options.mmproj:
-            self._projector = MediaProjector(options.mmproj, self._model, self._context, options)
+            self._projector = self._load_projector(options, log)
         self.media = self._projector
         self.make_sampler = LlamaSamplerFactory(self.vocab, lib.llama_model_get_vocab(self._model))
         self.info = self._describe(options, log)
+        self._stream_header = self._stream(0)[:_STREAM_HEADER]
         self._rows = _Rows(self.info.n_batch)
         if options.warmup and self.info.causal:
             self._warm_up()
@@ -139,6 +143,17 @@ class LlamaBackend:
             raise ModelLoadError(f"cannot load LoRA adapter {path}: {log.last_error()}")
         return adapter
 
+    def _load_projector(self, options: LoadOptions, log: "llama_devices.LogCapture") -> MediaProjector:
+        wanted = ProjectorOptions(
+            path=options.mmproj,
+            use_gpu=options.n_gpu_layers != 0,
+            threads=options.threads_batch,
+            n_batch=lib.llama_n_batch(self._context),
+            n_ubatch=lib.llama_n_ubatch(self._context),
+            abort_flag=self._abort_flag,
+        )
+        return MediaProjector(wanted, self._model, self._context, log)
+
     def _describe(self, options: LoadOptions, log: "llama_devices.LogCapture") -> ModelInfo:
         model = self._model
         recurrent = bool(lib.llama_model_is_recurrent(model) or lib.llama_model_is_hybrid(model))
@@ -147,6 +162,7 @@ class LlamaBackend:
         pooling = int(lib.llama_pooling_type(self._context))
         return ModelInfo(
             path=options.model,
+            state_version=lib.LLAMA_STATE_SEQ_VERSION,
             description=_text(lambda b, n: lib.llama_model_desc(model, b, n)),
             architecture=metadata.get("general.architecture", ""),
             n_vocab=self.vocab.n_vocab,
@@ -189,20 +205,27 @@ class LlamaBackend:
 
     def decode(self, batch: Batch, *, embeddings: bool = False) -> Status:
         """Evaluate up to n_batch rows; ABORTED may have evaluated whole micro-batches."""
-        if embeddings != self._embeddings_on:
-            lib.llama_set_embeddings(self._context, embeddings)
-            self._embeddings_on = embeddings
+        self._set_embeddings(embeddings)
         code = lib.llama_decode(self._context, self._rows.fill(batch))
         if code == 0:
             lib.llama_synchronize(self._context)
             return Status.OK
         return Status(code) if code in (1, 2, -1) else Status.FATAL
 
+    def _set_embeddings(self, on: bool) -> None:
+        if on != self._embeddings_on:
+            lib.llama_set_embeddings(self._context, on)
+            self._embeddings_on = on
+
     def decode_media(self, media: Media, position: int, seq: int) -> Status:
-        """Evaluate one image."""
+        """Evaluate one image; ABORTED and NO_ROOM leave nothing of it where a part can be dropped."""
         if self._projector is None:
             raise EngineFailure("an image reached a model without a projector")
-        return self._projector.decode(media, position, seq)
+        self._set_embeddings(False)
+        status = self._projector.decode(media, position, seq)
+        if status is not Status.OK:
+            self.seq_rm(seq, position)
+        return status
 
     def logits(self, row: int) -> FloatArray:
         """A view of one row's logits, valid until the next decode."""
@@ -259,7 +282,10 @@ class LlamaBackend:
         return int(lib.llama_memory_seq_pos_max(self._memory, seq)) if self._memory else -1
 
     def state_get(self, seq: int) -> bytes:
-        """Serialise one sequence."""
+        """Serialise one sequence, as the library does in its slot files: without the stream header."""
+        return self._stream(seq)[_STREAM_HEADER:]
+
+    def _stream(self, seq: int) -> bytes:
         size = lib.llama_state_seq_get_size(self._context, seq)
         buffer = (ctypes.c_uint8 * size)()
         written = lib.llama_state_seq_get_data(self._context, buffer, size, seq)
@@ -267,8 +293,9 @@ class LlamaBackend:
 
     def state_set(self, seq: int, data: bytes) -> bool:
         """Restore one sequence; an ill-fitting state leaves it empty."""
-        buffer = (ctypes.c_uint8 * len(data)).from_buffer_copy(data)
-        read = lib.llama_state_seq_set_data(self._context, buffer, len(data), seq)
+        stream = self._stream_header + data
+        buffer = (ctypes.c_uint8 * len(stream)).from_buffer_copy(stream)
+        read = lib.llama_state_seq_set_data(self._context, buffer, len(stream), seq)
         if read == 0:
             self.seq_rm(seq, 0)
         return bool(read)

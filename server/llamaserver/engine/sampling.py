@@ -7,6 +7,7 @@ or the requested samplers run in their order. Pure numpy; made off the engine th
 import math
 from collections.abc import Iterable, Sequence
 from functools import partial
+from itertools import islice
 from threading import Lock
 
 import numpy as np
@@ -82,7 +83,7 @@ class ChainSampler:
             return token, None
         if raw is not None:
             kept, place = Candidates(None, raw, False), token
-        return token, self._report(kept, place, n_probs)
+        return token, self._report(kept, place, logits)
 
     def close(self) -> None:
         """Nothing native is held."""
@@ -151,7 +152,9 @@ class ChainSampler:
 
     # ---- probabilities
 
-    def _report(self, kept: Candidates, place: int, count: int) -> TokenProbs:
+    def _report(self, kept: Candidates, place: int, logits: FloatArray) -> TokenProbs:
+        """Always `n_probs` candidates: behind those that were kept come the likeliest others, at probability 0."""
+        count = min(self._params.n_probs, logits.shape[0])
         try:
             shares = weights(kept)
         except NothingLeftError:  # raw logits with NaN or infinity among them
@@ -163,8 +166,14 @@ class ChainSampler:
             token = token_at(kept, at)
             return TokenProb(token, self._vocab.special_piece(token), float(shares[at]) / total)
 
-        top = (prob(at) for at in best(kept.logits, count).tolist())
-        return TokenProbs(prob(place), tuple(one for one in top if one.prob > 0))
+        top = [one for at in best(kept.logits, count).tolist() if (one := prob(at)).prob > 0]
+        if len(top) < count:
+            known = {one.id for one in top}
+            others = (token for token in best(logits, count + len(top)).tolist() if token not in known)
+            top += [
+                TokenProb(token, self._vocab.special_piece(token), 0.0) for token in islice(others, count - len(top))
+            ]
+        return TokenProbs(prob(place), tuple(top))
 
 
 class ChainSamplerFactory:

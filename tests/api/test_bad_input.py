@@ -1,0 +1,123 @@
+"""Bad input gets a 4xx that names the field, and costs nobody else anything."""
+
+import json
+import socket
+from typing import Any
+
+import pytest
+
+from tests.support.client import Client
+
+pytestmark = pytest.mark.model
+DEEP = b"[" * 200_000 + b"]" * 200_000
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"{", b"[]", b"5", b'"x"', b"null", b'{"prompt": "\xff\xfe"}', b'{"prompt": ' + DEEP + b"}", b"\x00", b"{'a': 1}",
+     b'{"prompt": NaN}', b'{"prompt": "\\ud800"}'],
+    ids=["cut", "array", "number", "string", "null", "utf8", "deep", "nul", "quotes", "nan", "surrogate"],
+)  # fmt: skip
+@pytest.mark.parametrize("path", ["/completion", "/tokenize", "/v1/chat/completions"])
+def test_malformed_bodies(client: Client, path: str, body: bytes) -> None:
+    assert client.error(path, body)["type"] == "invalid_request_error"
+
+
+WRONG: list[tuple[str, Any]] = [
+    ("prompt", None), ("prompt", 5.5), ("prompt", {"a": 1}), ("prompt", [49152]), ("prompt", [-1]), ("prompt", [1.5]),
+    ("prompt", [True]), ("prompt", [[1, "x", None]]), ("prompt", [None]), ("prompt", 10**30),
+    ("temperature", "hot"), ("temperature", True), ("temperature", [1]), ("temperature", 1e30),
+    ("dynatemp_range", "x"), ("dynatemp_exponent", {}), ("top_k", 1.5), ("top_k", "4"), ("top_p", "x"), ("top_p", -1),
+    ("min_p", []), ("n_predict", "9"), ("n_predict", -2), ("n_predict", 1e18), ("n_keep", -2), ("n_keep", "x"),
+    ("stream", 1), ("stream", "yes"), ("stop", 5), ("stop", [5]), ("stop", ["x"] * 5000), ("tfs_z", "x"),
+    ("typical_p", None.__class__.__name__), ("repeat_penalty", 0), ("repeat_penalty", "x"), ("repeat_last_n", -2),
+    ("penalize_nl", 0), ("presence_penalty", "x"), ("frequency_penalty", 1e9), ("penalty_prompt", 5),
+    ("penalty_prompt", [10**6]), ("mirostat", 3), ("mirostat", -1), ("mirostat_tau", "x"), ("mirostat_eta", "x"),
+    ("grammar", 5), ("grammar", "root ::= ("), ("grammar", "root ::= undefined"), ("grammar", "x" * 300_000),
+    ("grammar", "root ::= root"), ("seed", -2), ("seed", 2**32),
+    ("seed", "x"), ("ignore_eos", "x"), ("logit_bias", 5), ("logit_bias", [[1]]), ("logit_bias", [["x", "y"]]),
+    ("logit_bias", [[10**6, 1]]), ("logit_bias", [[-1, 1]]), ("logit_bias", {"999999": 1}), ("n_probs", -1),
+    ("n_probs", 10**6), ("min_keep", -1), ("image_data", 5), ("image_data", [5]), ("id_slot", 99), ("id_slot", -2),
+    ("id_slot", "x"), ("cache_prompt", "x"), ("system_prompt", 5), ("samplers", 5), ("samplers", ["magic"]),
+    ("samplers", [5]), ("json_schema", 5), ("json_schema", {"type": "wrong"}),
+    ("json_schema", {"$ref": "#/definitions/missing"}), ("json_schema", {"pattern": "^(" + "a" * 50_000, "type": "string"}),
+    ("lora", 5), ("lora", [{"id": 0}]), ("lora", [{"scale": 1}]), ("xtc_probability", 2), ("dry_base", "x"),
+    ("dry_sequence_breakers", ["x"] * 1000), ("response_fields", 5),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("field", "value"), WRONG, ids=[f"{name}-{i}" for i, (name, _) in enumerate(WRONG)])
+def test_wrong_values_are_named(client: Client, field: str, value: Any) -> None:
+    error = client.error("/completion", {"prompt": "x", "n_predict": 1, field: value})
+    assert error["param"] == field
+    assert error["type"] == "invalid_request_error"
+
+
+def test_invalid_grammar_is_refused_as_the_document_says(client: Client) -> None:
+    for path in ("/completion", "/completions"):
+        error = client.error(path, {"prompt": "x", "grammar": "root ::= ["})
+        assert (error["code"], error["message"], error["type"]) == (400, "Failed to parse grammar", "invalid_request_error")
+
+
+def test_huge_repetitions_cost_nothing(client: Client) -> None:
+    answer = client.complete("x", grammar='root ::= ("a"{1,100000}){1,100000}', n_predict=2)
+    assert set(answer["content"]) == {"a"}
+
+
+def test_deep_schema(client: Client) -> None:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(400):
+        schema = {"type": "array", "items": schema}
+    assert client.error("/completion", {"prompt": "x", "json_schema": schema})["param"] == "json_schema"
+
+
+def test_body_over_the_limit(client: Client) -> None:
+    # 64 MiB is the default; the server refuses by the announced length, before it reads
+    with socket.create_connection(("127.0.0.1", int(client.url.rsplit(":", 1)[1])), timeout=20) as sock:
+        sock.sendall(b"POST /completion HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n{")
+        assert b" 413 " in sock.recv(1000)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../x", "/etc/passwd", "a/b", "..", ".hidden", "", "x\x00y", "a\\b", "C:x", "x" * 300, "x.sha256", "x\n", 5, None],
+)
+@pytest.mark.parametrize("action", ["save", "restore"])
+def test_slot_file_names(client: Client, name: Any, action: str) -> None:
+    assert client.error(f"/slots/0?action={action}", {"filename": name})["param"] == "filename"
+
+
+def test_slot_actions(client: Client) -> None:
+    assert client.error("/slots/99?action=erase", {})["param"] == "id_slot"
+    assert client.error("/slots/x?action=erase", {})["param"] == "id_slot"
+    assert client.error("/slots/-1?action=erase", {})["param"] == "id_slot"
+    assert client.error("/slots/0?action=drop", {})["param"] == "action"
+    assert client.error("/slots/0", {})["param"] == "action"
+    assert client.error("/slots/0?action=restore", {"filename": "missing.bin"})["param"] == "filename"
+
+
+def test_tokenizer_input(client: Client) -> None:
+    for content in (5.5, {"a": 1}, [None], [10**9], True):
+        assert client.error("/tokenize", {"content": content})["param"] == "content"
+    for tokens in ([-1], [49152], ["x"], "x", [1.5], [None], [True]):
+        assert client.error("/detokenize", {"tokens": tokens})["param"] == "tokens"
+
+
+def test_features_that_are_off_say_so(client: Client) -> None:
+    assert client.error("/embedding", {"content": "x"}, 501)["type"] == "not_supported_error"
+    assert client.error("/v1/embeddings", {"input": "x"}, 501)["type"] == "not_supported_error"
+    assert client.error("/infill", {"input_prefix": "x"}, 501)["type"] == "not_supported_error"
+    image = [{"data": "aGk=", "id": 1}]
+    assert client.error("/completion", {"prompt": "[img-1]", "image_data": image}, 501)["type"] == "not_supported_error"
+
+
+def test_a_broken_request_does_not_disturb_a_stream(client: Client) -> None:
+    reference = client.events("/completion", prompt="A long story:", n_predict=40, temperature=0, ignore_eos=True)
+    text = ""
+    body = {"prompt": "A long story:", "n_predict": 40, "temperature": 0, "ignore_eos": True, "stream": True}
+    with client.http.stream("POST", "/completion", json=body) as answer:
+        for number, line in enumerate(answer.iter_lines()):
+            if line.startswith("data: "):
+                text += json.loads(line[6:])["content"]
+                client.error("/completion", {"prompt": [10**6 + number]})
+    assert text == "".join(event["content"] for event in reference)

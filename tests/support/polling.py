@@ -1,0 +1,16 @@
+"""Waiting in tests: until something is true, within a deadline."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def until(probe: Callable[[], T], what: str, deadline: float = 30.0, pause: float = 0.02) -> T:
+    """The first true result of `probe`; AssertionError naming `what` after the deadline (seconds)."""
+    end = time.monotonic() + deadline
+    while not (result := probe()):
+        assert time.monotonic() < end, f"not within {deadline} s: {what}"
+        time.sleep(pause)
+    return result
