@@ -11,7 +11,13 @@ import sys
 from .cache import say
 
 # program -> its Debian package
-TEST_PROGRAMS = {"chromium": "chromium", "node": "nodejs", "jq": "jq", "curl": "curl"}
+TEST_PROGRAMS = {
+    "chromium": "chromium",
+    "chromedriver": "chromium-driver",
+    "node": "nodejs",
+    "jq": "jq",
+    "curl": "curl",
+}
 
 
 def ensure(programs: dict[str, str]) -> None:

@@ -56,7 +56,11 @@ def test_wrong_values_are_named(client: Client, field: str, value: Any) -> None:
 def test_invalid_grammar_is_refused_as_the_document_says(client: Client) -> None:
     for path in ("/completion", "/completions"):
         error = client.error(path, {"prompt": "x", "grammar": "root ::= ["})
-        assert (error["code"], error["message"], error["type"]) == (400, "Failed to parse grammar", "invalid_request_error")
+        assert (error["code"], error["message"], error["type"]) == (
+            400,
+            "Failed to parse grammar",
+            "invalid_request_error",
+        )
 
 
 def test_huge_repetitions_cost_nothing(client: Client) -> None:

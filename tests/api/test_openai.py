@@ -41,7 +41,12 @@ def test_chat(api: openai.OpenAI) -> None:
 def test_chat_stream(api: openai.OpenAI, client: Client) -> None:
     chunks = list(
         api.chat.completions.create(
-            model="m", messages=MESSAGES, temperature=0, max_tokens=12, stream=True, stream_options={"include_usage": True}
+            model="m",
+            messages=MESSAGES,
+            temperature=0,
+            max_tokens=12,
+            stream=True,
+            stream_options={"include_usage": True},
         )
     )
     assert chunks[0].choices[0].delta.role == "assistant"
@@ -69,7 +74,10 @@ async def test_async_client(client: Client) -> None:
 
 def test_mirostat_and_other_fields_of_completion_work_in_chat(client: Client) -> None:
     plain = chat(client)["choices"][0]["message"]["content"]
-    assert chat(client, temperature=1.0, mirostat=2, mirostat_tau=0.01, seed=1)["choices"][0]["message"]["content"] == plain
+    assert (
+        chat(client, temperature=1.0, mirostat=2, mirostat_tau=0.01, seed=1)["choices"][0]["message"]["content"]
+        == plain
+    )
     assert chat(client, grammar='root ::= "blue" | "red"')["choices"][0]["message"]["content"] in ("blue", "red")
     assert client.error("/v1/chat/completions", {"messages": MESSAGES, "mirostat": 9})["param"] == "mirostat"
 
@@ -137,7 +145,9 @@ def test_response_format(client: Client) -> None:
 
 
 def test_completions(api: openai.OpenAI, client: Client) -> None:
-    answer = api.completions.create(model="m", prompt="One two three", temperature=0, max_tokens=5, echo=True, logprobs=2)
+    answer = api.completions.create(
+        model="m", prompt="One two three", temperature=0, max_tokens=5, echo=True, logprobs=2
+    )
     assert answer.object == "text_completion"
     assert answer.choices[0].text.startswith("One two three")
     assert answer.choices[0].logprobs

@@ -2,8 +2,9 @@
 
 import json
 import re
+import socket
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 import httpx2
 
@@ -69,3 +70,20 @@ def read_events(lines: Iterator[str]) -> Iterator[Any]:
         if line.startswith("data: "):
             data = line[len("data: ") :]
             yield data if data == "[DONE]" else json.loads(data)
+
+
+class Abandoned:
+    """A request whose client reads nothing and goes away on leaving the block."""
+
+    def __init__(self, client: Client, body: dict[str, Any], path: str = "/completion") -> None:
+        host, port = client.url.removeprefix("http://").split(":")
+        self.socket = socket.create_connection((host, int(port)))
+        data = json.dumps(body).encode()
+        head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(data)}\r\n\r\n"
+        self.socket.sendall(head.encode() + data)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()

@@ -1,0 +1,75 @@
+"""Hundreds of requests over few slots: each gets the answer that it gets alone."""
+
+import random
+from typing import Any
+
+import pytest
+
+from tests.support.client import Client
+from tests.support.paths import model_path
+from tests.support.server import ServerProcess
+from tests.support.traffic import at_once
+
+pytestmark = [pytest.mark.model, pytest.mark.slow]
+TOPICS = "foxes rivers iron bread clocks snow music salt bridges wool maps glass".split()
+NEAR_TIE = 0.5  # logits; two candidates this close may change places with the batch's shape
+
+
+def requests(count: int) -> list[dict[str, Any]]:
+    """Mixed requests from a fixed seed: shared and distinct prefixes, short and long, with and without cache."""
+    rng = random.Random(7)
+    made = []
+    for number in range(count):
+        topic = rng.choice(TOPICS)
+        system = "You are a patient teacher who explains things to children. " * rng.choice((0, 0, 1, 6))
+        made.append(
+            {
+                "prompt": f"{system}Tell me about {topic}, in {rng.randint(2, 9)} words. Question {number % 40}:",
+                "n_predict": rng.randint(1, 24),
+                "temperature": 0,
+                "cache_prompt": rng.random() < 0.8,
+                "n_probs": 2,
+                "post_sampling_probs": False,
+            }
+        )
+    return made
+
+
+def tokens(answer: Any) -> list[int]:
+    return [item["id"] for item in answer["completion_probabilities"]]
+
+
+def test_bit_identical_in_the_split_cache() -> None:
+    # fmt: off
+    args = ["-m", str(model_path()), "-c", "4096", "-np", "6", "-cb", "--no-kv-unified", "-fa", "off", "--metrics"]
+    # fmt: on
+    bodies = requests(200)
+    with ServerProcess(*args) as process:
+        client = Client(process.url)
+        together = at_once(lambda body: client.post("/completion", body), bodies, 24)
+        alone = [client.post("/completion", {**body, "cache_prompt": False}) for body in bodies]
+    for body, one, other in zip(bodies, together, alone, strict=True):
+        assert one["content"] == other["content"], body
+        assert [p["logprob"] for p in one["completion_probabilities"]] == [
+            p["logprob"] for p in other["completion_probabilities"]
+        ]
+
+
+def test_only_near_ties_flip_in_the_unified_cache(capsys: pytest.CaptureFixture[str]) -> None:
+    bodies = requests(120)
+    with ServerProcess("-m", str(model_path()), "-c", "4096", "-np", "6", "-cb", "--kv-unified") as process:
+        client = Client(process.url)
+        together = at_once(lambda body: client.post("/completion", body), bodies, 24)
+        alone = [client.post("/completion", body) for body in bodies]
+    flips = 0
+    for one, other in zip(together, alone, strict=True):
+        pairs = zip(tokens(one), tokens(other), strict=False)
+        place = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
+        if place is None:
+            continue
+        flips += 1
+        for answer in (one, other):
+            best, second = answer["completion_probabilities"][place]["top_logprobs"][:2]
+            assert best["logprob"] - second["logprob"] <= NEAR_TIE
+    with capsys.disabled():
+        print(f"\nunified cache: {flips} of {len(bodies)} answers flipped at a near-tie")
