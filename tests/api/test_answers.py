@@ -90,7 +90,7 @@ def test_tokens_cached_and_evaluated(client: Client) -> None:
     assert first["tokens_evaluated"] == count
     assert first["tokens_cached"] + first["timings"]["prompt_n"] == count
     again = client.complete(prompt + " too", id_slot=0)
-    assert again["tokens_cached"] >= count - 1
+    assert again["tokens_cached"] >= count - 2
     assert again["tokens_cached"] + again["timings"]["prompt_n"] == again["tokens_evaluated"]
     evaluated = client.metric("llamacpp:prompt_tokens_total") - before
     assert evaluated == first["timings"]["prompt_n"] + again["timings"]["prompt_n"]

@@ -27,6 +27,7 @@ def requests(count: int) -> list[dict[str, Any]]:
                 "prompt": f"{system}Tell me about {topic}, in {rng.randint(2, 9)} words. Question {number % 40}:",
                 "n_predict": rng.randint(1, 24),
                 "temperature": 0,
+                "repeat_penalty": 1.0,
                 "cache_prompt": rng.random() < 0.8,
                 "n_probs": 2,
                 "post_sampling_probs": False,

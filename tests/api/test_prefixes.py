@@ -54,7 +54,7 @@ def test_another_slot_takes_the_prefix_over(layouts: Client, request: pytest.Fix
     prompt = text(2, 200)
     whole = layouts.complete(prompt, id_slot=0, n_predict=4)
     count, other = evaluated(layouts, lambda: layouts.complete(prompt, id_slot=3, n_predict=4))
-    assert (other["id_slot"], count) == (3, 1)
+    assert (other["id_slot"], count) == (3, 2)
     assert same(request, other["content"], whole["content"])
 
 
@@ -76,7 +76,7 @@ def test_requests_in_flight_share_one_computation(layouts: Client, request: pyte
     endings = [f" Chapter {number} begins" for number in ("one", "two", "three", "four")]
     count, answers = evaluated(layouts, lambda: at_once(lambda e: layouts.complete(prefix + e), endings))
     assert size <= count <= size + 40  # once the prefix, and each its ending
-    assert sorted(answer["tokens_cached"] >= size - 1 for answer in answers) == [False, True, True, True]
+    assert sorted(answer["tokens_cached"] >= size - 2 for answer in answers) == [False, True, True, True]
     for ending, answer in zip(endings, answers, strict=True):
         assert same(request, layouts.complete(prefix + ending)["content"], answer["content"])
 

@@ -98,7 +98,7 @@ def test_n_predict_0_fills_the_cache(client: Client) -> None:
     prompt = "A prompt that is evaluated long before anybody wants its answer, and never before now"
     first = client.complete(prompt, n_predict=0, id_slot=2)
     assert (first["content"], first["tokens_predicted"]) == ("", 0)
-    assert client.complete(prompt, n_predict=1, id_slot=2)["timings"]["prompt_n"] == 1
+    assert client.complete(prompt, n_predict=1, id_slot=2)["timings"]["prompt_n"] == 2
 
 
 def test_n_predict_unlimited_ends_by_itself(client: Client) -> None:
@@ -299,7 +299,7 @@ def test_cache_prompt(client: Client) -> None:
     prompt = "Nobody has sent exactly these words to this server before: ambergris, lanthorn, cassowary"
     count = client.complete(prompt, id_slot=3)["tokens_evaluated"]
     again = client.complete(prompt, id_slot=3)
-    assert (again["timings"]["prompt_n"], again["tokens_cached"]) == (1, count - 1)
+    assert (again["timings"]["prompt_n"], again["tokens_cached"]) == (2, count - 2)
     fresh = client.complete(prompt, id_slot=3, cache_prompt=False)
     assert (fresh["timings"]["prompt_n"], fresh["tokens_cached"]) == (count, 0)
 

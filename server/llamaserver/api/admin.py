@@ -202,9 +202,9 @@ async def lora_set(request: web.Request) -> web.StreamResponse:
     scales = [0.0] * context.engine.info.n_lora
     for item in data:
         fields = Fields(item if isinstance(item, dict) else {})
-        number = fields.integer("id", default=-1, low=-1, high=len(scales) - 1)
-        if number < 0:
-            raise InvalidRequest("Field 'id': no such adapter", field="id")
+        number = fields.integer("id", default=-1)
+        if not 0 <= number < len(scales):
+            raise InvalidRequest(f"Field 'id': no such adapter; {len(scales)} are loaded", field="id")
         scales[number] = fields.number("scale", default=1.0)
     context.engine.set_lora(tuple(scales))
     return json_response({"success": True})
@@ -227,11 +227,11 @@ async def readyz(request: web.Request) -> web.StreamResponse:
 
 
 def _not_ready(context: Context) -> str:
-    state = context.engine.snapshot.state
+    snapshot = context.engine.snapshot
     if context.draining:
         return "shutting down"
-    if state != "ready":
-        return state
+    if snapshot.state != "ready":
+        return snapshot.error or snapshot.state
     if context.config.require_offload and not context.engine.info.layers_offloaded:
         return "a GPU was asked for (--require-offload) and is not used"
     return ""
@@ -250,7 +250,7 @@ async def status(request: web.Request) -> web.StreamResponse:
         "version": __version__,
         "state": "draining" if context.draining else snapshot.state,
         "ready": not _not_ready(context),
-        "reason": _not_ready(context) or snapshot.error,
+        "reason": _not_ready(context),
         "load_progress": snapshot.load_progress,
         "slots": {"total": context.engine.settings.n_slots, "processing": snapshot.requests_processing},
         "requests_deferred": snapshot.requests_deferred,

@@ -4,7 +4,7 @@ from aiohttp import web
 
 from ..config import Config
 from ..engine.loop import Engine
-from . import admin, native, oai_embeddings, openai, static
+from . import admin, native, oai_embeddings, openai, openapi, static
 from .context import CONTEXT, Context
 from .keys import KeyStore
 from .middleware import access_log, authorize, cors, draining, errors
@@ -25,6 +25,7 @@ def build_app(context: Context) -> web.Application:
     native.add_routes(app)
     openai.add_routes(app)
     oai_embeddings.add_routes(app)
+    openapi.add_routes(app)
     static.add_routes(app)
     return app
 

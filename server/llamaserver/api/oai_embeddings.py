@@ -4,6 +4,7 @@ import base64
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from aiohttp import web
 
 from ..errors import InvalidRequest, NotSupported
@@ -47,10 +48,9 @@ def _inputs(fields: Fields) -> list[Any]:
     return [value] if all(isinstance(item, int) for item in value) else value
 
 
-def _encoded(vector: list[float], form: str) -> Any:
-    if form == "base64":
-        return base64.b64encode(np.asarray(vector, np.float32).tobytes()).decode()
-    return vector
+def _encoded(vector: npt.NDArray[np.float32], form: str) -> Any:
+    """JSON numbers, or the little-endian bytes in base64."""
+    return base64.b64encode(vector.astype("<f4").tobytes()).decode() if form == "base64" else vector
 
 
 def add_routes(app: web.Application) -> None:

@@ -8,7 +8,8 @@ import numpy.typing as npt
 
 from ..engine.loop import Request
 from ..engine.output import Embedded, Failed
-from ..engine.params import GenerationParams
+from ..engine.params import GenerationParams, Prompt
+from ..engine.stream import Stream
 from ..errors import InvalidRequest
 from .context import Context
 from .prompt import build_prompt
@@ -21,22 +22,29 @@ async def embed(context: Context, inputs: list[Any], field: str) -> list[Embedde
     """One result an input: vectors of shape (1, n_embd), or (n_tokens, n_embd) without pooling."""
     if len(inputs) > MAX_INPUTS:
         raise InvalidRequest(f"Field '{field}': at most {MAX_INPUTS} inputs", field=field)
-    size = sum(len(item) for item in inputs if isinstance(item, str))
+    size = sum(len(item) for item in inputs if isinstance(item, str | list))
     prompts = await context.blocking(lambda: [build_prompt(item, context.engine, field=field) for item in inputs], size)
-    results: list[Embedded] = []
     with ExitStack() as stack:
-        requests = [Request(prompt, GenerationParams(n_predict=0), kind="embedding") for prompt in prompts]
-        for stream in [stack.enter_context(context.engine.submit(request)) for request in requests]:
-            event = await stream.next()
-            if isinstance(event, Failed):
-                raise as_server_error(event.error)
-            assert isinstance(event, Embedded)
-            results.append(event)
-    return results
+        streams = [stack.enter_context(_submit(context, prompt, field)) for prompt in prompts]
+        return [await _result(stream) for stream in streams]
 
 
-def unit(vector: npt.NDArray[np.float32]) -> list[float]:
-    """The vector at Euclidean length 1 (zeros stay zeros)."""
+def _submit(context: Context, prompt: Prompt, field: str) -> Stream:
+    try:
+        return context.engine.submit(Request(prompt, GenerationParams(n_predict=0), kind="embedding"))
+    except InvalidRequest as error:
+        raise InvalidRequest(f"Field '{field}': {error.message}", field=field) from error
+
+
+async def _result(stream: Stream) -> Embedded:
+    event = await stream.next()
+    if isinstance(event, Failed):
+        raise as_server_error(event.error)
+    assert isinstance(event, Embedded)
+    return event
+
+
+def unit(vector: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The vector at Euclidean length 1; zeros stay zeros, and a single number (pooling rank) is a score."""
     length = float(np.linalg.norm(vector))
-    scaled = vector / length if length > 0 else vector
-    return [float(x) for x in scaled]
+    return (vector / np.float32(length)).astype(np.float32) if length > 0 and vector.size > 1 else vector
