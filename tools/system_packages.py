@@ -17,6 +17,7 @@ TEST_PROGRAMS = {
     "node": "nodejs",
     "jq": "jq",
     "curl": "curl",
+    "openssl": "openssl",
 }
 
 

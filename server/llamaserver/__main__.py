@@ -1,6 +1,7 @@
 """The command `llamaserver`: parse, prepare, run. Exit codes: 0 stopped, 1 load failed, 2 usage, 130 Ctrl-C."""
 
 import asyncio
+import logging
 import os
 import sys
 
@@ -34,15 +35,16 @@ def main() -> None:
 
     logs.configure(config)
 
-    async def run() -> int:
-        return await Server(config, os.environ).run()
+    async def run() -> None:
+        try:
+            code = await Server(config, os.environ).run()
+        except ConfigError as error:
+            print(f"llamaserver: {error}", file=sys.stderr, flush=True)
+            code = 2
+        logging.shutdown()
+        os._exit(code)  # the interpreter's own end waits for worker threads, which may be deep in a library call
 
-    try:
-        code = asyncio.run(run())
-    except ConfigError as error:
-        print(f"llamaserver: {error}", file=sys.stderr)
-        code = 2
-    sys.exit(code)
+    asyncio.run(run())
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ class Config:
     hf_repo: str = ""
     hf_file: str = ""
     hf_revision: str = "main"
+    hf_token: str = ""
     alias: str = ""
     lora: tuple[tuple[str, float], ...] = ()  # (path, scale): --lora F is scale 1, --lora-scaled F:S
     mmproj: str = ""
@@ -85,6 +86,7 @@ class Config:
     log_format: Literal["json", "text"] = "json"
     log_file: str = "llama.log"
     verbose: bool = False
+    ignored: tuple[str, ...] = ()  # arguments of llama-server that have no effect here
 
     @property
     def slot_ctx(self) -> int:

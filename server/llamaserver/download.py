@@ -5,14 +5,19 @@ where this one ended, as long as the server still has the same file.
 """
 
 import asyncio
+import errno
+import fcntl
 import hashlib
 import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import IO, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import aiohttp
@@ -22,10 +27,14 @@ from .errors import ModelLoadError
 _log = logging.getLogger(__name__)
 _CHUNK = 1 << 20
 _ATTEMPTS = 6
+_FIRST_DELAY = 0.5  # seconds before the second attempt; doubled for each further one
+_LOOK_AGAIN = 1.0  # seconds between looks at another server's lock
+_HOPELESS = (aiohttp.InvalidURL, aiohttp.ClientSSLError)
 _SPARE = 64 << 20  # bytes to leave free
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
 
+T = TypeVar("T")
 Progress = Callable[[int, int], None]  # bytes so far, bytes in all (0: unknown)
 
 
@@ -55,92 +64,129 @@ def shard_urls(url: str) -> list[str]:
     return [url.replace(found[0], f"-{part:05d}-of-{total:05d}.gguf") for part in range(1, total + 1)]
 
 
-def hugging_face(repo: str, file: str, revision: str, environ: Mapping[str, str]) -> Source:
-    """The file of a repository, through HF_ENDPOINT and with HF_TOKEN where they are set."""
-    endpoint = environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-    headers = (("Authorization", f"Bearer {environ['HF_TOKEN']}"),) if environ.get("HF_TOKEN") else ()
-    return Source(f"{endpoint}/{repo}/resolve/{revision}/{file}", headers=headers)
-
-
-async def hugging_face_file(repo: str, quant: str, revision: str, environ: Mapping[str, str]) -> str:
-    """The GGUF file of a repository for a quantization such as Q4_K_M ("" takes Q4_K_M, else the first)."""
-    endpoint = environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-    headers = {"Authorization": f"Bearer {environ['HF_TOKEN']}"} if environ.get("HF_TOKEN") else {}
-    url = f"{endpoint}/api/models/{repo}/revision/{revision}"
-    async with aiohttp.ClientSession(trust_env=True) as session, session.get(url, headers=headers) as response:
-        if response.status != 200:
-            raise ModelLoadError(f"{url} answered {response.status} {response.reason}")
-        listing = await response.json(content_type=None)
-    names = sorted(str(item.get("rfilename", "")) for item in listing.get("siblings", []))
-    models = [name for name in names if name.endswith(".gguf") and "mmproj" not in name]
-    wanted = [name for name in models if (quant or "Q4_K_M").lower() in name.lower()] or ([] if quant else models)
-    if not wanted:
-        raise ModelLoadError(f"{repo} has no GGUF file for {quant!r}; it has {', '.join(models) or 'none at all'}")
-    return wanted[0]
-
-
 async def fetch_model(source: Source, target: Path, progress: Progress) -> Path:
     """Download a model to `target`, or all its shards into that folder; the path of the (first) file."""
     urls = shard_urls(source.url)
     if len(urls) == 1:
         return await fetch(source, target, progress)
-    parts = [Source(url, headers=source.headers) for url in urls]
+    if source.sha256:
+        raise ModelLoadError(f"one SHA-256 cannot vouch for a model of {len(urls)} files")
+    parts = [replace(source, url=url) for url in urls]
     paths = [await fetch(part, target.parent / file_name(part.url), progress) for part in parts]
     return paths[0]
 
 
 async def fetch(source: Source, target: Path, progress: Progress) -> Path:
     """Download one file unless it is there; ModelLoadError says what went wrong in the end."""
-    if await asyncio.to_thread(target.exists):
-        _log.info("using %s, downloaded earlier", target)
-        return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        if not await asyncio.to_thread(target.exists):
+            async with _alone(target), session() as client:
+                if not await asyncio.to_thread(target.exists):
+                    part = _beside(target, ".part")
+                    call = partial(_attempt, client, source, target, progress)
+                    return await retried(source.url, call, lambda: part.stat().st_size if part.exists() else 0)
     except OSError as error:
-        raise ModelLoadError(f"cannot write to {target.parent}: {error.strerror}") from error
+        raise ModelLoadError(f"cannot write {target}: {error.strerror or error}") from error
+    if source.sha256 and (found := await asyncio.to_thread(_sha256, target)) != source.sha256.lower():
+        raise ModelLoadError(f"{target} is there with SHA-256 {found}, expected {source.sha256}; remove it")
+    _log.info("using %s, downloaded earlier", target)
+    return target
+
+
+def session() -> aiohttp.ClientSession:
+    """A client that waits long for all, not for any byte; files must come as they are."""
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
-    async with aiohttp.ClientSession(trust_env=True, timeout=timeout) as session:
-        for attempt in range(_ATTEMPTS):
-            try:
-                return await _attempt(session, source, target, progress)
-            except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-                if attempt == _ATTEMPTS - 1:
-                    raise ModelLoadError(f"cannot download {source.url}: {error}") from error
-                delay = min(30.0, 0.5 * 2**attempt)
-                _log.warning("download of %s broke off (%s); again in %gs", target.name, error, delay)
-                await asyncio.sleep(delay)
-            except OSError as error:
-                raise ModelLoadError(f"cannot write {target}: {error.strerror}") from error
-    raise AssertionError("unreachable")
+    return aiohttp.ClientSession(trust_env=True, timeout=timeout, headers={"Accept-Encoding": "identity"})
 
 
-async def _attempt(session: aiohttp.ClientSession, source: Source, target: Path, progress: Progress) -> Path:
-    part, tag_file = target.with_name(target.name + ".part"), target.with_name(target.name + ".part.etag")
+def _beside(target: Path, ending: str) -> Path:
+    return target.with_name(target.name + ending)
+
+
+@asynccontextmanager
+async def _alone(target: Path) -> AsyncIterator[None]:
+    """Servers that share the folder take turns; where the file system has no locks, they just go on."""
+    with _beside(target, ".lock").open("w") as file:
+        said = False
+        while not _locked(file):
+            if not said:
+                _log.info("waiting for another server that downloads %s", target)
+            said = True
+            await asyncio.sleep(_LOOK_AGAIN)
+        yield
+
+
+def _locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EAGAIN, errno.EACCES)
+    return True
+
+
+async def retried(what: str, call: Callable[[], Awaitable[T]], have: Callable[[], int] = lambda: 0) -> T:
+    """Call until it works, ever more slowly; ModelLoadError after too many failures that gained no byte."""
+    failures, before = 0, have()
+    while True:
+        try:
+            return await call()
+        except _HOPELESS as error:
+            raise ModelLoadError(f"cannot download {what}: {error}") from error
+        except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+            failures = 1 if have() > before else failures + 1
+            before = have()
+            reason = str(error) or type(error).__name__
+            if failures == _ATTEMPTS:
+                raise ModelLoadError(f"cannot download {what}: {reason}") from error
+            delay = min(30.0, _FIRST_DELAY * 2 ** (failures - 1))
+            _log.warning("download of %s broke off (%s); again in %gs", what, reason, delay)
+            await asyncio.sleep(delay)
+
+
+async def _attempt(client: aiohttp.ClientSession, source: Source, target: Path, progress: Progress) -> Path:
+    part, tag_file = _beside(target, ".part"), _beside(target, ".part.etag")
     have = part.stat().st_size if part.exists() and tag_file.exists() else 0
     headers = dict(source.headers)
     if have:
         headers |= {"Range": f"bytes={have}-", "If-Range": tag_file.read_text()}
-    async with session.get(source.url, headers=headers) as response:
-        if response.status == 416:  # the part is whole, or the file has changed
-            part.unlink(missing_ok=True)
-            raise aiohttp.ClientPayloadError("the server refuses to go on; starting anew")
-        if response.status >= 500 or response.status == 429:
-            raise aiohttp.ClientPayloadError(f"the server answered {response.status}")
-        if response.status not in (200, 206):
-            raise ModelLoadError(f"{source.url} answered {response.status} {response.reason}")
-        have = have if response.status == 206 else 0
-        total = have + (response.content_length or 0)
-        _check_space(target.parent, response.content_length or 0)
-        etag = response.headers.get("ETag", "")
-        if etag:
-            tag_file.write_text(etag)
-        await _receive(response, part, have, total, progress)
+    async with client.get(source.url, headers=headers) as response:
         expected = source.sha256 or _known_hash(response)
-    if total > 0 and part.stat().st_size != total:
-        raise aiohttp.ClientPayloadError("the connection ended early")
+        if response.status == 416 and response.headers.get("Content-Range") == f"bytes */{have}":
+            _log.info("%s was whole already", part)  # this process or machine went down before the rename
+        else:
+            check_status(response, source.url, part)
+            have = _go_on(response, part, tag_file, have)
+            await _receive(response, part, have, progress)
     await asyncio.to_thread(_finish, part, target, expected)
     tag_file.unlink(missing_ok=True)
+    _beside(target, ".lock").unlink(missing_ok=True)
     return target
+
+
+def check_status(response: aiohttp.ClientResponse, url: str, part: Path | None = None) -> None:
+    """Raise ModelLoadError for what stays so, ClientPayloadError for what may pass."""
+    if response.status == 416 and part is not None:
+        part.unlink(missing_ok=True)
+        raise aiohttp.ClientPayloadError("the server refuses to go on; starting anew")
+    if response.status >= 500 or response.status in (408, 429):
+        raise aiohttp.ClientPayloadError(f"the server answered {response.status}")
+    if response.status not in (200, 206):
+        raise ModelLoadError(f"{url} answered {response.status} {response.reason}")
+
+
+def _go_on(response: aiohttp.ClientResponse, part: Path, tag_file: Path, have: int) -> int:
+    """Bytes of the part that this response continues; anything else of the part is dropped first."""
+    if response.status == 206:
+        if response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+            return have
+        part.unlink(missing_ok=True)
+        raise aiohttp.ClientPayloadError("the server sent another range; starting anew")
+    part.unlink(missing_ok=True)  # before the new tag: an old part must never be continued under it
+    tag_file.unlink(missing_ok=True)
+    if tag := response.headers.get("ETag") or response.headers.get("Last-Modified"):
+        tag_file.write_text(tag)
+    return 0
 
 
 def _known_hash(response: aiohttp.ClientResponse) -> str:
@@ -158,9 +204,13 @@ def _check_space(folder: Path, needed: int) -> None:
         raise ModelLoadError(f"{folder} has {free >> 20} MiB free, the model needs {needed >> 20} MiB more")
 
 
-async def _receive(response: aiohttp.ClientResponse, part: Path, have: int, total: int, progress: Progress) -> None:
+async def _receive(response: aiohttp.ClientResponse, part: Path, have: int, progress: Progress) -> None:
+    """Append the body to the part; ClientPayloadError when it is shorter than announced."""
+    length = response.content_length
+    total = have + length if length is not None else 0
+    _check_space(part.parent, length or 0)
     shown = 0
-    with part.open("ab" if have else "wb") as file:
+    with part.open("ab") as file:
         async for chunk in response.content.iter_chunked(_CHUNK):
             await asyncio.to_thread(file.write, chunk)
             have += len(chunk)
@@ -169,16 +219,20 @@ async def _receive(response: aiohttp.ClientResponse, part: Path, have: int, tota
             if percent >= shown + 5:
                 shown = percent
                 _log.info("downloading %s: %d%% of %d MiB", part.stem, percent, total >> 20)
+    if total and have != total:
+        raise aiohttp.ClientPayloadError("the connection ended early")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _finish(part: Path, target: Path, sha256: str) -> None:
     """Check, make durable, rename."""
-    if sha256:
-        with part.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != sha256.lower():
-            part.unlink()
-            raise ModelLoadError(f"{target.name} has SHA-256 {found}, expected {sha256}; the download was discarded")
+    if sha256 and (found := _sha256(part)) != sha256.lower():
+        part.unlink()
+        raise ModelLoadError(f"{target.name} has SHA-256 {found}, expected {sha256}; the download was discarded")
     with part.open("rb+") as file:
         os.fsync(file.fileno())
     part.replace(target)

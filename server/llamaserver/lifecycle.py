@@ -7,7 +7,6 @@ and a second SIGTERM stop at once.
 import asyncio
 import contextlib
 import logging
-import os
 import signal
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from . import download, tls
+from . import download, huggingface, tls
 from .api.app import build_app, build_context, build_management_app
 from .api.context import Context
 from .api.system import load_system_prompt
@@ -96,6 +95,8 @@ class Server:
     async def run(self) -> int:
         """Serve until told to stop; returns the exit code."""
         self._catch_signals()
+        for flag in self._config.ignored:
+            _log.warning("%s has no effect here", flag)
         background = [task async for task in self._bind()]
         loading = asyncio.create_task(self._prepare())
         try:
@@ -128,8 +129,10 @@ class Server:
         config = self._config
         secure: ssl.SSLContext | None = None
         if config.ssl_cert_file:
-            secure = tls.load(config.ssl_cert_file, config.ssl_key_file)
-            yield asyncio.create_task(tls.watch(secure, config.ssl_cert_file, config.ssl_key_file))
+            files = (config.ssl_cert_file, config.ssl_key_file)
+            seen = tls.stamps(*files)
+            secure = tls.load(*files)
+            yield asyncio.create_task(tls.watch(secure, *files, seen))
         await self._site(build_app(self._context), config.host, config.port, secure)
         if config.management_port:
             await self._site(build_management_app(self._context), config.management_host, config.management_port, None)
@@ -183,9 +186,10 @@ class Server:
     async def _download(self) -> Path:
         config = self._config
         if config.hf_repo:
+            environ = {**self._environ, "HF_TOKEN": config.hf_token}
             repo, _, quant = config.hf_repo.partition(":")
-            file = config.hf_file or await download.hugging_face_file(repo, quant, config.hf_revision, self._environ)
-            source = download.hugging_face(repo, file, config.hf_revision, self._environ)
+            file = config.hf_file or await huggingface.choose_file(repo, quant, config.hf_revision, environ)
+            source = huggingface.source(repo, file, config.hf_revision, environ)
         else:
             source = download.Source(config.model_url)
         source = replace(source, sha256=config.model_sha256)
@@ -206,7 +210,7 @@ class Server:
                 _log.error("loading failed", exc_info=error)
             self._engine.snapshot = Snapshot(state="failed", error=str(error))
             if not self._config.stay_on_load_error:
-                return await self._stop(1)
+                return await self._stop(2 if isinstance(error, ConfigError) else 1)
         await stopping
         if self._signal == signal.SIGTERM and self._engine.snapshot.state == "ready":
             await self._drain()
@@ -220,7 +224,7 @@ class Server:
         if await self._quits_within(config.drain_delay):
             return
         self._context.refusing = True
-        finished = asyncio.create_task(self._engine.drain())
+        finished = asyncio.create_task(self._context.quiet.wait())
         quitting = asyncio.create_task(self._quit.wait())
         await asyncio.wait({finished, quitting}, timeout=config.drain_timeout, return_when=asyncio.FIRST_COMPLETED)
         if not finished.done():
@@ -241,9 +245,6 @@ class Server:
             await asyncio.wait_for(self._engine.stop(), _QUIT)
         except TimeoutError:
             _log.warning("the library does not return; leaving it")
-            for handler in logging.getLogger().handlers:
-                handler.flush()
-            os._exit(code)
         for runner in self._runners:
             await runner.cleanup()
         _log.info("stopped")

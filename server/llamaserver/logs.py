@@ -1,5 +1,6 @@
 """Logging: one line an event, as JSON or text, to stdout and to a file."""
 
+import io
 import json
 import logging
 import sys
@@ -23,7 +24,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             value["exception"] = self.formatException(record.exc_info)
-        return json.dumps(value, ensure_ascii=False)
+        return json.dumps(value, ensure_ascii=False, default=str)
 
 
 class TextFormatter(logging.Formatter):
@@ -37,11 +38,13 @@ class TextFormatter(logging.Formatter):
 def configure(config: Config) -> None:
     """Set up the root logger. A file that cannot be written costs a warning, nothing else."""
     formatter = JsonFormatter() if config.log_format == "json" else TextFormatter()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # no byte of a request may cost a line
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
     problem = None
     if not config.log_disable:
         try:
-            handlers.append(logging.FileHandler(Path(config.log_file), encoding="utf-8"))
+            handlers.append(logging.FileHandler(Path(config.log_file), encoding="utf-8", errors="backslashreplace"))
         except OSError as error:
             problem = error
     root = logging.getLogger()

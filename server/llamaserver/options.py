@@ -5,6 +5,7 @@ its arguments can be reused. The command line wins over the environment.
 """
 
 import argparse
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -23,24 +24,30 @@ _FALSE = frozenset({"0", "false", "off", "no", "disabled"})
 class Option:
     """One option: where it lands in Config, how it is written, what it does.
 
-    `flags` with `off` spellings make a switch; `read` makes an option with a value; `bare` is the
-    value of a flag given without one; `many` collects repetitions.
+    `flags` with `off` spellings make a switch; `read` makes an option with a value (a dict sets
+    several fields); `bare` is the value of a flag given without one; `many` collects repetitions.
     """
 
     field: str
     flags: tuple[str, ...]
     help: str
     read: Reader | None = None
-    env: str = ""
+    env: tuple[str, ...] = ()
     off: tuple[str, ...] = ()
     bare: str | None = None
     many: bool = False
     value: str = "N"
+    default: str = ""
 
     @property
-    def variable(self) -> str:
-        """The environment variable."""
-        return self.env or f"LLAMA_ARG_{self.field.upper()}"
+    def variables(self) -> tuple[str, ...]:
+        """The environment variables; the first that is set counts."""
+        return self.env or (f"LLAMA_ARG_{self.field.upper()}",)
+
+    @property
+    def key(self) -> str:
+        """What tells this option from all others, those of the same field included."""
+        return self.variables[0]
 
 
 def integer(low: int, high: int = 2**31 - 1) -> Reader:
@@ -93,6 +100,19 @@ def _flash(text: str) -> str:
     return str(choice("auto", "on", "off")(words.get(text, text)))
 
 
+def _load_mode(text: str) -> dict[str, bool]:
+    choice("auto", "none", "mmap", "mlock", "mmap+mlock")(text)
+    return {"mmap": text in ("auto", "mmap", "mmap+mlock"), "mlock": "mlock" in text}
+
+
+def _rope_scale(text: str) -> float:
+    return 1.0 / float(number(1e-3)(text))
+
+
+def _verbosity(text: str) -> bool:
+    return bool(integer(0)(text) >= 4)
+
+
 def _splits(text: str) -> tuple[float, ...]:
     return tuple(number(0.0)(part) for part in text.replace("/", ",").split(","))
 
@@ -126,6 +146,14 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             "hf_repo", ("-hf", "-hfr", "--hf-repo"), "Hugging Face repository, also REPO:QUANT", _text, value="REPO"
         ),
         Option("hf_file", ("-hff", "--hf-file"), "file in the Hugging Face repository", _text, value="FILE"),
+        Option(
+            "hf_token",
+            ("-hft", "--hf-token"),
+            "Hugging Face access token",
+            _text,
+            value="TOKEN",
+            env=("HF_TOKEN", "LLAMA_ARG_HF_TOKEN"),
+        ),
         Option("hf_revision", ("--hf-revision",), "branch, tag or commit of the repository", _text, value="REV"),
         Option("model_sha256", ("--model-sha256",), "SHA-256 that the downloaded model must have", _text, value="HEX"),
         Option("models_dir", ("--models-dir",), "folder for downloads", Path, value="DIR"),
@@ -137,10 +165,10 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             "LoRA adapters with scale, FILE:SCALE",
             _lora_scaled,
             many=True,
-            env="LLAMA_ARG_LORA_SCALED",
+            env=("LLAMA_ARG_LORA_SCALED",),
             value="FNAME:SCALE",
         ),
-        Option("mmproj", ("--mmproj", "-mm"), "multimodal projector file", _text, value="FNAME"),
+        Option("mmproj", ("-mm", "--mmproj"), "multimodal projector file", _text, value="FNAME"),
         Option(
             "chat_template",
             ("--chat-template",),
@@ -163,19 +191,25 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option(
             "ctx_size", ("-c", "--ctx-size"), "context size in tokens, shared by the slots; 0: the model's", integer(0)
         ),
-        Option("parallel", ("-np", "--parallel"), "number of slots", integer(1, 256), env="LLAMA_ARG_N_PARALLEL"),
+        Option("parallel", ("-np", "--parallel"), "number of slots", integer(1, 256), env=("LLAMA_ARG_N_PARALLEL",)),
         Option(
             "cont_batching",
             ("-cb", "--cont-batching"),
             "start prompts while others generate",
             off=("-nocb", "--no-cont-batching"),
         ),
-        Option("batch_size", ("-b", "--batch-size"), "logical batch size in tokens", integer(1), env="LLAMA_ARG_BATCH"),
         Option(
-            "ubatch_size", ("-ub", "--ubatch-size"), "physical batch size in tokens", integer(1), env="LLAMA_ARG_UBATCH"
+            "batch_size", ("-b", "--batch-size"), "logical batch size in tokens", integer(1), env=("LLAMA_ARG_BATCH",)
+        ),
+        Option(
+            "ubatch_size",
+            ("-ub", "--ubatch-size"),
+            "physical batch size in tokens",
+            integer(1),
+            env=("LLAMA_ARG_UBATCH",),
         ),
         Option("prompt_budget", ("--prompt-budget",), "prompt tokens a step while others generate", integer(2)),
-        Option("n_predict", ("-n", "--n-predict", "--predict"), "most tokens to predict; -1: no limit", integer(-1)),
+        Option("n_predict", ("-n", "--predict", "--n-predict"), "most tokens to predict; -1: no limit", integer(-1)),
         Option(
             "context_shift", ("--context-shift",), "drop old tokens when a slot is full", off=("--no-context-shift",)
         ),
@@ -206,40 +240,56 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             "RoPE scaling",
             choice("none", "linear", "yarn"),
             value="KIND",
-            env="LLAMA_ARG_ROPE_SCALING_TYPE",
+            default="the model's",
+            env=("LLAMA_ARG_ROPE_SCALING_TYPE",),
         ),
         Option("rope_freq_base", ("--rope-freq-base",), "RoPE base frequency; 0: the model's", number(0.0)),
         Option("rope_freq_scale", ("--rope-freq-scale",), "RoPE frequency scale; 0: the model's", number(0.0)),
+        Option(
+            "rope_freq_scale",
+            ("--rope-scale",),
+            "RoPE context factor, the inverse of --rope-freq-scale",
+            _rope_scale,
+            env=("LLAMA_ARG_ROPE_SCALE",),
+            default="none",
+        ),
         Option("yarn_orig_ctx", ("--yarn-orig-ctx",), "YaRN: original context size", integer(0)),
         Option("yarn_ext_factor", ("--yarn-ext-factor",), "YaRN: extrapolation mix factor", number(-1.0)),
         Option("yarn_attn_factor", ("--yarn-attn-factor",), "YaRN: attention magnitude", number(-1.0)),
         Option("yarn_beta_slow", ("--yarn-beta-slow",), "YaRN: high correction dim", number(-1.0)),
         Option("yarn_beta_fast", ("--yarn-beta-fast",), "YaRN: low correction dim", number(-1.0)),
-        Option("embedding", ("--embedding", "--embeddings"), "enable embeddings", env="LLAMA_ARG_EMBEDDINGS"),
+        Option("embedding", ("--embedding", "--embeddings"), "enable embeddings", env=("LLAMA_ARG_EMBEDDINGS",)),
         Option(
             "pooling",
             ("--pooling",),
             "pooling of embeddings",
             choice("none", "mean", "cls", "last", "rank"),
             value="KIND",
+            default="the model's",
         ),
     ),
     "compute": (
         Option(
             "threads",
             ("-t", "--threads"),
-            "threads for generation; default: what the container may use",
+            "threads for generation",
             integer(-1, 1024),
+            default="what the container may use",
         ),
         Option(
             "threads_batch",
             ("-tb", "--threads-batch"),
-            "threads for prompts; default: same as --threads",
+            "threads for prompts",
             integer(-1, 1024),
+            default="same as --threads",
         ),
-        Option("threads_http", ("--threads-http",), "threads that tokenize and parse; default: 4", integer(-1, 1024)),
+        Option("threads_http", ("--threads-http",), "threads that tokenize and parse", integer(-1, 1024), default="4"),
         Option(
-            "n_gpu_layers", ("-ngl", "--gpu-layers", "--n-gpu-layers"), "layers to offload; all, or a number", _layers
+            "n_gpu_layers",
+            ("-ngl", "--gpu-layers", "--n-gpu-layers"),
+            "layers to offload; all, or a number",
+            _layers,
+            default="all",
         ),
         Option("main_gpu", ("-mg", "--main-gpu"), "GPU for small tensors", integer(0, 1023), value="i"),
         Option(
@@ -258,6 +308,15 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         ),
         Option("mlock", ("--mlock",), "lock the model in memory"),
         Option("mmap", ("--mmap",), "map the model into memory", off=("--no-mmap",)),
+        Option(
+            "mmap",
+            ("-lm", "--load-mode"),
+            "--mmap and --mlock in one: auto, none, mmap, mlock or mmap+mlock",
+            _load_mode,
+            value="MODE",
+            env=("LLAMA_ARG_LOAD_MODE",),
+            default="auto",
+        ),
         Option(
             "numa",
             ("--numa",),
@@ -287,10 +346,16 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             "folder of static files that win over the built-in page",
             _text,
             value="DIR",
-            env="LLAMA_ARG_STATIC_PATH",
+            env=("LLAMA_ARG_STATIC_PATH",),
         ),
         Option(
-            "api_keys", ("--api-key",), "API key; may be repeated", _list, many=True, value="KEY", env="LLAMA_API_KEY"
+            "api_keys",
+            ("--api-key",),
+            "API key; may be repeated",
+            _list,
+            many=True,
+            value="KEY",
+            env=("LLAMA_API_KEY", "LLAMA_ARG_API_KEY"),
         ),
         Option(
             "api_key_file",
@@ -306,13 +371,13 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option("timeout", ("-to", "--timeout"), "read and write timeout in seconds", integer(0)),
         Option("max_body", ("--max-body",), "largest request body in bytes", integer(1024)),
         Option("max_queue", ("--max-queue",), "most waiting requests; 0: no limit", integer(0)),
-        Option("metrics", ("--metrics",), "serve /metrics", env="LLAMA_ARG_ENDPOINT_METRICS"),
+        Option("metrics", ("--metrics",), "serve /metrics", env=("LLAMA_ARG_ENDPOINT_METRICS",)),
         Option(
             "slots_endpoint",
             ("--slots",),
             "serve /slots",
             off=("--no-slots", "--slots-endpoint-disable"),
-            env="LLAMA_ARG_ENDPOINT_SLOTS",
+            env=("LLAMA_ARG_ENDPOINT_SLOTS",),
         ),
         Option("slot_save_path", ("--slot-save-path",), "folder for saved slots", _text, value="PATH"),
         Option("drain_delay", ("--drain-delay",), "seconds to keep accepting after SIGTERM", number(0.0, 3600.0)),
@@ -324,12 +389,36 @@ GROUPS: dict[str, tuple[Option, ...]] = {
     "logs": (
         Option("log_disable", ("--log-disable",), "log to stdout only, not to llama.log"),
         Option("log_format", ("--log-format",), "json or text", choice("json", "text"), value="FORMAT"),
-        Option("log_file", ("--log-file",), "log file", _text, value="FNAME", env="LLAMA_LOG_FILE"),
-        Option("verbose", ("-v", "--verbose"), "log more"),
+        Option(
+            "log_file", ("--log-file",), "log file", _text, value="FNAME", env=("LLAMA_ARG_LOG_FILE", "LLAMA_LOG_FILE")
+        ),
+        Option("verbose", ("-v", "--log-verbose", "--verbose"), "log more"),
+        Option(
+            "verbose",
+            ("-lv", "--verbosity", "--log-verbosity"),
+            "log more from 4 on",
+            _verbosity,
+            env=("LLAMA_ARG_LOG_VERBOSITY",),
+            default="3",
+        ),
     ),
 }
 OPTIONS = tuple(option for group in GROUPS.values() for option in group)
-_IGNORED = ("--jinja", "--no-webui", "--no-ui")  # today's switches for what is always so here
+# Today's arguments that cannot change an answer here: what they ask for is always so, or there is
+# nothing that they could tune. Taken with a warning; whatever else is unknown is an error.
+_IGNORED = (
+    *("--jinja", "--no-jinja", "--ui", "--webui", "--no-ui", "--no-webui", "--perf", "--no-perf", "--props"),
+    *("-kvo", "--kv-offload", "--mmproj-auto", "--no-mmproj-auto", "--no-mmproj", "--mmproj-offload", "--swa-full"),
+    *("--cache-prompt", "--cache-idle-slots", "--no-cache-idle-slots", "--repack", "--op-offload", "--check-tensors"),
+    *("-e", "--escape", "--no-escape", "--prefill-assistant", "--log-jsonl", "--log-prefix", "--no-log-prefix"),
+    *("--log-timestamps", "--no-log-timestamps"),
+)
+_IGNORED_WITH_VALUE = (
+    *("-fit", "--fit", "-fitt", "--fit-target", "-fitc", "--fit-ctx", "-ctxcp", "--ctx-checkpoints"),
+    *("--swa-checkpoints", "-cms", "--checkpoint-min-step", "-dt", "--defrag-thold", "--cache-reuse", "-lzm"),
+    *("--lazy-mode", "-sps", "--slot-prompt-similarity", "--prio", "--prio-batch", "--poll", "--poll-batch"),
+    *("--reasoning-format", "--sse-ping-interval", "--log-colors"),
+)
 _REFUSED = {
     "--lora-base": "the library applies adapters to the loaded model as it runs; it cannot use another base. "
     "Merge the adapter into that base offline instead",
@@ -346,6 +435,11 @@ class _Refuse(argparse.Action):
         raise ConfigError(f"{option_string} is not supported: {_REFUSED[option_string or '']}")
 
 
+class _Ignore(argparse.Action):
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        namespace.ignored = (*namespace.ignored, option_string)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line; values stay text until `parse` reads them with their errors named."""
     parser = _Parser(
@@ -359,20 +453,24 @@ def build_parser() -> argparse.ArgumentParser:
         group = parser.add_argument_group(title)
         for option in options:
             _add(group, option)
-    for flag in _IGNORED:
-        parser.add_argument(flag, action="store_true", dest="_ignored", help=argparse.SUPPRESS)
+    parser.set_defaults(ignored=())
+    for flags, nargs in ((_IGNORED, 0), (_IGNORED_WITH_VALUE, None)):
+        for flag in flags:
+            parser.add_argument(flag, action=_Ignore, nargs=nargs, dest=argparse.SUPPRESS, help=argparse.SUPPRESS)
     for flag, why in _REFUSED.items():
         parser.add_argument(flag, action=_Refuse, help=f"refused: {why}", metavar="FNAME")
     return parser
 
 
 def _add(group: Any, option: Option) -> None:
-    text = f"{option.help} (default: {default_text(option)}; ${option.variable})".replace("%", "%%")
-    key = option.variable
+    text = f"{option.help} (default: {default_text(option)}; ${option.variables[0]})".replace("%", "%%")
+    key = option.key
     if option.read is None:
         group.add_argument(*option.flags, dest=key, action="store_const", const="true", help=text)
         if option.off:
-            group.add_argument(*option.off, dest=key, action="store_const", const="false", help=argparse.SUPPRESS)
+            group.add_argument(
+                *option.off, dest=key, action="store_const", const="false", help=f"not {option.flags[-1]}"
+            )
     elif option.many:
         group.add_argument(*option.flags, dest=key, action="append", metavar=option.value, help=text)
     elif option.bare is not None:
@@ -383,6 +481,8 @@ def _add(group: Any, option: Option) -> None:
 
 def default_text(option: Option) -> str:
     """The default as --help and docs/options.md show it."""
+    if option.default:
+        return option.default
     value = next(f.default for f in fields(Config) if f.name == option.field)
     if value is None:
         return "automatic"
@@ -394,7 +494,7 @@ def default_text(option: Option) -> str:
 def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
     """Read a Config; ConfigError names the flag (or variable) and what is wrong with it."""
     given = vars(build_parser().parse_args(list(argv)))
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = {"ignored": given["ignored"]}
     for option in OPTIONS:
         source, texts = _texts(option, given, environ)
         for text in texts:
@@ -402,7 +502,9 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
                 value = _switch(text) if option.read is None else option.read(text)
             except ConfigError as error:
                 raise ConfigError(f"{source}: {error}") from None
-            if isinstance(value, list):
+            if isinstance(value, dict):
+                values |= value
+            elif isinstance(value, list):
                 values[option.field] = tuple(values.get(option.field, ())) + tuple(value)
             else:
                 values[option.field] = value
@@ -412,14 +514,18 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
 
 
 def _texts(option: Option, given: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[str, list[str]]:
-    value = given.get(option.variable)
+    """Where the option was given, and its values there."""
+    value = given.get(option.key)
     if value is not None:
         return option.flags[-1], value if isinstance(value, list) else [value]
-    text = environ.get(option.variable)
-    if text is None and option.off:
-        negated = environ.get(option.variable.replace("LLAMA_ARG_", "LLAMA_ARG_NO_"))
-        text = "false" if negated is not None and negated.lower() in _TRUE else None
-    return option.variable, [] if text is None or (text == "" and option.many) else [text]
+    for variable in option.variables:
+        text = environ.get(variable)
+        if text is None and option.off:
+            negated = environ.get(variable.replace("LLAMA_ARG_", "LLAMA_ARG_NO_"), "")
+            text = "false" if negated.lower() in _TRUE else None
+        if text is not None:
+            return variable, [] if text == "" and option.many else [text]
+    return "", []
 
 
 def _switch(text: str) -> bool:
@@ -444,10 +550,16 @@ def _checked(config: Config) -> Config:
         "--grp-attn-w must be a multiple of --grp-attn-n": config.grp_attn_w % config.grp_attn_n != 0,
         "--ssl-key-file and --ssl-cert-file belong together": bool(config.ssl_key_file) != bool(config.ssl_cert_file),
         "--hf-file needs --hf-repo": bool(config.hf_file) and not config.hf_repo,
+        "--model-url and --hf-repo exclude each other": bool(config.model_url) and bool(config.hf_repo),
+        "--chat-template and --chat-template-file exclude each other": bool(config.chat_template)
+        and bool(config.chat_template_file),
+        "--management-port must not be --port": config.management_port > 0 and config.management_port == config.port,
         "a model is needed: -m, --model-url or --hf-repo": not (config.model or config.model_url or config.hf_repo),
         "--ctx-size leaves no room for --parallel slots": 0 < config.ctx_size < 8 * config.parallel,
         f"--slot-save-path {config.slot_save_path} is no folder": bool(config.slot_save_path)
         and not Path(config.slot_save_path).is_dir(),
+        f"--api-key-file {config.api_key_file} is no file that can be read": bool(config.api_key_file)
+        and not os.access(config.api_key_file, os.R_OK),
         f"--path {config.path} is no folder": bool(config.path) and not Path(config.path).is_dir(),
     }
     for message, wrong in problems.items():
@@ -463,7 +575,8 @@ def markdown() -> str:
         lines += [f"## {title.capitalize()}", "", "| option | default | environment | meaning |", "|---|---|---|---|"]
         for option in options:
             names = ", ".join(f"`{flag}`" for flag in (*option.flags, *option.off))
-            lines.append(f"| {names} | {default_text(option)} | `{option.variable}` | {option.help} |")
+            variables = ", ".join(f"`{variable}`" for variable in option.variables)
+            lines.append(f"| {names} | {default_text(option)} | {variables} | {option.help} |")
         lines.append("")
     for flag, why in _REFUSED.items():
         lines += [f"`{flag}` is refused: {why}.", ""]

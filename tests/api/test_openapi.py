@@ -8,12 +8,12 @@ import schemathesis
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
 from llamaserver.api import openapi
 from llamaserver.api.app import build_app, build_context
 from llamaserver.config import Config
 from llamaserver.engine.loop import Engine
 from llamaserver.engine.settings import EngineSettings
+
 from tests.support.client import Client
 
 EXAMPLES = 40  # an operation
@@ -21,6 +21,10 @@ TEXT = Path(openapi.__file__).with_name("openapi.yaml").read_text()
 DOCUMENT = yaml.safe_load(TEXT)
 OPERATIONS = [(path, method) for path, item in DOCUMENT["paths"].items() for method in item]
 SCHEMA = schemathesis.openapi.from_dict(DOCUMENT)
+FIELDS = sorted(
+    {name for schema in DOCUMENT["components"]["schemas"].values() for name in schema.get("properties", {})}
+)
+NEEDED = {"prompt", "messages", "content", "input", "tokens"}
 
 
 def no_backend(progress: Any) -> Any:
@@ -68,8 +72,10 @@ def test_nothing_breaks_the_server(client: Client, path: str, method: str) -> No
         max_examples=EXAMPLES, deadline=None, derandomize=True, database=None,
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
-    @given(cases)
-    def fuzz(case: Any) -> None:
+    @given(cases, st.sets(st.sampled_from(FIELDS), max_size=5))
+    def fuzz(case: Any, kept: set[str]) -> None:
+        if isinstance(case.body, dict):  # few at a time: one bad field hides the others
+            case.body = {name: value for name, value in case.body.items() if name in kept | NEEDED}
         shorten(case.body)
         answer = case.call(base_url=client.url, timeout=60)
         assert answer.status_code != 500, answer.text
@@ -86,7 +92,6 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )
-FIELDS = sorted({name for schema in DOCUMENT["components"]["schemas"].values() for name in schema.get("properties", {})})
 
 
 @pytest.mark.model

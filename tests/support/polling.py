@@ -1,5 +1,6 @@
 """Waiting in tests: until something is true, within a deadline."""
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -13,4 +14,13 @@ def until(probe: Callable[[], T], what: str, deadline: float = 30.0, pause: floa
     while not (result := probe()):
         assert time.monotonic() < end, f"not within {deadline} s: {what}"
         time.sleep(pause)
+    return result
+
+
+async def eventually(probe: Callable[[], T], what: str, deadline: float = 30.0, pause: float = 0.005) -> T:
+    """As `until`, where the event loop must go on."""
+    end = time.monotonic() + deadline
+    while not (result := probe()):
+        assert time.monotonic() < end, f"not within {deadline} s: {what}"
+        await asyncio.sleep(pause)
     return result

@@ -31,6 +31,7 @@ class ServerProcess:
         command: Sequence[str] = (sys.executable, "-m", "llamaserver"),
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
+        host: str = "127.0.0.1",
         wait: bool = True,
         deadline: float = 120.0,
     ) -> None:
@@ -39,7 +40,7 @@ class ServerProcess:
         self._folder = tempfile.TemporaryDirectory(prefix="llamaserver-test-")
         self.cwd = cwd or Path(self._folder.name)
         self._log = Path(self._folder.name, "stdout.log")
-        self._args = [*command, *args, "--host", "127.0.0.1", "--port", str(self.port)]
+        self._args = [*command, *args, "--host", host, "--port", str(self.port)]
         self._env = {**os.environ, **(env or {})}
         self._wait = wait
         self._deadline = deadline

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
-from ..errors import EngineFailure, InvalidRequest, ServerError
+from ..errors import EngineFailure, InvalidRequest, ServerError, Unavailable
 from .backend import Backend, Batch, Status
 from .output import Delta, Embedded, Event, Failed, Finish
 from .scheduler import Scheduler, Work
@@ -56,10 +56,13 @@ class Core:
         self._report_ended()
         decoding = 0.0
         for work in works:
-            decoding += self._run(work)
+            status, seconds = self._run(work)
+            decoding += seconds
             self._report_ended()
             if self.outbox:
                 deliver()
+            if status is not Status.OK:
+                break  # making room or starting over may have moved what the other works count on
         if self.outbox:
             deliver()
         if works:
@@ -67,10 +70,10 @@ class Core:
             self.stats.step_seconds += self._clock() - began
         return moved
 
-    def _run(self, work: Work) -> float:
-        """Decode one work and act on the result; returns the seconds inside decode."""
+    def _run(self, work: Work) -> tuple[Status, float]:
+        """Decode one work and act on the result; returns the seconds inside decode too."""
         if all(sequence.cancelled for sequence, _ in work.parts):
-            return 0.0
+            return Status.OK, 0.0
         self.backend.set_lora(work.lora)
         before = self._clock()
         with self._during(work):
@@ -87,7 +90,7 @@ class Core:
         else:
             _log.error("decode failed with status %s", status.name)
             self.scheduler.failed(work)
-        return after - before
+        return status, after - before
 
     def _decode(self, work: Work) -> Status:
         if work.media is not None:
@@ -111,6 +114,9 @@ class Core:
                 self._sample(sequence, row)
             except ServerError as error:
                 self._end_with(sequence, error)
+            except Exception:  # a defect in one sampler is not to end the others' answers
+                _log.exception("sampling failed")
+                self._end_with(sequence, EngineFailure("sampling failed; see the server's log"))
 
     def _embedded(self, work: Work, now: float) -> None:
         sequence = work.parts[0][0]
@@ -247,6 +253,7 @@ class Core:
 
     def fail_all(self, error: Exception) -> None:
         """End every request with an error and forget the cache."""
+        self.scheduler.ended.clear()
         for sequence in [*self.scheduler.running(), *self.scheduler.queue]:
             self._end_with(sequence, error)
         for resident in self.scheduler.placement.residents():
@@ -266,11 +273,13 @@ class Core:
         """Put saved tokens and state into an idle slot."""
         if len(tokens) > self.settings.slot_ctx:
             raise InvalidRequest(f"{len(tokens)} saved tokens do not fit a slot of {self.settings.slot_ctx}")
-        self._settle()
         placement = self.scheduler.placement
         resident = placement.vacate(slot)
+        self._settle()
         if not tokens:
             return 0
+        if not placement.free_cells(len(tokens)):
+            raise Unavailable("the running requests leave no room in the cache for these tokens", retry_after=1)
         fits = self.backend.state_set(resident.seq, data) and self.backend.pos_max(resident.seq) + 1 == len(tokens)
         if not fits:
             placement.clear(resident)
@@ -291,15 +300,17 @@ class Core:
         placement = self.scheduler.placement
         if not placement.unsettled:
             return
-        for slot in placement.slots:
-            if slot.idle and slot.resident and slot.resident.position < self.settings.slot_ctx:
+        idle = [slot.resident or placement.vacate(slot) for slot in placement.slots if slot.idle]
+        for resident in sorted(idle, key=lambda r: len(r.keys)):
+            removable = self.backend.info.partial_reuse or not resident.keys
+            if removable and resident.position < self.settings.slot_ctx:
                 batch = Batch()
-                batch.add(0, slot.resident.position, slot.resident.seq, True)
+                batch.add(0, resident.position, resident.seq, True)
                 if self.backend.decode(batch) is Status.OK:
-                    self.backend.seq_rm(slot.resident.seq, slot.resident.position)
-                    placement.unsettled = False
+                    self.backend.seq_rm(resident.seq, resident.position)
+                    placement.settled()
                     return
-        raise EngineFailure("the cache has pending copies and no idle slot to carry them out; try again")
+        raise Unavailable("the cache has pending copies and no idle slot to carry them out", retry_after=1)
 
     # ---- monitoring
 

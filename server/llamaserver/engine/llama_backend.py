@@ -8,6 +8,7 @@ it decodes. Called by the engine thread alone, but for `abort` and the vocabular
 import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import llama_cpp.llama_cpp as lib
@@ -122,6 +123,8 @@ class LlamaBackend:
         if options.numa:
             lib.llama_numa_init(_NUMA[options.numa])
         self._model = _load_model(options, progress, log)
+        if lib.llama_model_has_encoder(self._model) and lib.llama_model_has_decoder(self._model):
+            raise ModelLoadError(f"cannot serve {options.model}: models with encoder and decoder are not supported")
         self.vocab = LlamaVocab(lib.llama_model_get_vocab(self._model))
         self._context = _make_context(self._model, options, self._abort_flag, log)
         self._memory = lib.llama_get_memory(self._context)
@@ -359,6 +362,8 @@ class _Rows:
 
 
 def _load_model(options: LoadOptions, progress: Callable[[float], bool], log: "llama_devices.LogCapture") -> Any:
+    if Path(options.model).is_dir():
+        raise ModelLoadError(f"cannot load model {options.model}: it is a folder")
     params = lib.llama_model_default_params()
     params.n_gpu_layers = options.n_gpu_layers
     params.main_gpu = options.main_gpu

@@ -77,7 +77,7 @@ def _receive(level: int, text: bytes | None, _: Any) -> None:
         _log.log(logging.DEBUG if _Library.level < logging.WARNING else _Library.level, message)
 
 
-_callback = lib.llama_log_callback(_receive)  # must outlive every use of the library
+LOG_CALLBACK = lib.llama_log_callback(_receive)  # must outlive every use of the library
 
 
 def initialise() -> None:
@@ -89,7 +89,7 @@ def initialise() -> None:
     with _Library.lock:
         if _Library.started:
             return
-        lib.llama_log_set(_callback, ctypes.c_void_p(0))
+        lib.llama_log_set(LOG_CALLBACK, ctypes.c_void_p(0))
         folder = Path(lib._lib._name).parent
         if _ggml.ggml_backend_reg_count() == 0:
             _ggml.ggml_backend_load_all_from_path(os.fsencode(folder))

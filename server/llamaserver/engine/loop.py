@@ -27,7 +27,7 @@ from ..errors import (
 from . import overflow
 from .backend import Backend, MediaTokenizer, ModelInfo, Sampler, SamplerFactory, Vocab
 from .core import Core
-from .output import Delta, Event
+from .output import Delta, Event, Failed
 from .params import GenerationParams, Prompt
 from .scheduler import Work
 from .sequence import Sequence
@@ -80,8 +80,8 @@ class Engine:
         self._slot_calls: list[SlotCall] = []
         self._streams: dict[Sequence, Stream] = {}
         self._next_task = 0
+        self._slot_futures: set[asyncio.Future[Any]] = set()
         self._stopping = False
-        self._accepting = True
         self._lock = threading.Lock()
         self._current: Work | None = None  # what is being decoded; guarded by _lock
         self._backend: Backend | None = None
@@ -125,8 +125,7 @@ class Engine:
         Raises Unavailable when loading, stopping or full, ContextExceeded or InvalidRequest when it
         can never run.
         """
-        if self.snapshot.state != "ready" or self._stopping:
-            raise Unavailable("Loading model" if self.snapshot.state == "loading" else "The server cannot serve")
+        self._check_ready()
         limit = self.settings.max_queue
         if limit and len(self._streams) >= self.settings.n_slots + limit:
             raise Unavailable(f"{limit} requests are waiting already", retry_after=1)
@@ -136,6 +135,10 @@ class Engine:
         self._quiet.clear()
         self._inbox.put(lambda: self._core.submit(sequence))
         return stream
+
+    def _check_ready(self) -> None:
+        if self.snapshot.state != "ready" or self._stopping:
+            raise Unavailable("Loading model" if self.snapshot.state == "loading" else "The server cannot serve")
 
     def _sequence(self, request: Request) -> Sequence:
         params = request.params
@@ -176,26 +179,26 @@ class Engine:
             raise NotSupported("this model computes embeddings only")
         if not len(prompt):
             raise InvalidRequest("the prompt is empty", field="prompt")
-        if prompt.keys[-1] < 0:
-            raise InvalidRequest("the prompt must not end with an image", field="prompt")
-        if len(prompt) < limit:
+        size = len(prompt) + sum(media.n_tokens - media.n_pos for media in prompt.media)
+        if size < limit:
             return prompt.keys, False
         if not self.settings.context_shift or prompt.media or self.settings.grp_attn_n > 1:
             raise ContextExceeded(
-                f"the request exceeds the available context size ({len(prompt)} >= {limit} tokens), try increasing it",
+                f"the request exceeds the available context size ({size} >= {limit} tokens), try increasing it",
                 field="prompt",
-                n_prompt_tokens=len(prompt),
+                n_prompt_tokens=size,
                 n_ctx=limit,
             )
         return overflow.truncated_prompt(prompt.keys, limit, request.params.n_keep), True
 
     def _embedding_keys(self, prompt: Prompt) -> "array[int]":
-        limit = min(self.info.n_ubatch, self.info.n_batch)
+        room = self.settings.slot_ctx if self.info.causal else self.info.n_ctx_train
+        limit = min(self.info.n_ubatch, self.info.n_batch, room)
         if not len(prompt):
             raise InvalidRequest("the input is empty", field="input")
         if len(prompt) > limit:
             raise InvalidRequest(
-                f"input of {len(prompt)} tokens is too large to process; the physical batch size is {limit}",
+                f"input of {len(prompt)} tokens is too large to process; at most {limit} fit the batch and the context",
                 field="input",
             )
         return prompt.keys
@@ -245,11 +248,12 @@ class Engine:
         return int(await self._on_slot(id_slot, lambda core, slot: core.erase(slot)))
 
     async def _on_slot(self, id_slot: int, call: Callable[[Core, Slot], Any]) -> Any:
-        if self.snapshot.state != "ready":
-            raise Unavailable("Loading model")
+        self._check_ready()
         if not 0 <= id_slot < self.settings.n_slots:
             raise InvalidRequest(f"slot id must be in 0..{self.settings.n_slots - 1}", field="id_slot")
         future: asyncio.Future[Any] = self._loop.create_future()
+        self._slot_futures.add(future)
+        future.add_done_callback(self._slot_futures.discard)
         self._inbox.put(lambda: self._slot_calls.append((id_slot, call, future)))
         return await future
 
@@ -263,7 +267,7 @@ class Engine:
 
     def _main(self) -> None:
         try:
-            backend = self._factory(self._progress)
+            backend = self._load()
         except Exception as error:
             reason = error if isinstance(error, ModelLoadError) else ModelLoadError(f"{type(error).__name__}: {error}")
             if not isinstance(error, ModelLoadError):
@@ -271,11 +275,23 @@ class Engine:
             self.snapshot = Snapshot(state="failed", error=str(reason))
             self._post(lambda: _settle_future(self._loaded, reason))
             return
+        end = Snapshot(state="stopped")
         try:
             self._serve(backend)
+        except Exception as error:
+            _log.exception("the engine has failed")
+            end = Snapshot(state="failed", error=f"{type(error).__name__}: {error}")
         finally:
-            self.snapshot = replace(self.snapshot, state="stopped")
+            self.snapshot = replace(self.snapshot, state=end.state, error=end.error)
+            self._post(self._refuse_rest)
             backend.close()
+
+    def _load(self) -> Backend:
+        backend = self._factory(self._progress)
+        if self.settings.grp_attn_n > 1 and not backend.info.can_shift:
+            backend.close()  # the library would abort the process
+            raise ModelLoadError("--grp-attn-n needs a cache whose positions can be shifted; this model's cannot be")
+        return backend
 
     def _progress(self, value: float) -> bool:
         self.snapshot = Snapshot(state="loading", load_progress=value)
@@ -317,12 +333,15 @@ class Engine:
             _log.exception("engine step failed")
             self._core.fail_all(EngineFailure("the engine failed; see the server's log"))
             self._deliver()
-            return False
+            return bool(self._slot_calls)  # their slots are idle now
 
     @contextmanager
     def _during(self, work: Work) -> Iterator[None]:
+        self._publish(force=work.kind != "generate")  # it may take seconds: who is admitted shows before it
         with self._lock:
             self._current = work
+            if self._useless(work):  # cancelled after the core last looked
+                self._core.backend.abort(True)
         try:
             yield
         finally:
@@ -340,12 +359,11 @@ class Engine:
                 self._slot_calls.append((id_slot, call, future))
                 continue
             try:
-                result = call(self._core, slot)
+                settle = partial(_settle_future, future, None, call(self._core, slot))
             except Exception as error:
-                self._post(partial(_settle_future, future, error))
-            else:
-                self._post(partial(_settle_future, future, None, result))
-            self._publish(force=True)
+                settle = partial(_settle_future, future, error)
+            self._publish(force=True)  # before the caller can look
+            self._post(settle)
 
     def _deliver(self) -> None:
         """Hand this step's events to the event loop in one call."""
@@ -363,6 +381,16 @@ class Engine:
             if not isinstance(event, Delta):
                 self._forget(sequence)
             stream.put(event)
+
+    def _refuse_rest(self) -> None:
+        """On the event loop, when the thread has ended: answer what it has not heard of any more."""
+        error = Unavailable("The server is stopping")
+        _settle_future(self._loaded, ModelLoadError(self.snapshot.error or error.message))
+        for future in list(self._slot_futures):
+            _settle_future(future, error)
+        for sequence, stream in list(self._streams.items()):
+            self._forget(sequence)
+            stream.put(Failed(error))
 
     def _post(self, call: Callable[[], None]) -> None:
         try:

@@ -38,16 +38,24 @@ def discarded(sequence: Sequence) -> slice | None:
     return slice(keep, keep + count)
 
 
-def shift(resident: Resident, span: slice, placement: Placement, backend: Backend) -> None:
-    """Drop `span` and move what follows down. No other sequence may share cells from there on."""
-    backend.seq_rm(resident.seq, span.start, span.stop)
+def shift(resident: Resident, span: slice, placement: Placement, backend: Backend) -> bool:
+    """Drop `span` and move what follows down; False, and nothing done, when the memory cannot drop a part.
+
+    No other sequence may share cells from there on.
+    """
+    if not backend.seq_rm(resident.seq, span.start, span.stop):
+        return False
     backend.seq_add(resident.seq, span.stop, len(resident.keys), span.start - span.stop)
     placement.unsettled = True
+    placement.shifted.append(resident)
+    if not backend.info.partial_reuse:
+        resident.private = True  # a recurrent state still knows what was dropped
     if placement.ledger:
         placement.ledger.release(resident.cells[span])
         del resident.cells[span]
     del resident.keys[span]
     resident.position = len(resident.keys)
+    return True
 
 
 def self_extend(sequence: Sequence, settings: EngineSettings, placement: Placement, backend: Backend) -> None:
@@ -68,6 +76,7 @@ def self_extend(sequence: Sequence, settings: EngineSettings, placement: Placeme
         resident.position -= shrink
         sequence.group += width // factor
         placement.unsettled = True
+        placement.shifted.append(resident)
 
 
 def chunk_limit(sequence: Sequence, width: int) -> int:

@@ -26,6 +26,7 @@ class Placement:
         self._free = list(range(backend.info.n_seq_max - 1, -1, -1))
         self.ledger = CellLedger() if backend.info.unified else None
         self.unsettled = False  # copies or shifts that the next successful decode carries out
+        self.shifted: list[Resident] = []  # whose cells the next decode shifts; an aborted one may do half of it
         self._clock = 0
 
     # ---- looking
@@ -39,12 +40,12 @@ class Placement:
         """Distinct KV cells in use."""
         return self.ledger.used if self.ledger else sum(len(r.keys) for r in self.residents())
 
-    def room(self) -> int:
-        """Free cells of a unified cache, counting those of retired sequences as free."""
-        if self.ledger is None:
-            return self._info.n_ctx
-        held = {cell for slot in self.slots if slot.resident for cell in slot.resident.cells}
-        return self._info.n_ctx - len(held)
+    def room_beside(self, sequence: Sequence) -> int:
+        """Cells of a unified cache that a prompt leaves beside those in use; what is only cache counts as free."""
+        held = {cell for resident in self.residents() if resident.owner for cell in resident.cells}
+        length, source = self.best_source(sequence)
+        shared = sum(cell in held for cell in source.cells[:length]) if source else 0
+        return self._info.n_ctx - len(held) - (len(sequence.keys) - shared)
 
     def best_source(self, sequence: Sequence) -> tuple[int, Resident | None]:
         """The resident with the longest usable prefix; idle ones win ties, then recent ones."""
@@ -59,7 +60,7 @@ class Placement:
         if not self._info.partial_reuse:  # a recurrent state is one position, not a range
             whole = resident.owner is None and length == len(resident.keys) < len(sequence.keys)
             return length if whole else 0
-        length = min(length, len(sequence.keys) - 1)  # the last token must be evaluated for its logits
+        length = min(length, _most_reused(sequence))
         for media in sequence.media:
             if media.start < length < media.start + media.n_pos:
                 return media.start
@@ -77,7 +78,7 @@ class Placement:
                 continue
             if other.lora != sequence.lora or (other.resident and other.resident.private):
                 continue
-            shared = min(common_prefix(other.keys, sequence.keys), len(sequence.keys) - 1)
+            shared = min(common_prefix(other.keys, sequence.keys), _most_reused(sequence))
             if shared >= best:
                 best, leader = shared, other
         return leader
@@ -111,8 +112,8 @@ class Placement:
             target = self._empty(slot)
         elif source is slot.resident and (self._may_take_over(source, length) or not self._has_spare_id(source)):
             target = source
-        elif source.slot is None and self._may_take_over(source, length):
-            self._retire_or_drop(slot)
+        elif source.slot is None and (self._may_take_over(source, length) or not self._has_id_for(slot, source)):
+            self._detach(slot)
             self.retired.remove(source)
             target = source
         else:
@@ -133,6 +134,8 @@ class Placement:
             target.cells = self.ledger.share(source.cells[:length])
         else:
             self.unsettled = True
+        if source in self.shifted:
+            self.shifted.append(target)
         return target
 
     def _empty(self, slot: Slot, sparing: Resident | None = None) -> Resident:
@@ -149,13 +152,26 @@ class Placement:
         if resident is None:
             return
         if self._has_spare_id(sparing) and resident.keys:
-            resident.slot, slot.resident = None, None
-            self.retired.append(resident)
+            self._detach(slot)
         else:
             self.clear(resident)
 
+    def _detach(self, slot: Slot) -> None:
+        """Take the slot's resident off it: to the retired ones, or its id back when it is empty."""
+        resident, slot.resident = slot.resident, None
+        if resident is None:
+            return
+        resident.slot = None
+        if resident.keys:
+            self.retired.append(resident)
+        else:
+            self._free.append(resident.seq)
+
     def _has_spare_id(self, sparing: Resident | None) -> bool:
         return self.ledger is not None and bool(self._free or [r for r in self.retired if r is not sparing])
+
+    def _has_id_for(self, slot: Slot, sparing: Resident) -> bool:
+        return slot.resident is not None or self._has_spare_id(sparing)
 
     def _take_id(self, sparing: Resident | None) -> int:
         if not self._free:
@@ -202,11 +218,18 @@ class Placement:
         return True
 
     def evict_idle_slot(self) -> bool:
-        """Empty the least recently used idle slot that holds something; False when none does."""
-        idle = [s.resident for s in self.slots if s.idle and s.resident and s.resident.keys]
+        """Empty the least recently used resident of a slot that nobody works on; False when there is none."""
+        idle = [s.resident for s in self.slots if s.resident and s.resident.owner is None and s.resident.keys]
         if not idle:
             return False
         self.clear(min(idle, key=lambda r: r.last_used))
+        return True
+
+    def free_cells(self, count: int) -> bool:
+        """Drop cached sequences until a unified cache has `count` free cells; False when all others are in use."""
+        while self.ledger and self.ledger.used + count > self._info.n_ctx:
+            if not (self.evict_one() or self.evict_idle_slot()):
+                return False
         return True
 
     def shares_beyond(self, resident: Resident, start: int) -> bool:
@@ -215,7 +238,7 @@ class Placement:
 
     def unshare(self, resident: Resident) -> bool:
         """Give a resident cells of its own through its serialised state; False when that cannot be done now."""
-        if self.ledger is None or self.unsettled or self.ledger.used + len(resident.cells) > self._info.n_ctx:
+        if self.unsettled or not self.free_cells(len(resident.cells)):
             return False
         keys = resident.keys
         data = self._backend.state_get(resident.seq)
@@ -231,6 +254,11 @@ class Placement:
         resident.position += len(keys)
         if self.ledger:
             self.ledger.extend(resident, len(keys))
+
+    def settled(self) -> None:
+        """A decode has carried out the pending copies and shifts."""
+        self.unsettled = False
+        self.shifted.clear()
 
     def vacate(self, slot: Slot) -> Resident:
         """An empty resident on an idle slot, for a state that comes from outside."""
@@ -253,6 +281,15 @@ class Placement:
             sequence.slot.sequence = None
         sequence.resident = None
         sequence.phase = Phase.DONE
+
+
+def _most_reused(sequence: Sequence) -> int:
+    """All but two tokens: the last one is evaluated for its logits, and never in a row of its own.
+
+    The library's kernels for one row differ in the last bits from those for several, and an answer
+    must not depend on how much of its prompt was cached.
+    """
+    return max(0, len(sequence.keys) - 2)
 
 
 def _age(slot: Slot) -> int:

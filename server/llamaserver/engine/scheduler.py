@@ -19,7 +19,7 @@ from . import overflow
 from .backend import Backend, Batch
 from .params import Media
 from .placement import Placement
-from .sequence import MAX_BACKLOG, Phase, Sequence
+from .sequence import Phase, Sequence
 from .settings import EngineSettings
 
 
@@ -90,11 +90,10 @@ class Scheduler:
     def _fits(self, sequence: Sequence) -> bool:
         """Whether a unified cache has room for the prompt beside what runs."""
         running = self.running()
-        if not running:
+        if self.placement.ledger is None or not running:
             return True
         waiting = sum(s.remaining for s in running if s.phase in (Phase.PREFILL, Phase.FOLLOWING))
-        shared, _ = self.placement.best_source(sequence)
-        return len(sequence.keys) - shared + waiting + len(running) <= self.placement.room()
+        return waiting + len(running) <= self.placement.room_beside(sequence)
 
     def _start(self, sequence: Sequence) -> bool:
         """Begin prefill unless another sequence is about to compute the same prefix."""
@@ -115,27 +114,29 @@ class Scheduler:
     def plan(self) -> list[Work]:
         """The decodes of this step, in order. Sequences that cannot go on land in `ended`."""
         self._claimed = 0
-        decoding = [s for s in self.running() if s.phase is Phase.DECODE]
-        ready = [s for s in decoding if s.backlog < MAX_BACKLOG and self._has_place(s)]
+        decoding = [s for s in self.running() if s.phase is Phase.DECODE and not s.cancelled]
+        fitting = [s for s in decoding if self._fits_slot(s)]  # all before any is preempted for another
+        ready = [s for s in fitting if not s.rest() and self._has_cell(s)]
         ready = [s for s in ready if s.phase is Phase.DECODE]  # making room may preempt
         works = list(self._generation(ready))
-        if self._settings.cont_batching or not decoding:
+        if self._settings.cont_batching or not works:
             budget = self._settings.prompt_budget if ready else self._info.n_ubatch
             self._prompts(works, budget)
         return works
 
-    def _has_place(self, sequence: Sequence) -> bool:
-        """Make sure that one more token fits the slot and the cache."""
-        resident = sequence.resident
-        if resident is None:
-            return False  # an older one has just preempted it
+    def _fits_slot(self, sequence: Sequence) -> bool:
+        """Make sure that one more token fits the slot."""
+        assert sequence.resident is not None
         if self._extends:
             overflow.self_extend(sequence, self._settings, self.placement, self._backend)
-        if len(resident.keys) + 1 > self._settings.slot_ctx and not self._shift(sequence):
-            return False
-        if self._reserve(1):
-            return True
-        return self._make_room(sequence)
+        held = len(sequence.resident.keys) + sequence.extra_cells
+        return held + 1 <= self._settings.slot_ctx or self._shift(sequence)
+
+    def _has_cell(self, sequence: Sequence) -> bool:
+        """Make sure that one more token fits the cache."""
+        if sequence.resident is None:
+            return False  # an older one has just preempted it
+        return self._reserve(1) or self._make_room(sequence)
 
     @property
     def _extends(self) -> bool:
@@ -152,34 +153,34 @@ class Scheduler:
             self.ended.append(Ended(sequence, "limit"))
             return False
         keys = resident.keys[: span.start] + resident.keys[span.stop :]
-        if self.placement.shares_beyond(resident, span.start) and not self.placement.unshare(resident):
-            self._restart(sequence)
-            sequence.keys = keys + array("q", [sequence.token])
-            return False
-        overflow.shift(resident, span, self.placement, self._backend)
-        return True
+        own = not self.placement.shares_beyond(resident, span.start) or self.placement.unshare(resident)
+        if own and overflow.shift(resident, span, self.placement, self._backend):
+            return True
+        self._restart(sequence)
+        sequence.keys = keys + array("q", [sequence.token])
+        return False
 
     def _reserve(self, cells: int) -> bool:
         """Claim cells of a unified cache, dropping cached sequences for them; False when all are in use."""
-        ledger = self.placement.ledger
-        if ledger is None:
-            return True
-        while ledger.used + self._claimed + cells > self._info.n_ctx:
-            if not (self.placement.evict_one() or self.placement.evict_idle_slot()):
-                return False
+        if not self.placement.free_cells(self._claimed + cells):
+            return False
         self._claimed += cells
         return True
 
     def _make_room(self, sequence: Sequence) -> bool:
         """Preempt the youngest request for this one; alone, it has reached its limit."""
-        holders = [s for s in self.running() if s.resident]
-        youngest = max(holders, key=lambda s: s.id_task)
-        if len(holders) == 1:
+        if not self._preempt_youngest():
             sequence.truncated = True
             self.ended.append(Ended(sequence, "limit"))
             return False
-        self.preempt(youngest)
-        return youngest is not sequence and self._reserve(1)
+        return sequence.resident is not None and self._reserve(1)
+
+    def _preempt_youngest(self) -> bool:
+        """Preempt the youngest request; False when a single one has all the cells."""
+        holders = [s for s in self.running() if s.resident]
+        if len(holders) > 1:
+            self.preempt(max(holders, key=lambda s: s.id_task))
+        return len(holders) > 1
 
     def preempt(self, sequence: Sequence) -> None:
         """Take a sequence off its slot and queue it again, first in line, with all its tokens as prompt."""
@@ -203,30 +204,33 @@ class Scheduler:
         The library joins rows of a split cache into one micro-batch only in that order.
         """
         for lora in dict.fromkeys(s.lora for s in ready):
-            work = Work("generate", lora)
-            for sequence in sorted((s for s in ready if s.lora == lora), key=_seq):
-                resident = sequence.resident
-                assert resident is not None
-                row = work.batch.add(sequence.token, resident.position, resident.seq, True)
-                work.parts.append((sequence, 1))
-                work.samples.append((sequence, row))
-            yield work
+            alike = sorted((s for s in ready if s.lora == lora), key=_seq)
+            for start in range(0, len(alike), self._info.n_batch):
+                work = Work("generate", lora)
+                for sequence in alike[start : start + self._info.n_batch]:
+                    resident = sequence.resident
+                    assert resident is not None
+                    row = work.batch.add(sequence.token, resident.position, resident.seq, True)
+                    work.parts.append((sequence, 1))
+                    work.samples.append((sequence, row))
+                yield work
 
     def _prompts(self, works: list[Work], budget: int) -> None:
-        waiting = [s for s in self.running() if s.phase is Phase.PREFILL]
+        waiting = [s for s in self.running() if s.phase is Phase.PREFILL and not s.cancelled]
         if not waiting:
             return
         turn = self._turn % len(waiting)
         self._turn += 1
         for sequence in waiting[turn:] + waiting[:turn]:
             if sequence.kind == "embedding":
-                works.append(self._embedding(sequence))
+                if not self._info.causal or self._reserve(len(sequence.keys)):  # encoders have no cache
+                    works.append(self._embedding(sequence))
                 continue
             if budget <= 0 or (budget == 1 and works):
                 break  # the rest goes to the next step, not to a chunk of one row
             budget -= self._prompt_chunk(works, sequence, budget)
-        if not works and not self.ended and len(waiting) > 1:
-            self.preempt(max(waiting, key=lambda s: s.id_task))  # prompts have filled the cache together
+        if not works and not self.ended:
+            self._preempt_youngest()  # together they have filled the cache
 
     def _prompt_chunk(self, works: list[Work], sequence: Sequence, budget: int) -> int:
         """Add the next part of one prompt; return the tokens it takes from the budget."""
@@ -239,24 +243,29 @@ class Scheduler:
             if not self._reserve(media.n_tokens):
                 return 0
             works.append(Work("media", sequence.lora, parts=[(sequence, media.n_pos)], media=media))
+            if start + media.n_pos == len(sequence.keys):
+                works[-1].samples.append((sequence, -1))
             return media.n_tokens
-        count = min(budget, sequence.next_media(start) - start)
+        work = self._work_for(works, sequence)
+        count = min(budget, sequence.next_media(start) - start, self._info.n_batch - len(work.batch))
         if sequence.remaining - count == 1 and count > 2 and not self._extends:
             count -= 1  # a single row would take another path through the kernels
         if not self._reserve(count):
             return 0
-        self._add_rows(self._work_for(works, sequence), sequence, start, count)
+        if not work.parts:
+            works.append(work)
+        self._add_rows(work, sequence, start, count)
         return count
 
     def _work_for(self, works: list[Work], sequence: Sequence) -> Work:
         """A unified cache takes prompt and generation rows in one decode; a split one is asked apart."""
         if self._info.unified and self._info.n_seq_max > 1:
             for work in works:
-                if work.lora == sequence.lora and work.kind in ("generate", "mixed", "prompt"):
+                joins = work.lora == sequence.lora and work.kind in ("generate", "mixed", "prompt")
+                if joins and len(work.batch) < self._info.n_batch:
                     work.kind = "mixed"
                     return work
-        works.append(Work("prompt", sequence.lora))
-        return works[-1]
+        return Work("prompt", sequence.lora)
 
     def _add_rows(self, work: Work, sequence: Sequence, start: int, count: int) -> None:
         resident = sequence.resident
@@ -283,7 +292,7 @@ class Scheduler:
 
     def commit(self, work: Work) -> None:
         """The decode succeeded: its keys are in the cache."""
-        self.placement.unsettled = False
+        self.placement.settled()
         for sequence, count in work.parts:
             resident = sequence.resident
             if resident is None:
@@ -297,8 +306,15 @@ class Scheduler:
     def resync(self, work: Work) -> None:
         """The decode was aborted: cut every sequence back to what the books say, or start it over.
 
-        Micro-batches that were done stay in the cache; the books do not have them.
+        Micro-batches that were done stay in the cache; the books do not have them. A shift that was to
+        come first may have been carried out in some layers only.
         """
+        for suspect in self.placement.shifted:
+            if suspect.owner is not None:
+                self._restart(suspect.owner)
+            else:
+                self.placement.clear(suspect)
+        self.placement.shifted.clear()
         for sequence, _ in work.parts:
             resident = sequence.resident
             if resident is None or self._backend.pos_max(resident.seq) + 1 == resident.position:
@@ -313,17 +329,21 @@ class Scheduler:
             sequence.keys = sequence.resident.keys[:]
             sequence.keys.append(sequence.token)
             sequence.phase = Phase.PREFILL
+        if sequence.n_decoded == 0:
+            sequence.n_cached = 0
+        sequence.group = 0
         self.placement.clear(sequence.resident)
 
     def no_room(self, work: Work) -> None:
         """The library found no cells although the books had some: free more, or end one request."""
-        if self.placement.evict_one() or self.placement.evict_idle_slot():
+        if self.placement.ledger:
+            if self.placement.evict_one() or self.placement.evict_idle_slot() or self._preempt_youngest():
+                return
+        elif len(work.parts) > 1:
+            self.preempt(max((s for s, _ in work.parts), key=lambda s: s.id_task))
             return
-        youngest = max((s for s, _ in work.parts), key=lambda s: s.id_task)
-        if len(work.parts) > 1:
-            self.preempt(youngest)
-        else:
-            self.ended.append(Ended(youngest, error=EngineFailure("the KV cache has no room for this request")))
+        for sequence, _ in work.parts:
+            self.ended.append(Ended(sequence, error=EngineFailure("the KV cache has no room for this request")))
 
     def failed(self, work: Work) -> None:
         """The library failed at this work: its sequences end, their cache is not to be trusted."""

@@ -1,7 +1,7 @@
 """One request's life in the engine: queued, placed on a slot, prefilled, decoded, done.
 
-Plain state, changed by the scheduler and the loop on the engine thread. `cancelled` and `taken`
-are the only fields another thread changes.
+Plain state, changed by the scheduler and the loop on the engine thread. `cancelled`, `taken` and
+`resting` are the only fields another thread changes.
 """
 
 from array import array
@@ -68,6 +68,7 @@ class Sequence:
     cancelled: bool = False
     emitted: int = 0  # events made (engine thread)
     taken: int = 0  # events read by the client (event loop)
+    resting: bool = False  # waits for the client to read: set by the engine thread, unset by the event loop
 
     def __post_init__(self) -> None:
         self.n_prompt = len(self.keys)
@@ -77,6 +78,20 @@ class Sequence:
     def backlog(self) -> int:
         """Events the client has not taken yet."""
         return self.emitted - self.taken
+
+    def rest(self) -> bool:
+        """Whether the client is so far behind that nothing more should be made for it (engine thread).
+
+        The flag goes up before the count is read again: a client that catches up in between either
+        is seen here, or sees the flag and wakes the engine.
+        """
+        self.resting = self.backlog >= MAX_BACKLOG
+        return self.resting and self.backlog >= MAX_BACKLOG
+
+    @property
+    def extra_cells(self) -> int:
+        """KV cells that images take beyond their positions (M-RoPE)."""
+        return sum(media.n_tokens - media.n_pos for media in self.media)
 
     @property
     def n_past(self) -> int:

@@ -28,7 +28,7 @@ class Resident:
     last_used: int = 0
     owner: Sequence | None = None
     slot: "Slot | None" = None
-    private: bool = False  # self-extend compressed its positions: nobody may start from it
+    private: bool = False  # positions compressed, or a recurrent state shifted: nobody may start from it
 
     def common_prefix(self, keys: "array[int]", lora: tuple[float, ...]) -> int:
         """Number of leading keys that `keys` shares with what is held."""

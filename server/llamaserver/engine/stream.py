@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from .output import Delta, Event
-from .sequence import MAX_BACKLOG, Sequence
+from .sequence import Sequence
 
 
 class Stream:
@@ -24,7 +24,6 @@ class Stream:
         self._events: deque[Event] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._ended = False  # the last event has been delivered
-        self._rests = False  # the sequence waits until the client has read
 
     @property
     def id_task(self) -> int:
@@ -35,7 +34,6 @@ class Stream:
         """Deliver one event (called by the engine's loop side)."""
         self._events.append(event)
         self._ended = not isinstance(event, Delta)
-        self._rests = self._rests or len(self._events) >= MAX_BACKLOG
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
@@ -58,8 +56,8 @@ class Stream:
         event = self._events.popleft()
         if isinstance(event, Delta):
             self._sequence.taken += 1
-            if self._rests and not self._events:
-                self._rests = False
+            if self._sequence.resting and not self._events:
+                self._sequence.resting = False
                 self._resume()
         return event
 

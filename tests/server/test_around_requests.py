@@ -1,0 +1,201 @@
+"""What surrounds every handler, without a model: CORS, health, draining, limits, and the management port."""
+
+import asyncio
+import json
+
+import pytest
+from llamaserver.engine.snapshot import SlotView, Snapshot
+
+from tests.support.polling import eventually
+
+LOADING = {"code": 503, "message": "Loading model", "type": "unavailable_error"}
+READY = Snapshot(state="ready", slots=(SlotView(0, 512), SlotView(1, 512, state=1)), requests_processing=1)
+FULL = Snapshot(state="ready", slots=(SlotView(0, 512, state=1),), requests_processing=1, requests_deferred=3)
+
+
+# ---- CORS
+
+
+async def test_every_answer_may_be_read_by_any_origin(ports):
+    server = await ports(api_keys=("key",))
+    for method, path in (("GET", "/health"), ("GET", "/"), ("GET", "/nothing"), ("POST", "/completion")):
+        answer = await server.client.request(method, path, headers={"Origin": "https://app.example"})
+        assert answer.headers["Access-Control-Allow-Origin"] == "https://app.example"
+        answer = await server.client.request(method, path)
+        assert answer.headers["Access-Control-Allow-Origin"] == "*"
+
+
+@pytest.mark.parametrize("path", ["/completion", "/v1/chat/completions", "/slots/0", "/anything"])
+async def test_preflight(ports, path):
+    server = await ports(api_keys=("key",))
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    answer = await server.client.options(path, headers={"Origin": "https://app.example", **asked})
+    assert answer.status == 200
+    assert answer.headers["Access-Control-Allow-Origin"] == "https://app.example"
+    assert answer.headers["Access-Control-Allow-Credentials"] == "true"
+    assert "POST" in answer.headers["Access-Control-Allow-Methods"]
+    assert "GET" in answer.headers["Access-Control-Allow-Methods"]
+    assert answer.headers["Access-Control-Allow-Headers"] == "*"
+    assert await answer.read() == b""
+
+
+# ---- health
+
+
+async def test_health_while_loading(ports):
+    server = await ports()
+    server.context.engine.snapshot = Snapshot(load_progress=0.25)
+    answer = await server.client.get("/health")
+    assert answer.status == 503
+    assert await answer.json() == {"status": "loading model", "progress": 0.25, "error": LOADING}
+
+
+async def test_health_after_a_failed_load(ports):
+    server = await ports()
+    server.context.engine.snapshot = Snapshot(state="failed", error="no such file")
+    answer = await server.client.get("/health")
+    body = await answer.json()
+    assert (answer.status, body["status"], body["error"]["message"]) == (500, "error", "no such file")
+
+
+async def test_health_with_idle_slots(ports):
+    server = await ports()
+    server.context.engine.snapshot = READY
+    for query in ("", "?fail_on_no_slot", "?fail_on_no_slot=0"):
+        answer = await server.client.get(f"/health{query}")
+        assert answer.status == 200
+        assert await answer.json() == {"status": "ok", "slots_idle": 1, "slots_processing": 1}
+
+
+@pytest.mark.parametrize(("query", "status"), [("", 200), ("?fail_on_no_slot", 503), ("?fail_on_no_slot=0", 503)])
+async def test_health_without_idle_slots(ports, query, status):
+    server = await ports()
+    server.context.engine.snapshot = FULL
+    answer = await server.client.get(f"/health{query}")
+    assert answer.status == status
+    assert await answer.json() == {"status": "no slot available", "slots_idle": 0, "slots_processing": 1}
+
+
+async def test_endpoints_while_loading(ports):
+    server = await ports(metrics=True)
+    posts = ("/completion", "/infill", "/tokenize", "/detokenize", "/v1/chat/completions", "/v1/completions")
+    for method, path in [("POST", path) for path in posts] + [("GET", "/props"), ("GET", "/slots")]:
+        answer = await server.client.request(method, path, json={"prompt": "x", "messages": []})
+        assert answer.status == 503, path
+        assert await answer.json() == {"error": LOADING}
+        assert answer.headers["Retry-After"] == "1"
+    assert (await server.client.get("/metrics")).status == 200
+
+
+# ---- draining
+
+
+async def test_a_draining_server_closes_connections_and_says_so(ports):
+    server = await ports()
+    server.context.engine.snapshot = READY
+    server.context.draining = True
+    health = await server.client.get("/health")
+    assert (health.status, (await health.json())["status"]) == (503, "shutting down")
+    for path, status in (("/", 200), ("/nothing", 404), ("/metrics", 501)):
+        answer = await server.client.get(path)
+        assert answer.status == status
+        assert answer.headers["Connection"] == "close"
+
+
+async def test_a_refusing_server_tells_when_to_come_again(ports):
+    server = await ports(api_keys=("key",))
+    server.context.draining = server.context.refusing = True
+    for method, path in (("GET", "/"), ("POST", "/completion"), ("GET", "/v1/models")):
+        answer = await server.client.request(method, path, headers={"Origin": "https://app.example"})
+        assert answer.status == 503
+        assert answer.headers["Retry-After"] == "5"
+        assert answer.headers["Connection"] == "close"
+        assert answer.headers["Access-Control-Allow-Origin"] == "https://app.example"
+        assert (await answer.json())["error"]["type"] == "unavailable_error"
+    assert (await server.client.get("/health")).status == 503
+
+
+async def test_quiet_means_that_no_request_is_being_answered(ports):
+    """A drain waits for requests whose body is still on its way, too."""
+    server = await ports()
+    assert server.context.quiet.is_set()
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.client.port)
+    writer.write(b"POST /completion HTTP/1.1\r\nHost: x\r\nContent-Length: 20\r\n\r\n{")
+    await eventually(lambda: not server.context.quiet.is_set(), "the request begins")
+    writer.write(b'"prompt": "123456"}')
+    assert b" 503 " in await reader.readline()
+    async with asyncio.timeout(10):
+        await server.context.quiet.wait()
+    writer.close()
+
+
+# ---- limits
+
+
+async def test_a_body_that_does_not_arrive_is_given_up(ports):
+    server = await ports(timeout=1)
+    head = b"POST /completion HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 20\r\n\r\n{"
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.client.port)
+    writer.write(head)
+    answer = await reader.readuntil(b"}}")
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"--timeout" in answer
+    writer.close()
+
+
+@pytest.mark.parametrize("headers", ["Content-Length: 2000", "Transfer-Encoding: chunked"])
+async def test_a_body_that_is_too_large(ports, headers):
+    server = await ports(max_body=1024)
+    body = b'{"prompt": "' + b"x" * 1986 + b'"}'
+    sent = body if "Length" in headers else b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+    head = f"POST /completion HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n\r\n"
+    answer = await server.raw(head.encode() + sent)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    error = json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
+    assert (error["code"], error["message"]) == (413, "the body exceeds --max-body")
+
+
+# ---- the management port
+
+
+async def test_management_while_loading(ports):
+    server = await ports(api_keys=("key",), alias="mine")
+    server.context.engine.snapshot = Snapshot(load_progress=0.5)
+    assert (await server.management.get("/livez")).status == 200
+    ready = await server.management.get("/readyz")
+    assert (ready.status, await ready.text()) == (503, "loading\n")
+    status = await (await server.management.get("/status")).json()
+    assert status["state"] == "loading"
+    assert status["ready"] is False
+    assert status["load_progress"] == 0.5
+    assert "model" not in status
+    assert (await server.management.get("/metrics")).status == 200
+
+
+async def test_management_after_a_failed_load(ports):
+    server = await ports()
+    server.context.engine.snapshot = Snapshot(state="failed", error="too little memory")
+    assert (await server.management.get("/livez")).status == 500
+    assert (await server.management.get("/readyz")).status == 503
+    status = await (await server.management.get("/status")).json()
+    assert (status["state"], status["ready"]) == ("failed", False)
+    assert "too little memory" in status["reason"]
+
+
+async def test_management_ready_and_draining(ports):
+    server = await ports()
+    server.context.engine.snapshot = Snapshot(state="ready", slots=(SlotView(0, 512),))
+    ready = await server.management.get("/readyz")
+    assert (ready.status, await ready.text()) == (200, "ok\n")
+    server.context.draining = True
+    ready = await server.management.get("/readyz")
+    assert (ready.status, await ready.text()) == (503, "shutting down\n")
+    assert (await server.management.get("/livez")).status == 200
+
+
+async def test_the_management_port_has_nothing_else(ports):
+    server = await ports()
+    for method, path in (("GET", "/"), ("POST", "/completion"), ("GET", "/slots"), ("POST", "/readyz")):
+        answer = await server.management.request(method, path)
+        assert answer.status == 404
+        assert (await answer.json())["error"]["type"] == "not_found_error"

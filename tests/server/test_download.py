@@ -1,0 +1,377 @@
+"""Downloads from a real HTTP server on this machine that breaks, stalls, redirects and changes its mind."""
+
+import asyncio
+import errno
+import hashlib
+import shutil
+from dataclasses import dataclass, field
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from llamaserver import download
+from llamaserver.download import Source, fetch, fetch_model, file_name, shard_urls
+from llamaserver.errors import ModelLoadError
+
+DATA = bytes(range(256)) * 12_000  # 3 MB: several chunks
+OTHER = bytes(reversed(DATA))
+
+
+@dataclass
+class Mirror:
+    """A file server with ranges; `plan` holds what goes wrong, one entry a request."""
+
+    data: bytes = DATA
+    etag: str = '"one"'
+    ranges: bool = True
+    plan: list = field(default_factory=list)
+    requests: list = field(default_factory=list)
+    headers: dict = field(default_factory=dict)
+    url: str = ""
+    arrived: int = 0
+    came: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def answer(self, request):
+        self.requests.append(request)
+        step = self.plan.pop(0) if self.plan else None
+        if callable(step):
+            step = step(self)
+        if isinstance(step, web.StreamResponse):
+            return step
+        start = self._start(request)
+        if start is not None and start >= len(self.data):
+            return web.Response(status=416, headers={"Content-Range": f"bytes */{len(self.data)}"})
+        body = self.data[start or 0 :]
+        response = web.StreamResponse(status=200 if start is None else 206, headers=dict(self.headers))
+        if self.etag:
+            response.headers["ETag"] = self.etag
+        if start is not None:
+            response.headers["Content-Range"] = f"bytes {start}-{len(self.data) - 1}/{len(self.data)}"
+        response.content_length = len(body)
+        await response.prepare(request)
+        if step is None:
+            await response.write(body)
+            return response
+        self.arrived = start or 0
+        await response.write(body[:step])
+        while self.arrived < (start or 0) + step:  # what the client has not taken by then would be lost
+            self.came.clear()
+            await self.came.wait()
+        request.transport.close()
+        return response
+
+    def progress(self, have, total):
+        """What the client reports."""
+        self.arrived = have
+        self.came.set()
+
+    def _start(self, request):
+        ranged = self.ranges and "Range" in request.headers and request.headers["If-Range"] == self.etag
+        return int(request.headers["Range"].removeprefix("bytes=").removesuffix("-")) if ranged else None
+
+    def ranges_asked(self):
+        return [request.headers.get("Range", "") for request in self.requests]
+
+
+@pytest.fixture
+async def mirror(monkeypatch):
+    monkeypatch.setattr(download, "_FIRST_DELAY", 0.0)
+    mirror = Mirror()
+    app = web.Application()
+    app.router.add_get("/{path:.*}", mirror.answer)
+    async with TestServer(app) as server:
+        mirror.url = str(server.make_url("/folder/model.gguf"))
+        yield mirror
+
+
+@pytest.fixture
+def target(tmp_path):
+    return tmp_path / "models" / "model.gguf"
+
+
+def ignore(have, total):
+    """Nobody watches the progress."""
+
+
+def left(target):
+    """What lies in the target's folder."""
+    return sorted(path.name for path in target.parent.iterdir())
+
+
+def sha(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+async def test_a_file_is_fetched_with_progress_and_leaves_nothing_else(mirror, target):
+    seen = []
+    assert await fetch(Source(mirror.url), target, lambda *step: seen.append(step)) == target
+    assert target.read_bytes() == DATA
+    assert left(target) == ["model.gguf"]
+    assert seen[-1] == (len(DATA), len(DATA))
+    assert [have for have, _ in seen] == sorted({have for have, _ in seen})
+    assert {total for _, total in seen} == {len(DATA)}
+    assert mirror.requests[0].headers["Accept-Encoding"] == "identity"
+
+
+async def test_what_is_there_is_not_fetched_again(mirror, target):
+    target.parent.mkdir()
+    target.write_bytes(b"mine")
+    assert await fetch(Source(mirror.url), target, ignore) == target
+    assert mirror.requests == []
+
+
+async def test_a_broken_transfer_goes_on_where_it_ended(mirror, target):
+    mirror.plan = [1_000_000, 500_000]
+    seen = []
+    await fetch(Source(mirror.url), target, lambda *step: [seen.append(step), mirror.progress(*step)])
+    assert target.read_bytes() == DATA
+    assert mirror.ranges_asked() == ["", "bytes=1000000-", "bytes=1500000-"]
+    assert [request.headers.get("If-Range") for request in mirror.requests] == [None, '"one"', '"one"']
+    assert {total for _, total in seen} == {len(DATA)}
+
+
+async def test_a_later_start_goes_on_too(mirror, target):
+    mirror.plan = [1_000_000, *[web.Response(status=404)]]
+    with pytest.raises(ModelLoadError):
+        await fetch(Source(mirror.url), target, mirror.progress)
+    assert left(target) == ["model.gguf.lock", "model.gguf.part", "model.gguf.part.etag"]
+    await fetch(Source(mirror.url), target, mirror.progress)
+    assert mirror.ranges_asked()[-1] == "bytes=1000000-"
+    assert target.read_bytes() == DATA
+    assert left(target) == ["model.gguf"]
+
+
+async def test_a_file_that_changed_in_between_is_fetched_anew(mirror, target):
+    def change(mirror):
+        mirror.data, mirror.etag = OTHER, '"two"'
+
+    mirror.plan = [1_000_000, change]
+    await fetch(Source(mirror.url), target, mirror.progress)
+    assert mirror.ranges_asked() == ["", "bytes=1000000-"]
+    assert target.read_bytes() == OTHER
+
+
+async def test_a_file_that_shrank_is_fetched_anew(mirror, target):
+    """A server that takes If-Range for granted: 416 for what lies beyond the new end."""
+
+    def shrink(mirror):
+        mirror.data = OTHER[:900_000]
+
+    mirror.plan = [1_000_000, shrink]
+    await fetch(Source(mirror.url), target, mirror.progress)
+    assert mirror.ranges_asked() == ["", "bytes=1000000-", ""]
+    assert target.read_bytes() == OTHER[:900_000]
+
+
+async def test_a_part_that_is_whole_already_is_only_moved(mirror, target):
+    target.parent.mkdir()
+    (target.parent / "model.gguf.part").write_bytes(DATA)
+    (target.parent / "model.gguf.part.etag").write_text('"one"')
+    await fetch(Source(mirror.url, sha(DATA)), target, ignore)
+    assert mirror.ranges_asked() == [f"bytes={len(DATA)}-"]
+    assert left(target) == ["model.gguf"]
+
+
+async def test_a_part_without_its_tag_is_not_trusted(mirror, target):
+    target.parent.mkdir()
+    (target.parent / "model.gguf.part").write_bytes(OTHER[:1000])
+    await fetch(Source(mirror.url), target, ignore)
+    assert mirror.ranges_asked() == [""]
+    assert target.read_bytes() == DATA
+
+
+async def test_a_server_that_sends_another_range_is_not_believed(mirror, target):
+    wrong = web.Response(status=206, body=DATA[:50], headers={"Content-Range": f"bytes 0-49/{len(DATA)}"})
+    mirror.plan = [1_000_000, wrong]
+    await fetch(Source(mirror.url), target, mirror.progress)
+    assert target.read_bytes() == DATA
+
+
+async def test_a_server_without_ranges(mirror, target):
+    mirror.ranges, mirror.plan = False, [1_000_000]
+    await fetch(Source(mirror.url), target, mirror.progress)
+    assert target.read_bytes() == DATA
+
+
+async def test_a_server_without_etags_but_with_dates(mirror, target):
+    date = "Wed, 01 May 2024 10:00:00 GMT"
+    mirror.etag, mirror.plan = "", [1_000_000]
+    mirror.headers["Last-Modified"] = date
+    await fetch(Source(mirror.url), target, mirror.progress)
+    assert [request.headers.get("If-Range") for request in mirror.requests] == [None, date]
+    assert target.read_bytes() == DATA
+
+
+async def test_a_server_that_names_no_version_starts_over(mirror, target):
+    mirror.etag, mirror.plan = "", [1_000_000]
+    await fetch(Source(mirror.url), target, mirror.progress)
+    assert mirror.ranges_asked() == ["", ""]
+    assert target.read_bytes() == DATA
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+async def test_passing_errors_are_tried_again(mirror, target, status):
+    mirror.plan = [web.Response(status=status), web.Response(status=status)]
+    await fetch(Source(mirror.url), target, ignore)
+    assert len(mirror.requests) == 3
+    assert target.read_bytes() == DATA
+
+
+async def test_a_reset_before_the_first_byte_is_tried_again(mirror, target):
+    mirror.plan = [0]
+    await fetch(Source(mirror.url), target, ignore)
+    assert target.read_bytes() == DATA
+
+
+async def test_it_gives_up_after_attempts_that_gained_nothing(mirror, target):
+    mirror.plan = [web.Response(status=503) for _ in range(20)]
+    with pytest.raises(ModelLoadError, match=r"cannot download http://.*model\.gguf: .*503"):
+        await fetch(Source(mirror.url), target, ignore)
+    assert len(mirror.requests) == 6
+    assert not target.exists()
+
+
+async def test_a_line_that_breaks_often_but_goes_on_is_not_given_up(mirror, target):
+    mirror.plan = [100_000] * 20
+    await fetch(Source(mirror.url), target, mirror.progress)
+    assert len(mirror.requests) == 21
+    assert target.read_bytes() == DATA
+
+
+@pytest.mark.parametrize(("status", "reason"), [(404, "Not Found"), (403, "Forbidden"), (401, "Unauthorized")])
+async def test_lasting_errors_are_told_at_once(mirror, target, status, reason):
+    mirror.plan = [web.Response(status=status)]
+    with pytest.raises(ModelLoadError, match=rf"model\.gguf answered {status} {reason}"):
+        await fetch(Source(mirror.url), target, ignore)
+    assert len(mirror.requests) == 1
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("url", ["http://", "ftp://there/m.gguf", "not a url/m.gguf"])
+async def test_an_address_that_is_none(url, target, monkeypatch):
+    monkeypatch.setattr(download, "_FIRST_DELAY", 0.0)
+    with pytest.raises(ModelLoadError, match="cannot download"):
+        await fetch(Source(url), target, ignore)
+
+
+async def test_nobody_listens(target, monkeypatch, unused_tcp_port):
+    monkeypatch.setattr(download, "_FIRST_DELAY", 0.0)
+    with pytest.raises(ModelLoadError, match="cannot download"):
+        await fetch(Source(f"http://127.0.0.1:{unused_tcp_port}/m.gguf"), target, ignore)
+
+
+async def test_the_hash_of_the_redirect_is_checked(mirror, target):
+    """As Hugging Face does it: the redirect names the hash, the file comes from elsewhere."""
+
+    def redirect(mirror):
+        headers = {"Location": "/elsewhere", "X-Linked-Etag": f'"{sha(DATA)}"'}
+        return web.Response(status=302, headers=headers)
+
+    mirror.plan = [redirect]
+    await fetch(Source(mirror.url), target, ignore)
+    assert target.read_bytes() == DATA
+
+
+async def test_a_wrong_hash_discards_the_file(mirror, target):
+    mirror.headers["X-Linked-Etag"] = f'"{sha(OTHER)}"'
+    with pytest.raises(ModelLoadError, match=f"SHA-256 {sha(DATA)}, expected {sha(OTHER)}"):
+        await fetch(Source(mirror.url), target, ignore)
+    assert "model.gguf" not in left(target)
+    assert "model.gguf.part" not in left(target)
+
+
+async def test_the_hash_that_the_user_gives_is_checked(mirror, target):
+    with pytest.raises(ModelLoadError, match=sha(OTHER)):
+        await fetch(Source(mirror.url, sha(OTHER)), target, ignore)
+    await fetch(Source(mirror.url, sha(DATA).upper()), target, ignore)
+    assert target.read_bytes() == DATA
+
+
+async def test_the_users_hash_is_checked_on_what_is_there_too(mirror, target):
+    target.parent.mkdir()
+    target.write_bytes(OTHER)
+    await fetch(Source(mirror.url, sha(OTHER)), target, ignore)
+    with pytest.raises(ModelLoadError, match=f"is there with SHA-256 {sha(OTHER)}"):
+        await fetch(Source(mirror.url, sha(DATA)), target, ignore)
+    assert target.read_bytes() == OTHER
+
+
+async def test_the_name_appears_only_when_the_file_is_whole(mirror, target):
+    seen = []
+    await fetch(Source(mirror.url), target, lambda have, total: seen.append(target.exists()))
+    assert seen
+    assert not any(seen)
+
+
+async def test_no_space_is_told_before_anything_is_written(mirror, target, monkeypatch):
+    usage = shutil.disk_usage("/")._replace(free=1 << 20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    with pytest.raises(ModelLoadError, match="has 1 MiB free, the model needs 2 MiB more"):
+        await fetch(Source(mirror.url), target, ignore)
+    assert not target.exists()
+
+
+async def test_a_disk_that_fills_up(mirror, target, monkeypatch):
+    def full(part, *_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(download, "_finish", full)
+    with pytest.raises(ModelLoadError, match=r"cannot write .*model\.gguf: No space left on device"):
+        await fetch(Source(mirror.url), target, ignore)
+    assert len(mirror.requests) == 1
+
+
+async def test_a_folder_that_cannot_be_made(mirror, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ModelLoadError, match="cannot write"):
+        await fetch(Source(mirror.url), tmp_path / "file" / "model.gguf", ignore)
+    assert mirror.requests == []
+
+
+async def test_two_servers_that_share_a_folder_fetch_once(mirror, target, monkeypatch):
+    monkeypatch.setattr(download, "_LOOK_AGAIN", 0.01)
+    mirror.plan = [1_000_000]
+    both = await asyncio.gather(*[fetch(Source(mirror.url), target, mirror.progress) for _ in range(2)])
+    assert both == [target, target]
+    assert len(mirror.requests) == 2  # the broken one and its continuation
+    assert target.read_bytes() == DATA
+
+
+async def test_all_shards_of_a_split_model(mirror, target):
+    url = mirror.url.replace("model.gguf", "big-00002-of-00003.gguf")
+    first = await fetch_model(Source(url, headers=(("X-Mine", "1"),)), target, ignore)
+    names = [f"big-0000{n}-of-00003.gguf" for n in (1, 2, 3)]
+    assert first == target.parent / names[0]
+    assert left(target) == names
+    assert [request.path.rsplit("/", 1)[1] for request in mirror.requests] == names
+    assert {request.headers["X-Mine"] for request in mirror.requests} == {"1"}
+
+
+async def test_one_hash_for_many_files_is_refused(mirror, target):
+    url = mirror.url.replace("model.gguf", "big-00001-of-00002.gguf")
+    with pytest.raises(ModelLoadError, match="2 files"):
+        await fetch_model(Source(url, sha(DATA)), target, ignore)
+
+
+def test_shard_urls_keep_the_query():
+    assert shard_urls("http://h/m.gguf?x=1") == ["http://h/m.gguf?x=1"]
+    assert shard_urls("http://h/m-00001-of-00002.gguf?x=1") == [
+        "http://h/m-00001-of-00002.gguf?x=1",
+        "http://h/m-00002-of-00002.gguf?x=1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [("http://h/a/b.gguf?download=true", "b.gguf"), ("http://h/a%20b.gguf", "a b.gguf"), ("http://h/x#y", "x")],
+)
+def test_the_file_name_of_a_url(url, name):
+    assert file_name(url) == name
+
+
+@pytest.mark.parametrize(
+    "url", ["http://h", "http://h/", "http://h/..", "http://h/a/%2e%2e%2fpasswd%2f..", "http://h/a%00b"]
+)
+def test_a_url_without_a_file_name(url):
+    with pytest.raises(ModelLoadError, match="names no file"):
+        file_name(url)

@@ -1,0 +1,207 @@
+"""Signals to a real server that serves: draining, deadlines, and stopping at once."""
+
+import json
+import signal
+import socket
+import threading
+from contextlib import contextmanager
+
+import httpx2
+import pytest
+
+from tests.support.client import Client, read_events
+from tests.support.paths import model_path
+from tests.support.polling import until
+from tests.support.server import ServerProcess, free_port
+
+pytestmark = pytest.mark.model
+ENDLESS = {"n_predict": -1, "ignore_eos": True}
+
+
+@contextmanager
+def started(*args):
+    """A server with two slots, and the URL of its management port."""
+    port = free_port()
+    management = ("--management-port", str(port), "--management-host", "127.0.0.1")
+    with ServerProcess("-m", str(model_path()), "-c", "1024", "-np", "2", "-cb", *management, *args) as server:
+        yield server, f"http://127.0.0.1:{port}"
+
+
+class Reader(threading.Thread):
+    """A client that streams a completion; `begun` is set at the first event."""
+
+    def __init__(self, url, **fields):
+        super().__init__(daemon=True)
+        self.url, self.fields = url, {"prompt": "Once upon a time", "temperature": 0, "stream": True, **fields}
+        self.begun, self.events, self.error = threading.Event(), [], None
+        self.start()
+        assert self.begun.wait(60)
+
+    def run(self):
+        try:
+            with httpx2.stream(
+                "POST", f"{self.url}/completion", json=self.fields, timeout=60, trust_env=False
+            ) as answer:
+                for event in read_events(answer.iter_lines()):
+                    self.events.append(event)
+                    self.begun.set()
+        except httpx2.HTTPError as error:
+            self.error = error
+
+    def ended(self):
+        """All events, once the server has ended the stream properly."""
+        self.join(60)
+        assert not self.is_alive()
+        assert self.error is None
+        return self.events
+
+
+class Held:
+    """A request whose body is not complete yet, so that a drain has to wait for it."""
+
+    def __init__(self, port):
+        body = json.dumps({"prompt": "held", "n_predict": 3, "temperature": 0, "ignore_eos": True}).encode()
+        self.sock = socket.create_connection(("127.0.0.1", port), timeout=60)
+        head = f"POST /completion HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        self.sock.sendall(head.encode() + body[:10])
+        self.rest = body[10:]
+
+    def finish(self):
+        """Send the rest; the head and the JSON body of the answer, up to the end of the connection."""
+        self.sock.sendall(self.rest)
+        answer = b""
+        while data := self.sock.recv(65536):
+            answer += data
+        self.sock.close()
+        head, _, body = answer.partition(b"\r\n\r\n")
+        return head.decode(), json.loads(body)
+
+
+def completion(server):
+    """A short request on a connection of its own."""
+    fields = {"prompt": "Hello", "n_predict": 2, "temperature": 0}
+    return httpx2.post(f"{server.url}/completion", json=fields, timeout=60, trust_env=False)
+
+
+def ready(management):
+    return httpx2.get(f"{management}/readyz", timeout=10, trust_env=False)
+
+
+def exit_code(server):
+    until(lambda: server.process.poll() is not None, "the server ends", 60)
+    return server.process.returncode
+
+
+def test_a_drain_turns_clients_away_and_finishes_what_runs():
+    with started("--drain-delay", "3", "--drain-timeout", "120") as (server, management):
+        assert ready(management).status_code == 200
+        stream = Reader(server.url, n_predict=200, ignore_eos=True)
+        held = Held(server.port)
+        server.process.send_signal(signal.SIGTERM)
+
+        # unready at once, still serving
+        until(lambda: ready(management).status_code == 503, "readiness is off")
+        assert ready(management).text == "shutting down\n"
+        answer = completion(server)
+        assert answer.status_code == 200
+        assert answer.headers["Connection"] == "close"
+        assert answer.json()["content"]
+
+        # then refusing, while what began before goes on
+        until(lambda: completion(server).status_code == 503, "requests are refused")
+        refused = completion(server)
+        assert refused.status_code == 503
+        assert int(refused.headers["Retry-After"]) > 0
+        assert refused.headers["Connection"] == "close"
+        assert refused.json()["error"]["type"] == "unavailable_error"
+        health = httpx2.get(f"{server.url}/health", trust_env=False)
+        assert (health.status_code, health.json()["status"]) == (503, "shutting down")
+        state = httpx2.get(f"{management}/status", trust_env=False).json()
+        assert (state["state"], state["ready"]) == ("draining", False)
+        assert httpx2.get(f"{management}/livez", trust_env=False).status_code == 200
+
+        head, body = held.finish()
+        assert head.startswith("HTTP/1.1 200 ")
+        assert body["tokens_predicted"] == 3
+        events = stream.ended()
+        assert events[-1]["stop"] is True
+        assert events[-1]["tokens_predicted"] == 200
+        assert exit_code(server) == 0
+        assert "cut off" not in server.log
+
+
+def test_a_stream_that_starts_while_draining_closes_its_connection():
+    with started("--drain-delay", "60") as (server, management):
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: ready(management).status_code == 503, "readiness is off")
+        fields = {"prompt": "Hello", "n_predict": 3, "stream": True}
+        with httpx2.stream("POST", f"{server.url}/completion", json=fields, timeout=60, trust_env=False) as answer:
+            assert answer.headers["Connection"] == "close"
+            assert list(read_events(answer.iter_lines()))[-1]["stop"] is True
+        server.process.send_signal(signal.SIGTERM)  # a second one ends the wait
+        assert exit_code(server) == 0
+
+
+def test_a_stream_that_outlasts_the_drain_ends_with_an_error():
+    with started("--drain-delay", "0", "--drain-timeout", "1") as (server, _):
+        stream = Reader(server.url, **ENDLESS)
+        server.process.send_signal(signal.SIGTERM)
+        events = stream.ended()
+        error = events[-1]["error"]
+        assert (error["code"], error["type"]) == (503, "unavailable_error")
+        assert "stopping" in error["message"]
+        assert all(event["stop"] is False for event in events[:-1])
+        assert exit_code(server) == 0
+        assert "running requests are cut off" in server.log
+        assert "Traceback" not in server.log
+
+
+def test_an_answer_that_outlasts_the_drain_is_a_503():
+    with started("--drain-delay", "0", "--drain-timeout", "1") as (server, _):
+        answers = []
+
+        def ask():
+            fields = {"prompt": "Once", **ENDLESS}
+            answers.append(httpx2.post(f"{server.url}/completion", json=fields, timeout=60, trust_env=False))
+
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        client = Client(server.url)
+        until(lambda: any(slot["state"] for slot in client.slots()), "the request runs")
+        server.process.send_signal(signal.SIGTERM)
+        asking.join(60)
+        (answer,) = answers
+        assert answer.status_code == 503
+        assert answer.json()["error"]["type"] == "unavailable_error"
+        assert exit_code(server) == 0
+
+
+@pytest.mark.parametrize(("sig", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_stopping_at_once(sig, code):
+    """SIGINT does not drain; neither does a second SIGTERM."""
+    with started("--drain-delay", "3600", "--drain-timeout", "3600") as (server, management):
+        stream = Reader(server.url, **ENDLESS)
+        if sig == signal.SIGTERM:
+            server.process.send_signal(sig)
+            until(lambda: ready(management).status_code == 503, "readiness is off")
+        server.process.send_signal(sig)
+        assert exit_code(server) == code
+        assert "error" in stream.ended()[-1]
+        assert "Traceback" not in server.log
+
+
+def test_an_idle_server_ends_after_the_delay():
+    with started("--drain-delay", "0", "--drain-timeout", "3600") as (server, _):
+        assert server.stop(signal.SIGTERM) == 0
+        last = json.loads(server.log.splitlines()[-1])
+        assert last["msg"] == "stopped"
+
+
+def test_an_open_connection_does_not_hold_up_the_end():
+    with started("--drain-delay", "0", "--drain-timeout", "3600") as (server, _):
+        client = Client(server.url)
+        client.get("/health")  # keeps its connection
+        silent = socket.create_connection(("127.0.0.1", server.port))
+        assert server.stop(signal.SIGTERM) == 0
+        silent.close()
+        client.http.close()
