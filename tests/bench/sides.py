@@ -107,8 +107,9 @@ def pair(shape: Shape, program: Path, env: Mapping[str, Mapping[str, str]]) -> I
 
 
 def clean_environment() -> list[str]:
-    """Forget settings of the shell that would change how one side's threads wait; returns their names."""
-    names = [name for name in os.environ if name.startswith(("OMP_", "GOMP_", "KMP_", "LLAMA_ARG_", "GGML_"))]
+    """Forget settings of the shell that one of the programs would read; returns their names."""
+    prefixes = ("OMP_", "GOMP_", "KMP_", "GGML_", "LLAMA_")
+    names = [name for name in os.environ if name.startswith(prefixes) and name != "LLAMA_SERVER_BIN"]
     for name in names:
         del os.environ[name]
     return names

@@ -10,6 +10,7 @@ from llamaserver.engine.overflow import MARGIN, truncated_prompt
 from llamaserver.engine.params import Media
 from llamaserver.engine.scheduler import Work
 from llamaserver.engine.sequence import Phase, Sequence
+from llamaserver.errors import EngineFailure
 
 from tests.support.driver import Driver, make, same_as_alone, tokens
 from tests.support.toy import Failure, picture_keys
@@ -209,6 +210,17 @@ def test_an_aborted_decode_may_have_shifted_half_of_the_cells(unified: bool) -> 
     driver.run(until=lambda: sequence.n_past == 32)
     driver.backend.failures[len(driver.backend.history)] = Failure(Status.ABORTED)
     driver.run()
+    assert same_as_alone(driver, sequence, tokens(10))
+
+
+def test_so_may_one_that_failed_for_others() -> None:
+    driver = make(n_slots=2, slot_ctx=32, backend={"n_lora": 1})
+    doomed = driver.submit(tokens(8, 1), n_predict=60, lora=(0.5,))
+    sequence = driver.submit(tokens(10), n_predict=60, n_keep=2, lora=(0.0,))
+    driver.run(until=lambda: sequence.n_past == 32)
+    driver.backend.failures[len(driver.backend.history)] = Failure(Status.FATAL)
+    driver.run()
+    assert isinstance(driver.error(doomed), EngineFailure)
     assert same_as_alone(driver, sequence, tokens(10))
 
 

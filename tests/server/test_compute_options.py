@@ -10,6 +10,7 @@ import pytest
 from tests.support.client import Client
 from tests.support.paths import model_path
 from tests.support.server import ServerProcess
+from tests.support.traffic import at_once
 
 pytestmark = pytest.mark.model
 PROMPT = "The quick brown fox jumps over the lazy dog, and then the dog jumps over the"
@@ -193,3 +194,12 @@ def test_the_default_threads_respect_the_affinity():
         assert threads() == threads("-t", "1") == threads("-t", "2") - 1
     finally:
         os.sched_setaffinity(0, cpus)
+
+
+def test_worker_threads():
+    def threads_after_load(count):
+        with started("--threads-http", str(count)) as server:
+            at_once(lambda n: Client(server.url).complete(f"Prompt {n}", n_predict=1), range(24))
+            return psutil.Process(server.pid).num_threads()
+
+    assert threads_after_load(5) - threads_after_load(1) == 4

@@ -306,21 +306,24 @@ class Scheduler:
     def resync(self, work: Work) -> None:
         """The decode was aborted: cut every sequence back to what the books say, or start it over.
 
-        Micro-batches that were done stay in the cache; the books do not have them. A shift that was to
-        come first may have been carried out in some layers only.
+        Micro-batches that were done stay in the cache; the books do not have them.
         """
-        for suspect in self.placement.shifted:
-            if suspect.owner is not None:
-                self._restart(suspect.owner)
-            else:
-                self.placement.clear(suspect)
-        self.placement.shifted.clear()
+        self._forget_shifted()
         for sequence, _ in work.parts:
             resident = sequence.resident
             if resident is None or self._backend.pos_max(resident.seq) + 1 == resident.position:
                 continue
             if not self._info.partial_reuse or not self._backend.seq_rm(resident.seq, resident.position):
                 self._restart(sequence)
+
+    def _forget_shifted(self) -> None:
+        """A decode that did not succeed may have carried out pending shifts in some layers only."""
+        for suspect in self.placement.shifted:
+            if suspect.owner is not None:
+                self._restart(suspect.owner)
+            else:
+                self.placement.clear(suspect)
+        self.placement.shifted.clear()
 
     def _restart(self, sequence: Sequence) -> None:
         """Lose the cache of a sequence but not the sequence."""
@@ -347,6 +350,7 @@ class Scheduler:
 
     def failed(self, work: Work) -> None:
         """The library failed at this work: its sequences end, their cache is not to be trusted."""
+        self._forget_shifted()
         for sequence, _ in work.parts:
             if sequence.resident:
                 self.placement.clear(sequence.resident)
