@@ -17,7 +17,9 @@ ADDRESS = "http://localhost:8080"
 
 
 def bash(script: str, url: str) -> Any:
-    done = subprocess.run(["bash", "-c", script.replace(ADDRESS, url)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        ["bash", "-c", script.replace(ADDRESS, url)], capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

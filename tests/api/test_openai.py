@@ -206,3 +206,9 @@ def test_errors_reach_the_client_library(api: openai.OpenAI) -> None:
         api.chat.completions.create(model="m", messages=MESSAGES, temperature=-5000)
     assert caught.value.status_code == 400
     assert caught.value.param == "temperature"
+
+
+def test_without_a_limit_an_answer_ends_with_the_slot(client: Client) -> None:
+    answer = client.post("/v1/completions", prompt=list(range(100, 900)), ignore_eos=True, temperature=0)
+    assert answer["choices"][0]["finish_reason"] == "length"
+    assert answer["usage"]["total_tokens"] == 1024

@@ -101,7 +101,7 @@ def test_the_system_prompt_is_shared_by_all_slots(layouts: Client, request: pyte
     assert first["tokens_evaluated"] > size
     for slot in (1, 2, 3):
         answer = layouts.complete("Hello", id_slot=slot, n_predict=2)
-        assert answer["tokens_cached"] >= size
+        assert answer["tokens_cached"] >= size - 1
         assert same(request, answer["content"], first["content"])
     props = layouts.get("/props")
     assert (props["assistant_name"], props["user_name"]) == ("Assistant:", "User:")

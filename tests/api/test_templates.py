@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from llamaserver.api.templates import CHATML, render
 from llamaserver.errors import InvalidRequest
+
 from tests.support.client import Client
 from tests.support.paths import model_path
 from tests.support.server import ServerProcess
@@ -30,7 +30,7 @@ def prompt_with(*args: str) -> str:
     ("template", "prompt"),
     [
         (JINJA, "[system] Be brief.\n[user] Hi\n[bot]"),
-        ("llama2", "[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nHi [/INST]"),
+        ("llama2", "[INST] Be brief.\nHi [/INST]"),
         ("chatml", "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"),
     ],
     ids=["jinja", "llama2", "chatml"],

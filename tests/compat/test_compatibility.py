@@ -43,7 +43,7 @@ def test_the_named_tests_pass(request: pytest.FixtureRequest) -> None:
     missing = [test for test in named if test not in outcomes]
     if missing:
         command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", *missing]
-        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert result.returncode == 0, result.stdout[-4000:]
 
 

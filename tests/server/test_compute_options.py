@@ -199,7 +199,7 @@ def test_the_default_threads_respect_the_affinity():
 def test_worker_threads():
     def threads_after_load(count):
         with started("--threads-http", str(count)) as server:
-            at_once(lambda n: Client(server.url).complete(f"Prompt {n}", n_predict=1), range(24))
+            at_once(lambda n: Client(server.url).post("/tokenize", content=f"{n} words " * 9000), range(24))
             return psutil.Process(server.pid).num_threads()
 
     assert threads_after_load(5) - threads_after_load(1) == 4

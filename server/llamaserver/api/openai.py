@@ -174,7 +174,8 @@ def _call(
     options = fields.object("stream_options") or {}
     seeds = [(params.sampling.seed + i) % 2**32 for i in range(n)]
     choices = [replace(params, sampling=replace(params.sampling, seed=seed)) for seed in seeds]
-    jobs = [make_job(context, p, c, echo, stream=stream) for p, echo in prompts for c in choices]
+    room = context.engine.settings.slot_ctx
+    jobs = [make_job(context, p, _bounded(c, p, room), echo, stream=stream) for p, echo in prompts for c in choices]
     return Call(
         jobs=jobs,
         stream=stream,
@@ -186,6 +187,17 @@ def _call(
         created=int(time.time()),
         model=model_name(context),
     )
+
+
+def _bounded(params: GenerationParams, prompt: Prompt, room: int) -> GenerationParams:
+    """Without a limit of its own an answer ends where the slot does, as OpenAI's clients expect.
+
+    Shifting on would never end when a small model repeats itself. A prompt that has to be cut to
+    fit leaves room for an answer by that.
+    """
+    if params.n_predict >= 0:
+        return params
+    return replace(params, n_predict=room - len(prompt) if len(prompt) < room else room // 4)
 
 
 # ---- answering
