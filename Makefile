@@ -12,7 +12,7 @@ IMAGE      ?= llamaserver
 ACCEL      ?= cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help install model programs serve check layout lint types layers format test test-fast test-heavy bench image lock clean
+.PHONY: help install model programs serve check layout lint types layers format test test-fast bench image lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -48,13 +48,11 @@ format: install ## rewrite the code as `make check` wants it
 	$(PY) -m ruff check --fix --exit-zero --quiet .
 	$(PY) -m ruff format .
 
-test: test-fast test-heavy ## all tests, the fast ones first
+test: install programs model ## all tests, the fast ones first
+	$(PYTEST)
 
-test-fast: install
+test-fast: install ## only those without a model, a browser or patience
 	$(PYTEST) -m "not ($(HEAVY))"
-
-test-heavy: install programs model
-	$(PYTEST) -m "$(HEAVY)"
 
 bench: install model ## measure against llama-server (compiles it once, about 7 minutes)
 	@peer=$$($(PY) -m tools.peer) && LLAMA_SERVER_BIN="$$peer" $(PY) -m tests.bench $(BENCH_ARGS)
