@@ -44,8 +44,8 @@ class Core:
 
     # ---- one step
 
-    def step(self, deliver: Callable[[], None]) -> bool:
-        """Run one step; `deliver` is called whenever events are ready. False when nothing moved."""
+    def step(self) -> bool:
+        """Run one step; what it has to say is in `outbox` by the next decode. False when nothing moved."""
         began = self._clock()
         for sequence in self.scheduler.admit():
             if not sequence.started:
@@ -59,12 +59,8 @@ class Core:
             status, seconds = self._run(work)
             decoding += seconds
             self._report_ended()
-            if self.outbox:
-                deliver()
             if status is not Status.OK:
                 break  # making room or starting over may have moved what the other works count on
-        if self.outbox:
-            deliver()
         if works:
             self.stats.decode_seconds += decoding
             self.stats.step_seconds += self._clock() - began

@@ -312,6 +312,8 @@ class Engine:
             self._receive(wait=not busy)
             self._run_slot_calls()
             busy = self._step()
+            if not busy:
+                self._deliver()
             self._publish(force=not busy)
         self._core.fail_all(Unavailable("The server is stopping"))
         self._deliver()
@@ -328,15 +330,16 @@ class Engine:
 
     def _step(self) -> bool:
         try:
-            return self._core.step(self._deliver)
+            return self._core.step()
         except Exception:  # a defect of ours must not take the server down, nor go unnoticed
             _log.exception("engine step failed")
             self._core.fail_all(EngineFailure("the engine failed; see the server's log"))
-            self._deliver()
             return bool(self._slot_calls)  # their slots are idle now
 
     @contextmanager
     def _during(self, work: Work) -> Iterator[None]:
+        """Around a decode. Events leave just before it: woken earlier, the event loop would wait for the GIL."""
+        self._deliver()
         self._publish(force=work.kind != "generate")  # it may take seconds: who is admitted shows before it
         with self._lock:
             self._current = work
@@ -366,7 +369,9 @@ class Engine:
             self._post(settle)
 
     def _deliver(self) -> None:
-        """Hand this step's events to the event loop in one call."""
+        """Hand the events so far to the event loop in one call."""
+        if not self._core.outbox:
+            return
         events, self._core.outbox = self._core.outbox, []
         if any(not isinstance(event, Delta) for _, event in events):
             self._publish(force=True)  # who has the answer may ask for the slot's state
