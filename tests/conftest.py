@@ -1,5 +1,7 @@
 """Order and outcomes of all tests: the fast ones first, the compatibility table last."""
 
+from collections.abc import Generator
+
 import pytest
 
 OUTCOMES = pytest.StashKey[dict[str, bool]]()
@@ -17,7 +19,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> object:
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Note for every test function whether all of its cases passed."""
     report = yield
     name, outcomes = item.nodeid.partition("[")[0], item.config.stash[OUTCOMES]

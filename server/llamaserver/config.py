@@ -74,7 +74,7 @@ class Config:
     ssl_cert_file: str = ""
     timeout: int = 600
     max_body: int = 64 * 1024 * 1024  # bytes
-    max_queue: int = 0
+    max_queue: int = 4096
     slots_endpoint: bool = True
     metrics: bool = False
     slot_save_path: str = ""

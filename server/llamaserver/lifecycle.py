@@ -82,6 +82,7 @@ class Server:
         self._model = Path(config.model)
         self._engine = Engine(self._load, engine_settings(config))
         self._context: Context = build_context(config, self._engine)
+        self._context.preparing = bool(config.system_prompt_file)
         self._runners: list[web.AppRunner] = []
         self._terminate = asyncio.Event()  # drain, then end
         self._quit = asyncio.Event()  # end now
@@ -173,6 +174,7 @@ class Server:
         info = self._engine.info
         if config.system_prompt_file:
             await load_system_prompt(self._context, config.system_prompt_file)
+            self._context.preparing = False
         _log.info(
             "model %s is ready: %s, %d slots of %d tokens, %s, %d/%d layers offloaded",
             info.path, info.description, config.parallel, self._engine.settings.slot_ctx, info.device,
@@ -190,10 +192,12 @@ class Server:
             repo, _, quant = config.hf_repo.partition(":")
             file = config.hf_file or await huggingface.choose_file(repo, quant, config.hf_revision, environ)
             source = huggingface.source(repo, file, config.hf_revision, environ)
+            folder = config.models_dir / repo / config.hf_revision  # files of one name are not one file
         else:
             source = download.Source(config.model_url)
+            folder = config.models_dir
         source = replace(source, sha256=config.model_sha256)
-        target = Path(config.model) if config.model else config.models_dir / download.file_name(source.url)
+        target = Path(config.model) if config.model else folder / download.file_name(source.url)
         return await download.fetch_model(source, target, self._on_download)
 
     def _on_download(self, have: int, total: int) -> None:

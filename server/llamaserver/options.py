@@ -495,7 +495,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
     """Read a Config; ConfigError names the flag (or variable) and what is wrong with it."""
     given = vars(build_parser().parse_args(list(argv)))
     values: dict[str, Any] = {"ignored": given["ignored"]}
-    for option in OPTIONS:
+    for option in sorted(OPTIONS, key=lambda o: given.get(o.key) is not None):  # the command line has the last word
         source, texts = _texts(option, given, environ)
         for text in texts:
             try:

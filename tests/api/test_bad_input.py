@@ -125,3 +125,43 @@ def test_a_broken_request_does_not_disturb_a_stream(client: Client) -> None:
                 text += json.loads(line[6:])["content"]
                 client.error("/completion", {"prompt": [10**6 + number]})
     assert text == "".join(event["content"] for event in reference)
+
+
+def test_many_images_are_refused_before_any_work(client: Client) -> None:
+    parts = [{"type": "image_url", "image_url": "data:,"}] * 5000
+    body = {"messages": [{"role": "user", "content": parts}]}
+    assert client.error("/v1/chat/completions", body)["param"] == "messages"
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "param"),
+    [
+        ("/v1/completions", {"prompt": ["a"] * 100_000}, "n"),
+        ("/completion", {"prompt": ["a"] * 100_000}, "prompt"),
+        ("/completion", {"prompt": "x", "stop": ["x" * 5000]}, "stop"),
+        ("/completion", {"prompt": "x", "n_probs": 1024, "n_predict": 100_000}, "n_probs"),
+        ("/completion", {"prompt": "x", "logit_bias": [[i % 1000, 1] for i in range(20_000)]}, "logit_bias"),
+        ("/completion", {"prompt": "x", "penalty_prompt": "x" * 2_000_000}, "penalty_prompt"),
+        ("/completion", {"prompt": "x", "system_prompt": {"prompt": "x" * 4_000_000}}, "system_prompt"),
+        ("/tokenize", {"content": ["x" * 1000] * 5000}, "content"),
+        ("/detokenize", {"tokens": [1] * 3_000_000}, "tokens"),
+        ("/slots/" + "9" * 5000 + "?action=erase", {}, "id_slot"),
+    ],
+)
+def test_more_than_one_answer_may_cost(client: Client, path: str, fields: Any, param: str) -> None:
+    assert client.error(path, fields)["param"] == param
+
+
+def test_a_body_that_is_not_the_gzip_it_claims_to_be(client: Client) -> None:
+    fresh = Client(client.url)  # the server closes the connection of such a request
+    answer = fresh.http.post("/completion", content=b"junk", headers={"Content-Encoding": "gzip"})
+    assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
+
+
+def test_odd_keys_of_a_bias_are_texts(client: Client) -> None:
+    bias = {"\u00b2": 1, "--5": 1, "9" * 5000: 1}
+    assert client.complete("x", n_predict=1, logit_bias=bias)["tokens_predicted"] == 1
+
+
+def test_unlimited_time_is_unlimited(client: Client) -> None:
+    assert client.complete("Once", n_predict=5, t_max_predict_ms=-1, ignore_eos=True)["tokens_predicted"] == 5

@@ -75,7 +75,7 @@ def test_slots_while_running(client: Client) -> None:
         slot = client.slots()[1]
         assert (slot["state"], slot["stream"], slot["n_predict"]) == (1, True, 200)
         assert slot["next_token"]["has_next_token"]
-        assert 0 < slot["next_token"]["n_remain"] < 200
+        assert 0 < slot["next_token"]["n_remain"] <= 200
         health = client.get("/health")
         assert (health["slots_processing"], health["slots_idle"]) == (1, 3)
         assert client.metric("llamacpp:requests_processing") == 1

@@ -22,7 +22,7 @@ MESSAGES = [{"role": "user", "content": "Hello"}]
 def one(client: Client, number: int) -> None:
     """Request `number` of a fixed mix: answers, streams, errors, monitoring, slots, cancellations."""
     rng = random.Random(number)
-    text = f"{rng.random()} " * rng.randint(1, 6)
+    text = f"{number} " * rng.randint(1, 3)
     kind = rng.randrange(10)
     call: Any = {
         0: lambda: client.events("/completion", prompt=text, n_predict=2),

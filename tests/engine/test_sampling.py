@@ -255,7 +255,7 @@ def test_probabilities_after_the_chain_are_those_of_the_survivors() -> None:
     assert [one.id for one in report.top[:3]] == [5, 6, 7]
     assert len(report.top) == 10
     assert all(one.prob == 0 for one in report.top[3:])
-    assert [one.prob for one in report.top] == pytest.approx((weights / weights.sum()).tolist())
+    assert [one.prob for one in report.top[:3]] == pytest.approx((weights / weights.sum()).tolist())
     assert report.chosen in report.top
     assert report.chosen.id == token
     assert report.top[0].piece == b"w5 "
@@ -269,8 +269,6 @@ def test_probabilities_before_the_chain_ignore_it() -> None:
     assert token == 7
     assert report is not None
     assert [one.id for one in report.top[:3]] == [5, 6, 7]
-    assert len(report.top) == 10
-    assert all(one.prob == 0 for one in report.top[3:])
     assert report.chosen.prob == pytest.approx(weights[7] / weights.sum())
     assert [one.prob for one in report.top] == pytest.approx((weights[[5, 6, 7]] / weights.sum()).tolist())
 

@@ -22,7 +22,7 @@ SLACK = 1e-4  # the library computes in single precision: thresholds may fall th
 rows = st.tuples(st.integers(0, 2**32 - 1), st.sampled_from([2, 3, 5, 40, 300, 1500, 20_000]), st.floats(0.3, 8.0))
 shares = st.floats(0.02, 0.98)
 keeps = st.integers(1, 5)
-few = settings(max_examples=60, deadline=None)
+few = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 
 
 def logits_of(row: tuple[int, int, float]) -> np.ndarray:
@@ -86,7 +86,7 @@ def test_typical_p(row: tuple[int, int, float], p: float, keep: int) -> None:
     native = applied(lib.llama_sampler_init_typical(p, keep), logits)
     kept = set(native.logits())
     # The library's single-precision sums over many candidates drift: its last few may be others.
-    slack = SLACK if len(logits) < 2000 else 5e-3
+    slack = SLACK if len(logits) < 1000 else 5e-3
     low, high = (ids_of(ours.typical_p(q, keep)(whole(logits))) for q in (p - slack, min(p + slack, 0.9999)))
     strays = (low - kept) | (kept - high)
     weight = ours.probabilities(whole(logits))

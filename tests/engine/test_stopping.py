@@ -115,3 +115,11 @@ def test_a_character_that_never_ends_becomes_a_replacement_character() -> None:
     assert stream.push(b"a\xf0\x9f") == "a"
     assert stream.mid_character
     assert stream.finish() == "\ufffd"
+
+
+def test_many_long_stops_cost_little() -> None:
+    """One pass over the text, whatever it holds back: counted in characters compared."""
+    stream = TextStream(tuple("a" * 4000 + chr(0x100 + i) for i in range(200)))
+    text = "".join(stream.push(b"a") for _ in range(3000))
+    assert text == ""
+    assert stream.finish() == "a" * 3000

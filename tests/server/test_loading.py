@@ -126,7 +126,7 @@ def test_a_hugging_face_repository_with_a_quantization(mirror, tmp_path):
     with ServerProcess("-hf", "who/what:q4_1", "--hf-token", "hf_line", env=env) as server:
         assert Client(server.url).complete("x")["content"]
     assert mirror.requests[0] == ("/api/models/who/what/revision/main", "", "Bearer hf_line")
-    assert [path.name for path in tmp_path.iterdir()] == ["model-Q4_1.gguf"]
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "who/what/main/model-Q4_1.gguf"]
 
 
 @pytest.mark.parametrize(

@@ -364,6 +364,10 @@ class ToyBackend:
         """Largest position, -1 when empty."""
         return max((cell.position for cell in self._held[seq]), default=-1)
 
+    def pos_min(self, seq: int) -> int:
+        """Smallest position, -1 when empty."""
+        return min((cell.position for cell in self._held[seq]), default=-1)
+
     def state_get(self, seq: int) -> bytes:
         """Keys, positions and values."""
         self._check_sequence(seq)

@@ -1,5 +1,6 @@
 """State and its control: health, props, slots, adapters, metrics, and the management port."""
 
+import re
 from time import monotonic
 from typing import Any
 
@@ -23,7 +24,7 @@ async def health(request: web.Request) -> web.StreamResponse:
     """GET /health: from a snapshot, so that it answers while the model loads or decodes."""
     context = request.app[CONTEXT]
     snapshot = context.engine.snapshot
-    if snapshot.state == "loading":
+    if snapshot.state == "loading" or (snapshot.state == "ready" and context.preparing):
         error = {"code": 503, "message": "Loading model", "type": "unavailable_error"}
         body = {"status": "loading model", "progress": round(snapshot.load_progress, 3), "error": error}
         return json_response(body, 503)
@@ -124,7 +125,7 @@ async def slot_action(request: web.Request) -> web.StreamResponse:
         raise NotSupported("This server does not support slots action. Start it with `--slot-save-path`")
     context.require_ready()
     text = request.match_info["id_slot"]
-    if not text.isdigit() or not text.isascii() or int(text) >= context.engine.settings.n_slots:
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) >= context.engine.settings.n_slots:
         raise InvalidRequest(f"Invalid slot ID: must be in 0..{context.engine.settings.n_slots - 1}", field="id_slot")
     actions = {"save": _save, "restore": _restore, "erase": _erase}
     action = actions.get(request.query.get("action", ""))
@@ -137,7 +138,9 @@ async def _save(request: web.Request, context: Context, slot: int) -> dict[str, 
     path = slotfile.path_for(context.config.slot_save_path, Fields(await read_json(request)).string("filename"))
     info, began = context.engine.info, monotonic()
     state = await context.engine.save_slot(slot)
-    written = await context.blocking(lambda: slotfile.write(path, state.tokens, state.data, info.state_version))
+    written = await context.blocking(
+        lambda: slotfile.write(path, state.tokens, state.data, info.state_version, state.lora)
+    )
     return {
         "id_slot": slot,
         "filename": path.name,
@@ -151,7 +154,8 @@ async def _restore(request: web.Request, context: Context, slot: int) -> dict[st
     path = slotfile.path_for(context.config.slot_save_path, Fields(await read_json(request)).string("filename"))
     info, began = context.engine.info, monotonic()
     tokens, data, size = await context.blocking(lambda: slotfile.read(path, info.n_vocab, info.state_version))
-    restored = await context.engine.restore_slot(slot, SlotState(tokens, data))
+    lora = await context.blocking(lambda: slotfile.scales(path))
+    restored = await context.engine.restore_slot(slot, SlotState(tokens, data, lora))
     return {
         "id_slot": slot,
         "filename": path.name,
@@ -232,6 +236,8 @@ def _not_ready(context: Context) -> str:
         return "shutting down"
     if snapshot.state != "ready":
         return snapshot.error or snapshot.state
+    if context.preparing:
+        return "loading"
     if context.config.require_offload and not context.engine.info.layers_offloaded:
         return "a GPU was asked for (--require-offload) and is not used"
     return ""

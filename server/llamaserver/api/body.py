@@ -9,6 +9,7 @@ from aiohttp import web
 from ..errors import InvalidRequest
 from .context import CONTEXT
 
+_SIZE = web.RequestKey("size", int)
 _LARGE = 1_000_000  # bytes from which on parsing leaves the event loop
 
 
@@ -28,11 +29,20 @@ async def read_value(request: web.Request) -> Any:
             data = await request.read()
     except TimeoutError:
         raise web.HTTPRequestTimeout from None
+    except web.RequestPayloadError as error:
+        raise InvalidRequest(f"the body cannot be read: {error}") from error
+    request[_SIZE] = len(data)
     if not data.strip():
         return {}
     if len(data) > _LARGE:
         return await context.blocking(lambda: _value(data), len(data))
     return _value(data)
+
+
+def body_size(request: web.Request) -> int:
+    """Bytes of the body that was read, whatever its headers had announced."""
+    size: int = request.get(_SIZE, 0)
+    return size
 
 
 def parse(data: bytes) -> dict[str, Any]:
@@ -60,4 +70,9 @@ def dumps(value: Any) -> bytes:
 
 def json_response(value: Any, status: int = 200) -> web.Response:
     """An application/json answer."""
-    return web.Response(body=dumps(value), status=status, content_type="application/json", charset="utf-8")
+    return encoded_response(dumps(value), status)
+
+
+def encoded_response(data: bytes, status: int = 200) -> web.Response:
+    """An answer that is JSON already: large ones are encoded off the event loop."""
+    return web.Response(body=data, status=status, content_type="application/json", charset="utf-8")

@@ -14,6 +14,8 @@ from .prompt import build_prompt, check_length, decode_base64, media_prompt, pre
 from .templates import CHATML, render
 
 MAX_MESSAGES = 4096
+MAX_IMAGES = 64
+_PLACEHOLDER = re.compile(r"(<image-[0-9a-f]{16}>)")
 _ROLES_MAX = 64
 
 
@@ -46,7 +48,7 @@ def render_chat(context: Context, body: dict[str, Any]) -> Chat:
 def chat_prompt(context: Context, chat: Chat) -> Prompt:
     """Token ids (and images) of a rendered conversation; no second BOS."""
     engine = context.engine
-    check_length(chat.text, engine, "messages")
+    check_length([chat.text], engine, "messages")
     vocab = engine.vocab
     bos = vocab.special_piece(vocab.bos).decode("utf-8", "replace") if vocab.bos >= 0 else ""
     special = not (bos and chat.text.startswith(bos))
@@ -132,6 +134,8 @@ def _part(part: Any, where: str, images: list[tuple[str, bytes]]) -> str:
         url = url.get("url") if isinstance(url, dict) else url
         if not isinstance(url, str) or not url.startswith("data:"):
             raise InvalidRequest(f"Field '{where}.image_url': must be a data: URL; nothing is fetched", field=where)
+        if len(images) >= MAX_IMAGES:
+            raise InvalidRequest(f"Field 'messages': at most {MAX_IMAGES} images", field="messages")
         placeholder = f"<image-{secrets.token_hex(8)}>"
         images.append((placeholder, decode_base64(url, f"{where}.image_url")))
         return placeholder
@@ -141,5 +145,4 @@ def _part(part: Any, where: str, images: list[tuple[str, bytes]]) -> str:
 def _parts(chat: Chat) -> list[str | bytes]:
     """Texts and images in the order the template has put them; it may have left some out."""
     images = dict(chat.images)
-    pieces = re.split(f"({'|'.join(map(re.escape, images))})", chat.text)
-    return [images.get(piece, piece) for piece in pieces]
+    return [images.get(piece, piece) for piece in _PLACEHOLDER.split(chat.text)]

@@ -37,6 +37,7 @@ class Context:
     keys: KeyStore
     draining: bool = False  # readiness is off, answers close their connection
     refusing: bool = False  # no new requests
+    preparing: bool = False  # the model is there, the system prompt is not yet
     system: SystemPrompt = field(default_factory=SystemPrompt)
     template_file: str = ""  # text of --chat-template-file
     started: float = field(default_factory=time)
@@ -74,7 +75,7 @@ class Context:
     def require_ready(self) -> None:
         """Raise Unavailable unless the model serves."""
         state = self.engine.snapshot.state
-        if state == "loading":
+        if state == "loading" or (state == "ready" and self.preparing):
             raise Unavailable("Loading model", retry_after=1)
         if state != "ready":
             raise Unavailable("The model is not available")

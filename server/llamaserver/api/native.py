@@ -2,7 +2,7 @@
 
 from array import array
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from aiohttp import web
@@ -12,7 +12,7 @@ from ..engine.output import Delta, Event, Finish
 from ..engine.params import GenerationParams, Prompt
 from ..errors import InvalidRequest, NotSupported
 from .answer import Answer, join, probabilities_json, timings_json
-from .body import dumps, json_response, read_json
+from .body import body_size, dumps, encoded_response, json_response, read_json
 from .context import CONTEXT, Context
 from .fields import Fields, token_id
 from .prompt import build_prompt, check_length, read_images, split_prompts
@@ -23,6 +23,8 @@ from .system import apply_system_prompt
 from .vectors import embed, unit
 
 MAX_PROMPTS = 256
+MAX_PROMPTS_WITH_IMAGES = 8  # each is decoded for each prompt
+MAX_PROBABILITIES = 1 << 18  # candidates that an answer may carry when it comes in one piece
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +47,7 @@ class Tag:
 def limits(context: Context) -> Limits:
     """What requests are checked against now."""
     engine = context.engine
-    return Limits(
-        engine.vocab, engine.settings.n_slots, engine.settings.slot_ctx, engine.info.n_lora, engine.lora_scales
-    )
+    return Limits(engine.vocab, engine.settings.n_slots, engine.info.n_lora)
 
 
 def model_name(context: Context) -> str:
@@ -55,10 +55,29 @@ def model_name(context: Context) -> str:
     return context.config.alias or context.engine.info.path
 
 
-def make_job(context: Context, prompt: Prompt, params: GenerationParams, echo: Any, *, stream: bool) -> Job:
+def settings_for(context: Context, params: GenerationParams, *, stream: bool) -> dict[str, Any]:
+    """The settings that an answer repeats; prompts of one request share them."""
+    slot_ctx = context.engine.settings.slot_ctx
+    return generation_settings(params, n_ctx=slot_ctx, model=model_name(context), stream=stream)
+
+
+def bounded(params: GenerationParams, jobs: int, *, stream: bool) -> GenerationParams:
+    """What an answer in one piece collects has to fit into memory."""
+    n_probs = params.sampling.n_probs
+    if stream or not n_probs:
+        return params
+    most = max(1, MAX_PROBABILITIES // (n_probs * jobs))
+    if params.n_predict > most:
+        raise InvalidRequest(
+            f"Field 'n_probs': {n_probs} for {params.n_predict} tokens is too much for one answer; use stream",
+            field="n_probs",
+        )
+    return replace(params, n_predict=most) if params.n_predict < 0 else params
+
+
+def make_job(context: Context, prompt: Prompt, params: GenerationParams, echo: Any, settings: dict[str, Any]) -> Job:
     """Compile the sampler and wrap everything for the engine (executor thread)."""
     engine = context.engine
-    settings = generation_settings(params, n_ctx=engine.settings.slot_ctx, model=model_name(context), stream=stream)
     sampler = engine.make_sampler(params.sampling, engine.settings.slot_ctx)
     tag = Tag(settings, echo if isinstance(echo, str) else dumps(echo).decode())
     return Job(Request(prompt, params, sampler, tag=tag), settings, echo)
@@ -72,7 +91,7 @@ async def completion(request: web.Request) -> web.StreamResponse:
     fields = Fields(body)
     await apply_system_prompt(context, fields)
     stream = fields.boolean("stream", default=False)
-    jobs = await context.blocking(lambda: _completion_jobs(context, body, stream), request.content_length or 0)
+    jobs = await context.blocking(lambda: _completion_jobs(context, body, stream), body_size(request))
     return await run(request, jobs, fields, stream=stream)
 
 
@@ -83,13 +102,16 @@ def _completion_jobs(context: Context, body: dict[str, Any], stream: bool) -> li
     prompts = split_prompts(body["prompt"])
     if len(prompts) > MAX_PROMPTS:
         raise InvalidRequest(f"Field 'prompt': at most {MAX_PROMPTS} prompts", field="prompt")
-    params = parse_generation(body, limits(context))
+    params = bounded(parse_generation(body, limits(context)), len(prompts), stream=stream)
     images = read_images(fields)
     if images and context.engine.media is None:
         raise NotSupported("This server does not support images: it was started without --mmproj")
+    if images and len(prompts) > MAX_PROMPTS_WITH_IMAGES:
+        raise InvalidRequest(f"Field 'prompt': at most {MAX_PROMPTS_WITH_IMAGES} prompts with images", field="prompt")
+    settings = settings_for(context, params, stream=stream)
     tokens = context.system.tokens
     built = [(build_prompt(p, context.engine, system=tokens, images=images), p) for p in prompts]
-    return [make_job(context, prompt, params, echo, stream=stream) for prompt, echo in built]
+    return [make_job(context, prompt, params, echo, settings) for prompt, echo in built]
 
 
 async def run(request: web.Request, jobs: list[Job], fields: Fields, *, stream: bool) -> web.StreamResponse:
@@ -101,10 +123,13 @@ async def run(request: web.Request, jobs: list[Job], fields: Fields, *, stream: 
         if stream:
             return await respond(request, streams, lambda i, event: _encode(jobs[i], i, event, len(jobs) > 1, wanted))
         answers = [join(events) for events in await gather(streams)]
-    results = [
-        _select(_final(job, answer, i), wanted) for i, (job, answer) in enumerate(zip(jobs, answers, strict=True))
-    ]
-    return json_response(results[0] if len(results) == 1 else {"results": results})
+
+    def encode() -> bytes:
+        pairs = enumerate(zip(jobs, answers, strict=True))
+        results = [_select(_final(job, answer, i), wanted) for i, (job, answer) in pairs]
+        return dumps(results[0] if len(results) == 1 else {"results": results})
+
+    return encoded_response(await context.blocking(encode) if any(answer.probs for answer in answers) else encode())
 
 
 def _encode(job: Job, index: int, event: Event, several: bool, wanted: tuple[str, ...]) -> bytes:
@@ -178,7 +203,7 @@ async def infill(request: web.Request) -> web.StreamResponse:
     context.require_ready()
     fields = Fields(body)
     stream = fields.boolean("stream", default=True)
-    job = await context.blocking(lambda: _infill_job(context, body, stream), request.content_length or 0)
+    job = await context.blocking(lambda: _infill_job(context, body, stream), body_size(request))
     return await run(request, [job], fields, stream=stream)
 
 
@@ -189,13 +214,14 @@ def _infill_job(context: Context, body: dict[str, Any], stream: bool) -> Job:
         raise NotSupported("Infill is not supported by this model: it has no fill-in-middle tokens")
     fields = Fields(body)
     prefix, suffix = fields.string("input_prefix"), fields.string("input_suffix")
-    check_length(prefix + suffix, context.engine, "input_prefix")
+    check_length([prefix, suffix], context.engine, "input_prefix")
     tokens = [vocab.bos] if vocab.add_bos and vocab.bos >= 0 else []
     before = vocab.tokenize(prefix, add_special=False, parse_special=False)
     after = vocab.tokenize(suffix.removeprefix(" "), add_special=False, parse_special=False)
     keys = [*tokens, vocab.fim_pre, *before, vocab.fim_suf, *after, vocab.fim_mid]
-    params = parse_generation(body, limits(context))
-    return make_job(context, Prompt(array("q", keys)), params, prefix, stream=stream)
+    params = bounded(parse_generation(body, limits(context)), 1, stream=stream)
+    settings = settings_for(context, params, stream=stream)
+    return make_job(context, Prompt(array("q", keys)), params, prefix, settings)
 
 
 async def tokenize(request: web.Request) -> web.StreamResponse:
@@ -203,7 +229,7 @@ async def tokenize(request: web.Request) -> web.StreamResponse:
     context = request.app[CONTEXT]
     fields = Fields(await read_json(request))
     context.require_ready()
-    return json_response(await context.blocking(lambda: _tokenize(context, fields), request.content_length or 0))
+    return encoded_response(await context.blocking(lambda: dumps(_tokenize(context, fields)), body_size(request)))
 
 
 def _tokenize(context: Context, fields: Fields) -> dict[str, Any]:
@@ -212,9 +238,10 @@ def _tokenize(context: Context, fields: Fields) -> dict[str, Any]:
     parse = fields.boolean("parse_special", default=True)
     _, content = fields.get("content")
     tokens: list[int] = []
-    for index, item in enumerate(content if isinstance(content, list) else [] if content is None else [content]):
+    items = content if isinstance(content, list) else [] if content is None else [content]
+    check_length(items, context.engine, "content")
+    for index, item in enumerate(items):
         if isinstance(item, str):
-            check_length(item, context.engine, "content")
             tokens += vocab.tokenize(item, add_special=special and index == 0, parse_special=parse)
         else:
             tokens.append(token_id(item, vocab.n_vocab, "content"))
@@ -235,9 +262,14 @@ async def detokenize(request: web.Request) -> web.StreamResponse:
     context = request.app[CONTEXT]
     fields = Fields(await read_json(request))
     context.require_ready()
-    vocab = context.engine.vocab
-    tokens = [token_id(item, vocab.n_vocab, "tokens") for item in fields.array("tokens")]
-    return json_response({"content": await context.blocking(lambda: vocab.detokenize(tokens), 8 * len(tokens))})
+    items = fields.array("tokens")
+    check_length(items, context.engine, "tokens")
+
+    def content() -> bytes:
+        vocab = context.engine.vocab
+        return dumps({"content": vocab.detokenize([token_id(item, vocab.n_vocab, "tokens") for item in items])})
+
+    return encoded_response(await context.blocking(content, body_size(request)))
 
 
 async def embedding(request: web.Request) -> web.StreamResponse:

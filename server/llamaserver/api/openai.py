@@ -2,8 +2,10 @@
 
 import time
 import uuid
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 from aiohttp import web
@@ -13,11 +15,11 @@ from ..engine.output import Delta, Event, Finish, TokenProb, TokenProbs
 from ..engine.params import GenerationParams, Prompt
 from ..errors import InvalidRequest
 from .answer import Answer, join, logprob, timings_json
-from .body import dumps, json_response, read_json
+from .body import body_size, dumps, encoded_response, json_response, read_json
 from .chat import Chat, chat_prompt, render_chat
 from .context import CONTEXT, Context
 from .fields import Fields
-from .native import Job, limits, make_job, model_name
+from .native import Job, bounded, limits, make_job, model_name, settings_for
 from .prompt import build_prompt, split_prompts
 from .schema import parse_generation
 from .sse import gather, respond
@@ -48,7 +50,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     context = request.app[CONTEXT]
     body = await read_json(request)
     context.require_ready()
-    call = await context.blocking(lambda: _chat_call(context, body), request.content_length or 0)
+    call = await context.blocking(lambda: _chat_call(context, body), body_size(request))
     return await _run(request, call)
 
 
@@ -57,7 +59,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
     context = request.app[CONTEXT]
     body = await read_json(request)
     context.require_ready()
-    call = await context.blocking(lambda: _text_call(context, body), request.content_length or 0)
+    call = await context.blocking(lambda: _text_call(context, body), body_size(request))
     return await _run(request, call)
 
 
@@ -66,7 +68,7 @@ async def apply_template(request: web.Request) -> web.StreamResponse:
     context = request.app[CONTEXT]
     body = await read_json(request)
     context.require_ready()
-    chat = await context.blocking(lambda: render_chat(context, body), request.content_length or 0)
+    chat = await context.blocking(lambda: render_chat(context, body), body_size(request))
     return json_response({"prompt": chat.text})
 
 
@@ -111,6 +113,7 @@ def _text_call(context: Context, body: dict[str, Any]) -> Call:
     logprobs = value is not None and value is not False
     params = _params(context, body, fields, top_logprobs=max(top, 1) if logprobs else 0)
     system = context.system.tokens
+    _choices(fields, split_prompts(body["prompt"]))
     prompts = [(build_prompt(p, context.engine, system=system), p) for p in split_prompts(body["prompt"])]
     return _call(context, fields, prompts, params, chat=False, logprobs=logprobs)
 
@@ -167,15 +170,15 @@ def _call(
     chat: bool,
     logprobs: bool,
 ) -> Call:
-    n = fields.integer("n", default=1, low=1, high=MAX_CHOICES)
-    if n * len(prompts) > MAX_CHOICES:
-        raise InvalidRequest(f"Field 'n': more than {MAX_CHOICES} choices in all", field="n")
+    n = _choices(fields, prompts)
     stream = fields.boolean("stream", default=False)
     options = fields.object("stream_options") or {}
     seeds = [(params.sampling.seed + i) % 2**32 for i in range(n)]
+    params = bounded(params, n * len(prompts), stream=stream)
     choices = [replace(params, sampling=replace(params.sampling, seed=seed)) for seed in seeds]
+    shown = [(choice, settings_for(context, choice, stream=stream)) for choice in choices]
     room = context.engine.settings.slot_ctx
-    jobs = [make_job(context, p, _bounded(c, p, room), echo, stream=stream) for p, echo in prompts for c in choices]
+    jobs = [make_job(context, p, _ended(c, p, room), echo, s) for p, echo in prompts for c, s in shown]
     return Call(
         jobs=jobs,
         stream=stream,
@@ -189,7 +192,7 @@ def _call(
     )
 
 
-def _bounded(params: GenerationParams, prompt: Prompt, room: int) -> GenerationParams:
+def _ended(params: GenerationParams, prompt: Prompt, room: int) -> GenerationParams:
     """Without a limit of its own an answer ends where the slot does, as OpenAI's clients expect.
 
     Shifting on would never end when a small model repeats itself. A prompt that has to be cut to
@@ -198,6 +201,14 @@ def _bounded(params: GenerationParams, prompt: Prompt, room: int) -> GenerationP
     if params.n_predict >= 0:
         return params
     return replace(params, n_predict=room - len(prompt) if len(prompt) < room else room // 4)
+
+
+def _choices(fields: Fields, prompts: Sequence[Any]) -> int:
+    """`n`, checked before anything is built for it."""
+    n = fields.integer("n", default=1, low=1, high=MAX_CHOICES)
+    if n * len(prompts) > MAX_CHOICES:
+        raise InvalidRequest(f"Field 'n': more than {MAX_CHOICES} choices in all", field="n")
+    return n
 
 
 # ---- answering
@@ -211,11 +222,17 @@ async def _run(request: web.Request, call: Call) -> web.StreamResponse:
             writer = _Chunks(call)
             return await respond(request, streams, writer.encode, head=writer.head(), tail=b"data: [DONE]\n\n")
         answers = [join(events) for events in await gather(streams)]
+    return encoded_response(
+        await context.blocking(lambda: _whole(call, answers)) if call.logprobs else _whole(call, answers)
+    )
+
+
+def _whole(call: Call, answers: list[Answer]) -> bytes:
     value = _head(call, "chat.completion" if call.chat else "text_completion")
     value["choices"] = [_choice(call, i, answer) for i, answer in enumerate(answers)]
     value["usage"] = _usage([answer.finish for answer in answers])
     value["timings"] = timings_json(answers[0].finish.timings)
-    return json_response(value)
+    return dumps(value)
 
 
 def _head(call: Call, kind: str) -> dict[str, Any]:
@@ -234,8 +251,12 @@ def _choice(call: Call, index: int, answer: Answer) -> dict[str, Any]:
     if call.chat:
         message = {"role": "assistant", "content": answer.content}
         return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason}
-    echo = call.jobs[index].prompt if call.echo and isinstance(call.jobs[index].prompt, str) else ""
-    return {"index": index, "text": echo + answer.content, "logprobs": logprobs, "finish_reason": reason}
+    return {"index": index, "text": _echo(call, index) + answer.content, "logprobs": logprobs, "finish_reason": reason}
+
+
+def _echo(call: Call, index: int) -> str:
+    prompt = call.jobs[index].prompt
+    return prompt if call.echo and isinstance(prompt, str) else ""
 
 
 def _finish_reason(finish: Finish) -> str:
@@ -253,11 +274,12 @@ def _usage(finishes: list[Finish]) -> dict[str, Any]:
     }
 
 
-def _logprobs(call: Call, items: list[TokenProbs]) -> dict[str, Any]:
+def _logprobs(call: Call, items: list[TokenProbs], offset: int = 0) -> dict[str, Any]:
+    """`offset`: characters of the answer before these items."""
     if call.chat:
         return {"content": [_chat_logprob(item) for item in items]}
     texts = [item.chosen.piece.decode("utf-8", "replace") for item in items]
-    offsets = [sum(map(len, texts[:i])) for i in range(len(texts))]
+    offsets = list(accumulate(map(len, texts), initial=offset))[:-1]
     tops = [{top.piece.decode("utf-8", "replace"): logprob(top.prob) for top in item.top} for item in items]
     return {
         "tokens": texts,
@@ -282,6 +304,7 @@ class _Chunks:
         self._call = call
         self._left = len(call.jobs)
         self._finishes: list[Finish] = []
+        self._offsets = [0] * len(call.jobs)
         kind = "chat.completion.chunk" if call.chat else "text_completion"
         self._head = dumps(_head(call, kind))[:-1]  # open object: choices follow
         self._before = [self._head + b',"choices":[{"index":%d,' % i for i in range(len(call.jobs))]
@@ -289,9 +312,9 @@ class _Chunks:
         self._after = b'},"finish_reason":null}]}\n\n' if call.chat else b',"finish_reason":null}]}\n\n'
 
     def head(self) -> bytes:
-        """Chat streams begin with the role of each choice."""
+        """Chat streams begin with the role of each choice, others with the prompt where `echo` asks for it."""
         if not self._call.chat:
-            return b""
+            return b"".join(self._text(i, _echo(self._call, i), []) for i in range(self._left) if self._call.echo)
         delta = b'"delta":{"role":"assistant","content":null},"finish_reason":null}]}\n\n'
         return b"".join(b"data: " + before + delta for before in self._before)
 
@@ -306,7 +329,8 @@ class _Chunks:
     def _text(self, index: int, content: str, probs: list[TokenProbs]) -> bytes:
         start = b"data: " + self._before[index]
         if self._call.logprobs:
-            start += b'"logprobs":' + dumps(_logprobs(self._call, probs)) + b","
+            start += b'"logprobs":' + dumps(_logprobs(self._call, probs, self._offsets[index])) + b","
+            self._offsets[index] += sum(len(item.chosen.piece.decode("utf-8", "replace")) for item in probs)
         return start + self._field + dumps(content) + self._after
 
     def _end(self, index: int, finish: Finish) -> bytes:

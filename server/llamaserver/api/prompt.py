@@ -13,7 +13,7 @@ from ..engine.params import Prompt
 from ..errors import InvalidRequest, NotSupported
 from .fields import Fields, token_id
 
-_IMAGE = re.compile(r"\[img-(\d+)\]")
+_IMAGE = re.compile(r"\[img-([0-9]{1,9})\]")
 _BYTES_PER_TOKEN = 64  # a bound on what one token of a context can possibly stand for
 _SPARE_BYTES = 1 << 20
 
@@ -44,7 +44,7 @@ def build_prompt(
     prompt.
     """
     if isinstance(value, str):
-        check_length(value, engine, field)
+        check_length([value], engine, field)
         if images and _IMAGE.search(value):
             return _with_images(value, engine, images, system, field)
         return Prompt(array("q", [*system, *engine.vocab.tokenize(value, add_special=not system, parse_special=True)]))
@@ -55,9 +55,9 @@ def build_prompt(
 
 def _pieces(value: list[Any], engine: Engine, field: str, *, bos: bool) -> list[int]:
     tokens: list[int] = []
+    check_length(value, engine, field)
     for index, item in enumerate(value):
         if isinstance(item, str):
-            check_length(item, engine, field)
             first = index == 0 and bos
             tokens.extend(engine.vocab.tokenize(item, add_special=first, parse_special=True))
         else:
@@ -65,10 +65,10 @@ def _pieces(value: list[Any], engine: Engine, field: str, *, bos: bool) -> list[
     return tokens
 
 
-def check_length(text: str, engine: Engine, field: str) -> None:
-    """Refuse a text that no context could hold: tokenizing it would only keep others waiting."""
+def check_length(items: list[Any], engine: Engine, field: str) -> None:
+    """Refuse texts (and ids) that no context could hold: tokenizing them would only keep others waiting."""
     most = max(engine.info.n_ctx_train, engine.info.n_ctx) * _BYTES_PER_TOKEN + _SPARE_BYTES
-    if len(text) > most:
+    if sum(len(item) if isinstance(item, str) else 1 for item in items) > most:
         raise InvalidRequest(f"Field '{field}': longer than {most} characters", field=field)
 
 

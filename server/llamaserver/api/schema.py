@@ -3,6 +3,7 @@
 Runs in an executor thread: strings in logit_bias and penalty_prompt are tokenized here.
 """
 
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from .fields import Fields, token_id
 
 RANDOM_SEED = 2**32 - 1  # what -1 was in the seed server's unsigned field
 MAX_PROBS = 1024
+MAX_BIASES = 10_000
+MAX_STOP = 4096  # characters
+MAX_TEXT = 1 << 20  # characters of a text that stands in for the prompt
 _SAMPLER_NAMES = {
     **{name: name for name in KNOWN_SAMPLERS},
     "typ_p": "typical_p",
@@ -29,6 +33,7 @@ _SAMPLER_NAMES = {
     "top-n-sigma": "top_n_sigma",
     "penalties": "",  # always applied first, as in the document
 }
+_ID = re.compile(r"-?[0-9]{1,10}")
 _LETTERS = {
     "k": "top_k",
     "f": "tfs_z",
@@ -49,9 +54,7 @@ class Limits:
 
     vocab: Vocab
     n_slots: int
-    n_ctx: int
     n_lora: int
-    lora_scales: tuple[float, ...]
 
 
 def parse_generation(
@@ -67,7 +70,7 @@ def parse_generation(
         id_slot=fields.integer("id_slot", "slot_id", default=-1, low=-1, high=limits.n_slots - 1),
         cache_prompt=fields.boolean("cache_prompt", default=True),
         lora=_lora(fields, limits),
-        max_predict_ms=fields.integer("t_max_predict_ms", default=0, low=-1) if "t_max_predict_ms" in body else 0,
+        max_predict_ms=max(0, fields.integer("t_max_predict_ms", default=0, low=-1)),
         return_tokens=fields.boolean("return_tokens", default=False),
         sampling=_sampling(fields, limits),
     )
@@ -114,7 +117,10 @@ def _sampling(fields: Fields, limits: Limits) -> SamplingParams:
 
 
 def _stop(fields: Fields) -> tuple[str, ...]:
-    return tuple(stop for stop in fields.strings("stop", limit=256) if stop)
+    stops = fields.strings("stop", limit=256)
+    if any(len(stop) > MAX_STOP for stop in stops):
+        raise InvalidRequest(f"Field 'stop': a string is longer than {MAX_STOP} characters", field="stop")
+    return tuple(stop for stop in stops if stop)
 
 
 def _grammar(fields: Fields) -> str:
@@ -159,6 +165,8 @@ def _penalty_prompt(fields: Fields, limits: Limits) -> tuple[int, ...] | None:
     name, value = fields.get("penalty_prompt")
     if value is None:
         return None
+    if isinstance(value, str | list) and len(value) > MAX_TEXT:
+        raise InvalidRequest(f"Field '{name}': longer than {MAX_TEXT}", field=name)
     if isinstance(value, str):
         return tuple(limits.vocab.tokenize(value, add_special=False, parse_special=True))
     return tuple(token_id(item, limits.vocab.n_vocab, name) for item in fields.array(name))
@@ -169,13 +177,13 @@ def _logit_bias(fields: Fields, vocab: Vocab) -> tuple[tuple[int, float], ...]:
     if value is None:
         return ()
     if isinstance(value, dict):
-        pairs = [(int(key) if key.lstrip("-").isdigit() else key, bias) for key, bias in value.items()]
+        pairs = [(int(key) if _ID.fullmatch(key) else key, bias) for key, bias in value.items()]
     elif isinstance(value, list) and all(isinstance(item, list) and len(item) == 2 for item in value):
         pairs = [tuple(item) for item in value]
     else:
         raise InvalidRequest(f"Field '{name}': must be an array of [token, bias] pairs or an object", field=name)
-    if len(pairs) > vocab.n_vocab:
-        raise InvalidRequest(f"Field '{name}': has more entries than there are tokens", field=name)
+    if len(pairs) > MAX_BIASES or sum(len(token) for token, _ in pairs if isinstance(token, str)) > MAX_BIASES:
+        raise InvalidRequest(f"Field '{name}': has more than {MAX_BIASES} entries or characters", field=name)
     biases: list[tuple[int, float]] = []
     for token, bias in pairs:
         biases.extend((i, _bias(bias, name)) for i in _bias_tokens(token, vocab, name))

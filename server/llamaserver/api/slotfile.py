@@ -14,6 +14,7 @@ import struct
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 
@@ -22,6 +23,8 @@ from ..errors import InvalidRequest, ServerError
 MAGIC = 0x67677371
 _HEADER = struct.Struct("<III")
 _MAX_NAME = 200
+_LORA = "# lora"  # begins the sidecar's line of scales; a comment to sha256sum
+_LOCKS = tuple(Lock() for _ in range(16))  # two saves under one name must not mix
 
 
 def path_for(folder: str, name: str) -> Path:
@@ -32,14 +35,18 @@ def path_for(folder: str, name: str) -> Path:
     return Path(folder, name)
 
 
-def write(path: Path, tokens: tuple[int, ...], state: bytes, version: int) -> int:
+def write(
+    path: Path, tokens: tuple[int, ...], state: bytes, version: int, lora: tuple[float, ...] | None = None
+) -> int:
     """Write atomically; returns the bytes written."""
     head = _HEADER.pack(MAGIC, version, len(tokens)) + np.asarray(tokens, np.int32).tobytes()
     digest = hashlib.sha256(head)
     digest.update(state)
     try:
-        _replace(path, [head, state])
-        _replace(_sidecar(path), [f"{digest.hexdigest()}  {path.name}\n".encode()])
+        with _LOCKS[hash(path) % len(_LOCKS)]:
+            _sidecar(path).unlink(missing_ok=True)  # a crash between the two leaves a file without one
+            _replace(path, [head, state])
+            _replace(_sidecar(path), [f"{digest.hexdigest()}  {path.name}\n{_scales(lora)}".encode()])
     except OSError as error:
         reason = "no space left" if error.errno == errno.ENOSPC else error.strerror or str(error)
         raise ServerError(f"Failed to save slot to {path.name}: {reason}") from error
@@ -93,6 +100,18 @@ def _verify(path: Path, data: bytes) -> None:
         expected = _sidecar(path).read_text().split()
         if not expected or expected[0] != hashlib.sha256(data).hexdigest():
             raise _damaged(path, "its checksum does not match")
+
+
+def scales(path: Path) -> tuple[float, ...] | None:
+    """The LoRA scales that the state was computed under; None when nobody wrote them down."""
+    with suppress(OSError, ValueError):
+        lines = [line for line in _sidecar(path).read_text().splitlines() if line.startswith(_LORA)]
+        return tuple(float(text) for text in lines[0][len(_LORA) :].split()) if lines else None
+    return None
+
+
+def _scales(lora: tuple[float, ...] | None) -> str:
+    return "" if lora is None else " ".join([_LORA.strip(), *map(repr, lora)]) + "\n"
 
 
 def _sidecar(path: Path) -> Path:

@@ -19,6 +19,7 @@ from .context import CONTEXT
 from .middleware import add_origin
 
 PING_AFTER = 10.0  # seconds without an event
+_DRAINED = 1 << 15  # bytes that a write takes without waiting for the reader
 _PING = b": ping\n\n"
 
 Encode = Callable[[int, Event], bytes]
@@ -39,7 +40,7 @@ class EventStream:
         response = self._response or await self._open()
         self._wrote = True
         transport = self._request.transport
-        if transport is not None and transport.get_write_buffer_size() == 0:
+        if transport is not None and transport.get_write_buffer_size() == 0 and len(data) < _DRAINED:
             await response.write(data)
         else:
             await asyncio.wait_for(response.write(data), self._timeout)
@@ -77,7 +78,7 @@ class EventStream:
     async def finish(self) -> web.StreamResponse:
         """End the response."""
         response = self._response or await self._open()
-        await response.write_eof()
+        await asyncio.wait_for(response.write_eof(), self._timeout)
         return response
 
 

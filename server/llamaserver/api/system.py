@@ -10,6 +10,7 @@ from ..errors import ConfigError, InvalidRequest, ServerError
 from .body import parse
 from .context import Context, SystemPrompt
 from .fields import Fields
+from .prompt import check_length
 
 
 async def apply_system_prompt(context: Context, fields: Fields) -> None:
@@ -21,7 +22,8 @@ async def apply_system_prompt(context: Context, fields: Fields) -> None:
         value = {"prompt": value}
     if not isinstance(value, dict):
         raise InvalidRequest("Field 'system_prompt': must be an object or a string", field="system_prompt")
-    context.system = await context.blocking(lambda: read_system_prompt(context, value))
+    size = len(str(value.get("prompt")))
+    context.system = await context.blocking(lambda: read_system_prompt(context, value), size)
 
 
 def read_system_prompt(context: Context, value: dict[str, Any]) -> SystemPrompt:
@@ -29,6 +31,7 @@ def read_system_prompt(context: Context, value: dict[str, Any]) -> SystemPrompt:
     fields = Fields(value)
     text = fields.string("prompt")
     engine = context.engine
+    check_length([text], engine, "system_prompt")
     tokens = engine.vocab.tokenize(text, add_special=True, parse_special=True) if text else []
     if len(tokens) >= engine.settings.slot_ctx - 4:
         raise InvalidRequest(
@@ -46,6 +49,8 @@ async def load_system_prompt(context: Context, path: str) -> None:
             value = parse(data)
         except InvalidRequest:
             value = {"prompt": data.decode()}
-        context.system = await context.blocking(lambda: read_system_prompt(context, value.get("system_prompt", value)))
+        inner = value.get("system_prompt", value)
+        inner = {"prompt": inner} if isinstance(inner, str) else inner
+        context.system = await context.blocking(lambda: read_system_prompt(context, inner))
     except (OSError, UnicodeDecodeError, ServerError) as error:
         raise ConfigError(f"--system-prompt-file {path}: {error}") from error

@@ -77,6 +77,7 @@ class ModelInfo:
     n_lora: int = 0
     modalities: frozenset[str] = frozenset()  # "vision", "audio"
     system_info: str = ""
+    n_swa: int = 0  # tokens that a sliding window sees, 0 without one
     state_version: int = 0  # of what state_get gives; another library's version does not fit
 
 
@@ -184,6 +185,9 @@ class Backend(Protocol):
 
     def pos_max(self, seq: int) -> int:
         """Largest position of `seq`, -1 when empty."""
+
+    def pos_min(self, seq: int) -> int:
+        """Smallest position from which on `seq` is whole: a sliding window's cache may have dropped its start."""
 
     def state_get(self, seq: int) -> bytes:
         """Serialise the KV state of `seq` (not between a pending shift or copy and a decode)."""

@@ -46,11 +46,10 @@ class Core:
 
     def step(self) -> bool:
         """Run one step; what it has to say is in `outbox` by the next decode. False when nothing moved."""
-        began = self._clock()
+        began, preempted = self._clock(), self.scheduler.preemptions
         for sequence in self.scheduler.admit():
             if not sequence.started:
                 sequence.started = began
-        preempted = self.scheduler.preemptions
         works = self.scheduler.plan()
         moved = bool(works or self.scheduler.ended) or self.scheduler.preemptions > preempted
         self._report_ended()

@@ -136,6 +136,7 @@ class GrammarMatcher:
         if piece and through is not _DEAD:
             found.append(through)
         if state.missing == 0 and self._dispatch(state).tokens:
+            self._pay(len(state.tokens))
             named = [self._pop(stack) for stack in state.tokens if self._names(stack, token)]
             following = self._intern(self._expand(named))
             if following is not _DEAD:
@@ -150,11 +151,20 @@ class GrammarMatcher:
         """Everything that may come next: by bytes, by name, and the end."""
         state, index = self._state, self._index
         ids = index.ids[self._reachable(state)]
-        if state.missing == 0:
-            for stack in self._dispatch(state).tokens:
-                named = [token for token in range(index.n_vocab) if self._names(stack, token)]
-                ids = np.union1d(ids, np.setdiff1d(named, index.end_ids))
+        if state.missing == 0 and self._dispatch(state).tokens:
+            ids = np.union1d(ids, np.setdiff1d(self._named(state), index.end_ids))
         return np.union1d(ids, index.end_ids) if state.finished else ids
+
+    def _named(self, state: _State) -> list[int]:
+        """Ids of the whole tokens that may come next."""
+        self._pay(len(state.tokens))
+        tops = [self._tops[stack] for stack in state.tokens]
+        named = {self._grammar.values[top] for top in tops if self._grammar.kinds[top] == TOKEN}
+        refused = {self._grammar.values[top] for top in tops if self._grammar.kinds[top] != TOKEN}
+        if not refused:
+            return sorted(named)
+        kept = refused - named if len(refused) == 1 else set()  # what one rule refuses another lets through
+        return [token for token in range(self._index.n_vocab) if token not in kept]
 
     def _reachable(self, start: _State) -> list[int]:
         """Places of the pieces that match: the sorted vocabulary is walked, common prefixes once."""

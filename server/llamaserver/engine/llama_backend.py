@@ -165,6 +165,7 @@ class LlamaBackend:
         pooling = int(lib.llama_pooling_type(self._context))
         return ModelInfo(
             path=options.model,
+            n_swa=lib.llama_model_n_swa(model),
             state_version=lib.LLAMA_STATE_SEQ_VERSION,
             description=_text(lambda b, n: lib.llama_model_desc(model, b, n)),
             architecture=metadata.get("general.architecture", ""),
@@ -284,6 +285,10 @@ class LlamaBackend:
         """Largest position, -1 when empty."""
         return int(lib.llama_memory_seq_pos_max(self._memory, seq)) if self._memory else -1
 
+    def pos_min(self, seq: int) -> int:
+        """Smallest position from which on the sequence is whole, -1 when empty."""
+        return int(lib.llama_memory_seq_pos_min(self._memory, seq)) if self._memory else -1
+
     def state_get(self, seq: int) -> bytes:
         """Serialise one sequence, as the library does in its slot files: without the stream header."""
         return self._stream(seq)[_STREAM_HEADER:]
@@ -315,16 +320,13 @@ class LlamaBackend:
         self._lora = scales
 
     def close(self) -> None:
-        """Free the projector, the context and the model; idempotent."""
-        if self._projector is not None:
-            self._projector.close()
-            self._projector = None
+        """Free the context; idempotent.
+
+        Model and projector stay until the process ends: a tokenizing thread may be inside them.
+        """
         if self._context:
             lib.llama_free(self._context)
             self._context = None
-        if self._model:
-            lib.llama_model_free(self._model)
-            self._model = None
 
 
 class _Rows:

@@ -38,6 +38,7 @@ from .stream import Stream
 
 _log = logging.getLogger(__name__)
 _PUBLISH_EVERY = 0.05  # seconds between snapshots while busy
+_MOST_SLOT_CALLS = 64  # that wait for their slots
 _ABORT_WORTH = 8  # prompt rows; a shorter decode ends soon by itself
 
 Factory = Callable[[Callable[[float], bool]], Backend]
@@ -57,10 +58,11 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class SlotState:
-    """A slot's cache outside the library: token ids and the bytes of `state_get`."""
+    """A slot's cache outside the library: token ids, the bytes of `state_get`, and the LoRA scales they came under."""
 
     tokens: tuple[int, ...]
     data: bytes
+    lora: tuple[float, ...] | None = None  # unknown: those of now
 
 
 class Engine:
@@ -234,12 +236,19 @@ class Engine:
 
     async def save_slot(self, id_slot: int) -> SlotState:
         """Read a slot's cache (waits while it is busy)."""
-        tokens, data = await self._on_slot(id_slot, lambda core, slot: core.save(slot))
-        return SlotState(tokens, data)
+
+        def save(core: Core, slot: Slot) -> SlotState:
+            tokens, data = core.save(slot)
+            return SlotState(tokens, data, slot.resident.lora if slot.resident else None)
+
+        state: SlotState = await self._on_slot(id_slot, save)
+        return state
 
     async def restore_slot(self, id_slot: int, state: SlotState) -> int:
         """Replace a slot's cache; returns the tokens restored, raises InvalidRequest if it does not fit."""
-        lora = self.lora_scales
+        lora = self.lora_scales if state.lora is None else state.lora
+        if len(lora) != self.info.n_lora:
+            raise InvalidRequest("the state was saved with other LoRA adapters", field="filename")
         result = await self._on_slot(id_slot, lambda core, slot: core.restore(slot, state.tokens, state.data, lora))
         return int(result)
 
@@ -251,6 +260,8 @@ class Engine:
         self._check_ready()
         if not 0 <= id_slot < self.settings.n_slots:
             raise InvalidRequest(f"slot id must be in 0..{self.settings.n_slots - 1}", field="id_slot")
+        if len(self._slot_futures) >= _MOST_SLOT_CALLS:
+            raise Unavailable("too many slot operations are waiting", retry_after=1)
         future: asyncio.Future[Any] = self._loop.create_future()
         self._slot_futures.add(future)
         future.add_done_callback(self._slot_futures.discard)
@@ -357,6 +368,8 @@ class Engine:
         """Slot operations whose slot is idle now; the others wait."""
         waiting, self._slot_calls = self._slot_calls, []
         for id_slot, call, future in waiting:
+            if future.done():
+                continue  # who asked has gone
             slot = self._core.scheduler.placement.slots[id_slot]
             if not slot.idle:
                 self._slot_calls.append((id_slot, call, future))

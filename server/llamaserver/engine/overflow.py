@@ -48,6 +48,7 @@ def shift(resident: Resident, span: slice, placement: Placement, backend: Backen
     backend.seq_add(resident.seq, span.stop, len(resident.keys), span.start - span.stop)
     placement.unsettled = True
     placement.shifted.append(resident)
+    resident.exact = span.start if resident.exact is None else min(span.start, resident.exact)
     if not backend.info.partial_reuse:
         resident.private = True  # a recurrent state still knows what was dropped
     if placement.ledger:

@@ -94,7 +94,6 @@ class GenerationParams:
     `n_predict`: -1 unlimited, 0 evaluates the prompt only. `n_keep`: -1 keeps the whole prompt on
     a context shift. `n_discard`: 0 discards half. `lora` holds one scale per loaded adapter, None
     for the server's current scales. `max_predict_ms` bounds generation time, 0 is unlimited.
-    `context_shift` off answers ContextExceeded for a prompt that does not fit.
     """
 
     n_predict: int = -1

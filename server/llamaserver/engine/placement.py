@@ -61,6 +61,9 @@ class Placement:
             whole = resident.owner is None and length == len(resident.keys) < len(sequence.keys)
             return length if whole else 0
         length = min(length, _most_reused(sequence))
+        window = self._info.n_swa
+        if window and length and self._backend.pos_min(resident.seq) > max(0, length - window):
+            return 0  # what its window would see has been overwritten
         for media in sequence.media:
             if media.start < length < media.start + media.n_pos:
                 return media.start
@@ -129,7 +132,7 @@ class Placement:
     def _copy_of(self, source: Resident, length: int, slot: Slot) -> Resident:
         target = self._empty(slot, sparing=source)
         self._backend.seq_cp(source.seq, target.seq, length)
-        target.keys = source.keys[:length]
+        target.keys, target.exact = source.keys[:length], source.exact
         if self.ledger:
             target.cells = self.ledger.share(source.cells[:length])
         else:
@@ -204,7 +207,7 @@ class Placement:
         if self.ledger:
             self.ledger.release(resident.cells)
         resident.cells, resident.keys = [], array("q")
-        resident.position, resident.private = 0, False
+        resident.position, resident.private, resident.exact = 0, False, None
 
     def evict_one(self, sparing: Resident | None = None) -> bool:
         """Drop the least recently used retired sequence; False when there is none."""
@@ -240,9 +243,10 @@ class Placement:
         """Give a resident cells of its own through its serialised state; False when that cannot be done now."""
         if self.unsettled or not self.free_cells(len(resident.cells)):
             return False
-        keys = resident.keys
+        keys, exact = resident.keys, resident.exact
         data = self._backend.state_get(resident.seq)
         self.clear(resident)
+        resident.exact = exact
         if not self._backend.state_set(resident.seq, data):
             return False
         self.extend(resident, keys)

@@ -13,6 +13,7 @@ from .backend import Vocab
 from .samplers_chain import Candidates
 
 _MOST_BYTES = 40  # of a breaker
+_MOST_LENGTH = 256  # tokens of a match that are measured; longer ones cost as much
 _MOST_TAIL = 20  # tokens after a breaker's first
 _LOG_OF_LARGEST_FLOAT = 88.7228391
 
@@ -64,7 +65,7 @@ class Dry:
         base = params.base
         self._most_exponent = int(_LOG_OF_LARGEST_FLOAT / math.log(base)) if base > 1.000001 else 0
         # A longer match costs no more than this one: no need to measure it.
-        self._longest = max(params.allowed_length, 0) + self._most_exponent
+        self._longest = min(max(params.allowed_length, 0) + self._most_exponent, _MOST_LENGTH)
 
     def extend(self, tokens: Sequence[int]) -> None:
         """Account for tokens of the prompt."""
@@ -113,16 +114,18 @@ class Dry:
         """For each token that followed an earlier occurrence of the end: the longest such match."""
         tokens = np.array(recent, np.intp)
         last = tokens.shape[0] - 1
-        longest: dict[int, int] = {}
-        if self._params.allowed_length <= 0:
-            longest.update(dict.fromkeys(recent[1:], 0))
+        lengths = np.zeros(last, np.intp)
         ends = np.arange(last)
         for length in range(min(limit, self._longest, last)):
             ends = ends[ends >= length]
             ends = ends[tokens[ends - length] == tokens[last - length]]
             if ends.shape[0] == 0:
                 break
-            longest.update(dict.fromkeys(tokens[ends + 1].tolist(), length + 1))
+            lengths[ends] = length + 1
+        followed = np.arange(last) if self._params.allowed_length <= 0 else np.flatnonzero(lengths)
+        longest: dict[int, int] = {}
+        for token, length in zip(tokens[followed + 1].tolist(), lengths[followed].tolist(), strict=True):
+            longest[token] = max(longest.get(token, 0), length)
         return longest
 
     def __call__(self, c: Candidates) -> Candidates:

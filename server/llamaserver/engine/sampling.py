@@ -6,7 +6,7 @@ or the requested samplers run in their order. Pure numpy; made off the engine th
 
 import math
 from collections.abc import Iterable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from itertools import islice
 from threading import Lock
 
@@ -37,6 +37,8 @@ from .samplers_table import build_steps, check_finite, window
 
 _FEW = 256  # candidates tried one by one against a grammar before the whole vocabulary is
 _MOST_BREAKERS = 64
+_BREAKER = 40  # characters
+_MOST_GRAMMARS = 16  # that are kept compiled
 _MOST_REMEMBERED = 256  # breakers whose tokens are kept
 
 
@@ -186,6 +188,7 @@ class ChainSamplerFactory:
         self._lock = Lock()
         self._index: PieceIndex | None = None
         self._breakers: dict[str, Breakers] = {}
+        self._compile = lru_cache(_MOST_GRAMMARS)(partial(gbnf.parse, token_id=partial(token_named, vocab)))
 
     def __call__(self, params: SamplingParams, n_ctx: int) -> ChainSampler:
         """Build a sampler; raises InvalidRequest for values that cannot work."""
@@ -245,6 +248,7 @@ class ChainSamplerFactory:
         return Dry(values, [self._find_breakers(text) for text in texts])
 
     def _find_breakers(self, text: str) -> Breakers:
+        text = text[:_BREAKER]  # what a breaker is looked up by
         found = self._breakers.get(text)
         if found is None:
             found = find_breakers(self._vocab, text)
@@ -258,7 +262,7 @@ class ChainSamplerFactory:
         if not text:
             return None
         try:
-            return GrammarMatcher(gbnf.parse(text, partial(token_named, self._vocab)), self._pieces())
+            return GrammarMatcher(self._compile(text), self._pieces())
         except gbnf.GrammarError as error:
             reason = str(error)
         except EngineFailure as error:

@@ -72,12 +72,15 @@ class Scheduler:
         """Place what can be placed; return the sequences whose prefill starts now."""
         started = [s for s in self.running() if s.phase is Phase.FOLLOWING and self._start(s)]
         for sequence in list(self.queue):
+            if sequence.n_decoded and sequence.rest():
+                continue  # stepped back because its client does not read
             slot = self.placement.choose_slot(sequence)
             if slot is None:
                 if sequence.params.id_slot < 0:
                     break  # no slot is idle
                 continue
             if not self._fits(sequence):
+                self._preempt_resting()
                 break  # first come, first served: a smaller one must not overtake for ever
             self.queue.remove(sequence)
             sequence.slot, slot.sequence = slot, sequence
@@ -176,11 +179,17 @@ class Scheduler:
         return sequence.resident is not None and self._reserve(1)
 
     def _preempt_youngest(self) -> bool:
-        """Preempt the youngest request; False when a single one has all the cells."""
+        """Preempt one whose client does not read, else the youngest; False when a single one has all the cells."""
         holders = [s for s in self.running() if s.resident]
         if len(holders) > 1:
-            self.preempt(max(holders, key=lambda s: s.id_task))
+            self.preempt(max(holders, key=lambda s: (s.resting, s.id_task)))
         return len(holders) > 1
+
+    def _preempt_resting(self) -> None:
+        """Take the cells of a request whose client does not read; it goes on when that has caught up."""
+        resting = [s for s in self.running() if s.resident and s.resting]
+        if resting:
+            self.preempt(max(resting, key=lambda s: s.id_task))
 
     def preempt(self, sequence: Sequence) -> None:
         """Take a sequence off its slot and queue it again, first in line, with all its tokens as prompt."""
@@ -223,6 +232,9 @@ class Scheduler:
         self._turn += 1
         for sequence in waiting[turn:] + waiting[:turn]:
             if sequence.kind == "embedding":
+                if budget <= 0:
+                    break
+                budget -= len(sequence.keys)
                 if not self._info.causal or self._reserve(len(sequence.keys)):  # encoders have no cache
                     works.append(self._embedding(sequence))
                 continue

@@ -30,11 +30,13 @@ class Resident:
     slot: "Slot | None" = None
     private: bool = False  # positions compressed, or a recurrent state shifted: nobody may start from it
 
+    exact: int | None = None  # keys from here on were computed with some before them that a shift has dropped
+
     def common_prefix(self, keys: "array[int]", lora: tuple[float, ...]) -> int:
         """Number of leading keys that `keys` shares with what is held."""
         if self.lora != lora or self.private:
             return 0
-        return common_prefix(self.keys, keys)
+        return common_prefix(self.keys[: self.exact], keys)
 
 
 @dataclass(slots=True, eq=False)

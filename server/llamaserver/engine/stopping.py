@@ -7,12 +7,34 @@ neither breaks a character nor begins a stop string.
 import codecs
 
 
+class _Partial:
+    """How much of one stop string the text read so far ends with (Knuth, Morris and Pratt 1977)."""
+
+    def __init__(self, stop: str) -> None:
+        self._stop = stop
+        self.matched = 0
+        self._fallback = [0] * len(stop)
+        for at in range(1, len(stop)):
+            self._fallback[at] = self._advance(self._fallback[at - 1], stop[at])
+
+    def read(self, text: str) -> None:
+        """Go on by text that does not complete the stop string."""
+        for character in text:
+            self.matched = self._advance(self.matched, character)
+
+    def _advance(self, matched: int, character: str) -> int:
+        while matched and self._stop[matched] != character:
+            matched = self._fallback[matched - 1]
+        return matched + (self._stop[matched] == character)
+
+
 class TextStream:
     """The text of one completion, released step by step."""
 
     def __init__(self, stops: tuple[str, ...]) -> None:
         self._stops = tuple(stop for stop in stops if stop)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._partial = [_Partial(stop) for stop in self._stops]
         self._held = ""
         self.stopping_word = ""
 
@@ -30,7 +52,9 @@ class TextStream:
             at, self.stopping_word = found
             released, self._held = self._held[:at], ""
             return released
-        keep = self._possible_stop_length()
+        for stop in self._partial:
+            stop.read(text)
+        keep = max(stop.matched for stop in self._partial)
         cut = len(self._held) - keep
         released, self._held = self._held[:cut], self._held[cut:]
         return released
@@ -49,13 +73,3 @@ class TextStream:
     def _first_stop(self) -> tuple[int, str] | None:
         hits = [(at, stop) for stop in self._stops if (at := self._held.find(stop)) >= 0]
         return min(hits, default=None)
-
-    def _possible_stop_length(self) -> int:
-        """Length of the longest tail of the held text with which a stop string begins."""
-        longest = 0
-        for stop in self._stops:
-            for size in range(min(len(stop) - 1, len(self._held)), longest, -1):
-                if self._held.endswith(stop[:size]):
-                    longest = size
-                    break
-        return longest
