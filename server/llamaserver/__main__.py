@@ -19,7 +19,7 @@ def prepare_environment() -> None:
     """
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "500")
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     sys.setswitchinterval(0.0005)  # the engine thread must not wait long for the GIL after a decode
 
 

@@ -30,7 +30,7 @@ class Config:
     cont_batching: bool = False
     batch_size: int = 2048
     ubatch_size: int = 512
-    prompt_budget: int = 128
+    prompt_budget: int = 96
     n_predict: int = -1
     threads: int = 0  # 0: what the container may use
     threads_batch: int = 0  # 0: same as threads
