@@ -13,13 +13,9 @@ from .options import parse
 def prepare_environment() -> None:
     """What the libraries read once, when they are loaded.
 
-    GGML_NO_BACKTRACE: a failing assertion would start a debugger on the process. GOMP_SPINCOUNT:
-    threads that spin at barriers for long bring two servers on the same cores to a halt
-    (docs/performance.md).
+    GGML_NO_BACKTRACE: a failing assertion would start a debugger on the process.
     """
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     sys.setswitchinterval(0.0005)  # the engine thread must not wait long for the GIL after a decode
 
 

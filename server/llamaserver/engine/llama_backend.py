@@ -19,6 +19,7 @@ from . import llama_devices
 from .backend import Batch, FloatArray, MediaTokenizer, ModelInfo, SamplerFactory, Status
 from .llama_media import MediaProjector, ProjectorOptions
 from .llama_sampling import LlamaSamplerFactory
+from .llama_spin import SpinGovernor
 from .llama_vocab import LlamaVocab
 from .params import Media
 
@@ -108,6 +109,7 @@ class LlamaBackend:
         self._lora: tuple[float, ...] = ()
         self._embeddings_on = False
         self._projector: MediaProjector | None = None
+        self._governor: SpinGovernor | None = None
         self._views: dict[int, FloatArray] = {}
         self._context: Any = None
         self._model: Any = None
@@ -139,6 +141,8 @@ class LlamaBackend:
         self._rows = _Rows(self.info.n_batch)
         if options.warmup and self.info.causal:
             self._warm_up()
+        self._governor = SpinGovernor(options.threads)
+        self._governor.start()
 
     def _load_adapter(self, path: str, log: "llama_devices.LogCapture") -> Any:
         adapter = lib.llama_adapter_lora_init(self._model, path.encode())
@@ -324,6 +328,8 @@ class LlamaBackend:
 
         Model and projector stay until the process ends: a tokenizing thread may be inside them.
         """
+        if self._governor is not None:
+            self._governor.stop()
         if self._context:
             lib.llama_free(self._context)
             self._context = None

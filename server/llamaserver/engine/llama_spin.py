@@ -1,0 +1,106 @@
+"""How long idle compute threads spin: long while the CPUs are ours, hardly at all when we share them.
+
+OpenMP's threads spin at barriers before they sleep. Alone on their CPUs that is the fastest way to
+wait; beside another busy process each spins away the time that the other needs to reach its own
+barrier, and both come to a halt. libgomp spins 300,000 times, but only 100 times "when there are
+more OpenMP threads than available CPUs" (its manual, GOMP_SPINCOUNT), and looks each time it waits.
+So on contention a second, sleeping team of threads is made, and ended when the CPUs are free again.
+"""
+
+import ctypes
+import logging
+import os
+import threading
+from pathlib import Path
+
+_log = logging.getLogger(__name__)
+LOOK_EVERY = 0.25  # seconds
+CONTENDED = 0.30  # share of the time that a thread is ready to run and does not get a CPU
+FREE = 0.10
+CALM = 20  # looks without contention before spinning long again
+
+
+class SpinGovernor:
+    """Watches one compute thread, which must be the one that calls `start`."""
+
+    def __init__(self, threads: int) -> None:
+        self._tid = threading.get_native_id()
+        self._extra = max(2, len(os.sched_getaffinity(0)) - threads + 2)
+        self._parallel = _gomp_parallel()
+        self._stop = threading.Event()
+        self._release: threading.Event | None = None
+        self._calm = 0
+
+    def start(self) -> None:
+        """Begin to watch, where there is a libgomp to govern and a kernel that tells."""
+        if self._parallel is not None and _waited(self._tid) is not None:
+            threading.Thread(target=self._watch, name="spin-governor", daemon=True).start()
+
+    def stop(self) -> None:
+        """End the watch and the second team."""
+        self._stop.set()
+
+    @property
+    def throttled(self) -> bool:
+        """Whether threads spin shortly now."""
+        return self._release is not None
+
+    def _watch(self) -> None:
+        before = _waited(self._tid)
+        while not self._stop.wait(LOOK_EVERY):
+            now = _waited(self._tid)
+            if now is None or before is None:
+                break
+            self.look((now - before) / LOOK_EVERY)
+            before = now
+        self._spin_long()
+
+    def look(self, share: float) -> None:
+        """Act on the share of the last interval that the thread has waited for a CPU."""
+        if share > CONTENDED:
+            self._calm = 0
+            self._spin_shortly()
+        elif share < FREE:
+            self._calm += 1
+            if self._calm >= CALM:
+                self._spin_long()
+
+    def _spin_shortly(self) -> None:
+        if self._release is None:
+            _log.info("the CPUs are shared: compute threads spin shortly")
+            self._release = threading.Event()
+            threading.Thread(target=self._hold, args=(self._release,), name="spin-throttle", daemon=True).start()
+
+    def _spin_long(self) -> None:
+        if self._release is not None:
+            _log.info("the CPUs are ours again: compute threads spin long")
+            self._release.set()
+            self._release = None
+
+    def _hold(self, release: threading.Event) -> None:
+        """Own a team that does nothing; libgomp ends it with this thread."""
+        assert self._parallel is not None
+        self._parallel(
+            ctypes.cast(ctypes.CDLL(None).free, ctypes.c_void_p), None, self._extra, 0
+        )  # free(NULL): the least a team can do
+        release.wait()
+
+
+def _gomp_parallel() -> "ctypes._NamedFuncPointer | None":
+    """GOMP_parallel of the libgomp that is in the process; None without one."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        path = line.partition("/")[2]
+        if "libgomp" in path:
+            call = ctypes.CDLL(f"/{path}").GOMP_parallel
+            call.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+            call.restype = None
+            return call
+    return None
+
+
+def _waited(tid: int) -> float | None:
+    """Seconds that a thread of this process was ready to run and did not; None when it cannot be told."""
+    try:
+        return int(Path(f"/proc/self/task/{tid}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return None
