@@ -63,8 +63,8 @@ image: ## build the container image (ACCEL=cpu, cuda, rocm or vulkan)
 lock: ## compile requirements.lock anew (needs uv)
 	uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
-		server/pyproject.toml requirements.in --output-file requirements.lock
+		server/pyproject.toml operator/pyproject.toml requirements.in --output-file requirements.lock
 
 clean: ## remove what was made in this folder (the cache stays)
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis server/*.egg-info
-	find server tests tools -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis server/*.egg-info operator/*.egg-info
+	find server operator tests tools -name __pycache__ -prune -exec rm -rf {} +

@@ -1,7 +1,7 @@
 """Make .venv from requirements.lock: `python3 -m tools.install [folder]`, run by any Python 3.11 or later.
 
 Everything is installed by hash. llama-cpp-python, which has no wheel, is compiled once into the
-cache; the server's own package is linked in place. Nothing is done when nothing has changed.
+cache; our own packages, server and operator, are linked in place. Nothing is done when nothing has changed.
 """
 
 import subprocess
@@ -14,6 +14,7 @@ from .pip import attempt, pip, requirements, works
 
 ROOT = Path(__file__).parent.parent
 LEAST_PYTHON = (3, 11)
+OWN_PACKAGES = ("server", "operator")
 
 
 def install(venv: Path) -> None:
@@ -31,8 +32,9 @@ def install(venv: Path) -> None:
             _install_packages(python)
         if wanted["llama"] not in done:
             _install_llama(python)
-        if wanted["server"] not in done:
-            _install_server(python)
+        for package in OWN_PACKAGES:
+            if wanted[package] not in done:
+                _link(python, package)
         stamp.write_text("".join(f"{line}\n" for line in wanted.values()))
         say(f"{venv} is ready")
 
@@ -41,8 +43,7 @@ def _wanted() -> dict[str, str]:
     return {
         "packages": f"packages {sha256_of(locked.LOCK)}",
         "llama": f"llama {wheel.folder_for('native').name}",
-        "server": f"server {ROOT} {sha256_of(ROOT / 'server' / 'pyproject.toml')}",
-    }
+    } | {name: f"{name} {ROOT} {sha256_of(ROOT / name / 'pyproject.toml')}" for name in OWN_PACKAGES}
 
 
 def _create(venv: Path) -> None:
@@ -75,10 +76,10 @@ def _install_llama(python: Path) -> None:
     pip("install", *local, found.stdout.strip(), python=python)
 
 
-def _install_server(python: Path) -> None:
-    say("installing the server package in place")
+def _link(python: Path, package: str) -> None:
+    say(f"installing the {package} package in place")
     local = ("-qq", "--no-index", "--no-deps", "--no-build-isolation")
-    pip("install", *local, "--editable", str(ROOT / "server"), python=python)
+    pip("install", *local, "--editable", str(ROOT / package), python=python)
 
 
 if __name__ == "__main__":

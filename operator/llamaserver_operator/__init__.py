@@ -1,0 +1,3 @@
+"""The Kubernetes operator: a LlamaServer object becomes pods that serve a model."""
+
+__version__ = "0.1.0"
