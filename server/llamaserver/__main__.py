@@ -1,4 +1,7 @@
-"""The command `llamaserver`: parse, prepare, run. Exit codes: 0 stopped, 1 load failed, 2 usage, 130 Ctrl-C."""
+"""The command `llamaserver`: parse, prepare, run. Exit codes: 0 stopped, 1 load failed, 2 usage, 130 Ctrl-C.
+
+`llamaserver fetch` is a command of its own (fetch.py).
+"""
 
 import logging
 import os
@@ -6,6 +9,7 @@ import sys
 
 import uvloop
 
+from . import termination
 from .errors import ConfigError
 from .options import parse
 
@@ -21,9 +25,14 @@ def prepare_environment() -> None:
 
 def main() -> None:
     """Run the server; does not return."""
+    if sys.argv[1:2] == ["fetch"]:
+        from . import fetch
+
+        fetch.main(sys.argv[2:])
     try:
         config = parse(sys.argv[1:], os.environ)
     except ConfigError as error:
+        termination.write(termination.path_in(sys.argv, os.environ), "BadArguments", str(error))
         print(f"llamaserver: {error}\nTry llamaserver --help.", file=sys.stderr)
         sys.exit(2)
     prepare_environment()
@@ -36,6 +45,7 @@ def main() -> None:
         try:
             code = await Server(config, os.environ).run()
         except ConfigError as error:
+            termination.write(config.termination_log, "BadArguments", str(error))
             print(f"llamaserver: {error}", file=sys.stderr, flush=True)
             code = 2
         logging.shutdown()

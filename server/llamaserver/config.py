@@ -20,6 +20,9 @@ class Config:
     lora: tuple[tuple[str, float], ...] = ()  # (path, scale): --lora F is scale 1, --lora-scaled F:S
     mmproj: str = ""
     models_dir: Path = Path("models")  # where downloads land
+    models_owner: str = ""  # in whose name models_use is used and pruned; "": nobody keeps books
+    models_use: tuple[str, ...] = ()
+    models_prune_after: float = 600.0
     model_sha256: str = ""
     chat_template: str = ""
     chat_template_file: str = ""
@@ -86,6 +89,7 @@ class Config:
     log_format: Literal["json", "text"] = "json"
     log_file: str = "llama.log"
     verbose: bool = False
+    termination_log: str = "/dev/termination-log"
     ignored: tuple[str, ...] = ()  # arguments of llama-server that have no effect here
 
     @property

@@ -10,6 +10,7 @@ ServerError                 code, type and message of one API error
 └── EngineFailure           500  the engine could not finish the work
 ConfigError                 a command line or environment that cannot be served
 ModelLoadError              the model (or adapter, projector) cannot be loaded
+└── DownloadError           it cannot be had; `reason` is one word for programs
 """
 
 from typing import Any, ClassVar
@@ -91,3 +92,11 @@ class ConfigError(Exception):
 
 class ModelLoadError(Exception):
     """The model, an adapter or the projector cannot be loaded."""
+
+
+class DownloadError(ModelLoadError):
+    """A download failed: ModelNotFound, Unauthorized, ChecksumMismatch, DiskFull, DownloadFailed or BadSpec."""
+
+    def __init__(self, message: str, reason: str = "DownloadFailed") -> None:
+        super().__init__(message)
+        self.reason = reason

@@ -10,8 +10,8 @@ from urllib.parse import quote
 
 import aiohttp
 
-from .download import Source, check_status, retried, session
-from .errors import ModelLoadError
+from .download import Source, bearer, check_status, retried, session
+from .errors import DownloadError, ModelLoadError
 
 
 def source(repo: str, file: str, revision: str, environ: Mapping[str, str]) -> Source:
@@ -31,7 +31,8 @@ async def choose_file(repo: str, quant: str, revision: str, environ: Mapping[str
     wanted = re.compile(rf"(?<![a-z0-9]){re.escape(quant or 'Q4_K_M')}(?![a-z0-9_])", re.IGNORECASE)
     found = [name for name in models if wanted.search(name)] or ([] if quant else models)
     if not found:
-        raise ModelLoadError(f"{repo} has no GGUF file for {quant!r}; it has {', '.join(models) or 'none at all'}")
+        others = ", ".join(models) or "none at all"
+        raise DownloadError(f"{repo} has no GGUF file for {quant!r}; it has {others}", "ModelNotFound")
     return found[0]
 
 
@@ -40,7 +41,7 @@ def _endpoint(environ: Mapping[str, str]) -> str:
 
 
 def _authorization(environ: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    return (("Authorization", f"Bearer {environ['HF_TOKEN']}"),) if environ.get("HF_TOKEN") else ()
+    return bearer(environ.get("HF_TOKEN", ""))
 
 
 async def _listing(client: aiohttp.ClientSession, url: str, headers: tuple[tuple[str, str], ...]) -> dict[str, Any]:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from . import download, huggingface, tls
+from . import digest, download, huggingface, model_cache, termination, tls
 from .api.app import build_app, build_context, build_management_app
-from .api.context import Context
+from .api.context import Context, Download
 from .api.system import load_system_prompt
 from .config import Config
 from .engine.backend import Backend
@@ -99,6 +99,8 @@ class Server:
         for flag in self._config.ignored:
             _log.warning("%s has no effect here", flag)
         background = [task async for task in self._bind()]
+        if self._config.models_owner:
+            background.append(asyncio.create_task(model_cache.keep(self._claim(), prune=True)))
         loading = asyncio.create_task(self._prepare())
         try:
             code = await self._until_end(loading)
@@ -107,6 +109,10 @@ class Server:
                 task.cancel()
             self._context.close()
         return code
+
+    def _claim(self) -> model_cache.Claim:
+        config = self._config
+        return model_cache.Claim(config.models_dir, config.models_owner, config.models_use, config.models_prune_after)
 
     def _catch_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -172,6 +178,7 @@ class Server:
         self._engine.start()
         await self._engine.loaded()
         info = self._engine.info
+        self._context.model_sha256 = await asyncio.to_thread(digest.recorded, Path(info.path))
         if config.system_prompt_file:
             await load_system_prompt(self._context, config.system_prompt_file)
             self._context.preparing = False
@@ -198,9 +205,15 @@ class Server:
             folder = config.models_dir
         source = replace(source, sha256=config.model_sha256)
         target = Path(config.model) if config.model else folder / download.file_name(source.url)
-        return await download.fetch_model(source, target, self._on_download)
+        self._context.download = Download(target.name)
+        try:
+            return await download.fetch_model(source, target, self._on_download)
+        finally:
+            self._context.download = None
 
     def _on_download(self, have: int, total: int) -> None:
+        if shown := self._context.download:
+            self._context.download = Download(shown.file, have, total)
         self._engine.snapshot = Snapshot(load_progress=have / total if total else 0.0)
 
     # ---- end
@@ -214,6 +227,8 @@ class Server:
                 _log.error("loading failed", exc_info=error)
             self._engine.snapshot = Snapshot(state="failed", error=str(error))
             if not self._config.stay_on_load_error:
+                reason = "BadArguments" if isinstance(error, ConfigError) else "ModelLoadFailed"
+                termination.write(self._config.termination_log, reason, str(error) or type(error).__name__)
                 return await self._stop(2 if isinstance(error, ConfigError) else 1)
         await stopping
         if self._signal == signal.SIGTERM and self._engine.snapshot.state == "ready":

@@ -157,6 +157,21 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option("hf_revision", ("--hf-revision",), "branch, tag or commit of the repository", _text, value="REV"),
         Option("model_sha256", ("--model-sha256",), "SHA-256 that the downloaded model must have", _text, value="HEX"),
         Option("models_dir", ("--models-dir",), "folder for downloads", Path, value="DIR"),
+        Option("models_owner", ("--models-owner",), "who uses --models-use: NAMESPACE/NAME", _text, value="NAME"),
+        Option(
+            "models_use",
+            ("--models-use",),
+            "folders of --models-dir in use, comma-separated; those that the owner does not name any more are removed",
+            _list,
+            many=True,
+            value="KEY",
+        ),
+        Option(
+            "models_prune_after",
+            ("--models-prune-after",),
+            "seconds without a sign of use after which they are removed",
+            number(0.1),
+        ),
         Option("alias", ("-a", "--alias"), "model name in answers", _text, value="NAME"),
         Option("lora", ("--lora",), "LoRA adapters, comma-separated; may be repeated", _lora, many=True, value="FNAME"),
         Option(
@@ -360,7 +375,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option(
             "api_key_file",
             ("--api-key-file",),
-            "file with one API key a line; read again when it changes",
+            "file with one API key a line, or a folder of such files; read again when they change",
             _text,
             value="FNAME",
         ),
@@ -400,6 +415,13 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             _verbosity,
             env=("LLAMA_ARG_LOG_VERBOSITY",),
             default="3",
+        ),
+        Option(
+            "termination_log",
+            ("--termination-log",),
+            "file that takes the reason of a failure, as JSON; the default one only where it exists",
+            _text,
+            value="FNAME",
         ),
     ),
 }
@@ -558,7 +580,8 @@ def _checked(config: Config) -> Config:
         "--ctx-size leaves no room for --parallel slots": 0 < config.ctx_size < 8 * config.parallel,
         f"--slot-save-path {config.slot_save_path} is no folder": bool(config.slot_save_path)
         and not Path(config.slot_save_path).is_dir(),
-        f"--api-key-file {config.api_key_file} is no file that can be read": bool(config.api_key_file)
+        "--models-use needs --models-owner": bool(config.models_use) and not config.models_owner,
+        f"--api-key-file {config.api_key_file} is no file or folder that can be read": bool(config.api_key_file)
         and not os.access(config.api_key_file, os.R_OK),
         f"--path {config.path} is no folder": bool(config.path) and not Path(config.path).is_dir(),
     }

@@ -17,6 +17,7 @@ from .context import CONTEXT, Context
 from .fields import Fields
 from .metrics import exposition
 from .native import Tag, model_name
+from .quantization import quantization
 from .settings import generation_settings
 
 
@@ -261,6 +262,9 @@ async def status(request: web.Request) -> web.StreamResponse:
         "slots": {"total": context.engine.settings.n_slots, "processing": snapshot.requests_processing},
         "requests_deferred": snapshot.requests_deferred,
     }
+    if context.download:
+        shown = context.download
+        body["download"] = {"file": shown.file, "bytes": shown.have, "total_bytes": shown.total}
     if snapshot.state == "ready":
         body["model"] = _model(context)
         info = context.engine.info
@@ -280,6 +284,8 @@ def _model(context: Context) -> dict[str, Any]:
         "path": info.path,
         "description": info.description,
         "architecture": info.architecture,
+        "quantization": quantization(info.metadata),
+        "sha256": context.model_sha256,
         "size_bytes": info.size,
         "parameters": info.n_params,
         "trained_context": info.n_ctx_train,

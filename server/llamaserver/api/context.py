@@ -28,6 +28,15 @@ class SystemPrompt:
     user_name: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Download:
+    """How far the server's own download has come, in bytes; total 0: unknown."""
+
+    file: str
+    have: int = 0
+    total: int = 0
+
+
 @dataclass(slots=True)
 class Context:
     """One server's state; lives on the event loop's thread."""
@@ -39,6 +48,8 @@ class Context:
     refusing: bool = False  # no new requests
     preparing: bool = False  # the model is there, the system prompt is not yet
     system: SystemPrompt = field(default_factory=SystemPrompt)
+    download: Download | None = None  # while one runs
+    model_sha256: str = ""  # as kept beside the file
     template_file: str = ""  # text of --chat-template-file
     started: float = field(default_factory=time)
     quiet: asyncio.Event = field(default_factory=asyncio.Event)  # no request is being answered

@@ -1,4 +1,4 @@
-"""API keys: those of the command line, and those of a file that may change while the server runs."""
+"""API keys: those of the command line, and those of a file or folder that may change while the server runs."""
 
 import hmac
 import logging
@@ -16,7 +16,7 @@ class KeyStore:
         self._fixed = tuple(key.encode() for key in keys if key)
         self._path = Path(path) if path else None
         self._from_file: tuple[bytes, ...] = ()
-        self._stamp: tuple[int, int] | None = None
+        self._stamp: tuple[tuple[str, int, int], ...] | None = None
         self._looked = float("-inf")
         self._refresh()
 
@@ -33,16 +33,23 @@ class KeyStore:
         return any(matches)
 
     def _refresh(self) -> None:
-        """Read the file again when it has changed; keep the old keys when it cannot be read."""
+        """Read again when something has changed; keep the old keys when it cannot be read."""
         if self._path is None or time.monotonic() - self._looked < _CHECK_EVERY:
             return
         self._looked = time.monotonic()
         try:
-            status = self._path.stat()
-            stamp = (status.st_mtime_ns, status.st_ino)
+            files = _files(self._path)
+            stamp = tuple((file.name, s.st_mtime_ns, s.st_ino) for file in files for s in (file.stat(),))
             if stamp != self._stamp:
-                lines = (line.strip() for line in self._path.read_bytes().splitlines())
+                lines = [line.strip() for file in files for line in file.read_bytes().splitlines()]
                 self._from_file = tuple(line for line in lines if line and not line.startswith(b"#"))
                 self._stamp = stamp
         except OSError as error:
             _log.warning("cannot read API keys from %s: %s", self._path, error)
+
+
+def _files(path: Path) -> list[Path]:
+    """The file itself, or those of a folder but the hidden ones: a mounted Secret keeps its versions in such."""
+    if not path.is_dir():
+        return [path]
+    return sorted(file for file in path.iterdir() if not file.name.startswith(".") and file.is_file())

@@ -1,0 +1,187 @@
+"""One downloader at a time among processes, pods and nodes that share a folder.
+
+The lock is a file that only one can create (O_EXCL) and that its holder keeps touching. It is taken over once
+it was not touched for long by the file system's own clock, whatever the clocks of the nodes say; from a
+holder on the same kernel at once, because there flock tells whether it lives.
+"""
+
+import asyncio
+import fcntl
+import json
+import logging
+import os
+import random
+import socket
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+_log = logging.getLogger(__name__)
+_BEAT = 5.0  # seconds between touches
+_STALE = 60.0  # seconds without a touch after which the holder counts as dead
+_FIRST_LOOK, _LONGEST_LOOK = 0.25, 5.0  # seconds between looks at another's lock
+
+
+class LockLost(Exception):
+    """Another has taken the lock over, as after a long silence of this process."""
+
+
+@dataclass(slots=True)
+class Lock:
+    """A lock that is held."""
+
+    path: Path
+    file: int  # open descriptor, flocked where the file system can
+    lost: bool = False
+
+    def check(self) -> None:
+        """Raise LockLost when the last touch found another's lock."""
+        if self.lost:
+            raise LockLost(str(self.path))
+
+    def touch(self) -> None:
+        """Say that the holder lives, unless it is no longer the holder; LockLost then."""
+        self.lost = self.lost or not _is_at(self.file, self.path)
+        self.check()
+        os.utime(self.file)
+
+    async def beat(self) -> None:
+        """Touch until cancelled, or lost."""
+        while not self.lost:
+            await asyncio.sleep(_BEAT)
+            try:
+                await asyncio.to_thread(self.touch)
+            except LockLost:
+                _log.warning("%s was taken over", self.path)
+            except OSError as error:
+                _log.warning("cannot touch %s: %s", self.path, error)
+
+    def release(self) -> None:
+        """Give it back, and clear away what waiters left that are gone."""
+        with suppress(OSError):
+            if _is_at(self.file, self.path):
+                self.path.unlink()
+                for left in self.path.parent.glob(f"{_escaped(self.path.name)}.*"):
+                    left.unlink(missing_ok=True)
+        os.close(self.file)
+
+
+@asynccontextmanager
+async def held(path: Path, on_wait: Callable[[bool], None]) -> AsyncIterator[Lock]:
+    """Hold the lock of this path; `on_wait` hears whether another has to be waited for."""
+    lock = await _acquired(path, on_wait)
+    beating = asyncio.create_task(lock.beat())
+    try:
+        yield lock
+    finally:
+        beating.cancel()
+        lock.release()
+
+
+async def _acquired(path: Path, on_wait: Callable[[bool], None]) -> Lock:
+    clock, pause, waits = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}"), _FIRST_LOOK, False
+    try:
+        while not (lock := _create(path)):
+            if not waits:
+                _log.info("waiting for another that downloads %s", path.with_suffix(""))
+                waits = True
+                on_wait(True)
+            if await asyncio.to_thread(_taken_from_the_dead, path, clock):
+                continue
+            await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311  waiters take turns looking
+            pause = min(_LONGEST_LOOK, pause * 2)
+        return lock
+    finally:
+        if waits:
+            on_wait(False)
+            clock.unlink(missing_ok=True)
+
+
+def _create(path: Path) -> Lock | None:
+    """The lock, if nobody has it."""
+    try:
+        file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644)
+    except FileExistsError:
+        return None
+    try:
+        with suppress(OSError):  # without flock, the touches alone have to do
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # written last: whoever reads it may rely on the flock
+        os.write(file, json.dumps({"kernel": _kernel(), "host": socket.gethostname(), "pid": os.getpid()}).encode())
+    except OSError:
+        path.unlink(missing_ok=True)
+        os.close(file)
+        raise
+    return Lock(path, file)
+
+
+def _taken_from_the_dead(path: Path, clock: Path) -> bool:
+    """Remove the lock when its holder is dead; True when it is worth trying at once."""
+    clock.touch()
+    try:
+        file = os.open(path, os.O_RDONLY)  # opening asks a network file system for the truth
+    except FileNotFoundError:
+        return True
+    try:
+        silence = clock.stat().st_mtime - os.fstat(file).st_mtime
+        if silence <= _STALE and not _holder_died_here(file):
+            return False
+        # While the flock is ours, nobody on this kernel takes the same lock; the rest is for other kernels.
+        return _is_at(file, path) and _set_aside(file, path)
+    finally:
+        os.close(file)
+
+
+def _holder_died_here(file: int) -> bool:
+    """Whether the holder was on this kernel and its flock is gone."""
+    kernel = _kernel()
+    if not kernel or kernel.encode() not in os.read(file, 4096):
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _set_aside(file: int, path: Path) -> bool:
+    """Take the judged lock away. What was renamed may be a fresh one by now: then it goes back."""
+    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        path.rename(aside)
+    except FileNotFoundError:
+        return True
+    judged = _is_at(file, aside)
+    if judged:
+        _log.warning("took over %s from a downloader that is gone", path)
+    else:
+        with suppress(FileExistsError):
+            os.link(aside, path)
+    aside.unlink(missing_ok=True)
+    return judged
+
+
+def _is_at(file: int, path: Path) -> bool:
+    """Whether the open file still has this name; asked by opening, past the caches of network file systems."""
+    try:
+        other = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        return os.path.samestat(os.fstat(file), os.fstat(other))
+    finally:
+        os.close(other)
+
+
+def _kernel() -> str:
+    """What is equal in all containers of one running kernel; "" where that cannot be told."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _escaped(name: str) -> str:
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)

@@ -1,0 +1,123 @@
+"""A folder of downloads that several servers share: who uses what, and removing what nobody names any more.
+
+`KEY/.owners/OWNER` says that OWNER has named the source whose files lie in KEY; `.users/OWNER.HOST`, touched
+by every pod, lists the KEYs that the pod uses. All ages are taken by the file system's clock.
+"""
+
+import asyncio
+import json
+import logging
+import shutil
+import socket
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+_log = logging.getLogger(__name__)
+_EVERY = 30.0  # seconds between signs of life
+_TRASH = ".trash-"
+
+
+def escaped(owner: str) -> str:
+    """NAMESPACE/NAME as a file name without dots: what follows the first one is the host's."""
+    return quote(owner, safe="").replace(".", "%2E")
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What one pod of `owner` uses of the folder."""
+
+    folder: Path
+    owner: str
+    keys: tuple[str, ...]
+    prune_after: float = 600.0  # seconds without a sign of life
+
+    def name(self) -> None:
+        """Enter the owner at each key, before anything is downloaded there."""
+        for key in self.keys:
+            owners = self.folder / key / ".owners"
+            owners.mkdir(parents=True, exist_ok=True)
+            (owners / escaped(self.owner)).touch()
+
+    def use(self) -> float:
+        """Give a sign of life; returns the file system's time."""
+        users = self.folder / ".users"
+        users.mkdir(parents=True, exist_ok=True)
+        mine = users / f"{escaped(self.owner)}.{socket.gethostname()}"
+        fresh = users / f".{uuid.uuid4().hex}"
+        try:
+            fresh.write_text(json.dumps(self.keys))
+            fresh.replace(mine)
+        finally:
+            fresh.unlink(missing_ok=True)
+        for key in self.keys:
+            owners = self.folder / key / ".owners"
+            if owners.is_dir():  # a folder that nobody downloaded must not become one that is pruned
+                (owners / escaped(self.owner)).touch()
+        return mine.stat().st_mtime
+
+    def prune(self) -> list[str]:
+        """Give a sign of life, and drop what this owner named once and no pod of it uses; the keys removed."""
+        now = self.use()
+        used = self._used(now)
+        removed = []
+        for owners in list(self.folder.glob("*/.owners")):
+            folder = owners.parent
+            if folder.name not in used and self._dropped(owners, now) and _remove(folder):
+                removed.append(folder.name)
+        for trash in self.folder.glob(f"{_TRASH}*"):
+            if now - trash.stat().st_ctime > self.prune_after:  # whoever renamed it did not live to remove it
+                shutil.rmtree(trash, ignore_errors=True)
+        return removed
+
+    def _used(self, now: float) -> set[str]:
+        used = set(self.keys)
+        for path in list((self.folder / ".users").glob(f"{escaped(self.owner)}.*")):
+            with suppress(FileNotFoundError):
+                if now - path.stat().st_mtime <= self.prune_after:
+                    used.update(json.loads(path.read_text()))
+                else:
+                    path.unlink()
+        return used
+
+    def _dropped(self, owners: Path, now: float) -> bool:
+        """Take this owner's name from a key that it no longer uses; True when no other's is left."""
+        marker = owners / escaped(self.owner)
+        try:
+            if now - marker.stat().st_mtime <= self.prune_after:
+                return False
+            marker.unlink()
+        except FileNotFoundError:
+            # nobody's: a pruner may have ended after the last marker and before the folder
+            with suppress(FileNotFoundError):
+                return not any(owners.iterdir()) and now - owners.stat().st_mtime > self.prune_after
+            return False
+        return not any(owners.iterdir())
+
+
+def _remove(folder: Path) -> bool:
+    """Remove a key's folder, unless another named it meanwhile: renamed first, so that nobody sees half of it."""
+    trash = folder.with_name(f"{_TRASH}{uuid.uuid4().hex}")
+    try:
+        folder.rename(trash)
+        if any((trash / ".owners").iterdir()):
+            trash.rename(folder)
+            return False
+    except OSError as error:
+        _log.warning("cannot remove %s: %s", folder, error)
+        return False
+    shutil.rmtree(trash, ignore_errors=True)
+    _log.info("removed %s: nobody names it any more", folder)
+    return True
+
+
+async def keep(claim: Claim, *, prune: bool) -> None:
+    """Signs of life until cancelled; with `prune`, what the owner has dropped goes."""
+    while True:
+        try:
+            await asyncio.to_thread(claim.prune if prune else claim.use)
+        except (OSError, ValueError) as error:
+            _log.warning("cannot keep the books of %s: %s", claim.folder, error)
+        await asyncio.sleep(min(_EVERY, claim.prune_after / 4))
