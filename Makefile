@@ -8,11 +8,11 @@ PORT       ?= 8080
 SERVE_ARGS ?=
 PYTEST     := $(PY) -m pytest --durations=10
 HEAVY      := model or browser or slow
-IMAGE      ?= llamaserver
 ACCEL      ?= cpu
+BASE       ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install model programs serve check layout lint types layers format test test-fast bench image lock clean
+.PHONY: help install model programs serve check layout lint types layers format test test-fast bench images push lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -57,8 +57,12 @@ test-fast: install ## only those without a model, a browser or patience
 bench: install model ## measure against llama-server (compiles it once, about 7 minutes)
 	@peer=$$($(PY) -m tools.peer) && LLAMA_SERVER_BIN="$$peer" $(PY) -m tests.bench $(BENCH_ARGS)
 
-image: ## build the container image (ACCEL=cpu, cuda, rocm or vulkan)
-	$(PYTHON) -m tools.image $(IMAGE) $(ACCEL) $(IMAGE_ARGS)
+images: ## build both container images (ACCEL=cpu, cuda, rocm or vulkan; BASE=another base image)
+	@$(PYTHON) -m tools.images build --accelerator $(ACCEL) --base "$(BASE)"
+
+push: ## build both images and push them: make push REGISTRY=registry.example.com/me
+	@$(PYTHON) -m tools.images push --accelerator $(ACCEL) --base "$(BASE)" \
+		$(or $(REGISTRY),$(error REGISTRY is missing: make push REGISTRY=registry.example.com/me))
 
 lock: ## compile requirements.lock anew (needs uv)
 	uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --generate-hashes \

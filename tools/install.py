@@ -27,7 +27,7 @@ def install(venv: Path) -> None:
             return
         python = venv / "bin" / "python"
         if not python.exists():
-            _create(venv)
+            create(venv)
         if wanted["packages"] not in done:
             _install_packages(python)
         if wanted["llama"] not in done:
@@ -46,7 +46,8 @@ def _wanted() -> dict[str, str]:
     } | {name: f"{name} {ROOT} {sha256_of(ROOT / name / 'pyproject.toml')}" for name in OWN_PACKAGES}
 
 
-def _create(venv: Path) -> None:
+def create(venv: Path) -> None:
+    """Make a bare environment."""
     say(f"creating {venv} with Python {sys.version.split()[0]}")
     make = [sys.executable, "-m", "venv"]
     if subprocess.run([*make, str(venv)], check=False, capture_output=True).returncode != 0:
@@ -55,14 +56,19 @@ def _create(venv: Path) -> None:
 
 
 def _install_packages(python: Path) -> None:
+    say("installing the locked packages")
+    fill(python, locked.text_of(locked.read(), without={sdist.PACKAGE}))
+
+
+def fill(python: Path, wanted: str) -> None:
+    """Install a requirements text into an environment, pip first where it has none."""
     pins = locked.read()
     if not works(python):
         with requirements(pins["pip"].text) as exactly:
             failed = attempt("--python", str(python), "install", "--quiet", *exactly)
         if failed:
             sys.exit("this Python lacks venv and pip; on Debian or Ubuntu: sudo apt-get install python3-venv")
-    say("installing the locked packages")
-    with requirements(locked.text_of(pins, without={sdist.PACKAGE})) as exactly:
+    with requirements(wanted) as exactly:
         pip("install", "--quiet", *exactly, python=python)
 
 

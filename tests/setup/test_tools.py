@@ -1,15 +1,13 @@
-"""The set-up steps behind the Makefile: the lock, the cache, the images' arguments, failing builds."""
+"""The set-up steps behind the Makefile: the lock, the cache, failing builds."""
 
 import importlib.metadata
-import itertools
-import re
 import sys
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tools import build, cache, image, locked, model, system_packages
+from tools import build, cache, locked, model, system_packages
 
 
 def installed_closure(name):
@@ -33,14 +31,15 @@ def test_every_pin_has_hashes_and_the_lock_no_addresses():
     assert "--index" not in locked.LOCK.read_text()
 
 
-def test_the_images_part_of_the_lock_is_what_the_server_needs():
-    part = locked.needed_by({"llamaserver"}, locked.read())
-    assert set(part) == installed_closure("llamaserver")
+@pytest.mark.parametrize(("package", "extras"), [("llamaserver", set()), ("llamaserver-operator", {"pysocks"})])
+def test_the_images_part_of_the_lock_is_what_the_package_needs(package, extras):
+    part = locked.needed_by({package}, locked.read())
+    assert set(part) - extras == installed_closure(package)
 
 
 def test_installed_versions_are_the_locked_ones():
     pins = locked.read()
-    part = locked.needed_by({"llamaserver"}, pins)
+    part = locked.needed_by({"llamaserver", "llamaserver-operator"}, pins)
     assert {name: importlib.metadata.version(name) for name in part} == {
         name: pin.version for name, pin in part.items()
     }
@@ -106,13 +105,3 @@ def test_build_keys_differ_by_flags_and_by_cpu_only_when_native(monkeypatch):
     after = [build.build_key("-DX=1", native=native) for native in (True, False)]
     assert after[0] != before[0]
     assert after[1] == before[1]
-
-
-@pytest.mark.parametrize("accelerator", image.ARGUMENTS)
-def test_the_dockerfile_declares_every_argument_it_is_given(accelerator):
-    declared = set(re.findall(r"^ARG (\w+)", (image.ROOT / "Dockerfile.server").read_text(), re.MULTILINE))
-    command = image.command("docker", "llamaserver", accelerator, [])
-    pairs = itertools.pairwise(command)
-    given = {argument.partition("=")[0] for flag, argument in pairs if flag == "--build-arg"}
-    assert given <= declared
-    assert command[:4] == ["docker", "build", "-f", "Dockerfile.server"]

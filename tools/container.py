@@ -1,0 +1,107 @@
+"""The container engine that is here: docker, podman or buildah, each called in its own words.
+
+CONTAINER_ENGINE names one. Builds by podman and buildah run in chroot isolation, which works without
+cgroups, so inside a container as well; they see this machine's certificates, in no layer.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import system_packages
+from .cache import say
+
+CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One engine; every method runs one command of it, or says which it would be."""
+
+    program: str
+
+    @property
+    def name(self) -> str:
+        """docker, podman or buildah."""
+        return Path(self.program).name
+
+    def build_command(self, dockerfile: Path, tag: str, arguments: dict[str, str], context: Path) -> list[str]:
+        """Build one image, unchanged layers taken from the engine's own cache."""
+        command = [self.program, "bud" if self.name == "buildah" else "build", "-f", str(dockerfile), "-t", tag]
+        given = dict(arguments)
+        if index := os.environ.get("PIP_INDEX_URL"):
+            given["PIP_INDEX_URL"] = index
+        if self.name != "docker":
+            command += ["--isolation", "chroot", "--layers"]
+            if CERTIFICATES.exists():
+                command += ["--volume", f"{CERTIFICATES}:{CERTIFICATES}:ro"]
+                given["PIP_CERT"] = str(CERTIFICATES)
+        for key, value in given.items():
+            command += ["--build-arg", f"{key}={value}"]
+        return [*command, str(context)]
+
+    def build(self, dockerfile: Path, tag: str, arguments: dict[str, str], context: Path) -> None:
+        """Build one image or exit."""
+        self._run(self.build_command(dockerfile, tag, arguments, context))
+
+    def has(self, image: str) -> bool:
+        """Whether the image is here already."""
+        kind = "--type=image"
+        inspect = ["inspect", kind, image] if self.name == "buildah" else ["image", "inspect", image]
+        return subprocess.run([self.program, *inspect], capture_output=True, check=False).returncode == 0
+
+    def pull(self, image: str) -> str:
+        """Fetch an image; returns the engine's last word where it cannot."""
+        say(f"pulling {image}")
+        done = subprocess.run(
+            [self.program, "pull", image], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        )
+        words = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
+        return words[-1] if done.returncode else ""
+
+    def save(self, image: str, archive: Path) -> None:
+        """Write the image, under exactly this name, to an archive that containerd imports."""
+        if self.name == "docker":
+            self._run([self.program, "save", "--output", str(archive), image])
+        elif self.name == "podman":
+            self._run([self.program, "save", "--quiet", "--output", str(archive), image])
+        else:
+            # Uncompressed: it stays on this machine, and compressing takes longer than all the rest.
+            self._run(
+                [self.program, "push", "--quiet", "--disable-compression", image, f"docker-archive:{archive}:{image}"]
+            )
+
+    def tag(self, image: str, name: str) -> None:
+        """Give the image one more name."""
+        self._run([self.program, "tag", image, name])
+
+    def push(self, image: str, remote: str) -> None:
+        """Push the image to a registry; one on this machine is spoken to without TLS."""
+        if self.name == "docker":
+            self.tag(image, remote)
+            self._run([self.program, "push", remote])
+            return
+        local = remote.partition("/")[0].partition(":")[0] in {"localhost", "127.0.0.1"}
+        plain = ["--tls-verify=false"] if local else []
+        self._run([self.program, "push", *plain, image, f"docker://{remote}"])
+
+    def _run(self, command: list[str]) -> None:
+        # Their progress goes to stderr, as ours does.
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)
+        if done.returncode != 0:
+            sys.exit(f"{self.name} {command[1]} failed with status {done.returncode}")
+
+
+def engine() -> Engine:
+    """The engine to use; buildah is installed where there is none and we may."""
+    if chosen := os.environ.get("CONTAINER_ENGINE"):
+        return Engine(chosen)
+    for name in ("docker", "podman", "buildah"):
+        works = shutil.which(name) and subprocess.run([name, "info"], capture_output=True, check=False)
+        if works and works.returncode == 0:
+            return Engine(name)
+    system_packages.ensure({"buildah": "buildah"})
+    return Engine("buildah")
