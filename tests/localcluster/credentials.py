@@ -59,7 +59,7 @@ class Credentials:
         self._certificate("ca", "/CN=local cluster", "basicConstraints=critical,CA:TRUE")
         self._certificate("apiserver", "/CN=kube-apiserver", f"subjectAltName={_SERVER_NAMES}", signed=True)
         self._certificate("kubelet-client", "/O=system:masters/CN=kube-apiserver", "", signed=True)
-        _openssl("genpkey", *_KEY, "-out", str(self.service_account_key))
+        _openssl("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", str(self.service_account_key))
         tokens = {user: secrets.token_hex(16) for user in USERS}
         lines = [f'{token},{user},{user},"{USERS[user]}"\n' for user, token in tokens.items()]
         self.tokens.write_text("".join(lines))
@@ -97,7 +97,6 @@ class Credentials:
         _openssl(*command, "-out", certificate, "-keyout", key)
 
 
-_KEY = ("-algorithm", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1")
 _NEW_KEY = ("ec", "-pkeyopt", "ec_paramgen_curve:prime256v1")
 
 

