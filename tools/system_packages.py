@@ -18,6 +18,8 @@ TEST_PROGRAMS = {
     "jq": "jq",
     "curl": "curl",
     "openssl": "openssl",
+    "buildah": "buildah",
+    "docker-registry": "docker-registry",
 }
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -187,3 +188,14 @@ def test_ignored_by_docker_is_nothing_that_a_dockerfile_copies():
             for source in rest.split()[:-1]
         }
         assert {"wheels" if source == "wheel[s]" else source for source in sources} <= allowed
+
+
+def test_make_push_asks_where_to():
+    make = ["make", "--no-print-directory"]
+    done = subprocess.run([*make, "push"], cwd=images.ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "REGISTRY is missing" in done.stderr
+    asked = subprocess.run(
+        [*make, "-n", "push", "REGISTRY=r/x"], cwd=images.ROOT, capture_output=True, text=True, check=True
+    )
+    assert asked.stdout.split()[-1] == "r/x"
