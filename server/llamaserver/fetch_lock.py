@@ -119,17 +119,26 @@ def _create(path: Path) -> Lock | None:
 
 def _taken_from_the_dead(path: Path, clock: Path) -> bool:
     """Remove the lock when its holder is dead; True when it is worth trying at once."""
-    clock.touch()
+    now = _time_there(clock)
     try:
         file = os.open(path, os.O_RDONLY)  # opening asks a network file system for the truth
     except FileNotFoundError:
         return True
     try:
-        silence = clock.stat().st_mtime - os.fstat(file).st_mtime
-        if silence <= _STALE and not _holder_died_here(file):
+        if now - os.fstat(file).st_mtime <= _STALE and not _holder_died_here(file):
             return False
         # While the flock is ours, nobody on this kernel takes the same lock; the rest is for other kernels.
         return _is_at(file, path) and _set_aside(file, path)
+    finally:
+        os.close(file)
+
+
+def _time_there(clock: Path) -> float:
+    """The file system's time: that of a file just touched."""
+    file = os.open(clock, os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        os.utime(file)
+        return os.fstat(file).st_mtime
     finally:
         os.close(file)
 
@@ -157,7 +166,7 @@ def _set_aside(file: int, path: Path) -> bool:
     if judged:
         _log.warning("took over %s from a downloader that is gone", path)
     else:
-        with suppress(FileExistsError):
+        with suppress(FileExistsError, FileNotFoundError):
             os.link(aside, path)
     aside.unlink(missing_ok=True)
     return judged

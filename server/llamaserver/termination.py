@@ -12,7 +12,8 @@ _LONGEST = 1000  # letters of a message; the kubelet reads 4,096 bytes
 
 def write(path: str, reason: str, message: str) -> None:
     """Write it if that is possible. The default path counts only where something has put it."""
-    value = {"reason": reason, "message": " ".join(message.split())[:_LONGEST]}
+    plain = "".join(letter if letter.isprintable() else " " for letter in message)
+    value = {"reason": reason, "message": " ".join(plain.split())[:_LONGEST]}
     try:
         if path != DEFAULT or Path(path).exists():
             Path(path).write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8", errors="replace")

@@ -3,15 +3,16 @@
 import asyncio
 import errno
 import hashlib
+import os
 import shutil
 from dataclasses import dataclass, field
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from llamaserver import download
+from llamaserver import digest, download, fetch_lock
 from llamaserver.download import Source, fetch, fetch_model, file_name, shard_urls
-from llamaserver.errors import ModelLoadError
+from llamaserver.errors import DownloadError, ModelLoadError
 
 DATA = bytes(range(256)) * 12_000  # 3 MB: several chunks
 OTHER = bytes(reversed(DATA))
@@ -102,11 +103,11 @@ def sha(data):
     return hashlib.sha256(data).hexdigest()
 
 
-async def test_a_file_is_fetched_with_progress_and_leaves_nothing_else(mirror, target):
+async def test_a_file_is_fetched_with_progress_and_leaves_its_digest_beside_it(mirror, target):
     seen = []
     assert await fetch(Source(mirror.url), target, lambda *step: seen.append(step)) == target
     assert target.read_bytes() == DATA
-    assert left(target) == ["model.gguf"]
+    assert left(target) == ["model.gguf", "model.gguf.sha256"]
     assert seen[-1] == (len(DATA), len(DATA))
     assert [have for have, _ in seen] == sorted({have for have, _ in seen})
     assert {total for _, total in seen} == {len(DATA)}
@@ -134,11 +135,11 @@ async def test_a_later_start_goes_on_too(mirror, target):
     mirror.plan = [1_000_000, *[web.Response(status=404)]]
     with pytest.raises(ModelLoadError):
         await fetch(Source(mirror.url), target, mirror.progress)
-    assert left(target) == ["model.gguf.lock", "model.gguf.part", "model.gguf.part.etag"]
+    assert left(target) == ["model.gguf.part", "model.gguf.part.etag"]
     await fetch(Source(mirror.url), target, mirror.progress)
     assert mirror.ranges_asked()[-1] == "bytes=1000000-"
     assert target.read_bytes() == DATA
-    assert left(target) == ["model.gguf"]
+    assert left(target) == ["model.gguf", "model.gguf.sha256"]
 
 
 async def test_a_file_that_changed_in_between_is_fetched_anew(mirror, target):
@@ -169,7 +170,7 @@ async def test_a_part_that_is_whole_already_is_only_moved(mirror, target):
     (target.parent / "model.gguf.part.etag").write_text('"one"')
     await fetch(Source(mirror.url, sha(DATA)), target, ignore)
     assert mirror.ranges_asked() == [f"bytes={len(DATA)}-"]
-    assert left(target) == ["model.gguf"]
+    assert left(target) == ["model.gguf", "model.gguf.sha256"]
 
 
 async def test_a_part_without_its_tag_is_not_trusted(mirror, target):
@@ -225,8 +226,9 @@ async def test_a_reset_before_the_first_byte_is_tried_again(mirror, target):
 
 async def test_it_gives_up_after_attempts_that_gained_nothing(mirror, target):
     mirror.plan = [web.Response(status=503) for _ in range(20)]
-    with pytest.raises(ModelLoadError, match=r"cannot download http://.*model\.gguf: .*503"):
+    with pytest.raises(DownloadError, match=r"cannot download http://.*model\.gguf: .*503") as failed:
         await fetch(Source(mirror.url), target, ignore)
+    assert failed.value.reason == "DownloadFailed"
     assert len(mirror.requests) == 6
     assert not target.exists()
 
@@ -238,11 +240,20 @@ async def test_a_line_that_breaks_often_but_goes_on_is_not_given_up(mirror, targ
     assert target.read_bytes() == DATA
 
 
-@pytest.mark.parametrize(("status", "reason"), [(404, "Not Found"), (403, "Forbidden"), (401, "Unauthorized")])
-async def test_lasting_errors_are_told_at_once(mirror, target, status, reason):
+@pytest.mark.parametrize(
+    ("status", "text", "reason"),
+    [
+        (404, "Not Found", "ModelNotFound"),
+        (403, "Forbidden", "Unauthorized"),
+        (401, "Unauthorized", "Unauthorized"),
+        (400, "Bad Request", "DownloadFailed"),
+    ],
+)
+async def test_lasting_errors_are_told_at_once(mirror, target, status, text, reason):
     mirror.plan = [web.Response(status=status)]
-    with pytest.raises(ModelLoadError, match=rf"model\.gguf answered {status} {reason}"):
+    with pytest.raises(DownloadError, match=rf"model\.gguf answered {status} {text}") as failed:
         await fetch(Source(mirror.url), target, ignore)
+    assert failed.value.reason == reason
     assert len(mirror.requests) == 1
     assert not target.exists()
 
@@ -274,8 +285,9 @@ async def test_the_hash_of_the_redirect_is_checked(mirror, target):
 
 async def test_a_wrong_hash_discards_the_file(mirror, target):
     mirror.headers["X-Linked-Etag"] = f'"{sha(OTHER)}"'
-    with pytest.raises(ModelLoadError, match=f"SHA-256 {sha(DATA)}, expected {sha(OTHER)}"):
+    with pytest.raises(DownloadError, match=f"SHA-256 {sha(DATA)}, expected {sha(OTHER)}") as failed:
         await fetch(Source(mirror.url), target, ignore)
+    assert failed.value.reason == "ChecksumMismatch"
     assert "model.gguf" not in left(target)
     assert "model.gguf.part" not in left(target)
 
@@ -296,6 +308,68 @@ async def test_the_users_hash_is_checked_on_what_is_there_too(mirror, target):
     assert target.read_bytes() == OTHER
 
 
+async def test_a_hash_that_the_hub_denies_costs_no_download(mirror, target):
+    mirror.headers["X-Linked-Etag"] = f'"{sha(DATA)}"'
+    seen = []
+    with pytest.raises(DownloadError, match=f"has SHA-256 {sha(DATA)}, expected {sha(OTHER)}"):
+        await fetch(Source(mirror.url, sha(OTHER)), target, lambda *step: seen.append(step))
+    assert seen == []
+
+
+async def test_a_cached_file_with_another_hash_is_replaced_only_by_the_right_one(mirror, target):
+    target.parent.mkdir()
+    target.write_bytes(OTHER)
+    with pytest.raises(DownloadError, match="discarded"):
+        await fetch(Source(mirror.url, "0" * 64), target, ignore, replace=True)
+    assert target.read_bytes() == OTHER
+    await fetch(Source(mirror.url, sha(DATA)), target, ignore, replace=True)
+    assert target.read_bytes() == DATA
+    assert digest.recorded(target) == sha(DATA)
+
+
+async def test_a_file_whose_digest_is_kept_is_not_read_again(mirror, target, monkeypatch):
+    source, read = Source(mirror.url, sha(DATA)), []
+    await fetch(source, target, ignore)
+    monkeypatch.setattr(digest, "compute", lambda path: read.append(path) or sha(path.read_bytes()))
+    await fetch(source, target, ignore)
+    assert read == []
+    target.write_bytes(DATA)  # another time: the kept digest may not be its own
+    os.utime(target, (1, 1))
+    await fetch(source, target, ignore)
+    await fetch(source, target, ignore)
+    assert read == [target]
+
+
+async def test_two_writers_of_the_same_part_make_the_right_file(mirror, target):
+    """A downloader that was taken for dead goes on writing until it notices."""
+    target.parent.mkdir()
+    part = target.with_name("model.gguf.part")
+    mirror.plan = [1_000_000]
+
+    def disturb(have, total):
+        mirror.progress(have, total)
+        if have > 1_000_000:
+            with part.open("rb+") as file:
+                file.write(DATA[:1_500_000])
+
+    await fetch(Source(mirror.url, sha(DATA)), target, disturb)
+    assert target.read_bytes() == DATA
+
+
+async def test_a_lock_that_is_lost_ends_the_attempt_and_the_others_file_is_used(mirror, target):
+    other = target.with_name("model.gguf.lock")
+
+    def lose(have, total):
+        mirror.progress(have, total)
+        other.unlink()
+        other.write_text("another's")
+        target.write_bytes(OTHER)
+
+    assert await fetch(Source(mirror.url), target, lose) == target
+    assert target.read_bytes() == OTHER
+    assert len(mirror.requests) == 1
+
+
 async def test_the_name_appears_only_when_the_file_is_whole(mirror, target):
     seen = []
     await fetch(Source(mirror.url), target, lambda have, total: seen.append(target.exists()))
@@ -306,8 +380,9 @@ async def test_the_name_appears_only_when_the_file_is_whole(mirror, target):
 async def test_no_space_is_told_before_anything_is_written(mirror, target, monkeypatch):
     usage = shutil.disk_usage("/")._replace(free=1 << 20)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
-    with pytest.raises(ModelLoadError, match="has 1 MiB free, the model needs 2 MiB more"):
+    with pytest.raises(DownloadError, match="has 1 MiB free, the model needs 2 MiB more") as failed:
         await fetch(Source(mirror.url), target, ignore)
+    assert failed.value.reason == "DiskFull"
     assert not target.exists()
 
 
@@ -316,8 +391,9 @@ async def test_a_disk_that_fills_up(mirror, target, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(download, "_finish", full)
-    with pytest.raises(ModelLoadError, match=r"cannot write .*model\.gguf: No space left on device"):
+    with pytest.raises(DownloadError, match=r"cannot write .*model\.gguf: No space left on device") as failed:
         await fetch(Source(mirror.url), target, ignore)
+    assert failed.value.reason == "DiskFull"
     assert len(mirror.requests) == 1
 
 
@@ -329,7 +405,7 @@ async def test_a_folder_that_cannot_be_made(mirror, tmp_path):
 
 
 async def test_two_servers_that_share_a_folder_fetch_once(mirror, target, monkeypatch):
-    monkeypatch.setattr(download, "_LOOK_AGAIN", 0.01)
+    monkeypatch.setattr(fetch_lock, "_FIRST_LOOK", 0.01)
     mirror.plan = [1_000_000]
     both = await asyncio.gather(*[fetch(Source(mirror.url), target, mirror.progress) for _ in range(2)])
     assert both == [target, target]
@@ -342,7 +418,7 @@ async def test_all_shards_of_a_split_model(mirror, target):
     first = await fetch_model(Source(url, headers=(("X-Mine", "1"),)), target, ignore)
     names = [f"big-0000{n}-of-00003.gguf" for n in (1, 2, 3)]
     assert first == target.parent / names[0]
-    assert left(target) == names
+    assert left(target) == sorted([*names, *(f"{name}.sha256" for name in names)])
     assert [request.path.rsplit("/", 1)[1] for request in mirror.requests] == names
     assert {request.headers["X-Mine"] for request in mirror.requests} == {"1"}
 

@@ -170,5 +170,58 @@ def test_bytes_that_are_no_text_are_keys_too(key_file):
     assert store.accepts(b"\xff\xfe".decode("utf-8", "surrogateescape"))
 
 
+# ---- a folder, as a Secret is mounted: names are links to the files of a version that is swapped whole
+
+
+@pytest.fixture
+def secret(tmp_path):
+    """Mount a version of a Secret with these files; gives the folder."""
+    folder = tmp_path / "secret"
+    folder.mkdir()
+
+    def mount(version, **files):
+        hidden = folder / f"..{version}"
+        hidden.mkdir()
+        for name, text in files.items():
+            (hidden / name).write_text(text)
+        (folder / "..fresh").symlink_to(hidden.name)
+        (folder / "..fresh").replace(folder / "..data")
+        for link in [path for path in folder.iterdir() if not path.name.startswith(".")]:
+            if link.name not in files:
+                link.unlink()
+        for name in files:
+            if not (folder / name).is_symlink():
+                (folder / name).symlink_to(f"..data/{name}")
+        return folder
+
+    return mount
+
+
+async def test_every_file_of_a_folder_holds_keys(ports, secret):
+    folder = secret("1", alice="one\ntwo\n", bob="three", **{".hidden": "four\n"})
+    (folder / "nested").mkdir()
+    (folder / "nested" / "file").write_text("five\n")
+    server = await ports(api_key_file=str(folder))
+    for key, valid in {"one": 1, "two": 1, "three": 1, "four": 0, "five": 0}.items():
+        answer = await server.client.get("/props", headers={"X-Api-Key": key})
+        assert (answer.status != 401) == bool(valid), key
+
+
+def test_a_new_version_of_the_secret_counts_at_once(secret):
+    store = KeyStore((), str(secret("1", alice="old\n", bob="bobs\n")))
+    assert store.accepts("old")
+    secret("2", alice="new\n", carol="carols\n")
+    assert store.accepts("new")
+    assert store.accepts("carols")
+    assert not store.accepts("old")
+    assert not store.accepts("bobs")
+
+
+def test_an_empty_folder_lets_nobody_in(secret):
+    store = KeyStore((), str(secret("1")))
+    assert store.required
+    assert not store.accepts("")
+
+
 def test_empty_keys_on_the_line_ask_for_none():
     assert not KeyStore(("",), "").required

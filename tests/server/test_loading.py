@@ -78,13 +78,18 @@ def test_the_ports_answer_before_the_model_is_there(held, tmp_path):
         state = json.loads(answer(manage, "/status")[1])
         assert (state["state"], state["ready"]) == ("loading", False)
         assert 0 < state["load_progress"] < 1
+        assert state["download"]["file"] == "model.gguf"
+        assert 0 < state["download"]["bytes"] < state["download"]["total_bytes"] == len(held.data)
 
         held.release()
         server.wait_healthy()
         assert answer(manage, "/readyz") == (200, "ok\n")
+        state = json.loads(answer(manage, "/status")[1])
+        assert "download" not in state
+        assert (state["model"]["sha256"], state["model"]["quantization"]) == (held.sha256, "Q4_1")
         assert client.get("/health") == {"status": "ok", "slots_idle": 1, "slots_processing": 0}
         assert client.complete("The capital of France is")["content"]
-    assert [path.name for path in tmp_path.iterdir()] == ["model.gguf"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.gguf", "model.gguf.sha256"]
     assert hashlib.sha256((tmp_path / "model.gguf").read_bytes()).hexdigest() == held.sha256
 
     before = len(held.requests)
@@ -126,7 +131,7 @@ def test_a_hugging_face_repository_with_a_quantization(mirror, tmp_path):
     with ServerProcess("-hf", "who/what:q4_1", "--hf-token", "hf_line", env=env) as server:
         assert Client(server.url).complete("x")["content"]
     assert mirror.requests[0] == ("/api/models/who/what/revision/main", "", "Bearer hf_line")
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "who/what/main/model-Q4_1.gguf"]
+    assert list(tmp_path.rglob("*.gguf")) == [tmp_path / "who/what/main/model-Q4_1.gguf"]
 
 
 @pytest.mark.parametrize(

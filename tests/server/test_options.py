@@ -232,6 +232,7 @@ def test_every_option_comes_from_the_environment_and_argv_wins(option, tmp_path)
         "grp_attn_n": {"grp_attn_w": "8192"},
         "ssl_key_file": {"ssl_cert_file": "c"},
         "ssl_cert_file": {"ssl_key_file": "k"},
+        "models_use": {"models_owner": "n/o"},
     }
     extra = {f"LLAMA_ARG_{name.upper()}": with_ for name, with_ in support.get(option.field, {}).items()}
     sources = {"model", "model_url", "hf_repo"}
@@ -323,6 +324,7 @@ CONFLICTS = [
     (("--model-url", "u", "--hf-repo", "r"), "--model-url and --hf-repo"),
     (("-m", "m", "--grp-attn-n", "4", "--grp-attn-w", "130"), "--grp-attn-w must be a multiple"),
     (("-m", "m", "-c", "16", "-np", "4"), "--ctx-size leaves no room"),
+    (("-m", "m", "--models-use", "k"), "--models-use needs --models-owner"),
     (("-m", "m", "--port", "9000", "--management-port", "9000"), "--management-port must not be --port"),
     (("-m", "m", "--chat-template", "chatml", "--chat-template-file", "f"), "--chat-template and --chat-template-file"),
 ]

@@ -51,6 +51,11 @@ class Mirror:
             def do_GET(self) -> None:
                 mirror._answer(self)
 
+            def do_HEAD(self) -> None:
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(mirror.data)))
+                self.end_headers()
+
             def log_message(self, *args: object) -> None:
                 """Say nothing."""
 
@@ -69,6 +74,12 @@ class Mirror:
             request.end_headers()
         elif path in ("/blob", "/model.gguf"):
             self._send(request, self.data)
+        elif path.startswith("/answers/"):
+            request.send_error(int(path.split("/")[2]))
+        elif path == "/huge.gguf":
+            request.send_response(200)
+            request.send_header("Content-Length", str(1 << 60))
+            request.end_headers()
         else:
             request.send_error(404)
 

@@ -1,0 +1,354 @@
+"""`llamaserver fetch` as real processes: what lands where, who downloads, what a signal leaves, and the reasons."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx2
+import pytest
+from llamaserver import download, fetch
+from llamaserver.digest import recorded
+from llamaserver.errors import DownloadError
+from llamaserver.fetch_spec import wanted
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support.mirror import Mirror
+from tests.support.polling import until
+from tests.support.server import free_port
+
+KEY = "hf-9f2c1a7b3d"
+
+
+@pytest.fixture
+def data(tmp_path):
+    """3 MB that stand for a model."""
+    path = tmp_path / "source.bin"
+    path.write_bytes(bytes(range(256)) * 12_000)
+    return path
+
+
+@pytest.fixture
+def mirror(data):
+    with Mirror(data) as mirror:
+        yield mirror
+
+
+@pytest.fixture
+def held(data):
+    """A mirror that holds files back after their first MiB until it is released."""
+    with Mirror(data, gated=True) as mirror:
+        yield mirror
+
+
+class Fetch:
+    """One process."""
+
+    def __init__(self, folder: Path, *files, args=(), env=None):
+        self.folder, self.port = folder, free_port()
+        self.log_file = folder.parent / f"log-{self.port}"
+        self.reason_file = folder.parent / f"reason-{self.port}"
+        argv = [sys.executable, "-m", "llamaserver", "fetch", "--models-dir", str(folder)]
+        argv += ["--management-port", str(self.port), "--management-host", "127.0.0.1"]
+        argv += ["--termination-log", str(self.reason_file), *args]
+        argv += [word for file in files for word in ("--file", file if isinstance(file, str) else json.dumps(file))]
+        with self.log_file.open("wb") as log:
+            self.process = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **(env or {})}
+            )
+
+    @property
+    def log(self):
+        return self.log_file.read_text()
+
+    def ends(self):
+        """The exit code."""
+        until(lambda: self.process.poll() is not None, f"the end of fetch: {self.log}", 60)
+        return self.process.returncode
+
+    def reason(self):
+        """What the termination log holds."""
+        value = json.loads(self.reason_file.read_text())
+        assert set(value) == {"reason", "message"}
+        return value
+
+    def get(self, path):
+        try:
+            return httpx2.get(f"http://127.0.0.1:{self.port}{path}", timeout=10, trust_env=False)
+        except httpx2.TransportError:
+            return None
+
+    def status(self):
+        answer = self.get("/status")
+        return answer.json() if answer else {}
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start processes on one folder; whatever still runs is killed at the end."""
+    running = []
+
+    def begin(*files, **options):
+        running.append(Fetch(tmp_path / "models", *files, **options))
+        return running[-1]
+
+    yield begin
+    for fetch_ in running:
+        fetch_.process.kill()
+        fetch_.process.wait()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "models"
+
+
+def http(mirror, path="http-1/model.gguf", url="/model.gguf", sha256=""):
+    return {"path": path, "http": {"url": mirror.url + url}, "sha256": sha256}
+
+
+def hub(file="model-Q4_1.gguf", path=f"{KEY}/model-Q4_1.gguf", **more):
+    return {"path": path, "huggingFace": {"repo": "who/what", "revision": "main", "file": file}, **more}
+
+
+def everything(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def transfers(mirror):
+    """Ranges of the requests that asked for bytes of the file."""
+    return [asked for path, asked, _ in mirror.requests if path in ("/blob", "/model.gguf")]
+
+
+def test_files_land_where_the_operator_says_with_their_owner(start, folder, mirror):
+    env = {"HF_ENDPOINT": mirror.url, "HF_TOKEN": "hf_secret\n", "BEARER_TOKEN": "b-secret"}
+    files = (hub(sha256=mirror.sha256), http(mirror))
+    assert start(*files, args=("--owner", "team-a/smol.lm"), env=env).ends() == 0
+    host = next((folder / ".users").iterdir()).name.partition(".")[2]
+    owner = "team-a%2Fsmol%2Elm"
+    assert everything(folder) == sorted(
+        [
+            f".users/{owner}.{host}",
+            f"{KEY}/.owners/{owner}", f"{KEY}/model-Q4_1.gguf", f"{KEY}/model-Q4_1.gguf.sha256",
+            f"http-1/.owners/{owner}", "http-1/model.gguf", "http-1/model.gguf.sha256",
+        ]
+    )  # fmt: skip
+    assert json.loads((folder / ".users" / f"{owner}.{host}").read_text()) == [KEY, "http-1"]
+    assert (folder / "http-1/model.gguf").read_bytes() == mirror.data
+    assert recorded(folder / KEY / "model-Q4_1.gguf") == mirror.sha256
+    assert ("/who/what/resolve/main/model-Q4_1.gguf", "", "Bearer hf_secret") in mirror.requests
+    assert ("/model.gguf", "", "Bearer b-secret") in mirror.requests
+
+
+def test_a_second_start_asks_nobody(start, folder, mirror):
+    assert start(http(mirror, sha256=mirror.sha256)).ends() == 0
+    before = len(mirror.requests)
+    again = start(http(mirror, sha256=mirror.sha256))
+    assert again.ends() == 0
+    assert len(mirror.requests) == before
+    assert not again.reason_file.exists()
+
+
+def test_the_management_port_tells_the_progress(start, folder, held):
+    running = start(http(held))
+    until(lambda: running.status().get("download", {}).get("bytes"), "the first bytes")
+    status = running.status()
+    assert (status["state"], status["waiting_for_lock"], status["error"]) == ("downloading", False, "")
+    assert status["download"] == {"file": "http-1/model.gguf", "bytes": 1 << 20, "total_bytes": len(held.data)}
+    assert running.get("/livez").status_code == 200
+    assert running.get("/readyz").status_code == 503
+    families = text_string_to_metric_families(running.get("/metrics").text)
+    values = {sample.name: sample.value for family in families for sample in family.samples}
+    assert values["llamaserver:download_bytes"] == 1 << 20
+    assert values["llamaserver:download_total_bytes"] == len(held.data)
+    assert values["llamaserver:download_waiting"] == 0
+    held.release()
+    assert running.ends() == 0
+    assert "downloading model.gguf: 100% of 2 MiB" in running.log
+
+
+def test_the_progress_is_that_of_all_files(start, folder, held):
+    (folder / "a").mkdir(parents=True)
+    (folder / "a/first.gguf").write_bytes(b"12345")
+    running = start(http(held, "a/first.gguf"), http(held, "b/second.gguf"))
+    until(lambda: running.status().get("download", {}).get("bytes", 0) > 5, "bytes of the second")
+    expected = {"file": "b/second.gguf", "bytes": 5 + (1 << 20), "total_bytes": 5 + len(held.data)}
+    assert running.status()["download"] == expected
+
+
+# ---- several pods
+
+
+def test_of_two_that_start_together_one_downloads(start, folder, held):
+    both = [start(http(held, sha256=held.sha256)) for _ in range(2)]
+    until(lambda: any(one.status().get("waiting_for_lock") for one in both), "one waits")
+    until(lambda: any(one.status()["download"]["bytes"] for one in both), "the other downloads")
+    assert [one.status()["waiting_for_lock"] for one in both].count(True) == 1
+    held.release()
+    assert [one.ends() for one in both] == [0, 0]
+    assert transfers(held) == [""]
+    assert everything(folder) == ["http-1/model.gguf", "http-1/model.gguf.sha256"]
+
+
+def test_after_the_holder_is_killed_the_other_goes_on(start, folder, held):
+    first = start(http(held, sha256=held.sha256))
+    part = folder / "http-1/model.gguf.part"
+    until(lambda: part.exists() and part.stat().st_size == 1 << 20, "the first bytes")
+    second = start(http(held, sha256=held.sha256))
+    until(lambda: second.status().get("waiting_for_lock"), "the second waits")
+    first.process.kill()
+    until(lambda: len(transfers(held)) == 2, "the second downloads")
+    held.release()
+    assert second.ends() == 0
+    assert transfers(held) == ["", f"bytes={1 << 20}-"]
+    assert (folder / "http-1/model.gguf").read_bytes() == held.data
+    assert everything(folder) == ["http-1/model.gguf", "http-1/model.gguf.sha256"]
+
+
+@pytest.mark.parametrize(("sig", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_leaves_what_the_next_start_goes_on_with(start, folder, held, sig, code):
+    running = start(http(held))
+    part = folder / "http-1/model.gguf.part"
+    until(lambda: part.exists() and part.stat().st_size == 1 << 20, "the first bytes")
+    running.process.send_signal(sig)
+    assert running.ends() == code
+    assert "Traceback" not in running.log
+    assert everything(folder) == ["http-1/model.gguf.part", "http-1/model.gguf.part.etag"]
+    held.release()
+    assert start(http(held)).ends() == 0
+    assert transfers(held) == ["", f"bytes={1 << 20}-"]
+
+
+def test_a_signal_ends_one_that_waits(start, folder, held):
+    start(http(held))
+    until(lambda: transfers(held), "the first downloads")
+    second = start(http(held))
+    until(lambda: second.status().get("waiting_for_lock"), "the second waits")
+    second.process.terminate()
+    assert second.ends() == 143
+
+
+# ---- failures
+
+
+@pytest.mark.parametrize(
+    ("file", "reason", "message"),
+    [
+        ({"url": "/nothing.gguf"}, "ModelNotFound", "nothing.gguf answered 404"),
+        ({"url": "/answers/401"}, "Unauthorized", "answered 401"),
+        ({"url": "/answers/403"}, "Unauthorized", "answered 403"),
+        ({"url": "/answers/400"}, "DownloadFailed", "answered 400"),
+        ({"sha256": "0" * 64}, "ChecksumMismatch", "expected " + "0" * 64),
+        ({"url": "/huge.gguf"}, "DiskFull", "MiB free, the model needs 1099511627776 MiB more"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_failure_tells_its_reason(start, folder, mirror, file, reason, message):
+    running = start(http(mirror, **file))
+    assert running.ends() == 1
+    assert running.reason()["reason"] == reason
+    assert message in running.reason()["message"]
+    assert message in running.log
+    assert not list(folder.rglob("*.gguf"))
+    assert not list(folder.rglob("*.lock"))
+    assert "Traceback" not in running.log
+
+
+def test_a_folder_that_cannot_be_written_tells_its_reason(start, folder, mirror):
+    folder.write_text("no folder")
+    running = start(http(mirror), args=("--owner", "a/b"))
+    assert running.ends() == 1
+    assert running.reason()["reason"] == "DownloadFailed"
+    assert "cannot write" in running.reason()["message"]
+
+
+async def test_a_server_that_stays_unreachable_is_a_failed_download(tmp_path, monkeypatch, unused_tcp_port):
+    monkeypatch.setattr(download, "_FIRST_DELAY", 0.0)
+    files = wanted(json.dumps({"path": "k/m", "http": {"url": f"http://127.0.0.1:{unused_tcp_port}/m"}}), {})
+    with pytest.raises(DownloadError) as failed:
+        await fetch.fetch_all(files, tmp_path, fetch.Progress())
+    assert failed.value.reason == "DownloadFailed"
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("{", "not valid JSON"),
+        ("[]", "must be a JSON object"),
+        ({"path": "k/m"}, "exactly one of huggingFace and http"),
+        ({"path": "k/m", "http": {"url": "http://h/m"}, "huggingFace": {}}, "exactly one of"),
+        ({"path": "m", "http": {"url": "http://h/m"}}, "path must be KEY/FILE"),
+        ({"path": "/k/m", "http": {"url": "http://h/m"}}, "path must be KEY/FILE"),
+        ({"path": "k//m", "http": {"url": "http://h/m"}}, "path must be KEY/FILE"),
+        ({"path": "k/../m", "http": {"url": "http://h/m"}}, "begin with a dot"),
+        ({"path": ".users/m", "http": {"url": "http://h/m"}}, "begin with a dot"),
+        ({"http": {"url": "http://h/m"}}, "path must be a text"),
+        ({"path": "k/m", "http": {"url": "ftp://h/m"}}, "http.url must begin with"),
+        ({"path": "k/m", "http": {"url": "http:///m"}}, "http.url must begin with"),
+        ({"path": "k/m", "http": {"url": "http://h/m", "x": 1}}, "http has no field x"),
+        ({"path": "k/m", "http": {"url": "http://h/m"}, "sha": ""}, "--file has no field sha"),
+        ({"path": "k/m", "http": {"url": "http://h/m"}, "sha256": "abc"}, "sha256 must be 64"),
+        ({"path": "k/m", "huggingFace": {"repo": "what", "file": "m"}}, "huggingFace.repo must be OWNER/NAME"),
+        ({"path": "k/m", "huggingFace": {"repo": "who/what"}}, "file must be a text"),
+        ({"path": "k/m", "http": {"url": "http://h/m-00001-of-00002.gguf"}}, "must be named like"),
+        ({"path": "k/m-00001-of-00002.gguf", "http": {"url": "http://h/m"}}, "must be named like"),
+    ],
+    ids=str,
+)
+def test_a_bad_spec_is_refused_by_name(spec, message):
+    with pytest.raises(DownloadError) as failed:
+        wanted(spec if isinstance(spec, str) else json.dumps(spec), {})
+    assert failed.value.reason == "BadSpec"
+    assert message in str(failed.value)
+
+
+@pytest.mark.parametrize(
+    ("args", "files", "message"),
+    [
+        (("--management-port", "many"), ({"path": "k/m", "http": {"url": "http://h/m"}},), "--management-port"),
+        (("--no-such-option",), ({"path": "k/m", "http": {"url": "http://h/m"}},), "--no-such-option"),
+        ((), (), "--file"),
+        ((), ("{",), "not valid JSON"),
+    ],
+    ids=["port", "unknown", "no file", "no JSON"],
+)
+def test_a_command_line_that_is_wrong_tells_its_reason(start, args, files, message):
+    running = start(*files, args=args)
+    assert running.ends() == 2
+    assert running.reason()["reason"] == "BadSpec"
+    assert message in running.reason()["message"]
+    assert "Traceback" not in running.log
+
+
+# ---- split models
+
+
+def test_a_split_model_is_fetched_whole_and_the_hash_is_the_firsts():
+    name = "big-Q6_K-00001-of-00003.gguf"
+    spec = hub(name, f"{KEY}/{name}", sha256="A" * 64)
+    files = wanted(json.dumps(spec), {"HF_ENDPOINT": "http://mirror"})
+    assert [file.path for file in files] == [f"{KEY}/big-Q6_K-0000{n}-of-00003.gguf" for n in (1, 2, 3)]
+    assert [file.source.url for file in files] == [
+        f"http://mirror/who/what/resolve/main/big-Q6_K-0000{n}-of-00003.gguf" for n in (1, 2, 3)
+    ]
+    assert [file.source.sha256 for file in files] == ["A" * 64, "", ""]
+    assert {file.key for file in files} == {KEY}
+
+
+def test_all_parts_lie_beside_the_first(start, folder, mirror):
+    name = "big-Q6_K-00001-of-00002.gguf"
+    running = start(hub(name, f"{KEY}/{name}", sha256=mirror.sha256), env={"HF_ENDPOINT": mirror.url})
+    assert running.ends() == 0
+    assert sorted(path.name for path in folder.rglob("*.gguf")) == [name, name.replace("00001", "00002", 1)]
+
+
+def test_the_digest_beside_a_file_is_what_it_says(start, folder, mirror):
+    assert start(http(mirror)).ends() == 0
+    kept = json.loads((folder / "http-1/model.gguf.sha256").read_text())
+    status = (folder / "http-1/model.gguf").stat()
+    assert kept == {
+        "sha256": hashlib.sha256(mirror.data).hexdigest(), "size": status.st_size, "mtime_ns": status.st_mtime_ns
+    }  # fmt: skip
