@@ -17,6 +17,7 @@ from .output import TokenProbs
 from .params import Media, Prompt, SamplingParams
 
 FloatArray = npt.NDArray[np.float32]
+ByteArray = npt.NDArray[np.uint8]
 
 
 class Vocab(Protocol):
@@ -145,12 +146,35 @@ class MediaTokenizer(Protocol):
         """
 
 
+class ParsedState(Protocol):
+    """A sequence's state that can be cut."""
+
+    length: int  # keys that can be cut, from key 0 on
+
+    def rows(self, start: int, end: int) -> int:
+        """For how many of the last keys of a range every layer has its rows."""
+
+    def cut(self, start: int, end: int) -> ByteArray:
+        """One range, as `StateCodec.join` takes it."""
+
+
+class StateCodec(Protocol):
+    """Cuts and joins serialised states. Thread-safe."""
+
+    def parse(self, state: ByteArray) -> ParsedState:
+        """Understand a state; ValueError for one that cannot be cut."""
+
+    def join(self, parts: Sequence[tuple[ByteArray, int, int]]) -> ByteArray:
+        """A state from (part, its keys, how many of them to use), in order; ValueError when they do not fit."""
+
+
 class Backend(Protocol):
     """Model and context. Only `abort` may be called from another thread."""
 
     info: ModelInfo
     media: MediaTokenizer | None
     make_sampler: SamplerFactory
+    codec: StateCodec | None  # None where states cannot be cut
 
     @property
     def vocab(self) -> Vocab:
@@ -194,6 +218,12 @@ class Backend(Protocol):
 
     def state_set(self, seq: int, data: bytes) -> bool:
         """Restore what state_get gave; False when it does not fit."""
+
+    def state_export(self, seq: int) -> ByteArray:
+        """As state_get, in the form that `codec` cuts. Any thread may hold the result."""
+
+    def state_import(self, seq: int, data: ByteArray) -> bool:
+        """Restore what state_export gave or `codec` joined; False when it does not fit, `seq` is empty then."""
 
     def set_lora(self, scales: tuple[float, ...]) -> None:
         """Make these adapter scales those of the next decode."""

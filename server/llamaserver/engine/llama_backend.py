@@ -18,6 +18,7 @@ from ..errors import EngineFailure, ModelLoadError
 from . import llama_devices
 from .backend import Batch, FloatArray, MediaTokenizer, ModelInfo, SamplerFactory, Status
 from .llama_media import MediaProjector, ProjectorOptions
+from .llama_memory import LlamaMemory
 from .llama_sampling import LlamaSamplerFactory
 from .llama_spin import SpinGovernor
 from .llama_vocab import LlamaVocab
@@ -51,9 +52,6 @@ _embeddings_ith.restype = ctypes.c_void_p
 _embeddings_seq = _held.llama_get_embeddings_seq
 _embeddings_seq.argtypes = [ctypes.c_void_p, ctypes.c_int32]
 _embeddings_seq.restype = ctypes.c_void_p
-
-
-_STREAM_HEADER = 8  # bytes before a sequence's state: the library's private magic, and the sequence's id
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +92,9 @@ class LoadOptions:
     warmup: bool = True
 
 
-class LlamaBackend:
+class LlamaBackend(LlamaMemory):
     """One model and one context (protocol: engine/backend.py)."""
 
-    info: ModelInfo
     vocab: LlamaVocab
     media: MediaTokenizer | None
     make_sampler: SamplerFactory
@@ -111,7 +108,7 @@ class LlamaBackend:
         self._projector: MediaProjector | None = None
         self._governor: SpinGovernor | None = None
         self._views: dict[int, FloatArray] = {}
-        self._context: Any = None
+        self._context = None
         self._model: Any = None
         try:
             with llama_devices.capture_log() as log:
@@ -137,7 +134,7 @@ class LlamaBackend:
         self.media = self._projector
         self.make_sampler = LlamaSamplerFactory(self.vocab, lib.llama_model_get_vocab(self._model))
         self.info = self._describe(options, log)
-        self._stream_header = self._stream(0)[:_STREAM_HEADER]
+        self._open_states()
         self._rows = _Rows(self.info.n_batch)
         if options.warmup and self.info.causal:
             self._warm_up()
@@ -263,54 +260,7 @@ class LlamaBackend:
         """Raise or lower the byte that the native abort callback reads. Any thread."""
         self._abort_flag[0] = b"\1" if on else b"\0"
 
-    # ---- memory
-
-    def seq_rm(self, seq: int, start: int, end: int = -1) -> bool:
-        """Drop positions; False when the memory cannot drop a part."""
-        return not self._memory or bool(lib.llama_memory_seq_rm(self._memory, seq, start, end))
-
-    def seq_cp(self, source: int, target: int, end: int) -> None:
-        """Copy a prefix; a split cache can only copy all of it, the tail is then dropped."""
-        if self.info.unified:
-            lib.llama_memory_seq_cp(self._memory, source, target, 0, end)
-        else:
-            lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)
-            lib.llama_memory_seq_rm(self._memory, target, end, -1)
-
-    def seq_add(self, seq: int, start: int, end: int, delta: int) -> None:
-        """Shift positions; only where info.can_shift."""
-        lib.llama_memory_seq_add(self._memory, seq, start, end, delta)
-
-    def seq_div(self, seq: int, start: int, end: int, divisor: int) -> None:
-        """Divide positions; only where info.can_shift."""
-        lib.llama_memory_seq_div(self._memory, seq, start, end, divisor)
-
-    def pos_max(self, seq: int) -> int:
-        """Largest position, -1 when empty."""
-        return int(lib.llama_memory_seq_pos_max(self._memory, seq)) if self._memory else -1
-
-    def pos_min(self, seq: int) -> int:
-        """Smallest position from which on the sequence is whole, -1 when empty."""
-        return int(lib.llama_memory_seq_pos_min(self._memory, seq)) if self._memory else -1
-
-    def state_get(self, seq: int) -> bytes:
-        """Serialise one sequence, as the library does in its slot files: without the stream header."""
-        return self._stream(seq)[_STREAM_HEADER:]
-
-    def _stream(self, seq: int) -> bytes:
-        size = lib.llama_state_seq_get_size(self._context, seq)
-        buffer = (ctypes.c_uint8 * size)()
-        written = lib.llama_state_seq_get_data(self._context, buffer, size, seq)
-        return bytes(memoryview(buffer)[:written])
-
-    def state_set(self, seq: int, data: bytes) -> bool:
-        """Restore one sequence; an ill-fitting state leaves it empty."""
-        stream = self._stream_header + data
-        buffer = (ctypes.c_uint8 * len(stream)).from_buffer_copy(stream)
-        read = lib.llama_state_seq_set_data(self._context, buffer, len(stream), seq)
-        if read == 0:
-            self.seq_rm(seq, 0)
-        return bool(read)
+    # ---- adapters and the end
 
     def set_lora(self, scales: tuple[float, ...]) -> None:
         """Switch adapter scales; a no-op when they are the current ones."""

@@ -1,0 +1,449 @@
+"""Saved sequences in host memory and on disk: found for a prompt, written for a conversation, off the engine thread.
+
+Two threads: one finds and reads, one cuts and writes, so that a slow write delays no prompt. The
+engine thread asks by `find` and `save`, which return at once, and is woken when there is something
+to see. Nothing here raises into the engine: what goes wrong is a miss, a count and a log line.
+"""
+
+import logging
+import os
+import threading
+import time
+from array import array
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Literal
+
+from . import kvblocks
+from .backend import ByteArray, ParsedState, StateCodec
+from .kvblocks import BLOCK, Block, BlockId, Found
+from .kvdisk import DiskTier, Limits
+from .kvram import RamTier
+from .slots import common_prefix
+
+_log = logging.getLogger(__name__)
+_QUEUE = 2  # saves that wait; beyond them conversations stay where they are
+_SWEEP_EVERY = 60.0
+_FORGET_RATE = 300.0  # seconds after which a measured rate is no reason not to try again
+WORTH_RESTORING = 16  # tokens more than what the cache has already
+
+Mode = Literal["off", "shutdown", "continuous"]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreOptions:
+    """What is kept where. Bytes, seconds, tokens; `folder` None: nothing on disk; ram_bytes -1: no limit."""
+
+    folder: Path | None = None
+    mode: Mode = "continuous"
+    max_bytes: int = 0
+    ttl: float = 0.0
+    min_tokens: int = 0
+    ram_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the store must know of the model. `codec` None: states can only be kept whole."""
+
+    fingerprint: bytes
+    adapters: tuple[bytes, ...] = ()
+    codec: StateCodec | None = None
+    window: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """The state of the first `length` keys of a prompt, ready for the cache."""
+
+    length: int
+    state: ByteArray
+    tier: Literal["ram", "disk"]
+    seconds: float  # that it took to read
+
+
+@dataclass(slots=True, eq=False)
+class Lookup:
+    """One question: is there more of this prompt than `have` keys? Answered when `done`."""
+
+    keys: "array[int]"  # what may be used of it
+    scales: tuple[float, ...]
+    media: tuple[tuple[int, int], ...]  # (start, length) of images, which are not cut
+    have: int
+    token_seconds: float  # of prefill, 0: not known
+    asked: float = field(default_factory=time.monotonic)
+    offer: Offer | None = None
+    done: bool = False
+
+
+@dataclass(slots=True)
+class _Save:
+    keys: "array[int]"
+    scales: tuple[float, ...]
+    state: ByteArray
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStats:
+    """Numbers for monitoring; dictionaries by tier or reason."""
+
+    entries: int = 0
+    bytes: int = 0
+    ram_entries: int = 0
+    ram_bytes: int = 0
+    hits: dict[str, int] = field(default_factory=dict)
+    misses: int = 0
+    tokens_saved: dict[str, int] = field(default_factory=dict)
+    discards: dict[str, int] = field(default_factory=dict)
+    save_seconds: float = 0.0
+    saves: int = 0
+    restore_seconds: float = 0.0
+    restores: int = 0
+    bytes_written: int = 0
+    bytes_read: int = 0
+
+
+class KVStore:
+    """The tiers of one server. `find`, `save` and the properties: engine thread; `stats`, `listing`, `clear`: any."""
+
+    def __init__(self, options: StoreOptions, shape: Shape) -> None:
+        self.options = options
+        self._shape = shape
+        self._wake: Callable[[], None] = lambda: None
+        self._lock = threading.RLock()  # the indexes; may be held while a slow disk is read
+        self._counting = threading.Lock()  # the numbers; never held for long
+        self._counts: dict[str, Counter[str]] = {"hits": Counter(), "tokens": Counter(), "discards": Counter()}
+        self._stats = StoreStats()
+        self._ram = RamTier(options.ram_bytes if options.ram_bytes >= 0 else 1 << 62)
+        self._disk = (
+            DiskTier(
+                options.folder, shape.fingerprint, Limits(options.max_bytes, options.ttl), self.discard, self._lock
+            )
+            if options.folder is not None and options.mode != "off"
+            else None
+        )
+        self._questions: SimpleQueue[Lookup | None] = SimpleQueue()
+        self._saves: SimpleQueue[_Save | None] = SimpleQueue()
+        self._waiting = 0  # saves not finished
+        self._rate = (0.0, 0.0)  # seconds a token of a restore, and when that was measured
+        self._threads: list[threading.Thread] = []
+        self._swept = time.monotonic()
+
+    # ---- life
+
+    def start(self, wake: Callable[[], None]) -> None:
+        """Open the folder and start the threads; `wake` is called when an answer is there or a save has ended."""
+        self._wake = wake
+        if self._disk is not None:
+            self._disk.open()
+        for name, loop in (("kv-read", self._read_loop), ("kv-write", self._write_loop)):
+            thread = threading.Thread(target=loop, name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def stop(self) -> None:
+        """End the threads after what they are doing; does not wait."""
+        self._questions.put(None)
+        self._saves.put(None)
+
+    def join(self) -> None:
+        """Wait for the threads (tests)."""
+        for thread in self._threads:
+            thread.join()
+
+    @property
+    def writes_disk(self) -> bool:
+        """Whether conversations are to be written before the server ends."""
+        return self._disk is not None
+
+    @property
+    def continuous(self) -> bool:
+        """Whether conversations are written as they end."""
+        return self._disk is not None and self.options.mode == "continuous"
+
+    # ---- asking (engine thread)
+
+    def find(self, lookup: Lookup) -> None:
+        """Answer a question soon; its `done` says when."""
+        self._questions.put(lookup)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another save can wait."""
+        return self._waiting < _QUEUE
+
+    @property
+    def idle(self) -> bool:
+        """Whether every save has ended."""
+        return self._waiting == 0
+
+    def save(self, keys: "array[int]", scales: tuple[float, ...], state: ByteArray) -> None:
+        """Keep a sequence soon."""
+        with self._counting:
+            self._waiting += 1
+        self._saves.put(_Save(keys, scales, state))
+
+    def note_restored(self, offer: Offer, seconds: float) -> None:
+        """An offer has reached the cache, which took that long."""
+        took = offer.seconds + seconds
+        with self._counting:
+            self._rate = (took / offer.length, time.monotonic())
+            self._counts["hits"][offer.tier] += 1
+            self._counts["tokens"][offer.tier] += offer.length
+            stats = self._stats
+            self._stats = replace(stats, restores=stats.restores + 1, restore_seconds=stats.restore_seconds + took)
+
+    def discard(self, reason: str) -> None:
+        """Count something that was not kept or not used."""
+        with self._counting:
+            self._counts["discards"][reason] += 1
+
+    # ---- monitoring (any thread)
+
+    def stats(self) -> StoreStats:
+        """The numbers of now."""
+        with self._counting:
+            return replace(
+                self._stats,
+                entries=len(self._disk.index) if self._disk else 0,
+                bytes=self._disk.bytes if self._disk else 0,
+                ram_entries=len(self._ram.index),
+                ram_bytes=self._ram.bytes,
+                hits=dict(self._counts["hits"]),
+                tokens_saved=dict(self._counts["tokens"]),
+                discards=dict(self._counts["discards"]),
+            )
+
+    def listing(self) -> list[tuple[BlockId, tuple[str, ...]]]:
+        """Every block of this fingerprint, and the tiers that hold it."""
+        with self._lock:
+            if self._disk is not None:
+                self._disk.refresh()
+            tiers: dict[BlockId, tuple[str, ...]] = {}
+            for name, index in (("ram", self._ram.index), ("disk", self._disk.index if self._disk else None)):
+                for block in index.by_identity.values() if index else ():
+                    tiers[block] = (*tiers.get(block, ()), name)
+            return sorted(tiers.items(), key=lambda item: (item[0].start, item[0].identity))
+
+    def clear(self) -> int:
+        """Forget everything, on disk that of all fingerprints; returns the number of blocks."""
+        with self._lock:
+            count = len(self._ram.index)
+            self._ram.clear()
+            return max(count, self._disk.clear() if self._disk else 0)
+
+    # ---- reading (its own thread)
+
+    def _read_loop(self) -> None:
+        while (lookup := self._questions.get()) is not None:
+            try:
+                lookup.offer = self._answer(lookup)
+            except Exception:
+                _log.exception("looking into the KV store failed")
+                self.discard("defect")
+            lookup.done = True
+            self._wake()
+
+    def _answer(self, lookup: Lookup) -> Offer | None:
+        began = time.monotonic()
+        start = kvblocks.root(self._shape.fingerprint, self._shape.adapters, lookup.scales)
+        while True:
+            found = self._match(lookup, start)
+            length = found[-1][0].start + found[-1][1] if found else 0
+            if length < max(lookup.have + WORTH_RESTORING, self.options.min_tokens):
+                self._missed()
+                return None
+            if self._too_slow(length, length - lookup.have, lookup.token_seconds):
+                self.discard("slower_than_prefill")
+                return None
+            blocks = self._read(found, lookup.keys)
+            if blocks is None:
+                continue  # something was gone or damaged; it is not in the index any more
+            state = self._join(blocks, found)
+            if state is None:
+                return None
+            self._used([block for block, _ in found])
+            tier: Literal["ram", "disk"] = "disk" if any(from_disk for _, from_disk in blocks) else "ram"
+            return Offer(length, state, tier, time.monotonic() - began)
+
+    def _missed(self) -> None:
+        with self._counting:
+            self._stats = replace(self._stats, misses=self._stats.misses + 1)
+
+    def _match(self, lookup: Lookup, start: bytes) -> Found:
+        with self._lock:
+            indexes = [self._ram.index]
+            if self._disk is not None:
+                self._disk.refresh()
+                indexes.append(self._disk.index)
+            if self._shape.codec is None:
+                found = kvblocks.match_whole(lookup.keys, start, indexes)
+                return [] if any(s < found[0][1] < s + n for s, n in lookup.media) else found
+            found = kvblocks.match(lookup.keys, start, indexes, self._keys, self._shape.window)
+            length = found[-1][0].start + found[-1][1] if found else 0
+            for begin, size in lookup.media:
+                if begin < length < begin + size:
+                    found = kvblocks.within_window(kvblocks.trim(found, begin), self._shape.window)
+            return found
+
+    def _keys(self, block: BlockId) -> "array[int] | None":
+        keys = self._ram.keys(block)
+        return keys if keys is not None or self._disk is None else self._disk.keys(block)
+
+    def _too_slow(self, length: int, gain: int, token_seconds: float) -> bool:
+        """Whether computing `gain` tokens is faster than restoring `length`, as far as both have been measured."""
+        seconds, when = self._rate
+        known = bool(seconds and token_seconds) and time.monotonic() - when < _FORGET_RATE
+        return known and length * seconds > gain * token_seconds
+
+    def _read(self, found: Found, keys: "array[int]") -> list[tuple[Block, bool]] | None:
+        """The blocks, compared key by key, and whether each came from disk; None when one cannot be had."""
+        blocks = []
+        for block_id, used in found:
+            with self._lock:
+                block = self._ram.get(block_id)
+            from_disk = block is None
+            if block is None and self._disk is not None:
+                block = self._disk.read(block_id)
+                if block is not None:
+                    self._keep_read(block)
+            if block is None:
+                self._drop(block_id)
+                return None
+            if common_prefix(block.keys, keys[block_id.start : block_id.start + used]) != used:
+                self.discard("collision")
+                self._drop(block_id)
+                return None
+            blocks.append((block, from_disk))
+        return blocks
+
+    def _keep_read(self, block: Block) -> None:
+        with self._counting:
+            self._stats = replace(self._stats, bytes_read=self._stats.bytes_read + block.size)
+        with self._lock:
+            self._ram.put(block)
+
+    def _drop(self, block: BlockId) -> None:
+        with self._lock:
+            self._ram.remove(block.identity)
+            if self._disk is not None:
+                self._disk.index.remove(block)
+
+    def _join(self, blocks: list[tuple[Block, bool]], found: Found) -> ByteArray | None:
+        if self._shape.codec is None:
+            return blocks[0][0].payload
+        try:
+            return self._shape.codec.join(
+                [(block.payload, block.id.count, used) for (block, _), (_, used) in zip(blocks, found, strict=True)]
+            )
+        except ValueError:
+            self.discard("other_layout")
+            for block, _ in blocks:
+                self._drop(block.id)
+            return None
+
+    # ---- writing (its own thread)
+
+    def _write_loop(self) -> None:
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)  # decode goes first
+        while (save := self._saves.get()) is not None:
+            try:
+                self._keep(save)
+            except Exception:
+                _log.exception("saving into the KV store failed")
+                self.discard("defect")
+            del save
+            with self._counting:
+                self._waiting -= 1
+            self._wake()
+            if self._disk is not None and time.monotonic() - self._swept > _SWEEP_EVERY:
+                self._disk.sweep()
+                self._swept = time.monotonic()
+
+    def _keep(self, save: _Save) -> None:
+        """Cut and write what is not there yet."""
+        began = time.monotonic()
+        start = kvblocks.root(self._shape.fingerprint, self._shape.adapters, save.scales)
+        if self._shape.codec is None:
+            count = len(save.keys)
+            identity = kvblocks.identity_at(kvblocks.chain(start, save.keys), save.keys, count)
+            block = BlockId(start, identity, 0, count, count, whole=True)
+            new = [] if self._have(block, save.keys) else [Block(block, save.keys, save.state)]
+        else:
+            try:
+                parsed = self._shape.codec.parse(save.state)
+            except ValueError:
+                self.discard("cannot_cut")
+                return
+            new = self._cut(save.keys[: parsed.length], start, parsed)
+        with self._lock:
+            for one in reversed(new):  # the first blocks last: without them the others are of no use
+                self._ram.put(one)
+        written = self._write(new)
+        took = time.monotonic() - began
+        with self._counting:
+            stats = self._stats
+            self._stats = replace(
+                stats,
+                saves=stats.saves + 1,
+                save_seconds=stats.save_seconds + took,
+                bytes_written=stats.bytes_written + written,
+            )
+
+    def _cut(self, keys: "array[int]", parent: bytes, parsed: ParsedState) -> list[Block]:
+        """The blocks that are not there yet."""
+        new, old = [], []
+        for at in range(0, len(keys), BLOCK):
+            part = keys[at : at + BLOCK]
+            block = BlockId(parent, kvblocks.identify(parent, part), at, len(part), parsed.rows(at, at + len(part)))
+            if self._have(block, part):
+                old.append(block)
+            else:
+                new.append(Block(block, part, parsed.cut(at, at + len(part))))
+            parent = block.identity
+        self._used(old)
+        return new
+
+    def _used(self, blocks: list[BlockId]) -> None:
+        """Mark as used, the first ones last."""
+        with self._lock:
+            for block in reversed(blocks):
+                self._ram.touch(block.identity)
+        if self._disk is not None:
+            self._disk.touch(reversed(blocks))
+
+    def _have(self, block: BlockId, keys: "array[int]") -> bool:
+        """Whether the last tier has the block, or a longer one that begins with it."""
+        tier = self._disk or self._ram
+        with self._lock:
+            held = tier.index.by_identity.get(block.identity)
+            if held is not None:
+                return held.rows >= block.rows
+            longer = [c for c in tier.index.children(block.parent) if c.count > block.count and c.rows == c.count]
+            return any(common_prefix(tier.keys(c) or array("q"), keys) == len(keys) for c in longer)
+
+    def _write(self, blocks: list[Block]) -> int:
+        """Write what the disk lacks, then remove what that makes superfluous; returns the bytes."""
+        disk = self._disk
+        if disk is None:
+            shorter = [old for block in blocks for old in self._superseded(block, self._ram)]
+        else:
+            written = disk.write(blocks)
+            there = [block for block in blocks if block.id.identity in disk.index.by_identity]
+            shorter = [old for block in there for old in self._superseded(block, disk)]
+            disk.remove(shorter)
+        with self._lock:
+            for old in shorter:
+                self._ram.remove(old.identity)
+        return written if disk is not None else 0
+
+    def _superseded(self, block: Block, tier: RamTier | DiskTier) -> list[BlockId]:
+        """Shorter blocks at the same place whose keys this one begins with."""
+        with self._lock:
+            shorter = [c for c in tier.index.children(block.id.parent) if c.count < block.id.count]
+            return [c for c in shorter if common_prefix(tier.keys(c) or array("q"), block.keys) == c.count]
