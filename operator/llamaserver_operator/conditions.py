@@ -1,0 +1,225 @@
+"""The conditions of an object, from its spec and what was observed. Pure; one function a condition."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .observed import Observed, is_ready
+from .pods import Trouble, lacks_accelerator, troubles
+from .rollout import Problem, is_complete, surges
+from .spec import Spec
+
+Truth = Literal["True", "False", "Unknown"]
+_GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One condition, without the time of its transition."""
+
+    type: str
+    status: Truth
+    reason: str
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What conditions are made from."""
+
+    spec: Spec
+    observed: Observed
+    problems: tuple[Problem, ...]
+
+    @property
+    def troubles(self) -> list[Trouble]:
+        """Troubles of the pods of the newest template."""
+        return troubles(self.observed.new_pods(), self.observed.warnings)
+
+    def trouble(self, condition: str) -> Trouble | None:
+        """The first trouble that belongs to a condition."""
+        return next((item for item in self.troubles if item.condition == condition), None)
+
+    @property
+    def reports(self) -> list[Mapping[str, Any]]:
+        """What the pods of the newest template report."""
+        names = [pod["metadata"]["name"] for pod in self.observed.new_pods()]
+        return [self.observed.reports[name] for name in names if name in self.observed.reports]
+
+    @property
+    def serving(self) -> list[Mapping[str, Any]]:
+        """Reports of pods that have loaded their model."""
+        return [report for report in self.reports if report.get("state") in ("ready", "draining")]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every pod is of the newest template, and available."""
+        return is_complete(self.spec, self.observed)
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the spec cannot be acted on."""
+        return any(problem.blocking for problem in self.problems)
+
+
+def conditions(spec: Spec, observed: Observed, problems: tuple[Problem, ...]) -> list[Condition]:
+    """All conditions that apply to this object."""
+    view = View(spec, observed, problems)
+    parts = [accepted(problems), model_available(view), scheduled(view), progressing(view)]
+    if spec.accelerator:
+        parts.append(accelerated(view))
+    if spec.kv_cache and spec.kv_cache.persistence != "None":
+        parts.append(cache_restored(view))
+    return [ready(view, parts), *parts]
+
+
+def accepted(problems: Iterable[Problem]) -> Condition:
+    """Whether the spec can be acted on as it is."""
+    for problem in sorted(problems, key=lambda item: not item.blocking):
+        return Condition("Accepted", "False", problem.reason, problem.message)
+    return Condition("Accepted", "True", "Valid")
+
+
+def _by_pods(view: View, name: str, otherwise: Callable[[], Condition]) -> Condition:
+    """Unknown without pods, False with a trouble, else what `otherwise` says."""
+    if view.spec.replicas == 0:
+        return Condition(name, "Unknown", "ScaledToZero", "spec.replicas is 0")
+    if not view.observed.new_pods():
+        return Condition(name, "Unknown", "NoPods", "no pod has been created yet")
+    if found := view.trouble(name):
+        return Condition(name, "False", found.reason, found.message)
+    return otherwise()
+
+
+def model_available(view: View) -> Condition:
+    """Whether the model is where the server needs it, and loads."""
+
+    def otherwise() -> Condition:
+        for report in view.reports:
+            if report.get("state") == "downloading":
+                return _downloading(report)
+        if view.serving:
+            return Condition("ModelAvailable", "True", "Loaded")
+        if any(report.get("state") == "loading" for report in view.reports):
+            return Condition("ModelAvailable", "False", "Loading", "the server loads the model")
+        if view.complete:
+            return Condition("ModelAvailable", "True", "Loaded")  # pods are ready; their reports were missed
+        return Condition("ModelAvailable", "Unknown", "Pending", "no pod has looked for it yet")
+
+    return _by_pods(view, "ModelAvailable", otherwise)
+
+
+def _downloading(report: Mapping[str, Any]) -> Condition:
+    about = report.get("download", {})
+    if report.get("waiting_for_lock"):
+        return Condition("ModelAvailable", "False", "WaitingForDownload", "another pod downloads to the same volume")
+    have, total = about.get("bytes", 0) / _GIB, about.get("total_bytes", 0) / _GIB
+    text = f"{about.get('file') or 'the model'}: {have:.2f} of {total:.2f} GiB" if total else "starting"
+    if report.get("error"):
+        text = f"{text}; {report['error']}"
+    return Condition("ModelAvailable", "False", "Downloading", text)
+
+
+def scheduled(view: View) -> Condition:
+    """Whether the scheduler found nodes for the pods."""
+
+    def otherwise() -> Condition:
+        assigned = all(pod["spec"].get("nodeName") for pod in view.observed.new_pods())
+        return Condition("Scheduled", "True" if assigned else "Unknown", "Scheduled" if assigned else "Pending")
+
+    return _by_pods(view, "Scheduled", otherwise)
+
+
+def progressing(view: View) -> Condition:
+    """Whether the rollout goes on, or is done."""
+    deployment = view.observed.deployment
+    if deployment is None:
+        return Condition("Progressing", "Unknown", "NoDeployment")
+    native = {item["type"]: item for item in deployment.get("status", {}).get("conditions", [])}
+    if view.complete:
+        return Condition("Progressing", "True", "Complete")
+    if (failure := native.get("ReplicaFailure")) and failure["status"] == "True":
+        return Condition("Progressing", "False", failure.get("reason", "FailedCreate"), failure.get("message", ""))
+    if found := _stopper(view):
+        return Condition("Progressing", "False", found.reason, found.message)
+    deadline = native.get("Progressing", {})
+    if deadline.get("status") == "False":
+        text = deadline.get("message", "")
+        return Condition("Progressing", "False", deadline.get("reason", "ProgressDeadlineExceeded"), text)
+    status = deployment.get("status", {})
+    have, wanted = status.get("updatedReplicas", 0), view.spec.replicas
+    text = f"{have} of {wanted} pods updated, {status.get('availableReplicas', 0)} available"
+    return Condition("Progressing", "True", "RollingOut", text)
+
+
+def _stopper(view: View) -> Trouble | None:
+    """A trouble that does not pass by itself. A GPU that an old pod still holds does, when that one is replaced."""
+    passes = lacks_accelerator(view.spec, view.observed) and not surges(view.spec, view.observed)
+    for found in view.troubles:
+        if not (found.condition == "Scheduled" and passes and _old_pods(view)):
+            return found
+    return None
+
+
+def _old_pods(view: View) -> bool:
+    new = {pod["metadata"]["name"] for pod in view.observed.new_pods()}
+    return any(pod["metadata"]["name"] not in new for pod in view.observed.pods)
+
+
+def accelerated(view: View) -> Condition:
+    """Whether the model is on the GPU that was asked for."""
+
+    def otherwise() -> Condition:
+        found = [report["accelerator"] for report in view.serving if "accelerator" in report]
+        if not found:
+            return Condition("Accelerated", "Unknown", "Pending", "no pod has loaded the model yet")
+        worst = min(found, key=lambda item: int(item.get("layers_offloaded", 0)))
+        layers, total = worst.get("layers_offloaded", 0), worst.get("layers_total", 0)
+        if layers:
+            return Condition("Accelerated", "True", "Offloaded", f"{layers} of {total} layers on {worst.get('device')}")
+        if view.spec.engine.gpu_layers == 0:
+            return Condition("Accelerated", "False", "NotWanted", "spec.engine.gpuLayers is 0")
+        text = f"the server found no usable GPU and computes on {worst.get('device') or 'the CPU'}"
+        return Condition("Accelerated", "False", "RunningOnCPU", text)
+
+    return _by_pods(view, "Accelerated", otherwise)
+
+
+def cache_restored(view: View) -> Condition:
+    """Whether the prefix store has states for the pods to start from."""
+
+    def otherwise() -> Condition:
+        stores = [report["kv_store"] for report in view.serving if "kv_store" in report]
+        if not stores:
+            return Condition("CacheRestored", "Unknown", "Pending", "no pod has opened the store yet")
+        entries = max(int(store.get("entries", 0)) for store in stores)
+        reused = sum(int(store.get("restored_tokens", 0)) for store in stores)
+        if not entries:
+            return Condition("CacheRestored", "False", "Empty", "nothing has been stored yet")
+        return Condition("CacheRestored", "True", "Restored" if reused else "Available")
+
+    return _by_pods(view, "CacheRestored", otherwise)
+
+
+def ready(view: View, parts: list[Condition]) -> Condition:
+    """True iff all pods are of the observed generation and available, or old ones serve while a rollout fails."""
+    by_type = {part.type: part for part in parts}
+    if view.blocked:
+        return Condition("Ready", "False", by_type["Accepted"].reason, by_type["Accepted"].message)
+    if view.spec.replicas == 0:
+        return Condition("Ready", "False", "ScaledToZero", "spec.replicas is 0")
+    if view.complete:
+        return Condition("Ready", "True", "Serving", f"{view.spec.replicas} of {view.spec.replicas} pods are ready")
+    rollout = by_type["Progressing"]
+    if rollout.status == "False" and _served(view):
+        text = f"pods of an earlier template serve; the rollout fails: {rollout.message}"
+        return Condition("Ready", "True", "RolloutFailing", text)
+    for part in (by_type["Scheduled"], by_type["ModelAvailable"], rollout, by_type.get("Accelerated")):
+        if part and part.status == "False":
+            return Condition("Ready", "False", part.reason, part.message)
+    return Condition("Ready", "False", "RollingOut", rollout.message)
+
+
+def _served(view: View) -> bool:
+    """Whether as many pods as wanted are ready, whatever their template."""
+    return sum(is_ready(pod) for pod in view.observed.pods) >= view.spec.replicas

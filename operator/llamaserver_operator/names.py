@@ -1,0 +1,74 @@
+"""Names of children, labels, annotations, ports and paths. They are spelled here and nowhere else."""
+
+from collections.abc import Mapping
+from typing import Any
+
+GROUP = "llamaserver.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+KIND = "LlamaServer"
+MANAGER = "llamaserver-operator"  # field manager, event source and value of MANAGED_BY
+
+MANAGED_BY = "app.kubernetes.io/managed-by"
+APP = "app.kubernetes.io/name"
+NAME_LABEL = f"{GROUP}/name"
+COMPONENT_LABEL = f"{GROUP}/component"
+TEMPLATE_ANNOTATION = f"{GROUP}/template"  # on the Deployment: the recorded pod template, as JSON
+DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
+REVISION = "deployment.kubernetes.io/revision"
+
+HTTP_PORT = 8080
+MANAGEMENT_PORT = 8081
+USER = 10001
+
+SERVER_CONTAINER = "server"
+FETCH_CONTAINER = "fetch"
+
+MODELS_DIR = "/models"
+KV_DIR = "/kv"
+CONFIG_DIR = "/etc/llamaserver/config"
+API_KEYS_DIR = "/etc/llamaserver/api-keys"
+TLS_DIR = "/etc/llamaserver/tls"
+SOURCES_DIR = "/sources"
+
+
+def management_service(name: str) -> str:
+    """The headless Service that Prometheus scrapes."""
+    return f"{name}-management"
+
+
+def config_map(name: str) -> str:
+    """The ConfigMap of texts given inline."""
+    return f"{name}-config"
+
+
+def model_claim(name: str) -> str:
+    """The claim made from spec.model.cache.claimTemplate."""
+    return f"{name}-model-cache"
+
+
+def kv_claim(name: str) -> str:
+    """The claim made from spec.kvCache.volume.claimTemplate."""
+    return f"{name}-kv-cache"
+
+
+def selector(name: str) -> dict[str, str]:
+    """What selects the pods; it never changes in an object's life."""
+    return {APP: "llamaserver", NAME_LABEL: name}
+
+
+def labels(name: str) -> dict[str, str]:
+    """Labels of every child."""
+    return {**selector(name), MANAGED_BY: MANAGER}
+
+
+def selector_text(labels: Mapping[str, str]) -> str:
+    """A label selector as the API takes it."""
+    return ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
+
+
+def key_of(child: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Namespace and name of the LlamaServer that a child belongs to, by its label."""
+    metadata = child.get("metadata", {})
+    name = metadata.get("labels", {}).get(NAME_LABEL)
+    return (metadata["namespace"], name) if name else None

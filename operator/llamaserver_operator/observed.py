@@ -1,0 +1,75 @@
+"""What one reconcile read of the cluster: plain values, read once, never changed."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import kinds, names
+from .kinds import Kind
+
+Manifest = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """The object and everything around it."""
+
+    owner: Manifest
+    children: Mapping[Kind, Sequence[Manifest]] = field(default_factory=dict)  # those with the object's label
+    strangers: Sequence[Manifest] = ()  # objects of other owners under names that our children would have
+    replica_sets: Sequence[Manifest] = ()
+    pods: Sequence[Manifest] = ()
+    reports: Mapping[str, Manifest] = field(default_factory=dict)  # pod name: what its management port says
+    config_maps: Mapping[str, Manifest | None] = field(default_factory=dict)  # those that the spec names
+    claims: Mapping[str, Manifest | None] = field(default_factory=dict)  # likewise
+    warnings: Sequence[Manifest] = ()  # Events about pods that do not start
+    has_service_monitors: bool = False
+
+    @property
+    def uid(self) -> str:
+        """The object's uid."""
+        return str(self.owner["metadata"]["uid"])
+
+    @property
+    def deployment(self) -> Manifest | None:
+        """Its Deployment."""
+        wanted = self.owner["metadata"]["name"]
+        found = (item for item in self.children.get(kinds.DEPLOYMENT, ()) if item["metadata"]["name"] == wanted)
+        return next(found, None)
+
+    def all_children(self) -> Iterator[Manifest]:
+        """Every child, pods aside."""
+        for kind, items in self.children.items():
+            if kind != kinds.POD:
+                yield from items
+
+    def new_pods(self) -> list[Manifest]:
+        """The pods of the newest template that are not ending."""
+        return [pod for pod in self.pods if not ending(pod) and owner_uid(pod) == self._newest_replica_set()]
+
+    def _newest_replica_set(self) -> str:
+        mine = (self.deployment or {}).get("metadata", {}).get("uid")
+        ours = [item for item in self.replica_sets if owner_uid(item) == mine]
+        newest = max(ours, key=_revision, default=None)
+        return str(newest["metadata"]["uid"]) if newest else ""
+
+
+def owner_uid(child: Mapping[str, Any]) -> str:
+    """Uid of the controller of an object."""
+    references = child["metadata"].get("ownerReferences", [])
+    return next((str(item["uid"]) for item in references if item.get("controller")), "")
+
+
+def ending(item: Mapping[str, Any]) -> bool:
+    """Whether an object is being deleted."""
+    return "deletionTimestamp" in item["metadata"]
+
+
+def _revision(replica_set: Mapping[str, Any]) -> int:
+    return int(replica_set["metadata"].get("annotations", {}).get(names.REVISION, 0))
+
+
+def is_ready(pod: Mapping[str, Any]) -> bool:
+    """Whether a pod's condition Ready is True."""
+    conditions = pod.get("status", {}).get("conditions", [])
+    return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)

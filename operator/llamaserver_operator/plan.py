@@ -1,0 +1,146 @@
+"""Decide: (spec, observed) to what to apply and what to delete, and why. Pure; reconcile.py does it."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from . import kinds, names
+from .config import Config
+from .observed import Observed, owner_uid
+from .pods import lacks_accelerator
+from .resources import policies, services
+from .resources.claims import claims
+from .resources.deployment import deployment
+from .resources.template import current_template, recorded
+from .rollout import Problem, is_complete, shared_claim_problem, surges
+from .spec import Spec, Text
+
+Manifest = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do, in this order: deletion costs, apply, delete."""
+
+    apply: tuple[Manifest, ...] = ()
+    delete: tuple[Manifest, ...] = ()
+    costs: Mapping[str, int] | None = None  # pod: its deletion cost, written before the Deployment shrinks
+    problems: tuple[Problem, ...] = ()
+    replacing: bool = False  # the rollout went over to replacing, for want of a free accelerator
+    waits: bool = False  # children of an earlier object of this name are still being collected
+
+
+def make_plan(spec: Spec, observed: Observed, config: Config) -> Plan:
+    """The plan; with a blocking problem, nothing is touched."""
+    problems = [*_texts_missing(spec, observed), *shared_claim_problem(spec, observed), *_strangers(observed)]
+    if problems:
+        return Plan(problems=tuple(problems))
+    if _leftovers(observed):
+        return Plan(waits=True)
+    surge = surges(spec, observed)
+    texts = _texts(spec, observed)
+    template = current_template(spec, observed.owner, texts, recorded(observed.deployment), config)
+    wanted = [
+        *claims(observed.owner, spec),
+        *_children(spec, observed, config),
+        deployment(observed.owner, spec, template, surge=surge),
+    ]
+    return Plan(
+        apply=tuple(wanted),
+        delete=tuple(_unwanted(spec, observed, wanted)),
+        costs=_costs(spec, observed),
+        problems=tuple(_monitor_missing(spec, observed)),
+        replacing=not surge and lacks_accelerator(spec, observed),
+    )
+
+
+def _children(spec: Spec, observed: Observed, config: Config) -> Iterable[Manifest]:
+    owner = observed.owner
+    yield policies.service_account(owner)
+    inline = {key: text.inline for key, text in _named_texts(spec) if text.inline is not None}
+    if inline:
+        yield policies.config_map(owner, inline)
+    if spec.security.network_policy.mode == "Managed":
+        yield policies.network_policy(owner, spec, config)
+    yield services.service(owner, spec)
+    yield services.management_service(owner)
+    if spec.replicas > 1:
+        yield policies.disruption_budget(owner)
+    if spec.observability.service_monitor != "Never" and observed.has_service_monitors:
+        yield policies.service_monitor(owner, spec)
+
+
+def _named_texts(spec: Spec) -> list[tuple[str, Text]]:
+    both = (("chat-template", spec.chat_template), ("system-prompt", spec.system_prompt))
+    return [(key, text) for key, text in both if text]
+
+
+def _texts(spec: Spec, observed: Observed) -> dict[str, str]:
+    """The texts by name, from the spec and from the ConfigMaps that it names."""
+    found = {}
+    for key, text in _named_texts(spec):
+        if reference := text.config_map_key_ref:
+            found[key] = _config_text(observed, reference.name, reference.key) or ""
+        else:
+            found[key] = text.inline or ""
+    return found
+
+
+def _config_text(observed: Observed, name: str, key: str) -> str | None:
+    data: dict[str, str] = (observed.config_maps.get(name) or {}).get("data", {})
+    return data.get(key)
+
+
+def _texts_missing(spec: Spec, observed: Observed) -> Iterable[Problem]:
+    for key, text in _named_texts(spec):
+        reference = text.config_map_key_ref
+        if reference and _config_text(observed, reference.name, reference.key) is None:
+            field = {"chat-template": "chatTemplate", "system-prompt": "systemPrompt"}[key]
+            what = f'ConfigMap "{reference.name}" has no key "{reference.key}", or does not exist'
+            yield Problem("ConfigMapNotFound", f"spec.{field}.configMapKeyRef: {what}")
+
+
+def _strangers(observed: Observed) -> Iterable[Problem]:
+    for item in observed.strangers:
+        what = f"{item['kind']} {item['metadata']['name']!r} exists and does not belong to this object"
+        yield Problem("NameConflict", f"{what}; rename or remove one of them")
+
+
+def _monitor_missing(spec: Spec, observed: Observed) -> Iterable[Problem]:
+    if spec.observability.service_monitor == "Always" and not observed.has_service_monitors:
+        text = "spec.observability.serviceMonitor: Always, but the ServiceMonitor CRD is not installed"
+        yield Problem("ServiceMonitorUnavailable", text, blocking=False)
+
+
+def _leftovers(observed: Observed) -> bool:
+    """Whether children of an earlier object of this name still exist."""
+    return any(uid != observed.uid for child in observed.all_children() if (uid := owner_uid(child)))
+
+
+def _unwanted(spec: Spec, observed: Observed, wanted: list[Manifest]) -> Iterable[Manifest]:
+    keep = {(item["kind"], item["metadata"]["name"]) for item in wanted}
+    for kind, items in observed.children.items():
+        for child in items if kind != kinds.POD else ():
+            if owner_uid(child) != observed.uid or (kind.kind, child["metadata"]["name"]) in keep:
+                continue
+            # A claim goes when no pod of the old template uses it any more.
+            if kind != kinds.CLAIM or is_complete(spec, observed):
+                yield child
+
+
+def _costs(spec: Spec, observed: Observed) -> Mapping[str, int] | None:
+    """When the Deployment shrinks: busy pods cost more, so that idle ones go first."""
+    before = (observed.deployment or {}).get("spec", {}).get("replicas", 0)
+    if not 0 < spec.replicas < before:
+        return None
+    pods = (pod["metadata"]["name"] for pod in observed.pods)
+    return {pod: _busy(observed.reports.get(pod, {})) for pod in pods}
+
+
+def _busy(report: Mapping[str, Any]) -> int:
+    return int(report.get("slots", {}).get("processing", 0)) + int(report.get("requests_deferred", 0))
+
+
+def cost_annotation(cost: int) -> dict[str, str]:
+    """The annotation that the ReplicaSet controller reads."""
+    return {names.DELETION_COST: str(cost)}

@@ -1,0 +1,132 @@
+"""What keeps pods from serving, in words that a person can act on. Pure."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from . import names
+from .observed import Observed
+from .spec import Spec
+
+Manifest = Mapping[str, Any]
+_MISSING = re.compile(r'(secret|configmap)s? "([^"]+)" not found')
+_MISSING_KEY = re.compile(r"couldn't find key (\S+) in (Secret|ConfigMap) (\S+)")
+_PULLING = {"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
+_MODEL = {
+    "ModelNotFound", "Unauthorized", "ChecksumMismatch", "DiskFull", "DownloadFailed", "BadSpec", "ModelLoadFailed",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """One pod's trouble and the condition that it belongs to."""
+
+    condition: str
+    reason: str
+    message: str
+
+
+def troubles(pods: Iterable[Manifest], warnings: Sequence[Manifest]) -> list[Trouble]:
+    """The troubles of these pods; `warnings` are Events about them."""
+    return [found for pod in pods if (found := trouble(pod, warnings))]
+
+
+def trouble(pod: Manifest, warnings: Sequence[Manifest] = ()) -> Trouble | None:
+    """The trouble of a pod, the most telling one; None when it is only on its way."""
+    status = pod.get("status", {})
+    if text := unscheduled(pod):
+        return Trouble("Scheduled", "Unschedulable", text)
+    for container in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
+        if found := _container(container):
+            return found
+    if status.get("reason") in ("Evicted", "UnexpectedAdmissionError"):
+        return Trouble("Progressing", status["reason"], status.get("message", ""))
+    return _mount(pod, warnings)
+
+
+def unscheduled(pod: Manifest) -> str:
+    """What the scheduler says about a pod that it cannot place."""
+    for item in pod.get("status", {}).get("conditions", []):
+        if item["type"] == "PodScheduled" and item["status"] == "False" and item.get("reason") == "Unschedulable":
+            return str(item.get("message", "no node fits"))
+    return ""
+
+
+def _container(container: Manifest) -> Trouble | None:
+    state, name = container.get("state", {}), container["name"]
+    condition = "ModelAvailable" if name == names.FETCH_CONTAINER else "Progressing"
+    waiting = state.get("waiting", {})
+    reason, text = waiting.get("reason", ""), waiting.get("message", "")
+    if reason in _PULLING:
+        return Trouble("Progressing", "ImagePullFailed", f"container {name}: {text or reason}")
+    if reason in ("CreateContainerConfigError", "CreateContainerError", "RunContainerError"):
+        return Trouble(condition, _missing(text) or reason, f"container {name}: {text}")
+    if ended := _last_failure(container):
+        return _termination(name, condition, ended, waiting=bool(waiting))
+    return None
+
+
+def _last_failure(container: Manifest) -> Manifest | None:
+    """How a container ended that is not running well: it failed, and has not become ready since."""
+    state, last = container.get("state", {}), container.get("lastState", {}).get("terminated")
+    ended: Manifest | None = state.get("terminated") or last
+    if container.get("ready") or not ended or ended.get("exitCode") == 0:
+        return None
+    return ended
+
+
+def _termination(name: str, condition: str, ended: Manifest, *, waiting: bool) -> Trouble | None:
+    told = _told(ended.get("message", ""))
+    if told:
+        reason, message = told
+        return Trouble("ModelAvailable" if reason in _MODEL else condition, reason, message)
+    if ended.get("reason") == "OOMKilled":
+        text = f"container {name} was killed for want of memory; raise spec.resources.limits.memory"
+        return Trouble("Progressing", "OOMKilled", text)
+    if not waiting:
+        return None  # it runs again; what matters is whether it ends again
+    last = ended.get("message") or ended.get("reason") or "no message"
+    text = f"container {name} ended with exit code {ended.get('exitCode')}: {str(last).strip()[-500:]}"
+    return Trouble(condition, "CrashLoopBackOff", text)
+
+
+def _told(text: str) -> tuple[str, str] | None:
+    """Reason and message of our own containers' last word."""
+    try:
+        told = json.loads(text)
+        return str(told["reason"]), str(told["message"])
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def _mount(pod: Manifest, warnings: Sequence[Manifest]) -> Trouble | None:
+    """A volume that cannot be mounted, which only Events tell."""
+    statuses = [*pod["status"].get("initContainerStatuses", []), *pod["status"].get("containerStatuses", [])]
+    if any("running" in item.get("state", {}) or item.get("ready") for item in statuses):
+        return None
+    uid = pod["metadata"]["uid"]
+    mine = [item for item in warnings if item.get("involvedObject", {}).get("uid") == uid]
+    for event in sorted(mine, key=lambda item: str(item.get("lastTimestamp") or item.get("eventTime")), reverse=True):
+        if event.get("reason") in ("FailedMount", "FailedAttachVolume"):
+            text = str(event.get("message", ""))
+            return Trouble("Progressing", _missing(text) or str(event["reason"]), text[-500:])
+    return None
+
+
+def _missing(text: str) -> str:
+    if found := _MISSING.search(text):
+        return "SecretNotFound" if found[1] == "secret" else "ConfigMapNotFound"
+    if found := _MISSING_KEY.search(text):
+        return f"{found[2]}KeyNotFound"
+    return ""
+
+
+def lacks_accelerator(spec: Spec, observed: Observed) -> bool:
+    """Whether a new pod waits for an accelerator that no node has free."""
+    gpu = spec.accelerator
+    if gpu is None:
+        return False
+    wanted = f"Insufficient {gpu.resource}" if gpu.resource else "allocate all claims"
+    return any(wanted in unscheduled(pod) for pod in observed.new_pods())

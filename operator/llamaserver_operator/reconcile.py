@@ -1,0 +1,231 @@
+"""Reconcile one object: read everything, decide (plan.py), do it, tell it (status.py).
+
+Level-based: no event is looked at.
+"""
+
+import asyncio
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from . import kinds, names
+from .cluster import Cluster, PodReader
+from .conditions import View
+from .config import Config
+from .errors import ClusterError, Conflict, Forbidden, Invalid, InvalidSpec
+from .kinds import Kind, kind_of
+from .observed import Observed, is_ready, owner_uid
+from .plan import Plan, cost_annotation, make_plan
+from .rollout import Problem, claims_named
+from .spec import Spec, parse
+from .status import rejected, status_of, transitions
+
+Manifest = dict[str, Any]
+_log = logging.getLogger(__name__)
+_CHILDREN = (
+    kinds.DEPLOYMENT, kinds.SERVICE, kinds.CLAIM, kinds.SERVICE_ACCOUNT, kinds.CONFIG_MAP,
+    kinds.DISRUPTION_BUDGET, kinds.NETWORK_POLICY,
+)  # fmt: skip
+# Seconds until another look, where no event will call for one.
+_COLLECTING = 1.0
+_STARTING = 3.0
+_BLOCKED = 15.0
+_TEXTS = 30.0
+_STORE = 60.0
+
+
+class Reconciler:
+    """Brings the cluster to what an object says. One call at a time for an object; many objects at once."""
+
+    def __init__(self, cluster: Cluster, config: Config, pods: PodReader) -> None:
+        self._cluster = cluster
+        self._config = config
+        self._pods = pods
+        # What was applied last, and what the API server made of it: while both are the same, nothing is written.
+        self._applied: dict[tuple[str, str], dict[tuple[str, str], tuple[str, str]]] = {}
+
+    async def reconcile(self, namespace: str, name: str) -> float | None:
+        """Returns the seconds until the next look is due; None when events are enough."""
+        owner = await self._cluster.get(kinds.LLAMA_SERVER, namespace, name)
+        if owner is None or "deletionTimestamp" in owner["metadata"]:
+            self._applied.pop((namespace, name), None)
+            return None
+        try:
+            spec = parse(owner["spec"])
+        except InvalidSpec as error:
+            observed = Observed(owner)
+            await self._tell(observed, rejected(observed, Problem("InvalidSpec", str(error)), _now()))
+            return None
+        observed = await self._observe(owner, spec)
+        plan = make_plan(spec, observed, self._config)
+        if plan.waits:
+            return _COLLECTING
+        plan = await self._without_strangers(spec, observed, plan)
+        try:
+            observed = await self._execute(observed, plan)
+        except (Forbidden, Invalid) as error:
+            problems = (*plan.problems, Problem(type(error).__name__, str(error), blocking=False))
+            await self._tell(observed, status_of(spec, observed, problems, _now()))
+            raise
+        await self._tell(observed, status_of(spec, observed, plan.problems, _now()))
+        return _next_look(spec, observed, plan)
+
+    # ---- read
+
+    async def _observe(self, owner: Manifest, spec: Spec) -> Observed:
+        namespace, name = owner["metadata"]["namespace"], owner["metadata"]["name"]
+        monitor = kinds.SERVICE_MONITOR
+        has_monitors = await self._cluster.serves(monitor.group, monitor.version, monitor.plural)
+        listed = (*_CHILDREN, monitor) if has_monitors else _CHILDREN
+        mine = names.selector_text({names.NAME_LABEL: name})
+        lists = await asyncio.gather(
+            *(self._cluster.list(kind, namespace, mine) for kind in (*listed, kinds.REPLICA_SET, kinds.POD))
+        )
+        *children, replica_sets, pods = lists
+        reports = await self._reports(pods)
+        observed = Observed(
+            owner=owner,
+            children=dict(zip(listed, children, strict=True)),
+            replica_sets=replica_sets,
+            pods=pods,
+            reports=reports,
+            config_maps=await self._named(kinds.CONFIG_MAP, namespace, _config_maps_named(spec)),
+            claims=await self._named(kinds.CLAIM, namespace, claims_named(spec)),
+            has_service_monitors=has_monitors,
+        )
+        return replace(observed, warnings=await self._warnings(namespace, observed))
+
+    async def _reports(self, pods: list[Manifest]) -> dict[str, Manifest]:
+        found = await asyncio.gather(*(self._pods.status(pod) for pod in pods))
+        return {pod["metadata"]["name"]: report for pod, report in zip(pods, found, strict=True) if report}
+
+    async def _named(self, kind: Kind, namespace: str, wanted: set[str]) -> dict[str, Manifest | None]:
+        found = await asyncio.gather(*(self._cluster.get(kind, namespace, name) for name in sorted(wanted)))
+        return dict(zip(sorted(wanted), found, strict=True))
+
+    async def _warnings(self, namespace: str, observed: Observed) -> list[Manifest]:
+        """Events about the first pod whose containers do not start: a volume may be the reason."""
+        for pod in observed.new_pods():
+            status = pod.get("status", {})
+            states = [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
+            begun = any("running" in item.get("state", {}) or item.get("lastState") for item in states)
+            if pod["spec"].get("nodeName") and not is_ready(pod) and not begun:
+                selector = f"involvedObject.uid={pod['metadata']['uid']},type=Warning"
+                return await self._cluster.list(kinds.EVENT, namespace, field_selector=selector)
+        return []
+
+    # ---- do
+
+    async def _without_strangers(self, spec: Spec, observed: Observed, plan: Plan) -> Plan:
+        """The plan, unless one of its new children would take over somebody else's object."""
+        have = {(item["kind"], item["metadata"]["name"]) for item in observed.all_children()}
+        new = [item for item in plan.apply if (item["kind"], item["metadata"]["name"]) not in have]
+        found = await asyncio.gather(
+            *(self._cluster.get(kind_of(item), item["metadata"]["namespace"], item["metadata"]["name"]) for item in new)
+        )
+        strangers = [item for item in found if item and owner_uid(item) != observed.uid]
+        return make_plan(spec, replace(observed, strangers=strangers), self._config) if strangers else plan
+
+    async def _execute(self, observed: Observed, plan: Plan) -> Observed:
+        """Returns what was observed, with the Deployment as it is now."""
+        namespace = observed.owner["metadata"]["namespace"]
+        await self._write_costs(namespace, plan.costs or {})
+        if plan.replacing:
+            await self._tell_replacing(observed)
+        for wanted in plan.apply:
+            applied = await self._apply(observed, wanted)
+            if applied and wanted["kind"] == kinds.DEPLOYMENT.kind:
+                observed = replace(observed, children={**observed.children, kinds.DEPLOYMENT: [applied]})
+        for child in plan.delete:
+            metadata = child["metadata"]
+            _log.info("deleting %s %s: no longer wanted", child["kind"], metadata["name"])
+            await self._cluster.delete(kind_of(child), namespace, metadata["name"], metadata["uid"])
+        return observed
+
+    async def _write_costs(self, namespace: str, costs: Mapping[str, int]) -> None:
+        """Before a scale-down: which pods are busy."""
+        for pod, cost in costs.items():
+            try:
+                await self._cluster.annotate(kinds.POD, namespace, pod, cost_annotation(cost))
+            except ClusterError as error:  # the pod may have gone; the scale-down goes on
+                _log.info("no deletion cost on pod %s: %s", pod, error)
+
+    async def _apply(self, observed: Observed, wanted: Manifest) -> Manifest | None:
+        """Apply one child, unless it is known to be as wanted; what the API server made of it."""
+        metadata = observed.owner["metadata"]
+        memory = self._applied.setdefault((metadata["namespace"], metadata["name"]), {})
+        key, content = (wanted["kind"], wanted["metadata"]["name"]), _digest(wanted)
+        live = next((item for item in observed.all_children() if (item["kind"], item["metadata"]["name"]) == key), None)
+        if live and memory.get(key) == (content, _fingerprint(live)):
+            return None
+        try:
+            applied = await self._cluster.apply(wanted)
+        except (Forbidden, Invalid) as error:
+            raise type(error)(f"{wanted['kind']} {wanted['metadata']['name']}: {error}") from error
+        memory[key] = (content, _fingerprint(applied))
+        return applied
+
+    # ---- tell
+
+    async def _tell(self, observed: Observed, status: Manifest) -> None:
+        """Write the status when it changed, and Events for what changed in it."""
+        owner, before = observed.owner, observed.owner.get("status", {})
+        if status == before:
+            return
+        about = {"name": owner["metadata"]["name"], "namespace": owner["metadata"]["namespace"]}
+        # Exactly this object: one of the same name that was made since must not get this status.
+        about["uid"] = owner["metadata"]["uid"]
+        body = {"apiVersion": names.API_VERSION, "kind": names.KIND, "metadata": about, "status": status}
+        try:
+            await self._cluster.apply_status(body)
+        except Conflict:
+            return  # it was deleted, and made anew
+        for kind, reason, message in transitions(before, status):
+            await self._cluster.create_event(about["namespace"], owner, kind, reason, message)
+
+    async def _tell_replacing(self, observed: Observed) -> None:
+        update = (observed.deployment or {}).get("spec", {}).get("strategy", {}).get("rollingUpdate", {})
+        if update.get("maxSurge") != 0:
+            text = "no free accelerator for a new pod; old pods make room first from here on"
+            namespace = observed.owner["metadata"]["namespace"]
+            await self._cluster.create_event(namespace, observed.owner, "Normal", "ReplacingPods", text)
+
+
+def _config_maps_named(spec: Spec) -> set[str]:
+    texts = (spec.chat_template, spec.system_prompt)
+    return {text.config_map_key_ref.name for text in texts if text and text.config_map_key_ref}
+
+
+def _next_look(spec: Spec, observed: Observed, plan: Plan) -> float | None:
+    looks = []
+    view = View(spec, observed, plan.problems)
+    if view.blocked:
+        looks.append(_BLOCKED)
+    elif spec.replicas and not view.complete:
+        looks.append(_STARTING)
+    elif spec.replicas and not view.serving:
+        looks.append(_BLOCKED)  # ready pods that do not answer the operator
+    if _config_maps_named(spec):
+        looks.append(_TEXTS)
+    if spec.kv_cache and spec.kv_cache.persistence != "None":
+        looks.append(_STORE)
+    return min(looks, default=None)
+
+
+def _fingerprint(live: Mapping[str, Any]) -> str:
+    """Everything in an object that somebody can have changed on purpose."""
+    volatile = ("managedFields", "resourceVersion", "generation")
+    metadata = {key: value for key, value in live["metadata"].items() if key not in volatile}
+    return _digest({**{key: value for key, value in live.items() if key != "status"}, "metadata": metadata})
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,120 @@
+"""The server's command line. Only what the spec asks for is written, so that a pinned older server understands it."""
+
+from .. import names
+from ..files import ModelFiles
+from ..quantity import bytes_of
+from ..spec import KvCache, Spec
+
+DRAIN_DELAY = 5  # seconds that endpoints get to lag behind
+
+
+def server_arguments(spec: Spec, files: ModelFiles, namespace: str, name: str) -> list[str]:
+    """Arguments of the server container."""
+    return [
+        *_model(spec, files, namespace, name),
+        *_context(spec),
+        *_engine(spec),
+        *_gpu(spec),
+        *_kv_cache(spec.kv_cache),
+        *_serving(spec),
+        *spec.engine.extra_args,
+    ]
+
+
+def _option(flag: str, value: object) -> list[str]:
+    return [flag, str(value)] if value not in (None, "", 0, 0.0) else []
+
+
+def _number(value: float) -> str:
+    return f"{value:.10g}"
+
+
+def _model(spec: Spec, files: ModelFiles, namespace: str, name: str) -> list[str]:
+    arguments = ["--model", files.model.path, "--alias", spec.model.alias or name]
+    for item, file in zip(spec.lora_adapters, files.adapters, strict=True):
+        arguments += ["--lora-scaled", f"{file.path}:{_number(item.scale)}"]
+    if files.projector:
+        arguments += ["--mmproj", files.projector.path]
+    if spec.chat_template:
+        arguments += ["--chat-template-file", f"{names.CONFIG_DIR}/chat-template"]
+    if spec.system_prompt:
+        arguments += ["--system-prompt-file", f"{names.CONFIG_DIR}/system-prompt"]
+    if spec.model.cache and files.downloads:
+        arguments += ["--models-dir", names.MODELS_DIR, "--models-owner", f"{namespace}/{name}"]
+        arguments += ["--models-use", ",".join(file.key for file in files.downloads)]
+    return arguments
+
+
+def _context(spec: Spec) -> list[str]:
+    context = spec.context
+    arguments = ["--ctx-size", str(context.tokens_per_slot * context.slots), "--parallel", str(context.slots)]
+    arguments += ["--cont-batching"]
+    if extend := spec.engine.self_extend:
+        arguments += ["--grp-attn-n", str(extend.factor), "--grp-attn-w", str(extend.width)]
+    return arguments
+
+
+def _engine(spec: Spec) -> list[str]:
+    engine, rope = spec.engine, spec.engine.rope_scaling
+    arguments = [
+        *_option("--batch-size", engine.batch_tokens),
+        *_option("--ubatch-size", engine.micro_batch_tokens),
+        *_option("--threads", engine.threads),
+        *_option("--rope-scaling", rope.type.lower()),
+        *_option("--rope-freq-base", _number(rope.frequency_base) if rope.frequency_base else ""),
+        *_option("--rope-freq-scale", _number(rope.frequency_scale) if rope.frequency_scale else ""),
+        *_option("--yarn-orig-ctx", rope.original_context),
+    ]
+    if engine.flash_attention != "Auto":
+        arguments += ["--flash-attn", engine.flash_attention.lower()]
+    if engine.kv_type.key != "F16":
+        arguments += ["--cache-type-k", engine.kv_type.key.lower()]
+    if engine.kv_type.value != "F16":
+        arguments += ["--cache-type-v", engine.kv_type.value.lower()]
+    if engine.embeddings:
+        arguments += ["--embedding", *_option("--pooling", engine.embeddings.pooling.lower())]
+    return arguments
+
+
+def _gpu(spec: Spec) -> list[str]:
+    engine = spec.engine
+    if not spec.accelerator:
+        return ["--n-gpu-layers", "0"]
+    arguments = ["--n-gpu-layers", str(engine.gpu_layers).lower(), *_option("--split-mode", engine.split_mode.lower())]
+    if engine.main_gpu is not None:
+        arguments += ["--main-gpu", str(engine.main_gpu)]
+    if engine.tensor_split:
+        arguments += ["--tensor-split", ",".join(_number(share) for share in engine.tensor_split)]
+    if spec.accelerator.on_fallback == "Fail" and engine.gpu_layers != 0:
+        arguments += ["--require-offload"]
+    return arguments
+
+
+def _kv_cache(cache: KvCache | None) -> list[str]:
+    if cache is None:
+        return []
+    arguments = ["--slot-save-path", f"{names.KV_DIR}/slots"]
+    if cache.persistence != "None":
+        mode = {"OnShutdown": "shutdown", "Continuous": "continuous"}[cache.persistence]
+        arguments += ["--kv-store", f"{names.KV_DIR}/store", "--kv-store-mode", mode]
+        arguments += _option("--kv-store-max-bytes", bytes_of(cache.max_size) if cache.max_size else "")
+        arguments += _option("--kv-store-ttl", cache.ttl_seconds)
+        arguments += _option("--kv-store-min-tokens", cache.min_tokens)
+    return arguments
+
+
+def _serving(spec: Spec) -> list[str]:
+    serving, security = spec.serving, spec.security
+    arguments = ["--host", "0.0.0.0", "--port", str(names.HTTP_PORT)]  # noqa: S104  a pod is reached from outside
+    arguments += ["--management-port", str(names.MANAGEMENT_PORT), "--log-disable"]
+    if serving.max_queue is not None:
+        arguments += ["--max-queue", str(serving.max_queue)]
+    arguments += _option("--timeout", serving.request_timeout_seconds)
+    if serving.slots_endpoint == "Disabled":
+        arguments += ["--no-slots"]
+    if security.api_keys_secret_ref:
+        arguments += ["--api-key-file", names.API_KEYS_DIR]
+    if security.tls:
+        arguments += ["--ssl-cert-file", f"{names.TLS_DIR}/tls.crt", "--ssl-key-file", f"{names.TLS_DIR}/tls.key"]
+    arguments += ["--drain-delay", str(DRAIN_DELAY)]
+    return [*arguments, "--drain-timeout", str(spec.rollout.drain_timeout_seconds)]

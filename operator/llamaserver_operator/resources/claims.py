@@ -1,0 +1,33 @@
+"""The claims made from templates: the model cache and the KV cache."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from .. import names
+from ..spec import ClaimTemplate, Spec
+from .metadata import metadata
+
+Manifest = dict[str, Any]
+
+
+def claims(owner: Mapping[str, Any], spec: Spec) -> list[Manifest]:
+    """The claims that a spec asks for. A retained one has no owner, so that it stays when the object goes."""
+    name = owner["metadata"]["name"]
+    made = []
+    if (cache := spec.model.cache) and cache.claim_template:
+        owned = cache.retention_policy == "Delete"
+        made.append(_claim(metadata(owner, names.model_claim(name), owned=owned), cache.claim_template))
+    if spec.kv_cache and (template := spec.kv_cache.volume.claim_template):
+        owned = spec.kv_cache.volume.retention_policy == "Delete"
+        made.append(_claim(metadata(owner, names.kv_claim(name), owned=owned), template))
+    return made
+
+
+def _claim(about: Manifest, template: ClaimTemplate) -> Manifest:
+    body: Manifest = {
+        "accessModes": list(template.access_modes),
+        "resources": {"requests": {"storage": template.size}},
+    }
+    if template.storage_class_name is not None:
+        body["storageClassName"] = template.storage_class_name
+    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": about, "spec": body}

@@ -1,0 +1,35 @@
+"""The Deployment."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from .. import names
+from ..spec import Spec
+from .metadata import metadata
+from .template import Template
+
+Manifest = dict[str, Any]
+
+
+def deployment(owner: Mapping[str, Any], spec: Spec, template: Template, *, surge: bool) -> Manifest:
+    """With `surge`, a new pod starts before an old one ends; else the old one makes room first.
+
+    `type: Recreate` is never used: over a defaulted rollingUpdate, server-side apply refuses it.
+    """
+    name = owner["metadata"]["name"]
+    about = metadata(owner)
+    about["annotations"] = {names.TEMPLATE_ANNOTATION: template.record()}
+    update = {"maxSurge": 1, "maxUnavailable": 0} if surge else {"maxSurge": 0, "maxUnavailable": 1}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": about,
+        "spec": {
+            "replicas": spec.replicas,
+            "revisionHistoryLimit": 3,
+            "progressDeadlineSeconds": spec.rollout.progress_deadline_seconds,
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": update},
+            "selector": {"matchLabels": names.selector(name)},
+            "template": template.template,
+        },
+    }

@@ -1,0 +1,27 @@
+"""Metadata of children: labels and the owner."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from .. import names
+
+Manifest = dict[str, Any]
+
+
+def owner_reference(owner: Mapping[str, Any]) -> Manifest:
+    """What makes a child go with its LlamaServer."""
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": names.KIND,
+        "name": owner["metadata"]["name"],
+        "uid": owner["metadata"]["uid"],
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+
+
+def metadata(owner: Mapping[str, Any], name: str = "", *, owned: bool = True) -> Manifest:
+    """Metadata of a child; `name` is the owner's unless given. What is not owned stays when the owner goes."""
+    mine = owner["metadata"]
+    made = {"name": name or mine["name"], "namespace": mine["namespace"], "labels": names.labels(mine["name"])}
+    return {**made, "ownerReferences": [owner_reference(owner)]} if owned else made

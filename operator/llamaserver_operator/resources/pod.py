@@ -1,0 +1,166 @@
+"""The pod template: the server, and before it the download."""
+
+import math
+from typing import Any
+
+from .. import names
+from ..config import Config
+from ..files import ModelFiles, model_files
+from ..quantity import bytes_of
+from ..spec import ResourceClaim, Spec
+from .arguments import DRAIN_DELAY, server_arguments
+from .volumes import Volumes, pod_volumes
+
+Manifest = dict[str, Any]
+_PRE_STOP = 3  # seconds that a pod still serves as if nothing happened, while endpoints forget it
+_STARTUP_PERIOD = 5
+_SAVE_RATE = 100 * 2**20  # bytes/s that a slow network volume takes
+_SAVE_DEFAULT = 60  # seconds for a store without maxSize
+_MARGIN = 10  # seconds
+
+
+def pod_template(spec: Spec, namespace: str, name: str, image: str, config: Config) -> Manifest:
+    """The Deployment's pod template."""
+    files = model_files(spec)
+    volumes = pod_volumes(spec, files, name)
+    overlay = spec.pod_template
+    metadata: Manifest = {"labels": {**overlay.labels, **names.labels(name)}}
+    if overlay.annotations:
+        metadata["annotations"] = overlay.annotations
+    about = {"image": image, "imagePullPolicy": spec.image.pull_policy or config.image_pull_policy}
+    server = about | _server(spec, volumes, server_arguments(spec, files, namespace, name))
+    pod: Manifest = {
+        "serviceAccountName": name,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": grace_seconds(spec),
+        "securityContext": _pod_security(spec),
+        "containers": [server],
+        "volumes": volumes.volumes,
+    }
+    if files.downloads:
+        pod["initContainers"] = [about | _fetch(spec, files, volumes, f"{namespace}/{name}", config.hf_endpoint)]
+    return {"metadata": metadata, "spec": pod | _overlay(spec)}
+
+
+def grace_seconds(spec: Spec) -> int:
+    """Seconds from the end's begin to SIGKILL: stop accepting, drain, and save the KV cache."""
+    save = 0
+    if spec.kv_cache and spec.kv_cache.persistence != "None":
+        size = spec.kv_cache.max_size
+        save = math.ceil(bytes_of(size) / _SAVE_RATE) if size else _SAVE_DEFAULT
+    return _PRE_STOP + DRAIN_DELAY + spec.rollout.drain_timeout_seconds + save + _MARGIN
+
+
+def _pod_security(spec: Spec) -> Manifest:
+    overlay = spec.pod_template.security_context
+    context: Manifest = {
+        "runAsNonRoot": True,
+        "runAsUser": names.USER,
+        "runAsGroup": names.USER,
+        "fsGroup": overlay.fs_group or names.USER,
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    if overlay.supplemental_groups:
+        context["supplementalGroups"] = list(overlay.supplemental_groups)
+    return context
+
+
+_CONTAINER_SECURITY: Manifest = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+
+
+def _server(spec: Spec, volumes: Volumes, arguments: list[str]) -> Manifest:
+    container: Manifest = {
+        "name": names.SERVER_CONTAINER,
+        "args": arguments,
+        "ports": [
+            {"name": "http", "containerPort": names.HTTP_PORT, "protocol": "TCP"},
+            {"name": "management", "containerPort": names.MANAGEMENT_PORT, "protocol": "TCP"},
+        ],
+        "securityContext": _CONTAINER_SECURITY,
+        "volumeMounts": volumes.server,
+        "lifecycle": {"preStop": {"sleep": {"seconds": _PRE_STOP}}},
+        **_probes(spec),
+    }
+    if resources := _resources(spec):
+        container["resources"] = resources
+    if spec.pod_template.env:
+        container["env"] = list(spec.pod_template.env)
+    return container
+
+
+def _probes(spec: Spec) -> Manifest:
+    # /livez answers while a model loads, however large it is; readiness waits for the model.
+    budget = math.ceil(spec.rollout.progress_deadline_seconds / _STARTUP_PERIOD)
+
+    def probe(path: str, period: int, failures: int) -> Manifest:
+        get = {"path": path, "port": "management", "scheme": "HTTP"}
+        return {"httpGet": get, "periodSeconds": period, "failureThreshold": failures, "timeoutSeconds": 5}
+
+    return {
+        "startupProbe": probe("/livez", _STARTUP_PERIOD, budget),
+        "livenessProbe": probe("/livez", 10, 6),
+        "readinessProbe": probe("/readyz", 3, 2),
+    }
+
+
+def _resources(spec: Spec) -> Manifest:
+    requests, limits = dict(spec.resources.requests), dict(spec.resources.limits)
+    made: Manifest = {}
+    if (gpu := spec.accelerator) and gpu.resource:
+        limits[gpu.resource] = str(gpu.count)  # the API server makes the request of an extended resource from it
+    if gpu and gpu.resource_claims:
+        made["claims"] = [{"name": claim.name} for claim in gpu.resource_claims]
+    if requests:
+        made["requests"] = requests
+    if limits:
+        made["limits"] = limits
+    return made
+
+
+def _fetch(spec: Spec, files: ModelFiles, volumes: Volumes, owner: str, hf_endpoint: str) -> Manifest:
+    arguments = ["fetch", "--models-dir", names.MODELS_DIR, "--management-port", str(names.MANAGEMENT_PORT)]
+    arguments += ["--owner", owner]
+    for file in files.downloads:
+        arguments += ["--file", file.fetch_argument]
+    container: Manifest = {
+        "name": names.FETCH_CONTAINER,
+        "args": arguments,
+        "ports": [{"name": "fetch", "containerPort": names.MANAGEMENT_PORT, "protocol": "TCP"}],
+        "securityContext": _CONTAINER_SECURITY,
+        "volumeMounts": volumes.fetch,
+        "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}},
+    }
+    if hf_endpoint:
+        container["env"] = [{"name": "HF_ENDPOINT", "value": hf_endpoint}]
+    if secret := spec.model.credentials_secret_ref:
+        container["envFrom"] = [{"secretRef": {"name": secret.name}}]
+    return container
+
+
+def _overlay(spec: Spec) -> Manifest:
+    overlay, gpu = spec.pod_template, spec.accelerator
+    made: Manifest = {
+        "nodeSelector": overlay.node_selector,
+        "tolerations": list(overlay.tolerations),
+        "affinity": overlay.affinity,
+        "topologySpreadConstraints": list(overlay.topology_spread_constraints),
+        "priorityClassName": overlay.priority_class_name,
+        "schedulerName": overlay.scheduler_name,
+        "imagePullSecrets": list(overlay.image_pull_secrets),
+    }
+    if gpu:
+        made["runtimeClassName"] = gpu.runtime_class_name
+        made["resourceClaims"] = [_claim(claim) for claim in gpu.resource_claims]
+    return {key: value for key, value in made.items() if value}
+
+
+def _claim(claim: ResourceClaim) -> Manifest:
+    if claim.resource_claim_name:
+        return {"name": claim.name, "resourceClaimName": claim.resource_claim_name}
+    return {"name": claim.name, "resourceClaimTemplateName": claim.resource_claim_template_name}

@@ -1,0 +1,90 @@
+"""Volumes of a pod and where its containers see them."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from .. import names
+from ..files import ModelFiles
+from ..spec import ModelCache, Spec, Text
+
+Manifest = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Volumes:
+    """Volumes of the pod, mounts of the server and of the download."""
+
+    volumes: list[Manifest] = field(default_factory=list)
+    server: list[Manifest] = field(default_factory=list)
+    fetch: list[Manifest] = field(default_factory=list)
+
+    def add(self, name: str, volume: Manifest, mount_path: str, *, read_only: bool = True) -> None:
+        """One volume, mounted into the server."""
+        self.volumes.append({"name": name, **volume})
+        self.server.append(_mount(name, mount_path, read_only=read_only))
+
+
+def _mount(name: str, path: str, *, read_only: bool) -> Manifest:
+    mount: Manifest = {"name": name, "mountPath": path}
+    return {**mount, "readOnly": True} if read_only else mount
+
+
+def _claim(name: str, *, read_only: bool = False) -> Manifest:
+    source: Manifest = {"claimName": name}
+    return {"persistentVolumeClaim": {**source, "readOnly": True} if read_only else source}
+
+
+def pod_volumes(spec: Spec, files: ModelFiles, name: str) -> Volumes:
+    """All volumes of a pod."""
+    made = Volumes()
+    made.add("tmp", {"emptyDir": {}}, "/tmp", read_only=False)  # noqa: S108  the root file system is read-only
+    if files.downloads:
+        cache = spec.model.cache
+        # The server marks on a lasting volume which files are in use, and clears away what nobody names.
+        made.add("models", _models(cache, name), names.MODELS_DIR, read_only=cache is None)
+        made.fetch = [_mount("models", names.MODELS_DIR, read_only=False), _mount("tmp", "/tmp", read_only=False)]  # noqa: S108
+    for file in files:
+        where = f"{names.SOURCES_DIR}/{file.index}"
+        if part := file.source.persistent_volume_claim:
+            made.add(f"source-{file.index}", _claim(part.claim_name, read_only=True), where)
+        if image := file.source.image:
+            made.add(f"source-{file.index}", {"image": {"reference": image.reference}}, where)
+    if spec.kv_cache:
+        made.add("kv", _kv(spec, name), names.KV_DIR, read_only=False)
+    if sources := [
+        *_text("chat-template", spec.chat_template, name),
+        *_text("system-prompt", spec.system_prompt, name),
+    ]:
+        made.add("config", {"projected": {"sources": sources}}, names.CONFIG_DIR)
+    if keys := spec.security.api_keys_secret_ref:
+        made.add("api-keys", {"secret": {"secretName": keys.name}}, names.API_KEYS_DIR)
+    if tls := spec.security.tls:
+        made.add("tls", {"secret": {"secretName": tls.secret_name}}, names.TLS_DIR)
+    made.volumes += spec.pod_template.volumes
+    made.server += spec.pod_template.volume_mounts
+    return made
+
+
+def _models(cache: ModelCache | None, name: str) -> Manifest:
+    if cache is None:
+        return {"emptyDir": {}}
+    return _claim(cache.claim_name or names.model_claim(name))
+
+
+def _kv(spec: Spec, name: str) -> Manifest:
+    assert spec.kv_cache
+    volume = spec.kv_cache.volume
+    if volume.empty_dir:
+        limit = volume.empty_dir.size_limit
+        return {"emptyDir": {"sizeLimit": limit} if limit else {}}
+    return _claim(volume.claim_name or names.kv_claim(name))
+
+
+def _text(path: str, text: Text | None, name: str) -> list[Manifest]:
+    if text is None:
+        return []
+    if reference := text.config_map_key_ref:
+        source, key = reference.name, reference.key
+    else:
+        source, key = names.config_map(name), path
+    return [{"configMap": {"name": source, "items": [{"key": key, "path": path}]}}]

@@ -1,0 +1,388 @@
+"""The spec of a LlamaServer as frozen values; the CRD's descriptions say what each field means.
+
+`parse` reads what the API server admitted. It checks again, so that an object which an older CRD let
+in gives an error that names the field instead of a broken pod.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from .errors import InvalidSpec
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
+    """Base of all values here; fields at their default are left out of hashes, so that new fields change none."""
+
+
+class HuggingFace(Model, frozen=True):
+    """A file in a Hugging Face repository."""
+
+    repo: str
+    file: str
+    revision: str = "main"
+
+
+class Http(Model, frozen=True):
+    """A file at a URL."""
+
+    url: str
+
+
+class ClaimFile(Model, frozen=True):
+    """A file on an existing claim."""
+
+    claim_name: str
+    path: str
+
+
+class ImageFile(Model, frozen=True):
+    """A file in an OCI image."""
+
+    reference: str
+    path: str
+
+
+class Source(Model, frozen=True):
+    """Where a file comes from: exactly one is set."""
+
+    hugging_face: HuggingFace | None = None
+    http: Http | None = None
+    persistent_volume_claim: ClaimFile | None = None
+    image: ImageFile | None = None
+
+    def __post_init__(self) -> None:
+        given = (self.hugging_face, self.http, self.persistent_volume_claim, self.image)
+        if sum(part is not None for part in given) != 1:
+            raise ValueError("set exactly one of huggingFace, http, persistentVolumeClaim and image")
+
+
+class SecretRef(Model, frozen=True):
+    """A Secret of the namespace."""
+
+    name: str
+
+
+class ClaimTemplate(Model, frozen=True):
+    """A claim to make."""
+
+    size: str
+    storage_class_name: str | None = None
+    access_modes: tuple[str, ...] = ("ReadWriteOnce",)
+
+
+Retention = Literal["Retain", "Delete"]
+
+
+class ModelCache(Model, frozen=True):
+    """Where downloads are kept: one of claim_name and claim_template is set."""
+
+    claim_name: str | None = None
+    claim_template: ClaimTemplate | None = None
+    retention_policy: Retention = "Retain"
+
+
+class ServedModel(Model, frozen=True):
+    """spec.model."""
+
+    source: Source
+    sha256: str = ""
+    credentials_secret_ref: SecretRef | None = None
+    alias: str = ""
+    cache: ModelCache | None = None
+
+
+class LoraAdapter(Model, frozen=True):
+    """One of spec.loraAdapters."""
+
+    name: str
+    source: Source
+    sha256: str = ""
+    scale: float = 1.0
+
+
+class Projector(Model, frozen=True):
+    """spec.projector."""
+
+    source: Source
+    sha256: str = ""
+
+
+class ConfigMapKey(Model, frozen=True):
+    """A key of a ConfigMap."""
+
+    name: str
+    key: str
+
+
+class Text(Model, frozen=True):
+    """A text, given in place or in a ConfigMap."""
+
+    inline: str | None = None
+    config_map_key_ref: ConfigMapKey | None = None
+
+
+class ContextSize(Model, frozen=True):
+    """spec.context, in tokens."""
+
+    tokens_per_slot: Annotated[int, msgspec.Meta(ge=1)] = 4096
+    slots: Annotated[int, msgspec.Meta(ge=1)] = 4
+
+
+class KvType(Model, frozen=True):
+    """Data types of the KV cache."""
+
+    key: str = "F16"
+    value: str = "F16"
+
+
+class RopeScaling(Model, frozen=True):
+    """spec.engine.ropeScaling."""
+
+    type: Literal["", "None", "Linear", "YaRN"] = ""
+    frequency_base: float = 0.0
+    frequency_scale: float = 0.0
+    original_context: int = 0
+
+
+class SelfExtend(Model, frozen=True):
+    """spec.engine.selfExtend."""
+
+    factor: int
+    width: int
+
+
+class Embeddings(Model, frozen=True):
+    """spec.engine.embeddings."""
+
+    pooling: Literal["", "None", "Mean", "CLS", "Last", "Rank"] = ""
+
+
+class EngineOptions(Model, frozen=True):
+    """spec.engine; zero and empty are the server's own defaults."""
+
+    gpu_layers: int | Literal["All"] = "All"
+    split_mode: Literal["", "None", "Layer", "Row"] = ""
+    main_gpu: int | None = None
+    tensor_split: tuple[float, ...] = ()
+    flash_attention: Literal["Auto", "On", "Off"] = "Auto"
+    batch_tokens: int = 0
+    micro_batch_tokens: int = 0
+    threads: int = 0
+    kv_type: KvType = KvType()
+    rope_scaling: RopeScaling = RopeScaling()
+    self_extend: SelfExtend | None = None
+    embeddings: Embeddings | None = None
+    extra_args: tuple[str, ...] = ()
+
+
+class ResourceClaim(Model, frozen=True):
+    """A DRA claim of the pods."""
+
+    name: str
+    resource_claim_name: str | None = None
+    resource_claim_template_name: str | None = None
+
+
+class Accelerator(Model, frozen=True):
+    """spec.accelerator."""
+
+    vendor: Literal["NVIDIA", "AMD", "Intel"]
+    count: Annotated[int, msgspec.Meta(ge=1)] = 1
+    resource_name: str = ""
+    resource_claims: tuple[ResourceClaim, ...] = ()
+    runtime_class_name: str | None = None
+    on_fallback: Literal["Fail", "Warn"] = "Fail"
+
+    @property
+    def resource(self) -> str:
+        """The extended resource to ask for; empty when DRA claims take its place."""
+        if self.resource_claims:
+            return ""
+        by_vendor = {"NVIDIA": "nvidia.com/gpu", "AMD": "amd.com/gpu", "Intel": "gpu.intel.com/i915"}
+        return self.resource_name or by_vendor[self.vendor]
+
+
+class EmptyDir(Model, frozen=True):
+    """Scratch space of a pod."""
+
+    size_limit: str | None = None
+
+
+class KvVolume(Model, frozen=True):
+    """spec.kvCache.volume: exactly one of the three is set."""
+
+    claim_name: str | None = None
+    claim_template: ClaimTemplate | None = None
+    empty_dir: EmptyDir | None = None
+    retention_policy: Retention = "Retain"
+
+
+class KvCache(Model, frozen=True):
+    """spec.kvCache."""
+
+    volume: KvVolume
+    persistence: Literal["None", "OnShutdown", "Continuous"] = "None"
+    scope: Literal["Replica", "Shared"] = "Replica"
+    min_tokens: int = 0
+    ttl_seconds: int = 0
+    max_size: str = ""
+
+
+class Rollout(Model, frozen=True):
+    """spec.rollout, in seconds."""
+
+    strategy: Literal["Auto", "Surge", "Replace"] = "Auto"
+    drain_timeout_seconds: int = 300
+    progress_deadline_seconds: int = 1800
+    upgrade_policy: Literal["Pinned", "Immediate"] = "Pinned"
+
+
+class Serving(Model, frozen=True):
+    """spec.serving."""
+
+    port: int = 8080
+    service_type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = "ClusterIP"
+    max_queue: int | None = None
+    request_timeout_seconds: int = 0
+    slots_endpoint: Literal["Enabled", "Disabled"] = "Enabled"
+
+
+class Tls(Model, frozen=True):
+    """spec.security.tls."""
+
+    secret_name: str
+
+
+class NetworkPolicy(Model, frozen=True):
+    """spec.security.networkPolicy; peers are in the form of the Kubernetes API."""
+
+    mode: Literal["Managed", "None"] = "Managed"
+    peers: tuple[dict[str, Any], ...] = msgspec.field(default=(), name="from")
+
+
+class Security(Model, frozen=True):
+    """spec.security."""
+
+    api_keys_secret_ref: SecretRef | None = None
+    tls: Tls | None = None
+    network_policy: NetworkPolicy = NetworkPolicy()
+
+
+class Observability(Model, frozen=True):
+    """spec.observability."""
+
+    service_monitor: Literal["Auto", "Always", "Never"] = "Auto"
+    labels: dict[str, str] = {}
+
+
+class Resources(Model, frozen=True):
+    """spec.resources."""
+
+    requests: dict[str, int | str] = {}
+    limits: dict[str, int | str] = {}
+
+
+class PodSecurity(Model, frozen=True):
+    """spec.podTemplate.securityContext."""
+
+    fs_group: int | None = None
+    supplemental_groups: tuple[int, ...] = ()
+
+
+class PodTemplate(Model, frozen=True):
+    """spec.podTemplate; what is passed through has the form of the Kubernetes API."""
+
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    node_selector: dict[str, str] = {}
+    tolerations: tuple[dict[str, Any], ...] = ()
+    affinity: dict[str, Any] = {}
+    topology_spread_constraints: tuple[dict[str, Any], ...] = ()
+    priority_class_name: str | None = None
+    scheduler_name: str | None = None
+    env: tuple[dict[str, Any], ...] = ()
+    volumes: tuple[dict[str, Any], ...] = ()
+    volume_mounts: tuple[dict[str, Any], ...] = ()
+    image_pull_secrets: tuple[dict[str, Any], ...] = ()
+    security_context: PodSecurity = PodSecurity()
+
+
+class Image(Model, frozen=True):
+    """spec.image."""
+
+    repository: str = ""
+    tag: str = ""
+    digest: str = ""
+    pull_policy: Literal["", "Always", "IfNotPresent", "Never"] = ""
+
+    @property
+    def reference(self) -> str:
+        """The image reference; empty when the operator's default is wanted."""
+        if not self.repository:
+            return ""
+        if self.digest:
+            return f"{self.repository}@{self.digest}"
+        return f"{self.repository}:{self.tag}" if self.tag else self.repository
+
+
+class Spec(Model, frozen=True):
+    """spec."""
+
+    model: ServedModel
+    lora_adapters: tuple[LoraAdapter, ...] = ()
+    projector: Projector | None = None
+    chat_template: Text | None = None
+    system_prompt: Text | None = None
+    context: ContextSize = ContextSize()
+    engine: EngineOptions = EngineOptions()
+    accelerator: Accelerator | None = None
+    replicas: Annotated[int, msgspec.Meta(ge=0)] = 1
+    kv_cache: KvCache | None = None
+    rollout: Rollout = Rollout()
+    serving: Serving = Serving()
+    security: Security = Security()
+    observability: Observability = Observability()
+    resources: Resources = Resources()
+    pod_template: PodTemplate = PodTemplate()
+    image: Image = Image()
+
+
+# Options that fields of the spec, or the operator, set: every spelling that the server knows. A contract test
+# holds the list against the server's own table.
+OWNED_ARGUMENTS = frozenset(
+    """
+    -m --model -mu --model-url -hf -hfr --hf-repo -hff --hf-file -hft --hf-token --hf-revision --model-sha256
+    --models-dir --models-owner --models-use -a --alias --lora --lora-scaled -mm --mmproj --chat-template
+    --chat-template-file -spf --system-prompt-file -c --ctx-size -np --parallel -cb --cont-batching -nocb
+    --no-cont-batching -b --batch-size -ub --ubatch-size -gan --grp-attn-n -gaw --grp-attn-w -ctk --cache-type-k
+    -ctv --cache-type-v -fa --flash-attn --rope-scaling --rope-freq-base --rope-freq-scale --rope-scale
+    --yarn-orig-ctx --embedding --embeddings --pooling -t --threads -ngl --gpu-layers --n-gpu-layers -mg
+    --main-gpu -sm --split-mode -ts --tensor-split --require-offload --host --port --management-host
+    --management-port --api-key --api-key-file --ssl-key-file --ssl-cert-file -to --timeout --max-queue --slots
+    --no-slots --slots-endpoint-disable --slot-save-path --kv-store --kv-store-mode --kv-store-max-bytes
+    --kv-store-ttl --kv-store-min-tokens --drain-delay --drain-timeout --stay-on-load-error --log-disable
+    --termination-log
+    """.split()  # noqa: SIM905  one long list that reads as a text
+)
+
+
+def parse(spec: Mapping[str, Any]) -> Spec:
+    """The spec of an object; InvalidSpec names the field."""
+    try:
+        parsed = msgspec.convert(spec, Spec)
+    except msgspec.ValidationError as error:
+        text, _, path = str(error).partition(" - at `$")
+        raise InvalidSpec(f"spec{path.rstrip('`')}: {text}") from None
+    _check(parsed)
+    return parsed
+
+
+def _check(spec: Spec) -> None:
+    for argument in spec.engine.extra_args:
+        if (flag := argument.partition("=")[0]) in OWNED_ARGUMENTS:
+            raise InvalidSpec(f"spec.engine.extraArgs: {flag} belongs to a field of this object or to the operator")
+    for volume in spec.pod_template.volumes:
+        if "hostPath" in volume:
+            raise InvalidSpec(f"spec.podTemplate.volumes[{volume.get('name')}].hostPath: hostPath is not allowed")

@@ -1,0 +1,124 @@
+"""The status of an object, from its spec and what was observed. Pure."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from . import names
+from .conditions import Condition, Truth, View, accepted, conditions
+from .observed import Observed
+from .resources.services import endpoint
+from .rollout import Problem
+from .spec import Spec
+
+Manifest = dict[str, Any]
+
+
+def status_of(spec: Spec, observed: Observed, problems: tuple[Problem, ...], now: str) -> Manifest:
+    """The whole status; `now` is the time of transitions, RFC 3339."""
+    view = View(spec, observed, problems)
+    counts = (observed.deployment or {}).get("status", {})
+    ready = int(counts.get("readyReplicas", 0))
+    made: Manifest = {
+        "replicas": int(counts.get("replicas", 0)),
+        "readyReplicas": ready,
+        "updatedReplicas": int(counts.get("updatedReplicas", 0)),
+        "selector": names.selector_text(names.selector(observed.owner["metadata"]["name"])),
+        "endpoint": endpoint(observed.owner, spec),
+        "slots": {"total": ready * spec.context.slots, "perReplica": spec.context.slots},
+        "context": {"totalTokens": spec.context.tokens_per_slot * spec.context.slots},
+    }
+    made |= _model(spec, view, observed) | _download(view) | _kv_cache(view) | _accelerator(spec, view)
+    return _finish(made, observed, conditions(spec, observed, problems), now)
+
+
+def rejected(observed: Observed, problem: Problem, now: str) -> Manifest:
+    """The status of an object whose spec cannot be read: what was known stays, pods go on serving."""
+    before = {key: value for key, value in observed.owner.get("status", {}).items() if key != "conditions"}
+    ready = Condition("Ready", "False", problem.reason, problem.message)
+    return _finish(before, observed, [ready, accepted([problem])], now)
+
+
+def _finish(made: Manifest, observed: Observed, found: Iterable[Condition], now: str) -> Manifest:
+    generation = observed.owner["metadata"].get("generation", 0)
+    before = {item["type"]: item for item in observed.owner.get("status", {}).get("conditions", [])}
+    made["observedGeneration"] = generation
+    made["conditions"] = [_condition(item, before.get(item.type), generation, now) for item in found]
+    return made
+
+
+def _condition(condition: Condition, before: Mapping[str, Any] | None, generation: int, now: str) -> Manifest:
+    same = before and before["status"] == condition.status
+    return {
+        "type": condition.type,
+        "status": condition.status,
+        "reason": condition.reason,
+        "message": condition.message[:32768],
+        "observedGeneration": generation,
+        "lastTransitionTime": before["lastTransitionTime"] if before and same else now,
+    }
+
+
+def _model(spec: Spec, view: View, observed: Observed) -> Manifest:
+    for report in view.serving:
+        if about := report.get("model"):
+            known = {
+                "file": PurePosixPath(about.get("path", "")).name,
+                "architecture": about.get("architecture"),
+                "quantization": about.get("quantization"),
+                "sizeBytes": about.get("size_bytes"),
+                "trainedContext": about.get("trained_context"),
+                "sha256": about.get("sha256"),
+            }
+            return {"model": {key: value for key, value in known.items() if value}}
+    before = observed.owner.get("status", {}).get("model")
+    return {"model": before} if before else {}
+
+
+def _download(view: View) -> Manifest:
+    for report in view.reports:
+        about = report.get("download") or {}
+        if report.get("state") == "downloading" and about.get("total_bytes"):
+            return {"download": {"bytes": int(about["bytes"]), "totalBytes": int(about["total_bytes"])}}
+    return {}
+
+
+def _kv_cache(view: View) -> Manifest:
+    stores = [report["kv_store"] for report in view.serving if "kv_store" in report]
+    if not stores:
+        return {}
+    # Pods on one volume see the same files; they only look at different times.
+    return {"kvCache": {key: max(int(store.get(key, 0)) for store in stores) for key in ("entries", "bytes")}}
+
+
+def _accelerator(spec: Spec, view: View) -> Manifest:
+    found = [report["accelerator"] for report in view.serving if "accelerator" in report]
+    if not spec.accelerator or not found:
+        return {}
+    worst = min(found, key=lambda item: int(item.get("layers_offloaded", 0)))
+    known = {
+        "device": worst.get("device"),
+        "layersOffloaded": worst.get("layers_offloaded"),
+        "layersTotal": worst.get("layers_total"),
+    }
+    return {"accelerator": {key: value for key, value in known.items() if value is not None}}
+
+
+def transitions(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Events to tell: (type, reason, message) for each condition whose status or reason changed."""
+    old = {item["type"]: (item["status"], item["reason"]) for item in before.get("conditions", [])}
+    told = []
+    for item in after["conditions"]:
+        if old.get(item["type"]) == (item["status"], item["reason"]):
+            continue
+        if item["status"] != "Unknown" and (item["type"] != "Scheduled" or item["status"] == "False"):
+            kind = "Normal" if _fine(item["status"], item["reason"]) else "Warning"
+            told.append((kind, item["reason"], f"{item['type']} is {item['status']}. {item['message']}".strip()))
+    return told
+
+
+_ON_THE_WAY = {"RollingOut", "Downloading", "WaitingForDownload", "Loading", "ScaledToZero", "Empty", "NotWanted"}
+
+
+def _fine(status: Truth, reason: str) -> bool:
+    return reason in _ON_THE_WAY or (status == "True" and reason != "RolloutFailing")
