@@ -1,0 +1,161 @@
+"""Command line and environment to Config: each flag has its LLAMASERVER_OPERATOR_* variable, the flag wins."""
+
+import argparse
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from . import __version__
+from .errors import ConfigError
+
+PREFIX = "LLAMASERVER_OPERATOR_"
+_OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """How one instance of the operator runs."""
+
+    watch_namespaces: tuple[str, ...] = ()  # none: all of them
+    namespace: str = "default"  # the operator's own
+    identity: str = "operator"
+
+    server_image: str = ""
+    server_image_cuda: str = ""
+    server_image_rocm: str = ""
+    server_image_vulkan: str = ""
+    image_pull_policy: str = "IfNotPresent"
+    hf_endpoint: str = ""
+    prometheus_namespace_labels: Mapping[str, str] = field(default_factory=dict)
+    operator_pod_labels: Mapping[str, str] = field(default_factory=dict)
+
+    lease_name: str = "llamaserver-operator"
+    lease_seconds: float = 15.0  # others may take over a Lease that was not renewed for so long
+    renew_seconds: float = 10.0  # the holder gives up work when it could not renew for so long
+    retry_seconds: float = 2.0
+
+    workers: int = 4
+    resync_seconds: float = 300.0
+    discovery_seconds: float = 15.0
+    health_host: str = ""  # all interfaces
+    health_port: int = 8080
+    log_format: str = "json"
+    log_level: str = "info"
+
+    def __post_init__(self) -> None:
+        if not self.retry_seconds < self.renew_seconds < self.lease_seconds:
+            raise ConfigError("needs --retry-seconds < --renew-seconds < --lease-seconds")
+
+    def image_for(self, vendor: str) -> str:
+        """The default server image for a vendor's devices; "" is the CPU."""
+        by_vendor = {"NVIDIA": self.server_image_cuda, "AMD": self.server_image_rocm, "Intel": self.server_image_vulkan}
+        return by_vendor.get(vendor, "") or self.server_image
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for part in text.split(",") if (name := part.strip()))
+
+
+def _labels(text: str) -> dict[str, str]:
+    labels = dict(part.partition("=")[::2] for part in _names(text))
+    if any(not key or not value for key, value in labels.items()):
+        raise ValueError("must be KEY=VALUE[,KEY=VALUE...]")
+    return labels
+
+
+def _at_least(low: float, read: Callable[[str], float]) -> Callable[[str], float]:
+    def reader(text: str) -> float:
+        value = read(text)
+        if value < low:
+            raise ValueError(f"must be at least {low:g}")
+        return value
+
+    return reader
+
+
+def _one_of(*choices: str) -> Callable[[str], str]:
+    def reader(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}")
+        return text
+
+    return reader
+
+
+# flag: (how it is read, default as text, help)
+_OPTIONS: dict[str, tuple[Callable[[str], Any], str, str]] = {
+    "namespace": (str, "", "the operator's own namespace, where its Lease is (default: the pod's)"),
+    "identity": (str, "", "this instance's name in the Lease (default: the pod's, else the host's)"),
+    "server-image": (str, "", "server image for CPU"),
+    "server-image-cuda": (str, "", "server image for NVIDIA devices"),
+    "server-image-rocm": (str, "", "server image for AMD devices"),
+    "server-image-vulkan": (str, "", "server image for Intel devices"),
+    "image-pull-policy": (_one_of("Always", "IfNotPresent", "Never"), "IfNotPresent", "of server images"),
+    "hf-endpoint": (str, "", "mirror that takes the place of https://huggingface.co"),
+    "prometheus-namespace-labels": (
+        _labels,
+        "kubernetes.io/metadata.name=monitoring",
+        "labels of the namespaces whose pods may scrape model pods",
+    ),
+    "operator-pod-labels": (
+        _labels,
+        "app.kubernetes.io/name=llamaserver-operator",
+        "labels of the operator's pods, which may read the status of model pods",
+    ),
+    "lease-name": (str, "llamaserver-operator", "the Lease that makes one instance the active one"),
+    "lease-seconds": (_at_least(1, float), "15", "an instance that did not renew for so long is taken for dead"),
+    "renew-seconds": (_at_least(0.5, float), "10", "an instance that could not renew for so long stops its work"),
+    "retry-seconds": (_at_least(0.1, float), "2", "pause between two looks at the Lease"),
+    "workers": (_at_least(1, int), "4", "objects that are reconciled at the same time"),
+    "resync-seconds": (_at_least(1, float), "300", "every object is looked at this often without any event"),
+    "discovery-seconds": (_at_least(0.5, float), "15", "how often to look for kinds that came or went"),
+    "health-host": (str, "", "address of the health port (default: all)"),
+    "health-port": (_at_least(0, int), "8080", "port of /healthz, /readyz and /metrics"),
+    "log-format": (_one_of("json", "text"), "json", "json or text"),
+    "log-level": (_one_of("debug", "info", "warning", "error"), "info", "debug, info, warning or error"),
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message)
+
+
+def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
+    """The configuration, or ConfigError."""
+    parser = _Parser(prog="llamaserver-operator", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=__version__)
+    variable = f"{PREFIX}WATCH_NAMESPACES"
+    parser.add_argument(
+        "--watch-namespace", action="append", metavar="NAME", help=f"repeatable (default: all) [{variable}]"
+    )
+    for flag, (_, default, text) in _OPTIONS.items():
+        shown = f" (default: {default})" if default else ""
+        parser.add_argument(f"--{flag}", metavar="VALUE", help=f"{text}{shown} [{_variable(flag)}]")
+    given = vars(parser.parse_args(argv))
+    values: dict[str, Any] = {}
+    for flag, (read, default, _) in _OPTIONS.items():
+        name = flag.replace("-", "_")
+        text = given[name] if given[name] is not None else environ.get(_variable(flag), "") or default
+        try:
+            values[name] = read(text)
+        except ValueError as error:
+            raise ConfigError(f"--{flag}: {error}, not {text!r}") from None
+    chosen = given["watch_namespace"] or [environ.get(variable, "")]
+    values["watch_namespaces"] = tuple(dict.fromkeys(_names(",".join(chosen))))
+    values["namespace"] = values["namespace"] or environ.get("POD_NAMESPACE", "") or _own_namespace()
+    values["identity"] = values["identity"] or environ.get("POD_NAME", "") or socket.gethostname()
+    return Config(**values)
+
+
+def _variable(flag: str) -> str:
+    return PREFIX + flag.upper().replace("-", "_")
+
+
+def _own_namespace() -> str:
+    try:
+        return _OWN_NAMESPACE.read_text(encoding="utf-8").strip() or "default"
+    except OSError:
+        return "default"

@@ -1,0 +1,173 @@
+"""What kopf does for the operator: it watches, and tells which objects to look at. The only file that imports kopf.
+
+No finalizers, no annotations, no peering, no Events: after the operator is gone nothing of it may hold an object back.
+kopf cancels every task of its event loop when it ends, so it gets a loop, and a thread, of its own.
+"""
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import kopf
+
+from . import names
+from .cluster import credentials
+from .config import Config
+from .kinds import LLAMA_SERVER, Kind
+from .metrics import Metrics
+from .workqueue import Key
+
+_log = logging.getLogger(__name__)
+_AGAIN = 2.0  # seconds before watching anew after a failure
+_GOODBYE = 1.0
+
+
+def settings() -> kopf.OperatorSettings:
+    """Watch and nothing else; streams end now and then, since some have been seen to freeze silently."""
+    chosen = kopf.OperatorSettings()
+    chosen.posting.enabled = False
+    chosen.scanning.disabled = True  # we look ourselves for kinds that come and go, without listing CRDs
+    chosen.process.ultimate_exiting_timeout = None  # it would kill the process
+    chosen.watching.server_timeout = 240
+    chosen.watching.client_timeout = 260
+    chosen.watching.connect_timeout = 10
+    chosen.watching.reconnect_backoff = 0.5
+    chosen.watching.label_selectors[_is_child] = names.NAME_LABEL
+    chosen.networking.request_timeout = 30
+    chosen.networking.connect_timeout = 10
+    chosen.networking.error_backoffs = (0.5, 1, 2)
+    chosen.queueing.idle_timeout = 1.0
+    chosen.queueing.exit_timeout = 0.2
+    return chosen
+
+
+def _is_child(resource: Any) -> bool:
+    return bool(resource.group != names.GROUP)
+
+
+def registry(kinds: Iterable[Kind], notify: Callable[[Key], None]) -> kopf.OperatorRegistry:
+    """One handler for the objects, one for what was made for them; a new registry, since the global one keeps all."""
+    chosen = kopf.OperatorRegistry()
+
+    async def login(**_: Any) -> kopf.ConnectionInfo:
+        found = await credentials()  # read anew each time: tokens of service accounts are renewed
+        header = await found.get_api_key_with_prefix("BearerToken", "authorization") or ""
+        scheme, token = header.partition(" ")[::2]
+        return kopf.ConnectionInfo(
+            server=found.host,
+            ca_path=found.ssl_ca_cert,
+            insecure=not found.verify_ssl,
+            scheme=scheme or None,
+            token=token or None,
+            certificate_path=found.cert_file,
+            private_key_path=found.key_file,
+        )
+
+    async def on_object(namespace: str | None, name: str | None, **_: Any) -> None:
+        notify((namespace or "", name or ""))
+
+    async def on_child(body: kopf.Body, **_: Any) -> None:
+        if (key := names.key_of(body)) is not None:
+            notify(key)
+
+    kopf.on.login(registry=chosen, retries=1)(login)
+    for kind in kinds:
+        handler = on_object if kind == LLAMA_SERVER else on_child
+        kopf.on.event(group=kind.group, version=kind.version, plural=kind.plural, registry=chosen)(handler)
+    return chosen
+
+
+class Watch:
+    """Watches some kinds until cancelled; begins anew when kopf gives up."""
+
+    def __init__(self, config: Config, kinds: Iterable[Kind], notify: Callable[[Key], None], metrics: Metrics) -> None:
+        self._namespaces = config.watch_namespaces
+        self._kinds = tuple(kinds)
+        self._notify = notify
+        self._metrics = metrics
+
+    async def run(self) -> None:
+        """Watch until cancelled. Each start lists everything, so nothing is missed between two."""
+        while True:
+            try:
+                await self._once()
+                _log.warning("the watch ended; watching anew")
+            except Exception as error:
+                self._metrics.errors.labels("watch").inc()
+                _log.warning("the watch failed; watching anew: %s", error)
+            await asyncio.sleep(_AGAIN)
+
+    async def _once(self) -> None:
+        thread = _Thread(self._namespaces, self._kinds, self._notify)
+        try:
+            await asyncio.shield(thread.ended)
+        finally:
+            thread.stop()
+            await asyncio.wait({thread.ended}, timeout=_GOODBYE)  # it has no say any more, so it need not be waited for
+
+
+class _Thread:
+    """One life of kopf. `ended` is done when it is over."""
+
+    def __init__(self, namespaces: tuple[str, ...], kinds: tuple[Kind, ...], notify: Callable[[Key], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[None] = self._loop.create_future()
+        self._inner: asyncio.AbstractEventLoop | None = None
+        self._stop = asyncio.Event()  # of the inner loop
+        self._muted = False
+        self._receive = notify
+        self._registry = registry(kinds, self._pass_on)
+        self._namespaces = namespaces
+        threading.Thread(target=self._main, name="watch", daemon=True).start()
+
+    def stop(self) -> None:
+        """From the outer loop: end soon, and say nothing from now on."""
+        self._muted = True
+        if self._inner is not None:
+            with contextlib.suppress(RuntimeError):  # it is closed
+                self._inner.call_soon_threadsafe(self._stop.set)
+
+    # ---- in the thread
+
+    def _main(self) -> None:
+        error: BaseException | None = None
+        try:
+            asyncio.run(self._watch())
+        except BaseException as caught:
+            error = caught
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._finish, error)
+
+    async def _watch(self) -> None:
+        self._inner = asyncio.get_running_loop()
+        if self._muted:
+            return
+        await kopf.operator(
+            registry=self._registry,
+            settings=settings(),
+            standalone=True,
+            clusterwide=not self._namespaces,
+            namespaces=self._namespaces,
+            stop_flag=self._stop,
+        )
+
+    def _pass_on(self, key: Key) -> None:
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._deliver, key)
+
+    # ---- in the outer loop again
+
+    def _deliver(self, key: Key) -> None:
+        if not self._muted:
+            self._receive(key)
+
+    def _finish(self, error: BaseException | None) -> None:
+        if self.ended.done():
+            return
+        if error is None:
+            self.ended.set_result(None)
+        else:
+            self.ended.set_exception(error if isinstance(error, Exception) else RuntimeError(repr(error)))

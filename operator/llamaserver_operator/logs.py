@@ -1,0 +1,65 @@
+"""Logging: one line an event, as JSON or text, to stdout; every line of a reconcile names its object."""
+
+import json
+import logging
+import sys
+import time
+from contextvars import ContextVar
+
+from .config import Config
+
+current: ContextVar[tuple[str, str] | None] = ContextVar("current", default=None)  # the object being reconciled
+
+
+def _object() -> dict[str, str]:
+    key = current.get()
+    return {} if key is None else {"namespace": key[0], "name": key[1]}
+
+
+class JsonFormatter(logging.Formatter):
+    """A JSON object a line; `fields` of a record become its members."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Render one record."""
+        value = {
+            "timestamp": round(record.created, 3),
+            "level": record.levelname,
+            "logger": record.name,
+            "msg": record.getMessage(),
+            **_object(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            value["exception"] = self.formatException(record.exc_info)
+        return json.dumps(value, ensure_ascii=False, default=str)
+
+
+class TextFormatter(logging.Formatter):
+    """Time, level, logger, object, message, fields."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(object)s%(message)s%(more)s", "%Y-%m-%dT%H:%M:%SZ")
+        self.converter = time.gmtime
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Render one record."""
+        record.object = "{namespace}/{name}: ".format(**found) if (found := _object()) else ""
+        record.more = "".join(f" {key}={value}" for key, value in getattr(record, "fields", {}).items())
+        return super().format(record)
+
+
+def configure(config: Config) -> None:
+    """Set up the root logger."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(JsonFormatter() if config.log_format == "json" else TextFormatter())
+    root = logging.getLogger()
+    for old in list(root.handlers):
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(config.log_level.upper())
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+    if config.log_level != "debug":
+        logging.getLogger("kopf").setLevel(logging.WARNING)  # it tells of every event that it hands over
+        # its complaint that it gets no signals: it has a thread of its own, and is stopped by its flag
+        logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)

@@ -1,0 +1,155 @@
+"""One instance from start to end: stand by, lead, stop.
+
+While it leads: the work queue runs, kopf feeds it, and now and then everything is looked at anew.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+import signal
+from collections.abc import Callable
+from typing import Protocol
+
+from .cluster import Cluster, PodReader
+from .config import Config
+from .errors import ClusterError, NotFound
+from .handlers import Watch
+from .health import Health
+from .kinds import CHILDREN, LLAMA_SERVER, SERVICE_MONITOR, Kind
+from .lease import Lease
+from .metrics import Metrics
+from .workqueue import Key, WorkQueue
+
+_log = logging.getLogger(__name__)
+_DRAIN = 5.0  # seconds that running reconciles get when the instance is told to stop
+_MAY_BE_ABSENT = (LLAMA_SERVER, SERVICE_MONITOR)  # kinds of CRDs, which come and go
+
+
+class Reconciles(Protocol):
+    """What is done for one object; the seconds until it wants to be asked again."""
+
+    async def reconcile(self, namespace: str, name: str) -> float | None:
+        """Bring the world of one object to what it says."""
+
+
+class Operator:
+    """One instance. `make` gives a new reconciler for each time of leading: what the last one remembers may be old."""
+
+    def __init__(self, config: Config, make: Callable[[Cluster, Config, PodReader], Reconciles]) -> None:
+        self._config = config
+        self._make = make
+        self._metrics = Metrics()
+        self._stopping = asyncio.Event()
+        self._queue: WorkQueue | None = None  # while leading
+        self._known: set[Key] = set()
+
+    async def run(self) -> int:
+        """Run until told to stop; returns the exit code."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        async with await Cluster.connect(self._metrics) as cluster:
+            lease = Lease(cluster, self._config, self._metrics)
+            cluster.may_write = lease.holds
+            health = Health(self._config, self._metrics, self._problem, lambda: lease.contacted)
+            _log.info("listening on port %d", await health.start(), extra={"fields": {"identity": lease.identity}})
+            try:
+                return await self._elect(cluster, lease)
+            finally:
+                await health.stop()
+
+    async def _elect(self, cluster: Cluster, lease: Lease) -> int:
+        electing = asyncio.create_task(lease.run(lambda: self._lead(cluster)), name="election")
+        told = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait({electing, told}, return_when=asyncio.FIRST_COMPLETED)
+        if not electing.done():
+            _log.info("stopping")
+            if self._queue is not None and not await self._queue.drain(_DRAIN):
+                _log.warning("running reconciles are cut off")
+            electing.cancel()
+        told.cancel()
+        try:
+            await electing
+        except asyncio.CancelledError:
+            _log.info("stopped")
+            return 0
+        except Exception:
+            _log.exception("the operator failed")
+        return 1
+
+    def _problem(self) -> str:
+        seconds = self._queue.stuck_for() if self._queue is not None else 0.0
+        return f"a reconcile is {seconds:.0f} s over its limit" if seconds else ""
+
+    # ---- leading
+
+    async def _lead(self, cluster: Cluster) -> None:
+        pods = PodReader()
+        reconciler = self._make(cluster, self._config, pods)
+        queue = WorkQueue(lambda key: reconciler.reconcile(*key), self._metrics, self._config.workers)
+        self._queue = queue
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(queue.run())
+                group.create_task(self._resync(cluster, queue))
+                group.create_task(self._watch(cluster, queue))
+        finally:
+            self._queue = None
+            await pods.close()
+
+    async def _resync(self, cluster: Cluster, queue: WorkQueue) -> None:
+        """Everything at once at the beginning, later spread out."""
+        spread = 0.0
+        while True:
+            try:
+                await self._add_all(cluster, queue, spread)
+                spread = self._config.resync_seconds / 10
+                wait = self._config.resync_seconds
+            except ClusterError as error:
+                self._metrics.errors.labels("resync").inc()
+                _log.warning("no list of the objects: %s", error)
+                wait = self._config.retry_seconds
+            await asyncio.sleep(wait)
+
+    async def _add_all(self, cluster: Cluster, queue: WorkQueue, spread: float) -> None:
+        found: set[Key] = set()
+        for namespace in self._config.watch_namespaces or ("",):
+            with contextlib.suppress(NotFound):  # the CRD is not there
+                for item in await cluster.list(LLAMA_SERVER, namespace):
+                    found.add((item["metadata"]["namespace"], item["metadata"]["name"]))
+        for key in found | self._known:  # those that are gone too, so that they are forgotten
+            queue.add_after(key, random.uniform(0, spread))  # noqa: S311 - no secret
+        self._known = found
+
+    async def _watch(self, cluster: Cluster, queue: WorkQueue) -> None:
+        """Watch what there is; begin anew, and look at everything, when a kind comes or goes."""
+        watching: asyncio.Task[None] | None = None
+        watched: frozenset[Kind] = frozenset()
+        try:
+            while True:
+                with contextlib.suppress(ClusterError):  # what was there is there still, as far as we know
+                    served = await self._served(cluster)
+                    if served != watched:
+                        await _cancel(watching)
+                        watch = Watch(self._config, served, queue.add, self._metrics)
+                        watching = asyncio.create_task(watch.run(), name="watch")
+                        first, watched = not watched, served
+                        if not first:
+                            _log.info(
+                                "kinds came or went", extra={"fields": {"watched": sorted(k.plural for k in served)}}
+                            )
+                            await self._add_all(cluster, queue, 0.0)
+                await asyncio.sleep(self._config.discovery_seconds)
+        finally:
+            await _cancel(watching)
+
+    async def _served(self, cluster: Cluster) -> frozenset[Kind]:
+        absent = {kind for kind in _MAY_BE_ABSENT if not await cluster.serves(kind.group, kind.version, kind.plural)}
+        return frozenset({LLAMA_SERVER, *CHILDREN} - absent)
+
+
+async def _cancel(task: "asyncio.Task[None] | None") -> None:
+    if task is not None:
+        task.cancel()
+        await asyncio.wait({task})

@@ -1,0 +1,169 @@
+"""The keyed work queue: one reconcile of an object at a time, as few as needed, as soon as sensible.
+
+- A key that is added while it waits is one run; added while it runs, one more run.
+- A run that fails is tried again after a pause that doubles, with jitter; an event does not wait for it.
+- A run may ask for the next one by returning seconds.
+It knows nothing of Kubernetes.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+
+from . import logs
+from .errors import ClusterError
+from .metrics import Metrics
+
+Key = tuple[str, str]
+_log = logging.getLogger(__name__)
+_FIRST_PAUSE, _LAST_PAUSE = 0.5, 120.0
+_RUN_LIMIT = 120.0  # every request has its own limit; this is for what hangs all the same
+
+
+def pause(failures: int) -> float:
+    """Seconds before the next try after so many failures in a row."""
+    seconds = min(_LAST_PAUSE, _FIRST_PAUSE * 2.0 ** min(failures - 1, 30))
+    return seconds * random.uniform(0.75, 1.25)  # noqa: S311 - no secret
+
+
+class WorkQueue:
+    """Keys in, calls of `reconcile` out."""
+
+    def __init__(
+        self,
+        reconcile: Callable[[Key], Awaitable[float | None]],
+        metrics: Metrics,
+        workers: int = 4,
+        run_limit: float = _RUN_LIMIT,
+    ) -> None:
+        self._reconcile = reconcile
+        self._metrics = metrics
+        self._workers = workers
+        self._run_limit = run_limit
+        self._ready: asyncio.Queue[Key] = asyncio.Queue()
+        self._waiting: set[Key] = set()  # what _ready holds
+        self._running: dict[Key, float] = {}  # since when
+        self._again: set[Key] = set()  # added while running
+        self._timers: dict[Key, asyncio.TimerHandle] = {}  # the earliest future run
+        self._failures: dict[Key, int] = {}
+        self._closed = False
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+
+    @property
+    def depth(self) -> int:
+        """Keys that could run now if there were a worker."""
+        return len(self._waiting)
+
+    def stuck_for(self) -> float:
+        """Seconds by which the longest run is over any limit; 0 when all is well."""
+        now = time.monotonic()
+        return max(0.0, now - min(self._running.values(), default=now) - 2 * self._run_limit)
+
+    def add(self, key: Key) -> None:
+        """Run soon. From the event loop's thread only."""
+        if self._closed or key in self._waiting:
+            return
+        self._forget_timer(key)
+        if key in self._running:
+            self._again.add(key)
+            return
+        self._waiting.add(key)
+        self._ready.put_nowait(key)
+        self._metrics.queue_depth.set(self.depth)
+
+    def add_after(self, key: Key, seconds: float) -> None:
+        """Run in so many seconds, unless something runs it earlier."""
+        loop = asyncio.get_running_loop()
+        timer = self._timers.get(key)
+        if self._closed or key in self._waiting or (timer is not None and timer.when() <= loop.time() + seconds):
+            return
+        self._forget_timer(key)
+        self._timers[key] = loop.call_later(seconds, self.add, key)
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self._workers):
+                    group.create_task(self._work())
+        finally:
+            self.close()
+
+    async def drain(self, seconds: float) -> bool:
+        """Start nothing any more, and let what runs end; True if it all did."""
+        self.close()
+        try:
+            await asyncio.wait_for(self._quiet.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Take nothing and start nothing any more."""
+        self._closed = True
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        self._waiting.clear()
+        self._metrics.queue_depth.set(0)
+
+    def _forget_timer(self, key: Key) -> None:
+        if (timer := self._timers.pop(key, None)) is not None:
+            timer.cancel()
+
+    async def _work(self) -> None:
+        while True:
+            key = await self._ready.get()
+            if self._closed:
+                continue
+            self._waiting.discard(key)
+            self._metrics.queue_depth.set(self.depth)
+            self._running[key] = time.monotonic()
+            self._quiet.clear()
+            again: float | None = None
+            try:
+                again = await self._run(key)
+            finally:
+                del self._running[key]
+                if not self._running:
+                    self._quiet.set()
+            if key in self._again:
+                self._again.discard(key)
+                self.add(key)
+            elif again is not None:
+                self.add_after(key, again)
+
+    async def _run(self, key: Key) -> float | None:
+        """One run, and the seconds until the next one."""
+        token = logs.current.set(key)
+        result, started = "cancelled", time.monotonic()
+        try:
+            async with asyncio.timeout(self._run_limit):
+                again = await self._reconcile(key)
+        except Exception as error:
+            result = "error"
+            return self._failed(key, error)
+        else:
+            result = "ok"
+            self._failures.pop(key, None)
+            return again
+        finally:
+            seconds = time.monotonic() - started
+            self._metrics.reconciles.labels(result).inc()
+            self._metrics.reconcile_duration.observe(seconds)
+            _log.debug("reconciled", extra={"fields": {"result": result, "seconds": round(seconds, 3)}})
+            logs.current.reset(token)
+
+    def _failed(self, key: Key, error: Exception) -> float:
+        failures = self._failures[key] = self._failures.get(key, 0) + 1
+        seconds = pause(failures)
+        self._metrics.errors.labels(type(error).__name__).inc()
+        fields = {"failures": failures, "retry_seconds": round(seconds, 1)}
+        if isinstance(error, ClusterError):
+            _log.warning("%s", error, extra={"fields": fields})
+        else:
+            _log.error("reconcile failed", exc_info=error, extra={"fields": fields})
+        return seconds
