@@ -67,9 +67,10 @@ class Claim:
             folder = owners.parent
             if folder.name not in used and self._dropped(owners, now) and _remove(folder):
                 removed.append(folder.name)
-        for trash in self.folder.glob(f"{_TRASH}*"):
-            if now - trash.stat().st_ctime > self.prune_after:  # whoever renamed it did not live to remove it
-                shutil.rmtree(trash, ignore_errors=True)
+        for trash in list(self.folder.glob(f"{_TRASH}*")):
+            with suppress(FileNotFoundError):
+                if now - trash.stat().st_ctime > self.prune_after:  # whoever renamed it did not live to remove it
+                    shutil.rmtree(trash, ignore_errors=True)
         return removed
 
     def _used(self, now: float) -> set[str]:
@@ -85,16 +86,15 @@ class Claim:
     def _dropped(self, owners: Path, now: float) -> bool:
         """Take this owner's name from a key that it no longer uses; True when no other's is left."""
         marker = owners / escaped(self.owner)
-        try:
-            if now - marker.stat().st_mtime <= self.prune_after:
-                return False
-            marker.unlink()
-        except FileNotFoundError:
+        with suppress(FileNotFoundError):  # another pod of the owner does the same
+            if marker.exists():
+                if now - marker.stat().st_mtime <= self.prune_after:
+                    return False
+                marker.unlink()
+                return not any(owners.iterdir())
             # nobody's: a pruner may have ended after the last marker and before the folder
-            with suppress(FileNotFoundError):
-                return not any(owners.iterdir()) and now - owners.stat().st_mtime > self.prune_after
-            return False
-        return not any(owners.iterdir())
+            return not any(owners.iterdir()) and now - owners.stat().st_mtime > self.prune_after
+        return False
 
 
 def _remove(folder: Path) -> bool:
@@ -105,6 +105,8 @@ def _remove(folder: Path) -> bool:
         if any((trash / ".owners").iterdir()):
             trash.rename(folder)
             return False
+    except FileNotFoundError:
+        return False  # another was faster
     except OSError as error:
         _log.warning("cannot remove %s: %s", folder, error)
         return False
