@@ -95,9 +95,11 @@ class Cluster:
         except NotFound:
             return None
 
-    async def list(self, kind: Kind, namespace: str, selector: str = "", field_selector: str = "") -> list[Object]:
-        """The objects of a namespace ("": of all) that match."""
-        query = {"labelSelector": selector, "fieldSelector": field_selector}
+    async def list(
+        self, kind: Kind, namespace: str, selector: str = "", field_selector: str = "", limit: int = 0
+    ) -> list[Object]:
+        """The objects of a namespace ("": of all) that match; not more than `limit`, unless that is 0."""
+        query = {"labelSelector": selector, "fieldSelector": field_selector, "limit": str(limit or "")}
         answer = await self._send("GET", kind, kind.path(namespace), query, verb="LIST")
         # items of a list do not say what they are
         return [{"apiVersion": kind.api_version, "kind": kind.kind, **item} for item in answer.get("items") or []]

@@ -14,14 +14,15 @@ from typing import Any
 import kopf
 
 from . import names
-from .cluster import credentials
+from .cluster import Cluster, credentials
 from .config import Config
+from .errors import Forbidden
 from .kinds import LLAMA_SERVER, Kind
 from .metrics import Metrics
-from .workqueue import Key
+from .workqueue import Key, pause
 
 _log = logging.getLogger(__name__)
-_AGAIN = 2.0  # seconds before watching anew after a failure
+_LOOK_AGAIN = 60.0  # seconds until another look at what was not allowed
 _GOODBYE = 1.0
 
 
@@ -83,7 +84,10 @@ def registry(kinds: Iterable[Kind], notify: Callable[[Key], None]) -> kopf.Opera
 class Watch:
     """Watches some kinds until cancelled; begins anew when kopf gives up."""
 
-    def __init__(self, config: Config, kinds: Iterable[Kind], notify: Callable[[Key], None], metrics: Metrics) -> None:
+    def __init__(
+        self, cluster: Cluster, config: Config, kinds: Iterable[Kind], notify: Callable[[Key], None], metrics: Metrics
+    ) -> None:
+        self._cluster = cluster
         self._namespaces = config.watch_namespaces
         self._kinds = tuple(kinds)
         self._notify = notify
@@ -91,28 +95,47 @@ class Watch:
 
     async def run(self) -> None:
         """Watch until cancelled. Each start lists everything, so nothing is missed between two."""
+        failures = 0
         while True:
+            started = asyncio.get_running_loop().time()
             try:
-                await self._once()
-                _log.warning("the watch ended; watching anew")
+                allowed = await self._allowed()
+                async with asyncio.timeout(None if len(allowed) == len(self._kinds) else _LOOK_AGAIN):
+                    await self._once(allowed)
+            except TimeoutError:
+                continue  # perhaps more is allowed by now
             except Exception as error:
                 self._metrics.errors.labels("watch").inc()
                 _log.warning("the watch failed; watching anew: %s", error)
-            await asyncio.sleep(_AGAIN)
+            failures = 1 if asyncio.get_running_loop().time() - started > _LOOK_AGAIN else failures + 1
+            await asyncio.sleep(pause(failures))
 
-    async def _once(self) -> None:
-        thread = _Thread(self._namespaces, self._kinds, self._notify)
+    async def _allowed(self) -> list[Kind]:
+        """The kinds that may be read. One that may not would end the watch of all others time and again."""
+        allowed = []
+        for kind in self._kinds:
+            try:
+                for namespace in self._namespaces or ("",):
+                    await self._cluster.list(kind, namespace, names.NAME_LABEL, limit=1)
+                allowed.append(kind)
+            except Forbidden as error:
+                self._metrics.errors.labels("watch").inc()
+                _log.error("not watching %s: %s", kind.plural, error)
+        return allowed
+
+    async def _once(self, kinds: list[Kind]) -> None:
+        thread = _Thread(self._namespaces, kinds, self._notify)
         try:
             await asyncio.shield(thread.ended)
         finally:
             thread.stop()
-            await asyncio.wait({thread.ended}, timeout=_GOODBYE)  # it has no say any more, so it need not be waited for
+            await asyncio.wait({thread.ended}, timeout=_GOODBYE)  # it has no say any more, so this is mere courtesy
 
 
 class _Thread:
     """One life of kopf. `ended` is done when it is over."""
 
-    def __init__(self, namespaces: tuple[str, ...], kinds: tuple[Kind, ...], notify: Callable[[Key], None]) -> None:
+    def __init__(self, namespaces: tuple[str, ...], kinds: Iterable[Kind], notify: Callable[[Key], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[None] = self._loop.create_future()
         self._inner: asyncio.AbstractEventLoop | None = None
@@ -170,4 +193,4 @@ class _Thread:
         if error is None:
             self.ended.set_result(None)
         else:
-            self.ended.set_exception(error if isinstance(error, Exception) else RuntimeError(repr(error)))
+            self.ended.set_exception(RuntimeError(repr(error)))  # whatever it is, it is no error of the outer loop

@@ -132,7 +132,7 @@ class Operator:
                     served = await self._served(cluster)
                     if served != watched:
                         await _cancel(watching)
-                        watch = Watch(self._config, served, queue.add, self._metrics)
+                        watch = Watch(cluster, self._config, served, queue.add, self._metrics)
                         watching = asyncio.create_task(watch.run(), name="watch")
                         first, watched = not watched, served
                         if not first:

@@ -9,7 +9,6 @@ It knows nothing of Kubernetes.
 import asyncio
 import logging
 import random
-import time
 from collections.abc import Awaitable, Callable
 
 from . import logs
@@ -26,6 +25,10 @@ def pause(failures: int) -> float:
     """Seconds before the next try after so many failures in a row."""
     seconds = min(_LAST_PAUSE, _FIRST_PAUSE * 2.0 ** min(failures - 1, 30))
     return seconds * random.uniform(0.75, 1.25)  # noqa: S311 - no secret
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 class WorkQueue:
@@ -59,7 +62,7 @@ class WorkQueue:
 
     def stuck_for(self) -> float:
         """Seconds by which the longest run is over any limit; 0 when all is well."""
-        now = time.monotonic()
+        now = _now()
         return max(0.0, now - min(self._running.values(), default=now) - 2 * self._run_limit)
 
     def add(self, key: Key) -> None:
@@ -121,7 +124,7 @@ class WorkQueue:
                 continue
             self._waiting.discard(key)
             self._metrics.queue_depth.set(self.depth)
-            self._running[key] = time.monotonic()
+            self._running[key] = _now()
             self._quiet.clear()
             again: float | None = None
             try:
@@ -139,7 +142,7 @@ class WorkQueue:
     async def _run(self, key: Key) -> float | None:
         """One run, and the seconds until the next one."""
         token = logs.current.set(key)
-        result, started = "cancelled", time.monotonic()
+        result, started = "cancelled", _now()
         try:
             async with asyncio.timeout(self._run_limit):
                 again = await self._reconcile(key)
@@ -151,7 +154,7 @@ class WorkQueue:
             self._failures.pop(key, None)
             return again
         finally:
-            seconds = time.monotonic() - started
+            seconds = _now() - started
             self._metrics.reconciles.labels(result).inc()
             self._metrics.reconcile_duration.observe(seconds)
             _log.debug("reconciled", extra={"fields": {"result": result, "seconds": round(seconds, 3)}})
