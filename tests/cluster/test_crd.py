@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import yaml
@@ -14,7 +15,8 @@ from kubernetes import client, config
 
 from tests.support.polling import until
 
-GROUP, VERSION, PLURAL, NAMESPACE = "schema.llamaserver.dev", "v1alpha1", "llamaservers", "schema-test"
+GROUP, VERSION, PLURAL = "schema.llamaserver.dev", "v1alpha1", "llamaservers"
+NAMESPACE = f"schema-{uuid4().hex[:8]}"
 RESOURCE = f"{PLURAL}.{GROUP}"
 ROOT = Path(__file__).parents[2]
 SAMPLES: list[dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("crd_samples.yaml").read_text())

@@ -1,0 +1,80 @@
+"""The LlamaServer schema as text: described, bounded, small, and in step with the operator."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+from llamaserver_operator import names
+from llamaserver_operator.spec import OWNED_ARGUMENTS
+
+from tests.support.helm import ROOT
+
+CRD: dict[str, Any] = yaml.safe_load((ROOT / "crds" / "llamaservers.yaml").read_text())
+(SERVED,) = CRD["spec"]["versions"]
+SCHEMA: dict[str, Any] = SERVED["schema"]["openAPIV3Schema"]
+PASSED_THROUGH = "x-kubernetes-preserve-unknown-fields"
+
+
+def nodes(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    yield path, schema
+    for name, child in schema.get("properties", {}).items():
+        if (path, name) != ("", "metadata"):  # Kubernetes' own
+            yield from nodes(child, f"{path}.{name}")
+    for key, mark in (("items", "[]"), ("additionalProperties", "{}")):
+        if isinstance(schema.get(key), dict):
+            yield from nodes(schema[key], f"{path}{mark}")
+
+
+def test_group_version_and_kind_are_the_operators():
+    assert CRD["spec"]["group"] == names.GROUP
+    assert SERVED["name"] == names.VERSION
+    assert CRD["spec"]["names"]["kind"] == names.KIND
+
+
+def test_every_field_has_a_description():
+    found = list(nodes(SCHEMA))
+    assert len(found) > 200
+    missing = [path for path, node in found if not path.endswith(("[]", "{}")) and not node.get("description")]
+    assert missing == []
+
+
+def test_every_description_is_a_sentence():
+    texts = {path: node["description"] for path, node in nodes(SCHEMA) if "description" in node}
+    assert [path for path, text in texts.items() if not text.endswith(".") or not text[0].isupper()] == []
+
+
+def test_what_users_write_is_bounded():
+    """CEL's budget counts the largest value that each rule could meet."""
+    free = []
+    for path, node in nodes(SCHEMA["properties"]["spec"], "spec"):
+        kind = node.get("type")
+        bounded = (
+            "maxLength" in node or "enum" in node or node.get("pattern", "").endswith("{64}$")
+            if kind == "string"
+            else "maxItems" in node
+            if kind == "array"
+            else "maxProperties" in node
+            if "additionalProperties" in node
+            else True
+        )
+        if not bounded:
+            free.append(path)
+    assert free == []
+
+
+def test_lists_say_how_they_merge():
+    lists = [(path, node) for path, node in nodes(SCHEMA) if node.get("type") == "array"]
+    assert len(lists) > 15
+    assert [path for path, node in lists if "x-kubernetes-list-type" not in node] == []
+
+
+def test_it_is_small():
+    assert len(json.dumps(CRD).encode()) < 64 * 1024
+
+
+def test_arguments_that_belong_to_fields_are_those_of_the_operator():
+    extra = SCHEMA["properties"]["spec"]["properties"]["engine"]["properties"]["extraArgs"]
+    (rule,) = extra["x-kubernetes-validations"]
+    listed = rule["rule"].partition(" in [")[2].rpartition("]")[0]
+    assert {item.strip().strip("'") for item in listed.split(",")} == OWNED_ARGUMENTS
