@@ -98,6 +98,7 @@ class Server:
         self._catch_signals()
         for flag in self._config.ignored:
             _log.warning("%s has no effect here", flag)
+        self._make_folders()
         background = [task async for task in self._bind()]
         if self._config.models_owner:
             background.append(asyncio.create_task(model_cache.keep(self._claim(), prune=True)))
@@ -130,6 +131,14 @@ class Server:
         self._terminate.set()
 
     # ---- start
+
+    def _make_folders(self) -> None:
+        """Saved slots hold what users wrote: for nobody else to read."""
+        if path := self._config.slot_save_path:
+            try:
+                Path(path).mkdir(mode=0o700, exist_ok=True)
+            except OSError as error:
+                raise ConfigError(f"--slot-save-path {path}: {error.strerror or error}") from error
 
     async def _bind(self) -> AsyncIterator["asyncio.Task[None]"]:
         """Listen on both ports; yields tasks that run beside the server."""

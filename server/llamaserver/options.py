@@ -394,7 +394,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             off=("--no-slots", "--slots-endpoint-disable"),
             env=("LLAMA_ARG_ENDPOINT_SLOTS",),
         ),
-        Option("slot_save_path", ("--slot-save-path",), "folder for saved slots", _text, value="PATH"),
+        Option("slot_save_path", ("--slot-save-path",), "folder for saved slots; made if need be", _text, value="PATH"),
         Option("drain_delay", ("--drain-delay",), "seconds to keep accepting after SIGTERM", number(0.0, 3600.0)),
         Option(
             "drain_timeout", ("--drain-timeout",), "seconds that running requests get after that", number(0.0, 86400.0)
@@ -579,7 +579,7 @@ def _checked(config: Config) -> Config:
         "a model is needed: -m, --model-url or --hf-repo": not (config.model or config.model_url or config.hf_repo),
         "--ctx-size leaves no room for --parallel slots": 0 < config.ctx_size < 8 * config.parallel,
         f"--slot-save-path {config.slot_save_path} is no folder": bool(config.slot_save_path)
-        and not Path(config.slot_save_path).is_dir(),
+        and not (Path(config.slot_save_path).is_dir() or Path(config.slot_save_path).parent.is_dir()),
         "--models-use needs --models-owner": bool(config.models_use) and not config.models_owner,
         f"--api-key-file {config.api_key_file} is no file or folder that can be read": bool(config.api_key_file)
         and not os.access(config.api_key_file, os.R_OK),

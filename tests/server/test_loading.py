@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import signal
+import stat
 
 import httpx2
 import pytest
@@ -215,6 +216,22 @@ def test_a_file_of_the_command_line_that_is_missing(option, message):
         assert ended(server) == 2
         assert option in errors_in(server.log)[0]
         assert message in errors_in(server.log)[0]
+
+
+def test_the_folder_for_slots_is_made_for_nobody_else_to_read(tmp_path):
+    folder = tmp_path / "slots"
+    args = ("-m", str(tmp_path / "no.gguf"), "--stay-on-load-error", "--slot-save-path", str(folder))
+    with ServerProcess(*args, wait=False) as server:
+        until(lambda: answer(server.url), "the port is bound")
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_a_file_in_place_of_the_folder_for_slots_is_refused(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    with ServerProcess("-m", "m", "--slot-save-path", str(file), wait=False) as server:
+        assert ended(server) == 2
+        assert f"--slot-save-path {file}: File exists" in server.log
 
 
 def test_a_port_that_is_taken_ends_the_server(tmp_path):

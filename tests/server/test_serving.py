@@ -167,17 +167,17 @@ def test_files_of_path_and_the_api_beside_them(tmp_path):
         assert client.http.get("/..%2f..%2fetc/passwd").status_code == 404
 
 
-@pytest.mark.parametrize("form", ["json", "nested", "text"])
+@pytest.mark.parametrize("form", ["json", "nested", "text", "a list"])
 def test_a_system_prompt_from_a_file(tmp_path, form):
-    prompt = "You are a pirate. " * 8
+    prompt = '["You are a pirate."]' if form == "a list" else "You are a pirate. " * 8
     value = {"prompt": prompt, "anti_prompt": "Sailor:", "assistant_name": "Pirate:"}
-    text = {"json": json.dumps(value), "nested": json.dumps({"system_prompt": value}), "text": prompt}[form]
+    text = {"json": json.dumps(value), "nested": json.dumps({"system_prompt": value})}.get(form, prompt)
     file = tmp_path / "system"
     file.write_text(text)
     with ServerProcess("-m", str(model_path()), "-spf", str(file)) as server:
         client = Client(server.url)
         props = client.get("/props")
-        names = ("", "") if form == "text" else ("Pirate:", "Sailor:")
+        names = ("", "") if text == prompt else ("Pirate:", "Sailor:")
         assert (props["assistant_name"], props["user_name"]) == names
         own = len(client.post("/tokenize", content="Hello")["tokens"])
         system = len(client.post("/tokenize", content=prompt)["tokens"])
