@@ -78,3 +78,14 @@ def test_arguments_that_belong_to_fields_are_those_of_the_operator():
     (rule,) = extra["x-kubernetes-validations"]
     listed = rule["rule"].partition(" in [")[2].rpartition("]")[0]
     assert {item.strip().strip("'") for item in listed.split(",")} == OWNED_ARGUMENTS
+
+
+def test_the_schema_has_no_stray_keys():
+    """A comma in an unquoted text of a flow mapping starts a new key, which an API server drops in silence."""
+    known = {
+        *("description", "type", "properties", "items", "required", "default", "enum", "format", "pattern", "anyOf"),
+        *("minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"),
+        *("additionalProperties", PASSED_THROUGH, "x-kubernetes-int-or-string", "x-kubernetes-validations"),
+        *("x-kubernetes-list-type", "x-kubernetes-list-map-keys"),
+    }
+    assert {key for _, node in nodes(SCHEMA) for key in node} <= known
