@@ -14,13 +14,23 @@ from typing import Any
 from zlib import crc32
 
 import numpy as np
-from llamaserver.engine.backend import Batch, FloatArray, MediaTokenizer, ModelInfo, SamplerFactory, Status
+from llamaserver.engine.backend import (
+    Batch,
+    ByteArray,
+    FloatArray,
+    MediaTokenizer,
+    ModelInfo,
+    SamplerFactory,
+    StateCodec,
+    Status,
+)
 from llamaserver.engine.params import Media, Prompt
 from llamaserver.engine.sampling import ChainSamplerFactory
 
 from tests.support.vocab import ListVocab
 
 N_EMBD = 4
+STATE_BYTES = 24  # a key
 _SPOILED = 0x5BAD  # what an aborted computation leaves behind
 _LETTERS = [f"{a}{b}".encode() for a in "abcdefgh" for b in ("", " ", "x", "st")]
 VOCAB = ListVocab(
@@ -83,6 +93,36 @@ class ToyMedia:
         return Prompt(keys, tuple(media))
 
 
+class ToyState:
+    """A state of ToyBackend: 24 bytes a key."""
+
+    def __init__(self, state: ByteArray) -> None:
+        self._state = state
+        self.length = len(state) // STATE_BYTES
+
+    def rows(self, start: int, end: int) -> int:
+        """All of them."""
+        return end - start
+
+    def cut(self, start: int, end: int) -> ByteArray:
+        """Its bytes."""
+        return self._state[start * STATE_BYTES : end * STATE_BYTES].copy()
+
+
+class ToyCodec:
+    """Cuts and joins states of ToyBackend."""
+
+    def parse(self, state: ByteArray) -> ToyState:
+        """Any number of keys."""
+        if len(state) % STATE_BYTES:
+            raise ValueError("not a state")
+        return ToyState(state)
+
+    def join(self, parts: Sequence[tuple[ByteArray, int, int]]) -> ByteArray:
+        """One after the other."""
+        return np.concatenate([part[: used * STATE_BYTES] for part, _, used in parts])
+
+
 @dataclass(slots=True)
 class _Pending:
     """What the library carries out with the next decode."""
@@ -97,6 +137,7 @@ class ToyBackend:
     vocab: ListVocab
     media: MediaTokenizer | None
     make_sampler: SamplerFactory
+    codec: StateCodec | None
 
     def __init__(
         self,
@@ -116,6 +157,7 @@ class ToyBackend:
         self.vocab = vocab
         self.media = ToyMedia(vocab)
         self.make_sampler = ChainSamplerFactory(vocab)
+        self.codec = ToyCodec() if partial_reuse else None
         self.info = ModelInfo(
             path="toy.gguf",
             description="toy",
@@ -388,6 +430,14 @@ class ToyBackend:
             self._held[seq].append(Cell(*numbers[i : i + 3]))
             self._used += 1
         return True
+
+    def state_export(self, seq: int) -> ByteArray:
+        """The same, as numbers that ToyCodec cuts."""
+        return np.frombuffer(self.state_get(seq), np.uint8)
+
+    def state_import(self, seq: int, data: ByteArray) -> bool:
+        """Restore it."""
+        return self.state_set(seq, data.tobytes())
 
     def set_lora(self, scales: tuple[float, ...]) -> None:
         """Scales of the next decode."""

@@ -7,11 +7,13 @@ abort it.
 
 import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 from ..errors import EngineFailure, InvalidRequest, ServerError, Unavailable
 from .backend import Backend, Batch, Status
+from .keeper import Keeper
+from .kvstore import KVStore
 from .output import Delta, Embedded, Event, Failed, Finish
 from .scheduler import Scheduler, Work
 from .sequence import Phase, Sequence
@@ -33,6 +35,7 @@ class Core:
         settings: EngineSettings,
         clock: Callable[[], float],
         during: Callable[[Work], AbstractContextManager[Any]],
+        store: KVStore | None = None,
     ) -> None:
         self.backend = backend
         self.settings = settings
@@ -41,12 +44,15 @@ class Core:
         self.outbox: list[tuple[Sequence, Event]] = []
         self._clock = clock
         self._during = during
+        self.keeper = Keeper(backend, self.scheduler.placement, store, self.stats, clock) if store else None
 
     # ---- one step
 
     def step(self) -> bool:
         """Run one step; what it has to say is in `outbox` by the next decode. False when nothing moved."""
         began, preempted = self._clock(), self.scheduler.preemptions
+        if self.keeper is not None:
+            self.keeper.prepare(self.scheduler.queue)
         for sequence in self.scheduler.admit():
             if not sequence.started:
                 sequence.started = began
@@ -63,7 +69,21 @@ class Core:
         if works:
             self.stats.decode_seconds += decoding
             self.stats.step_seconds += self._clock() - began
-        return moved
+        return self._keep(idle=not works) or moved
+
+    def _keep(self, *, idle: bool) -> bool:
+        """Give the KV store one sequence; True when it took one."""
+        if self.keeper is None:
+            return False
+        if idle and self.keeper.draining and self.keeper.candidates():
+            with suppress(Unavailable):
+                self._settle()
+        return self.keeper.save_one()
+
+    @property
+    def unsaved(self) -> int:
+        """Cached sequences that the KV store is to write and has not."""
+        return self.keeper.unsaved if self.keeper is not None else 0
 
     def _run(self, work: Work) -> tuple[Status, float]:
         """Decode one work and act on the result; returns the seconds inside decode too."""
@@ -246,6 +266,11 @@ class Core:
             self.stats.cancelled += 1
             self._leave(sequence)
 
+    def cut_off(self, error: Exception) -> None:
+        """End every request with an error; what was computed stays as cache."""
+        for sequence in [*self.scheduler.running(), *self.scheduler.queue]:
+            self._end_with(sequence, error)
+
     def fail_all(self, error: Exception) -> None:
         """End every request with an error and forget the cache."""
         self.scheduler.ended.clear()
@@ -321,6 +346,8 @@ class Core:
             kv_cells_used=placement.cells_used,
             kv_cells_total=self.backend.info.n_ctx,
             counters=self.stats.freeze(self.scheduler.preemptions),
+            kv_store=self.keeper.store.stats() if self.keeper else None,
+            kv_unsaved=self.unsaved,
         )
 
     def _view(self, slot: Slot) -> SlotView:
@@ -345,5 +372,6 @@ class Core:
             n_prompt=shown.n_prompt,
             n_prompt_processed=min(n_past, shown.n_prompt),
             n_cached=shown.n_cached,
+            cached_from=shown.cached_from,
             n_past=n_past,
         )

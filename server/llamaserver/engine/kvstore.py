@@ -13,8 +13,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from typing import Literal
 
@@ -23,27 +22,13 @@ from .backend import ByteArray, ParsedState, StateCodec
 from .kvblocks import BLOCK, Block, BlockId, Found
 from .kvdisk import DiskTier, Limits
 from .kvram import RamTier
+from .kvterms import WORTH_RESTORING, Lookup, Offer, StoreOptions, StoreStats
 from .slots import common_prefix
 
 _log = logging.getLogger(__name__)
 _QUEUE = 2  # saves that wait; beyond them conversations stay where they are
 _SWEEP_EVERY = 60.0
 _FORGET_RATE = 300.0  # seconds after which a measured rate is no reason not to try again
-WORTH_RESTORING = 16  # tokens more than what the cache has already
-
-Mode = Literal["off", "shutdown", "continuous"]
-
-
-@dataclass(frozen=True, slots=True)
-class StoreOptions:
-    """What is kept where. Bytes, seconds, tokens; `folder` None: nothing on disk; ram_bytes -1: no limit."""
-
-    folder: Path | None = None
-    mode: Mode = "continuous"
-    max_bytes: int = 0
-    ttl: float = 0.0
-    min_tokens: int = 0
-    ram_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,55 +41,11 @@ class Shape:
     window: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """The state of the first `length` keys of a prompt, ready for the cache."""
-
-    length: int
-    state: ByteArray
-    tier: Literal["ram", "disk"]
-    seconds: float  # that it took to read
-
-
-@dataclass(slots=True, eq=False)
-class Lookup:
-    """One question: is there more of this prompt than `have` keys? Answered when `done`."""
-
-    keys: "array[int]"  # what may be used of it
-    scales: tuple[float, ...]
-    media: tuple[tuple[int, int], ...]  # (start, length) of images, which are not cut
-    have: int
-    token_seconds: float  # of prefill, 0: not known
-    asked: float = field(default_factory=time.monotonic)
-    offer: Offer | None = None
-    done: bool = False
-
-
 @dataclass(slots=True)
 class _Save:
     keys: "array[int]"
     scales: tuple[float, ...]
     state: ByteArray
-
-
-@dataclass(frozen=True, slots=True)
-class StoreStats:
-    """Numbers for monitoring; dictionaries by tier or reason."""
-
-    entries: int = 0
-    bytes: int = 0
-    ram_entries: int = 0
-    ram_bytes: int = 0
-    hits: dict[str, int] = field(default_factory=dict)
-    misses: int = 0
-    tokens_saved: dict[str, int] = field(default_factory=dict)
-    discards: dict[str, int] = field(default_factory=dict)
-    save_seconds: float = 0.0
-    saves: int = 0
-    restore_seconds: float = 0.0
-    restores: int = 0
-    bytes_written: int = 0
-    bytes_read: int = 0
 
 
 class KVStore:
@@ -177,9 +118,13 @@ class KVStore:
         return self._waiting < _QUEUE
 
     @property
-    def idle(self) -> bool:
-        """Whether every save has ended."""
-        return self._waiting == 0
+    def waiting(self) -> int:
+        """Saves that have not ended."""
+        return self._waiting
+
+    def may_have(self, have: int, limit: int) -> bool:
+        """Whether asking for `limit` keys can gain anything over `have`."""
+        return limit >= max(have + WORTH_RESTORING, self.options.min_tokens)
 
     def save(self, keys: "array[int]", scales: tuple[float, ...], state: ByteArray) -> None:
         """Keep a sequence soon."""
@@ -254,7 +199,7 @@ class KVStore:
         while True:
             found = self._match(lookup, start)
             length = found[-1][0].start + found[-1][1] if found else 0
-            if length < max(lookup.have + WORTH_RESTORING, self.options.min_tokens):
+            if not self.may_have(lookup.have, length):
                 self._missed()
                 return None
             if self._too_slow(length, length - lookup.have, lookup.token_seconds):

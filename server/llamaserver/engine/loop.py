@@ -9,26 +9,23 @@ import logging
 import queue
 import threading
 import time
-from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from ..errors import (
-    ContextExceeded,
     EngineFailure,
     InvalidRequest,
     ModelLoadError,
-    NotSupported,
     Unavailable,
 )
-from . import overflow
-from .backend import Backend, MediaTokenizer, ModelInfo, Sampler, SamplerFactory, Vocab
+from .backend import Backend, MediaTokenizer, ModelInfo, SamplerFactory, Vocab
 from .core import Core
+from .intake import Request, make_sequence
+from .kvstore import KVStore
 from .output import Delta, Event, Failed
-from .params import GenerationParams, Prompt
 from .scheduler import Work
 from .sequence import Sequence
 from .settings import EngineSettings
@@ -39,21 +36,12 @@ from .stream import Stream
 _log = logging.getLogger(__name__)
 _PUBLISH_EVERY = 0.05  # seconds between snapshots while busy
 _MOST_SLOT_CALLS = 64  # that wait for their slots
+_STORE_POLL = 0.5  # seconds between looks at a KV store that does not answer
 _ABORT_WORTH = 8  # prompt rows; a shorter decode ends soon by itself
 
 Factory = Callable[[Callable[[float], bool]], Backend]
+StoreFactory = Callable[[Backend], KVStore | None]
 SlotCall = tuple[int, Callable[[Core, Slot], Any], "asyncio.Future[Any]"]
-
-
-@dataclass(slots=True)
-class Request:
-    """Work for the engine. `tag` is carried to SlotView for the API's own use."""
-
-    prompt: Prompt
-    params: GenerationParams
-    sampler: Sampler | None = None  # required for completions that predict
-    kind: Literal["completion", "embedding"] = "completion"
-    tag: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +61,11 @@ class Engine:
     media: MediaTokenizer | None
     make_sampler: SamplerFactory
 
-    def __init__(self, factory: Factory, settings: EngineSettings) -> None:
+    def __init__(self, factory: Factory, settings: EngineSettings, open_store: StoreFactory | None = None) -> None:
         self.snapshot = Snapshot()
         self.settings = settings
+        self.store: KVStore | None = None
+        self._open_store = open_store
         self.lora_scales = settings.lora_scales
         self._factory = factory
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -83,6 +73,7 @@ class Engine:
         self._streams: dict[Sequence, Stream] = {}
         self._next_task = 0
         self._slot_futures: set[asyncio.Future[Any]] = set()
+        self._savers: list[asyncio.Future[None]] = []  # who waits for the KV store
         self._stopping = False
         self._lock = threading.Lock()
         self._current: Work | None = None  # what is being decoded; guarded by _lock
@@ -119,6 +110,33 @@ class Engine:
         if self._thread.ident is not None:
             await asyncio.to_thread(self._thread.join)
 
+    # ---- the end
+
+    def save_all(self) -> None:
+        """Have the KV store write every cached sequence: idle ones now, running ones when they end."""
+        self._inbox.put(self._save_all)
+
+    def _save_all(self) -> None:
+        if self._core.keeper is not None:
+            self._core.keeper.draining = True
+            self._publish(force=True)
+
+    def cut_off(self, error: Exception) -> None:
+        """End every request with an error; what it has computed can still be saved."""
+        self._inbox.put(lambda: self._core.cut_off(error))
+
+    async def saved(self) -> None:
+        """Wait until all that was asked for before has happened and, after `save_all`, has been written."""
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._inbox.put(lambda: self._savers.append(future))
+        await future
+
+    def _tell_savers(self) -> None:
+        if self._savers and not self._core.unsaved:
+            for future in self._savers:
+                self._post(partial(_settle_future, future, None))
+            self._savers = []
+
     # ---- requests
 
     def submit(self, request: Request) -> Stream:
@@ -131,7 +149,10 @@ class Engine:
         limit = self.settings.max_queue
         if limit and len(self._streams) >= self.settings.n_slots + limit:
             raise Unavailable(f"{limit} requests are waiting already", retry_after=1)
-        sequence = self._sequence(request)
+        self._next_task += 1
+        sequence = make_sequence(
+            request, self._next_task, self.settings, self.info, self.vocab, scales=self.lora_scales
+        )
         stream = Stream(sequence, self._cancel, self._wake)
         self._streams[sequence] = stream
         self._quiet.clear()
@@ -141,69 +162,6 @@ class Engine:
     def _check_ready(self) -> None:
         if self.snapshot.state != "ready" or self._stopping:
             raise Unavailable("Loading model" if self.snapshot.state == "loading" else "The server cannot serve")
-
-    def _sequence(self, request: Request) -> Sequence:
-        params = request.params
-        if params.id_slot >= self.settings.n_slots:
-            raise InvalidRequest(f"id_slot must be below {self.settings.n_slots}", field="id_slot")
-        if request.kind == "embedding":
-            keys, truncated = self._embedding_keys(request.prompt), False
-            params = replace(params, cache_prompt=False)
-        else:
-            keys, truncated = self._completion_keys(request)
-            if self.settings.grp_attn_n > 1:
-                params = replace(params, cache_prompt=False)
-        cap = self.settings.n_predict
-        wanted = params.n_predict
-        self._next_task += 1
-        return Sequence(
-            id_task=self._next_task,
-            kind=request.kind,
-            params=params,
-            keys=keys,
-            media=request.prompt.media,
-            sampler=request.sampler,
-            lora=self.lora_scales if params.lora is None else params.lora,
-            n_predict=min(wanted, cap) if min(wanted, cap) >= 0 else max(wanted, cap),
-            truncated=truncated,
-            tag=request.tag,
-            n_keep=self._n_keep(params, len(keys)),
-        )
-
-    def _n_keep(self, params: GenerationParams, n_prompt: int) -> int:
-        if params.n_keep < 0:
-            return n_prompt
-        return min(params.n_keep + int(self.vocab.add_bos), self.settings.slot_ctx - overflow.MARGIN)
-
-    def _completion_keys(self, request: Request) -> "tuple[array[int], bool]":
-        prompt, limit = request.prompt, self.settings.slot_ctx
-        if not self.info.causal:
-            raise NotSupported("this model computes embeddings only")
-        if not len(prompt):
-            raise InvalidRequest("the prompt is empty", field="prompt")
-        size = len(prompt) + sum(media.n_tokens - media.n_pos for media in prompt.media)
-        if size < limit:
-            return prompt.keys, False
-        if not self.settings.context_shift or prompt.media or self.settings.grp_attn_n > 1:
-            raise ContextExceeded(
-                f"the request exceeds the available context size ({size} >= {limit} tokens), try increasing it",
-                field="prompt",
-                n_prompt_tokens=size,
-                n_ctx=limit,
-            )
-        return overflow.truncated_prompt(prompt.keys, limit, request.params.n_keep), True
-
-    def _embedding_keys(self, prompt: Prompt) -> "array[int]":
-        room = self.settings.slot_ctx if self.info.causal else self.info.n_ctx_train
-        limit = min(self.info.n_ubatch, self.info.n_batch, room)
-        if not len(prompt):
-            raise InvalidRequest("the input is empty", field="input")
-        if len(prompt) > limit:
-            raise InvalidRequest(
-                f"input of {len(prompt)} tokens is too large to process; at most {limit} fit the batch and the context",
-                field="input",
-            )
-        return prompt.keys
 
     def _cancel(self, sequence: Sequence) -> None:
         """The client has gone: end the sequence, and the decode too when it serves nobody else."""
@@ -295,6 +253,8 @@ class Engine:
         finally:
             self.snapshot = replace(self.snapshot, state=end.state, error=end.error)
             self._post(self._refuse_rest)
+            if self.store is not None:
+                self.store.stop()
             backend.close()
 
     def _load(self) -> Backend:
@@ -313,7 +273,8 @@ class Engine:
         if self.settings.slot_ctx == 0:  # the model's own context was asked for
             n_slots = 1 if backend.info.unified else self.settings.n_slots
             self.settings = replace(self.settings, slot_ctx=backend.info.n_ctx // n_slots)
-        self._core = Core(backend, self.settings, time.monotonic, self._during)
+        self.store = self._opened_store(backend)
+        self._core = Core(backend, self.settings, time.monotonic, self._during, self.store)
         self.info, self.vocab, self.media = backend.info, backend.vocab, backend.media
         self.make_sampler = backend.make_sampler
         self.snapshot = self._core.snapshot()
@@ -326,13 +287,26 @@ class Engine:
             if not busy:
                 self._deliver()
             self._publish(force=not busy)
+            self._tell_savers()
         self._core.fail_all(Unavailable("The server is stopping"))
         self._deliver()
+
+    def _opened_store(self, backend: Backend) -> KVStore | None:
+        """The KV store; serving without one is better than not serving."""
+        store = None
+        try:
+            if self._open_store is not None and (store := self._open_store(backend)) is not None:
+                store.start(self._wake)
+        except Exception:
+            _log.exception("the KV store cannot be opened; going on without")
+            store = None
+        return store
 
     def _receive(self, *, wait: bool) -> None:
         """Run the messages of the inbox; block for one when there is nothing else to do."""
         try:
-            message = self._inbox.get() if wait else self._inbox.get_nowait()
+            held = wait and any(sequence.held for sequence in self._core.scheduler.queue)
+            message = self._inbox.get(timeout=_STORE_POLL if held else None) if wait else self._inbox.get_nowait()
             while message is not None:
                 message()
                 message = self._inbox.get_nowait()
@@ -404,7 +378,7 @@ class Engine:
         """On the event loop, when the thread has ended: answer what it has not heard of any more."""
         error = Unavailable("The server is stopping")
         _settle_future(self._loaded, ModelLoadError(self.snapshot.error or error.message))
-        for future in list(self._slot_futures):
+        for future in [*self._slot_futures, *self._savers]:
             _settle_future(future, error)
         for sequence, stream in list(self._streams.items()):
             self._forget(sequence)

@@ -38,13 +38,14 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Milliseconds and counts of one request: prompt_n evaluated, cache_n reused."""
+    """Milliseconds and counts of one request: prompt_n evaluated, cache_n reused, from where (slot, ram, disk)."""
 
     prompt_n: int
     prompt_ms: float
     predicted_n: int
     predicted_ms: float
     cache_n: int
+    cache_source: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,7 @@ def shift(resident: Resident, span: slice, placement: Placement, backend: Backen
     placement.unsettled = True
     placement.shifted.append(resident)
     resident.exact = span.start if resident.exact is None else min(span.start, resident.exact)
+    resident.stored = min(resident.stored, resident.exact)
     if not backend.info.partial_reuse:
         resident.private = True  # a recurrent state still knows what was dropped
     if placement.ledger:

@@ -7,12 +7,24 @@ finished sequences stay as cache beside the slots).
 """
 
 from array import array
+from typing import Protocol
 
 from .backend import Backend
+from .kvterms import WORTH_RESTORING, Offer
 from .sequence import Phase, Sequence
 from .slots import CellLedger, Resident, Slot, common_prefix
 
 WORTH_WAITING = 32  # tokens another sequence is about to compute; below it, computing beats waiting
+
+
+class Keeping(Protocol):
+    """What keeps cached sequences outside the context (keeper.py)."""
+
+    def leaving(self, resident: Resident) -> None:
+        """Keys of this resident are about to be dropped; its state may be read now."""
+
+    def load(self, resident: Resident, offer: Offer) -> bool:
+        """Put a saved state into an empty resident; False when it does not fit."""
 
 
 class Placement:
@@ -20,6 +32,7 @@ class Placement:
 
     def __init__(self, backend: Backend, n_slots: int) -> None:
         self._backend = backend
+        self.keeping: Keeping | None = None
         self._info = backend.info
         self.slots = [Slot(i) for i in range(n_slots)]
         self.retired: list[Resident] = []
@@ -74,7 +87,7 @@ class Placement:
         if not sequence.params.cache_prompt or not self._info.partial_reuse:
             return None
         have, _ = self.best_source(sequence)
-        best, leader = have + WORTH_WAITING, None
+        best, leader = max(have, sequence.offered) + WORTH_WAITING, None
         for slot in self.slots:
             other = slot.sequence
             if other is None or other is sequence or other.phase is not Phase.PREFILL or other.cancelled:
@@ -95,6 +108,8 @@ class Placement:
         if not idle:
             return None
         length, source = self.best_source(sequence)
+        if self._prefers_offer(sequence, length):
+            source = None
         if source and source.slot in idle and self._may_take_over(source, length):
             return source.slot
         # Spare the source when there is another place; empty slots first, then the oldest.
@@ -110,7 +125,15 @@ class Placement:
         """Give the sequence a resident that holds its longest cached prefix; return its length."""
         slot = sequence.slot
         assert slot is not None
+        offer, sequence.cached_from = sequence.offer, ""
+        if sequence.lookup is not None:
+            sequence.lookup.offer = None  # it is large
         length, source = self.best_source(sequence)
+        if offer is not None and offer.length >= length + WORTH_RESTORING:
+            if self._restore(sequence, slot, offer):
+                sequence.cached_from = offer.tier
+                return offer.length
+            length, source = self.best_source(sequence)
         if source is None:
             target = self._empty(slot)
         elif source is slot.resident and (self._may_take_over(source, length) or not self._has_spare_id(source)):
@@ -122,17 +145,38 @@ class Placement:
         else:
             target = self._copy_of(source, length, slot)
         length = self._truncate(target, length)
-        target.lora, target.private, target.slot = sequence.lora, False, slot
         target.position = length
+        self._hold(sequence, slot, target)
+        sequence.cached_from = "slot" if length else ""
+        return length
+
+    def _hold(self, sequence: Sequence, slot: Slot, target: Resident) -> None:
+        target.lora, target.private, target.slot = sequence.lora, False, slot
         slot.resident = target
         target.owner, sequence.resident = sequence, target
         self.touch(target)
-        return length
+
+    def _prefers_offer(self, sequence: Sequence, length: int) -> bool:
+        return sequence.offer is not None and sequence.offered >= length + WORTH_RESTORING
+
+    def _restore(self, sequence: Sequence, slot: Slot, offer: Offer) -> bool:
+        """Start from a saved state; False, and the slot empty, when that is not possible."""
+        target = self._empty(slot)
+        if self.keeping is None or self.unsettled or not self.free_cells(offer.length):
+            return False
+        if not self.keeping.load(target, offer):
+            self.clear(target)
+            return False
+        self.extend(target, sequence.keys[: offer.length])
+        target.stored = offer.length
+        self._hold(sequence, slot, target)
+        return True
 
     def _copy_of(self, source: Resident, length: int, slot: Slot) -> Resident:
         target = self._empty(slot, sparing=source)
         self._backend.seq_cp(source.seq, target.seq, length)
         target.keys, target.exact = source.keys[:length], source.exact
+        target.stored = min(source.stored, length)
         if self.ledger:
             target.cells = self.ledger.share(source.cells[:length])
         else:
@@ -157,7 +201,7 @@ class Placement:
         if self._has_spare_id(sparing) and resident.keys:
             self._detach(slot)
         else:
-            self.clear(resident)
+            self.drop(resident)
 
     def _detach(self, slot: Slot) -> None:
         """Take the slot's resident off it: to the retired ones, or its id back when it is empty."""
@@ -185,6 +229,7 @@ class Placement:
         """Drop what lies beyond `length`; a memory that cannot drop a part is emptied: returns 0 then."""
         if length == len(resident.keys):
             return length
+        self._leaving(resident)
         if length == 0 or not self._backend.seq_rm(resident.seq, length):
             self.clear(resident)
             return 0
@@ -192,6 +237,7 @@ class Placement:
             self.ledger.release(resident.cells[length:])
             del resident.cells[length:]
         del resident.keys[length:]
+        resident.stored = min(resident.stored, length)
         return length
 
     # ---- keeping and dropping
@@ -201,13 +247,22 @@ class Placement:
         self._clock += 1
         resident.last_used = self._clock
 
+    def _leaving(self, resident: Resident) -> None:
+        if self.keeping is not None and resident.keys:
+            self.keeping.leaving(resident)
+
+    def drop(self, resident: Resident) -> None:
+        """Empty a resident that is sound, so that others have its place."""
+        self._leaving(resident)
+        self.clear(resident)
+
     def clear(self, resident: Resident) -> None:
         """Empty a resident in place."""
         self._backend.seq_rm(resident.seq, 0)
         if self.ledger:
             self.ledger.release(resident.cells)
         resident.cells, resident.keys = [], array("q")
-        resident.position, resident.private, resident.exact = 0, False, None
+        resident.position, resident.private, resident.exact, resident.stored = 0, False, None, 0
 
     def evict_one(self, sparing: Resident | None = None) -> bool:
         """Drop the least recently used retired sequence; False when there is none."""
@@ -215,7 +270,7 @@ class Placement:
         if not candidates:
             return False
         oldest = min(candidates, key=lambda r: r.last_used)
-        self.clear(oldest)
+        self.drop(oldest)
         self.retired.remove(oldest)
         self._free.append(oldest.seq)
         return True
@@ -225,7 +280,7 @@ class Placement:
         idle = [s.resident for s in self.slots if s.resident and s.resident.owner is None and s.resident.keys]
         if not idle:
             return False
-        self.clear(min(idle, key=lambda r: r.last_used))
+        self.drop(min(idle, key=lambda r: r.last_used))
         return True
 
     def free_cells(self, count: int) -> bool:
@@ -243,13 +298,14 @@ class Placement:
         """Give a resident cells of its own through its serialised state; False when that cannot be done now."""
         if self.unsettled or not self.free_cells(len(resident.cells)):
             return False
-        keys, exact = resident.keys, resident.exact
+        keys, exact, stored = resident.keys, resident.exact, resident.stored
         data = self._backend.state_get(resident.seq)
         self.clear(resident)
         resident.exact = exact
         if not self._backend.state_set(resident.seq, data):
             return False
         self.extend(resident, keys)
+        resident.stored = stored
         return True
 
     def extend(self, resident: Resident, keys: "array[int]") -> None:

@@ -74,6 +74,8 @@ class Scheduler:
         for sequence in list(self.queue):
             if sequence.n_decoded and sequence.rest():
                 continue  # stepped back because its client does not read
+            if sequence.held:
+                continue  # the KV store is looking for its prefix
             slot = self.placement.choose_slot(sequence)
             if slot is None:
                 if sequence.params.id_slot < 0:
@@ -105,12 +107,17 @@ class Scheduler:
             sequence.leader = leader
             return False
         sequence.leader = None
+        if sequence.offer is not None and self.placement.unsettled and self._decodes_soon():
+            return False  # no state is loaded between a copy and the decode that carries it out
         length = self.placement.place(sequence)
         if sequence.n_decoded == 0:
             sequence.n_cached = length
         sequence.group = 0
         sequence.phase = Phase.PREFILL
         return True
+
+    def _decodes_soon(self) -> bool:
+        return any(s.phase in (Phase.PREFILL, Phase.DECODE) and not s.cancelled for s in self.running())
 
     # ---- planning
 
@@ -200,8 +207,8 @@ class Scheduler:
             sequence.keys.append(sequence.token)
         slot = sequence.slot
         self.placement.release(sequence)
-        self.placement.clear(resident)
-        sequence.slot, sequence.phase = None, Phase.QUEUED
+        self.placement.drop(resident)
+        sequence.slot, sequence.phase, sequence.lookup = None, Phase.QUEUED, None
         if slot:
             slot.sequence = None
         self.queue.appendleft(sequence)

@@ -15,6 +15,7 @@ from .params import GenerationParams, Media
 from .stopping import TextStream
 
 if TYPE_CHECKING:
+    from .kvterms import Lookup, Offer
     from .slots import Resident, Slot
 
 
@@ -53,6 +54,8 @@ class Sequence:
     leader: "Sequence | None" = None
     n_prompt: int = 0
     n_cached: int = 0
+    cached_from: str = ""  # slot, ram or disk
+    lookup: "Lookup | None" = None  # the question to the KV store, once it has been asked
     n_keep: int = 0
     token: int = -1  # sampled, not yet in the cache
     n_decoded: int = 0
@@ -89,6 +92,21 @@ class Sequence:
         return self.resting and self.backlog >= MAX_BACKLOG
 
     @property
+    def offer(self) -> "Offer | None":
+        """A state from the KV store to start from."""
+        return self.lookup.offer if self.lookup is not None else None
+
+    @property
+    def offered(self) -> int:
+        """Tokens of it."""
+        return self.offer.length if self.offer is not None else 0
+
+    @property
+    def held(self) -> bool:
+        """Whether the KV store has not answered yet."""
+        return self.lookup is not None and not self.lookup.done
+
+    @property
     def extra_cells(self) -> int:
         """KV cells that images take beyond their positions (M-RoPE)."""
         return sum(media.n_tokens - media.n_pos for media in self.media)
@@ -120,4 +138,5 @@ class Sequence:
             predicted_n=self.n_decoded,
             predicted_ms=(now - self.first_token) * 1000 if self.first_token else 0.0,
             cache_n=self.n_cached,
+            cache_source=self.cached_from,
         )

@@ -29,8 +29,15 @@ class Resident:
     owner: Sequence | None = None
     slot: "Slot | None" = None
     private: bool = False  # positions compressed, or a recurrent state shifted: nobody may start from it
-
+    stored: int = 0  # leading keys that the KV store has been given
     exact: int | None = None  # keys from here on were computed with some before them that a shift has dropped
+
+    @property
+    def savable(self) -> int:
+        """Leading keys whose state is as if nothing had come before them but each other."""
+        if self.private:
+            return 0
+        return len(self.keys) if self.exact is None else min(self.exact, len(self.keys))
 
     def common_prefix(self, keys: "array[int]", lora: tuple[float, ...]) -> int:
         """Number of leading keys that `keys` shares with what is held."""

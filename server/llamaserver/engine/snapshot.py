@@ -6,6 +6,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from .kvterms import StoreStats
+
 
 @dataclass(frozen=True, slots=True)
 class SlotView:
@@ -26,6 +28,7 @@ class SlotView:
     n_prompt: int = 0
     n_prompt_processed: int = 0
     n_cached: int = 0
+    cached_from: str = ""  # slot, ram or disk
     n_past: int = 0  # tokens held by the slot's sequence
 
 
@@ -75,3 +78,5 @@ class Snapshot:
     kv_cells_used: int = 0
     kv_cells_total: int = 0
     counters: Counters = field(default_factory=Counters)
+    kv_store: StoreStats | None = None  # None: there is none
+    kv_unsaved: int = 0  # cached sequences that the store has not written yet, while it is to write all of them

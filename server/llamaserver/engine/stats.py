@@ -61,6 +61,11 @@ class Stats:
         self.prompt_seconds += seconds
         self._prompt_window.append((evaluated, seconds))
 
+    def prompt_token_seconds(self) -> float:
+        """Seconds that a prompt token has taken lately, 0 while unknown."""
+        tokens = sum(count for count, _ in self._prompt_window)
+        return sum(seconds for _, seconds in self._prompt_window) / tokens if tokens else 0.0
+
     def answer_done(self, tokens: int, seconds: float) -> None:
         """One answer has ended; its tokens were counted as they came."""
         self.predicted_seconds += seconds

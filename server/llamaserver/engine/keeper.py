@@ -1,0 +1,119 @@
+"""What the KV store is asked and given, on the engine thread: prompts on admission, cached sequences on their way out.
+
+It keeps the rule of the library: no state is read or loaded between a copy or shift and the
+decode that carries it out (`Placement.unsettled`).
+"""
+
+from collections.abc import Callable, Iterable
+from itertools import islice
+
+from .backend import Backend
+from .kvstore import KVStore
+from .kvterms import Lookup, Offer
+from .placement import Placement
+from .sequence import Sequence
+from .slots import Resident
+from .stats import Stats
+
+_PATIENCE = 5.0  # seconds that a slow volume may hold a prompt up, at least
+
+
+class Keeper:
+    """Between placement and store."""
+
+    def __init__(
+        self, backend: Backend, placement: Placement, store: KVStore, stats: Stats, clock: Callable[[], float]
+    ) -> None:
+        self.store = store
+        self.draining = False  # everything is to be written
+        self._backend = backend
+        self._placement = placement
+        self._stats = stats
+        self._clock = clock
+        placement.keeping = self
+
+    # ---- prompts
+
+    def prepare(self, queue: Iterable[Sequence]) -> None:
+        """Ask for the prompts that are next: not for more than there are slots for, their states are large."""
+        idle = sum(slot.idle for slot in self._placement.slots)
+        for sequence in islice(queue, idle):
+            if sequence.lookup is None:
+                self._ask(sequence)
+            elif sequence.held and self._clock() > sequence.lookup.until:
+                self.store.discard("slow_volume")
+                sequence.lookup = Lookup(sequence.keys[:0], (), (), done=True)
+
+    def _ask(self, sequence: Sequence) -> None:
+        partial = self._backend.info.partial_reuse
+        limit = len(sequence.keys) - (2 if partial else 1)  # as for what the cache holds: the end is always evaluated
+        have, _ = self._placement.best_source(sequence)
+        wanted = sequence.kind == "completion" and sequence.params.cache_prompt
+        if not wanted or not self.store.may_have(have, limit):
+            sequence.lookup = Lookup(sequence.keys[:0], (), (), done=True)
+            return
+        rate = self._stats.prompt_token_seconds()
+        sequence.lookup = Lookup(
+            keys=sequence.keys[:limit],
+            scales=sequence.lora,
+            media=tuple((media.start, media.n_pos) for media in sequence.media),
+            have=have,
+            token_seconds=rate,
+            until=self._clock() + max(_PATIENCE, limit * rate),
+        )
+        self.store.find(sequence.lookup)
+
+    def load(self, resident: Resident, offer: Offer) -> bool:
+        """Put a saved state into an empty resident."""
+        began = self._clock()
+        fits = self._backend.state_import(resident.seq, offer.state)
+        if not fits or self._backend.pos_max(resident.seq) + 1 != offer.length:
+            self.store.discard("other_layout")
+            return False
+        self.store.note_restored(offer, self._clock() - began)
+        return True
+
+    # ---- cached sequences
+
+    def _unsaved(self, resident: Resident) -> bool:
+        savable = resident.savable
+        if not self._backend.info.partial_reuse and savable < len(resident.keys):
+            return False
+        return savable > resident.stored and savable >= self.store.options.min_tokens
+
+    def candidates(self) -> list[Resident]:
+        """Idle sequences that the store is to have by itself, and has not."""
+        if not (self.store.continuous or (self.draining and self.store.writes_disk)):
+            return []
+        return [r for r in self._placement.residents() if r.owner is None and self._unsaved(r)]
+
+    def save_one(self) -> bool:
+        """Hand over the sequence whose loss would cost most; False when there is none, or it cannot be done now."""
+        if self._placement.unsettled or not self.store.has_room:
+            return False
+        waiting = self.candidates()
+        if waiting:
+            self._save(max(waiting, key=lambda r: (r.savable - r.stored, r.last_used)))
+        return bool(waiting)
+
+    def leaving(self, resident: Resident) -> None:
+        """Keep what is about to be dropped."""
+        if not self._unsaved(resident):
+            return
+        if self._placement.unsettled:
+            self.store.discard("unsettled")
+        elif not self.store.has_room:
+            self.store.discard("queue_full")
+        else:
+            self._save(resident)
+
+    def _save(self, resident: Resident) -> None:
+        count = resident.savable
+        self.store.save(resident.keys[:count], resident.lora, self._backend.state_export(resident.seq))
+        if self.store.writes_disk:  # what is in memory only may be gone when it is wanted
+            resident.stored = count
+
+    @property
+    def unsaved(self) -> int:
+        """Sequences that are still to be written, while all of them are."""
+        return len(self.candidates()) + self.store.waiting if self.draining else 0
