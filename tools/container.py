@@ -63,25 +63,21 @@ class Engine:
         return words[-1] if done.returncode else ""
 
     def save(self, image: str, archive: Path) -> None:
-        """Write the image, under exactly this name, to an archive that containerd imports."""
-        if self.name == "docker":
-            self._run([self.program, "save", "--output", str(archive), image])
-        elif self.name == "podman":
-            self._run([self.program, "save", "--quiet", "--output", str(archive), image])
-        else:
+        """Write the image to an archive that containerd imports as localhost/IMAGE."""
+        name = f"localhost/{image}"
+        if self.name == "buildah":
             # Uncompressed: it stays on this machine, and compressing takes longer than all the rest.
-            self._run(
-                [self.program, "push", "--quiet", "--disable-compression", image, f"docker-archive:{archive}:{image}"]
-            )
-
-    def tag(self, image: str, name: str) -> None:
-        """Give the image one more name."""
-        self._run([self.program, "tag", image, name])
+            plain = ["--quiet", "--disable-compression"]
+            self._run([self.program, "push", *plain, name, f"docker-archive:{archive}:{name}"])
+            return
+        if self.name == "docker":  # the others call every local image localhost/
+            self._run([self.program, "tag", image, name])
+        self._run([self.program, "save", "--output", str(archive), name])
 
     def push(self, image: str, remote: str) -> None:
         """Push the image to a registry; one on this machine is spoken to without TLS."""
         if self.name == "docker":
-            self.tag(image, remote)
+            self._run([self.program, "tag", image, remote])
             self._run([self.program, "push", remote])
             return
         local = remote.partition("/")[0].partition(":")[0] in {"localhost", "127.0.0.1"}

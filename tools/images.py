@@ -102,15 +102,14 @@ def export(folder: Path, base: str = "") -> dict[str, Path]:
     for image in IMAGES:
         with _context(image, "cpu") as context:
             cached = cache_dir() / "images" / f"{image.name}-{_digest(context, base)}.tar"
-            name = f"localhost/{image.tag('cpu')}"
             with exclusive(cached):
                 if not cached.exists():
-                    _export(image, base, context, name, cached)
+                    _export(image, base, context, cached)
                 cached.touch()
                 archive = folder / f"{image.name}.tar"
                 archive.unlink(missing_ok=True)
                 _link(cached, archive)
-        exported[name] = archive
+        exported[f"localhost/{image.tag('cpu')}"] = archive
     return exported
 
 
@@ -134,14 +133,12 @@ def _build(used: Engine, image: Image, accelerator: str, base: str, context: Pat
     return tag
 
 
-def _export(image: Image, base: str, context: Path, name: str, cached: Path) -> None:
+def _export(image: Image, base: str, context: Path, cached: Path) -> None:
     used = engine()
     tag = _build(used, image, "cpu", base, context)
-    if used.name == "docker":  # the others call every local image localhost/
-        used.tag(tag, name)
     part = cached.with_suffix(".part")
     part.unlink(missing_ok=True)
-    used.save(name, part)
+    used.save(tag, part)
     part.rename(cached)
     made = sorted(cached.parent.glob(f"{image.name}-{'?' * 16}.tar"), key=lambda path: path.stat().st_mtime)
     for old in made[:-_KEPT]:

@@ -72,7 +72,7 @@ def test_the_configuration_is_what_a_restricted_pod_needs(one):
 
 
 def test_no_build_tools_and_no_leftovers(one):
-    image, made = one
+    _, made = one
     programs = {name.rpartition("/")[2] for name in made.files if "/bin/" in f"/{name}" or "/sbin/" in f"/{name}"}
     assert programs & BUILD_TOOLS == set()
     assert not made.names_below("opt/build")

@@ -48,10 +48,10 @@ def small_image(tmp_path):
     (tmp_path / "context" / "file").write_text("content")
     dockerfile = tmp_path / "context" / "Dockerfile"
     dockerfile.write_text('FROM scratch\nCOPY file /file\nUSER 10001:10001\nENTRYPOINT ["/file"]\n')
-    name = f"localhost/llamaserver-test-{tmp_path.name.replace('_', '-')}:1"
+    name = f"llamaserver-test-{tmp_path.name.replace('_', '-')}:1"
     engine.build(dockerfile, name, {}, tmp_path / "context")
     yield engine, name
-    subprocess.run([engine.program, "rmi", name], check=True, capture_output=True)
+    subprocess.run([engine.program, "rmi", "--force", name, f"localhost/{name}"], check=False, capture_output=True)
 
 
 def _read(url):
@@ -68,7 +68,7 @@ def _answers(url):
 def test_what_is_pushed_is_what_the_registry_serves(registry, small_image):
     engine, name = small_image
     assert engine.has(name)
-    assert not engine.has("localhost/llamaserver-test-absent:1")
+    assert not engine.has("llamaserver-test-absent:1")
     engine.push(name, f"{registry}/team/small:1")
     asked = urllib.request.Request(f"http://{registry}/v2/team/small/manifests/1", headers={"Accept": MANIFESTS})
     manifest = json.load(urllib.request.urlopen(asked, timeout=5))
@@ -83,14 +83,14 @@ def test_an_archive_bears_the_images_name(small_image, tmp_path):
     engine.save(name, tmp_path / "small.tar")
     with tarfile.open(tmp_path / "small.tar") as archive:
         (described,) = json.load(archive.extractfile("manifest.json"))
-    assert described["RepoTags"] == [name]
+    assert described["RepoTags"] == [f"localhost/{name}"]
 
 
 def test_make_push_names_what_it_pushed(registry, monkeypatch, small_image):
     """`make push` without the minutes of a build: both tags are of one small image."""
     _, name = small_image
-    monkeypatch.setattr(images, "build", lambda accelerator, base: [name.removeprefix("localhost/")])
+    monkeypatch.setattr(images, "build", lambda accelerator, base: [name])
     (pushed,) = images.push(f"{registry}/team/", "cpu")
-    assert pushed == f"{registry}/team/{name.removeprefix('localhost/')}"
+    assert pushed == f"{registry}/team/{name}"
     served = json.loads(_read(f"http://{registry}/v2/_catalog"))["repositories"]
-    assert served == [f"team/{name.removeprefix('localhost/').rpartition(':')[0]}"]
+    assert served == [f"team/{name.rpartition(':')[0]}"]
