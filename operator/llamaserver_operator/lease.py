@@ -116,9 +116,9 @@ class Lease:
         if self._body is None:
             metadata = {"namespace": self._config.namespace, "name": self._config.lease_name}
             body = {"apiVersion": LEASE.api_version, "kind": LEASE.kind, "metadata": metadata, "spec": spec}
-            self._body = await self._bounded(self._api.create(body), self._call_limit)
+            self._body = await _bounded(self._api.create(body), self._call_limit)
         else:
-            self._body = await self._bounded(self._api.replace({**self._body, "spec": spec}), self._call_limit)
+            self._body = await self._replace({**self._body, "spec": spec}, self._call_limit)
         self._deadline = started + self._config.renew_seconds
         return self.holds()
 
@@ -153,7 +153,7 @@ class Lease:
             started = self._clock()
             try:
                 if not await self._write_renewal():
-                    _log.error("the Lease is another's", extra={"fields": {"holder": self._holder}})
+                    _log.error("the Lease is gone, or another's", extra={"fields": {"holder": self._holder}})
                     return
             except ClusterError as error:
                 self._metrics.errors.labels("lease").inc()
@@ -176,42 +176,47 @@ class Lease:
         """True when renewed. A conflict may be our own write whose answer was lost, so look at the Lease again."""
         assert self._body is not None
         try:
-            self._body = await self._replace_spec(renewTime=_timestamp())
+            self._body = await self._replace(self._with(renewTime=_timestamp()), self._limit())
         except Conflict:
             found = await self._get(self._limit())
             self._observe(found)
             if found is None or self._holder != self.identity:
                 return False
-            self._body = await self._replace_spec(renewTime=_timestamp())
+            self._body = await self._replace(self._with(renewTime=_timestamp()), self._limit())
         return True
 
     async def _get(self, seconds: float) -> Object | None:
-        return await self._bounded(self._api.get(LEASE, self._config.namespace, self._config.lease_name), seconds)
+        return await _bounded(self._api.get(LEASE, self._config.namespace, self._config.lease_name), seconds)
 
-    @staticmethod
-    async def _bounded(call: Coroutine[Any, Any, _T], seconds: float) -> _T:
-        try:
-            return await asyncio.wait_for(call, seconds)
-        except TimeoutError as error:
-            raise Unreachable(f"no answer within {seconds:.1f} s") from error
+    async def _replace(self, body: Object, seconds: float) -> Object:
+        return await _bounded(self._api.replace(body), seconds)
 
     def _limit(self) -> float:
         return max(0.05, min(self._call_limit, self._remaining()))
 
-    async def _replace_spec(self, **changes: Any) -> Object:
-        body = {**(self._body or {}), "spec": {**self._spec, **changes}}
-        return await self._bounded(self._api.replace(body), self._limit())
+    def _with(self, **changes: Any) -> Object:
+        return {**(self._body or {}), "spec": {**self._spec, **changes}}
 
     async def _release(self) -> None:
         """Let the next instance begin at once. When it cannot be told so, it waits for the end of the Lease."""
-        if self._body is None or self._holder != self.identity:
+        if self._holder != self.identity:
             return
-        body = {**self._body, "spec": {**self._spec, "holderIdentity": "", "leaseDurationSeconds": 1}}
         try:
-            self._body = await self._bounded(self._api.replace(body), _RELEASE_TIMEOUT)
-        except ClusterError as error:
-            _log.warning("Lease not released: %s", error)
-        self._changed = self._clock()
+            async with asyncio.timeout(_RELEASE_TIMEOUT):
+                # looked at anew: the last renewal may have been done without our hearing of it
+                self._observe(await self._api.get(LEASE, self._config.namespace, self._config.lease_name))
+                if self._body is not None and self._holder == self.identity:
+                    self._body = await self._api.replace(self._with(holderIdentity="", leaseDurationSeconds=1))
+        except (ClusterError, TimeoutError) as error:
+            _log.warning("Lease not released: %s", error or "no answer")
+
+
+async def _bounded(call: Coroutine[Any, Any, _T], seconds: float) -> _T:
+    try:
+        async with asyncio.timeout(seconds):
+            return await call
+    except TimeoutError as error:
+        raise Unreachable(f"no answer within {seconds:.1f} s") from error
 
 
 def _version(body: Object) -> str:

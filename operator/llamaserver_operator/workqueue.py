@@ -99,7 +99,8 @@ class WorkQueue:
         """Start nothing any more, and let what runs end; True if it all did."""
         self.close()
         try:
-            await asyncio.wait_for(self._quiet.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._quiet.wait()
         except TimeoutError:
             return False
         return True
