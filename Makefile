@@ -7,7 +7,7 @@ HOST       ?= 127.0.0.1
 PORT       ?= 8080
 SERVE_ARGS ?=
 PYTEST     := $(PY) -m pytest --durations=10
-HEAVY      := model or browser or slow
+HEAVY      := model or browser or slow or cluster
 ACCEL      ?= cpu
 BASE       ?=
 
@@ -25,6 +25,7 @@ model: install ## fetch the default model into the cache, print its path
 
 programs: install
 	@$(PY) -m tools.system_packages test
+	@$(PY) -m tests.localcluster prepare
 
 serve: install ## serve the default model on http://127.0.0.1:8080 (SERVE_ARGS adds options)
 	@model=$$($(PY) -m tools.model) && exec $(VENV)/bin/llamaserver -m "$$model" \

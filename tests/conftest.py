@@ -5,7 +5,7 @@ from collections.abc import Generator
 import pytest
 
 OUTCOMES = pytest.StashKey[dict[str, bool]]()
-HEAVY = ("model", "browser", "slow")
+HEAVY = ("model", "browser", "slow", "cluster")
 LAST = "tests/compat/"
 
 

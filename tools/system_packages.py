@@ -21,11 +21,27 @@ TEST_PROGRAMS = {
     "buildah": "buildah",
     "docker-registry": "docker-registry",
 }
+# What a Kubernetes node is made of (tests/localcluster/ brings the rest), and what watches it.
+CLUSTER_PROGRAMS = {
+    "containerd": "containerd",
+    "runc": "runc",
+    "/usr/lib/cni/ptp": "containernetworking-plugins",
+    "nft": "nftables",
+    "ip": "iproute2",
+    "busybox": "busybox-static",
+    "openssl": "openssl",
+    "prometheus": "prometheus",
+}
+
+
+def missing_from(programs: dict[str, str]) -> list[str]:
+    """The packages whose program is not there."""
+    return [package for program, package in programs.items() if not shutil.which(program)]
 
 
 def ensure(programs: dict[str, str]) -> None:
     """Install the packages of missing programs, or exit saying which to install."""
-    missing = [package for program, package in programs.items() if not shutil.which(program)]
+    missing = missing_from(programs)
     if not missing:
         return
     install = ["apt-get", "install", "-y", "--no-install-recommends", *missing]

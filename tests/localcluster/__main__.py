@@ -1,6 +1,10 @@
-"""`python -m tests.localcluster up|down|status|env [--folder FOLDER]`: a cluster by hand."""
+"""`python -m tests.localcluster up|down|status|env [--folder FOLDER]`: a cluster by hand.
+
+`prepare` only gets the programs, so that a later start is short; what is missing is told in one line.
+"""
 
 import argparse
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -9,17 +13,20 @@ from tools.cache import say
 
 from . import binaries
 from .binaries import Missing
-from .cluster import Cluster, default_folder
+from .cluster import Cluster, folder_named
+from .prepare import prepare, required
 
 
 def main() -> None:
     """Run one command."""
-    parser = argparse.ArgumentParser(prog="python -m tests.localcluster", description=__doc__)
-    parser.add_argument("command", choices=("up", "down", "status", "env"))
-    parser.add_argument("--folder", type=Path, default=default_folder())
+    parser = argparse.ArgumentParser(prog="python -m tests.localcluster", description="A real one-node Kubernetes.")
+    parser.add_argument("command", choices=("prepare", "up", "down", "status", "env"))
+    parser.add_argument("--folder", type=Path, default=os.environ.get("LLAMASERVER_CLUSTER") or folder_named("dev"))
     chosen = parser.parse_args()
     cluster = Cluster(chosen.folder)
-    if chosen.command == "up":
+    if chosen.command == "prepare":
+        prepare()
+    elif chosen.command == "up":
         cluster.up()
     elif chosen.command == "down":
         cluster.down()
@@ -38,4 +45,5 @@ if __name__ == "__main__":
     try:
         main()
     except Missing as missing:
-        sys.exit(str(missing))
+        say(f"NO LOCAL CLUSTER: {missing}")
+        sys.exit(0 if sys.argv[1:2] == ["prepare"] and not required() else 1)

@@ -41,6 +41,7 @@ class GoProgram:
     version: str
     stamps: tuple[str, ...] = ()  # -X settings of the linker
     duration: str = ""
+    package: str = "."  # or one that the go.mod names as a tool
 
     @property
     def flags(self) -> list[str]:
@@ -72,7 +73,7 @@ class GoProgram:
         say(f"building {self.name} {self.version} from Go modules, once{self.duration} (log: {log})")
         env = os.environ | {"CGO_ENABLED": "0"}
         with replacing(place) as scratch, log.open("wb") as out:
-            command = ["go", "build", "-v", *self.flags, "-o", str(scratch / self.name), "."]
+            command = ["go", "build", "-v", *self.flags, "-o", str(scratch / self.name), self.package]
             process = subprocess.Popen(
                 command, cwd=self.folder, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
             )
@@ -117,10 +118,28 @@ def server_program() -> GoProgram:
 @lru_cache
 def server(name: str) -> list[str]:
     """The start of a server's command line."""
-    assets = os.environ.get("KUBEBUILDER_ASSETS")
-    if assets and all(os.access(Path(assets, each), os.X_OK) for each in SERVERS):
-        return [str(Path(assets, name))]
+    if assets := _assets():
+        return [str(assets / name)]
     return [str(server_program().ensure()), name]
+
+
+@lru_cache
+def _assets() -> Path | None:
+    """The folder that KUBEBUILDER_ASSETS names, if it has all servers in our minor version."""
+    named = Path(os.environ.get("KUBEBUILDER_ASSETS") or "/nonexistent")
+    if not all(os.access(named / each, os.X_OK) for each in SERVERS):
+        return None
+    asked = subprocess.run([named / "kube-apiserver", "--version"], capture_output=True, text=True, check=True)
+    minor = kubernetes_version().rpartition(".")[0]
+    return named if asked.stdout.startswith(f"Kubernetes {minor}.") else None
+
+
+@lru_cache
+def coredns() -> Path:
+    """CoreDNS with the plugins that a cluster needs."""
+    folder = HERE / "coredns"
+    version = _module_version(folder, "github.com/coredns/coredns")
+    return GoProgram(folder, "coredns", version, (), ", about 2 minutes").ensure()
 
 
 @lru_cache
@@ -135,9 +154,13 @@ def helm(major: int = 4) -> Path:
     if major == 4:
         return _fetched() / "helm"
     folder = HERE / "helm3"
-    version = _module_version(folder, "helm.sh/helm/v3")
-    stamps = (f"helm.sh/helm/v3/internal/version.version={version}",)
-    return GoProgram(folder, "helm", version, stamps, ", about 3 minutes").ensure()
+    module = "helm.sh/helm/v3"
+    version = _module_version(folder, module)
+    _, minor, _ = _module_version(folder, "k8s.io/client-go").split(".")
+    # As its Makefile does; without these helm takes the cluster for 1.20 when it is not asked.
+    stamps = [f"{module}/internal/version.version={version}"]
+    stamps += [f"{module}/pkg/{package}.k8sVersionMinor={minor}" for package in ("chartutil", "lint/rules")]
+    return GoProgram(folder, "helm", version, tuple(stamps), ", about 3 minutes", f"{module}/cmd/helm").ensure()
 
 
 def _fetched() -> Path:

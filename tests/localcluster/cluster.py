@@ -1,7 +1,6 @@
 """One cluster: up, down, and what tests do to it while it runs."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -10,16 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.support.polling import until
-from tools.cache import say
+from tools.cache import cache_dir, say
 
-from . import addresses, images, nodes, storage
+from . import addresses, dns, images, nodes, storage
 from .components import SOCKET, Components
 from .forward import Relay, listen
 from .kubectl import Kubectl, KubectlError, Object
+from .prepare import prepare
 from .processes import Processes
 from .sandbox import Sandbox
 
 ROOT = Path(__file__).parent.parent.parent
+_AFTER_API = ("kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "coredns")
 
 
 class Cluster:
@@ -38,6 +39,7 @@ class Cluster:
 
     def up(self) -> None:
         """Start; a cluster that runs in this folder, or what a crash left of it, goes first."""
+        prepare()
         began = time.monotonic()
         self.down()
         self.folder.mkdir(parents=True)
@@ -50,9 +52,9 @@ class Cluster:
         say("cluster: waiting for containerd and the API server")
         self._load_own_images()
         self._wait_for_api()
-        for name in ("kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy"):
+        for name in _AFTER_API:
             self.start(name)
-        self.kubectl.apply(*storage.classes())
+        self.kubectl.apply(*storage.classes(), *dns.objects())
         self._start_provisioner()
         say("cluster: waiting for the node")
         until(self._ready, "the node is ready", 60, pause=0.25)
@@ -69,7 +71,8 @@ class Cluster:
         """Whether the cluster lives."""
         return self.sandbox.pid is not None
 
-    # Servers: etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubelet, kube-proxy, containerd
+    # Servers: etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubelet, kube-proxy,
+    # coredns, containerd
 
     def start(self, name: str) -> None:
         """Start a server; the API server counts as started when it answers (unless the cluster is just starting)."""
@@ -77,8 +80,8 @@ class Cluster:
         if name == "kube-apiserver" and self.kubeconfig.exists():
             self._wait_for_api()
 
-    def stop(self, name: str, *, signal: str = "TERM") -> None:
-        """Stop a server and wait for its end."""
+    def stop(self, name: str, *, signal: str = "KILL") -> None:
+        """Stop a server as a crash would, and wait for its end (by TERM the API server takes a minute)."""
         self.processes.stop(name, signal=signal)
 
     def freeze(self, name: str) -> None:
@@ -171,7 +174,13 @@ class Cluster:
         who.write_kubeconfig(self.kubeconfig, f"https://127.0.0.1:{port}", who.admin_token())
 
     def _start_provisioner(self) -> None:
-        command = [sys.executable, "-m", f"{__package__}.provisioner", str(self.kubeconfig), str(self.folder / "volumes")]
+        command = [
+            sys.executable,
+            "-m",
+            f"{__package__}.provisioner",
+            str(self.kubeconfig),
+            str(self.folder / "volumes"),
+        ]
         self.processes.start("provisioner", command, network=False, env={"PYTHONPATH": str(ROOT)})
 
     def _load_own_images(self) -> None:
@@ -193,7 +202,7 @@ class Cluster:
             return False
 
     def _ready(self) -> bool:
-        for name in ("kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy"):
+        for name in _AFTER_API:
             self._alive(name)
         conditions = self.kubectl.get("node", self.node).get("status", {}).get("conditions", [])
         ready = any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
@@ -207,6 +216,6 @@ class Cluster:
         raise RuntimeError(f"{name} ended; the end of {log}:\n{log.read_text(errors='replace')[-3000:]}")
 
 
-def default_folder() -> Path:
-    """LLAMASERVER_CLUSTER, else a folder in /tmp: the paths of sockets in it must be short."""
-    return Path(os.environ.get("LLAMASERVER_CLUSTER") or "/tmp/llamaserver-cluster")  # noqa: S108
+def folder_named(name: str) -> Path:
+    """Where a cluster of this user lies."""
+    return cache_dir() / "clusters" / name

@@ -19,7 +19,7 @@ _AUDIT_POLICY = {
     "rules": [
         {"level": "None", "userGroups": ["system:nodes", "system:serviceaccounts:kube-system"]},
         {"level": "None", "users": [f"system:kube-{name}" for name in ("controller-manager", "scheduler", "proxy")]},
-        {"level": "None", "users": ["system:apiserver"]},
+        {"level": "None", "users": ["system:apiserver", "system:coredns"]},
         {"level": "Metadata"},
     ],
 }
@@ -50,12 +50,15 @@ class Components:
         self._file("kube-proxy.json", self._proxy_config())
         self._file("cni/10-pods.conflist", self._cni_config())
         self._path("containerd.toml").write_text(self._containerd_config())
-        self._path("resolv.conf").write_text("nameserver 127.0.0.1\n")
+        self._path("resolv.conf").write_text("")
+        self._path("Corefile").write_text(self._corefile())
 
     def command(self, name: str) -> list[str]:
         """A server's command line."""
         if name == "containerd":
             return ["containerd", "--config", str(self._path("containerd.toml"))]
+        if name == "coredns":
+            return [str(binaries.coredns()), "-conf", str(self._path("Corefile"))]
         arguments = {
             "etcd": self._etcd,
             "kube-apiserver": self._apiserver,
@@ -193,6 +196,18 @@ class Components:
         ranges = {"type": "host-local", "subnet": addresses.PODS, "dataDir": str(self.folder / "cni" / "addresses")}
         routed = {"type": "ptp", "ipam": {**ranges, "routes": [{"dst": "0.0.0.0/0"}]}}
         return {"cniVersion": "0.4.0", "name": "pods", "plugins": [routed]}
+
+    def _corefile(self) -> str:
+        kubeconfig = self.credentials.kubeconfig("system:coredns")
+        return f"""\
+.:53 {{
+    errors
+    kubernetes cluster.local in-addr.arpa {{
+        kubeconfig {kubeconfig}
+        ttl 1
+    }}
+}}
+"""
 
     def _containerd_config(self) -> str:
         return f"""\

@@ -15,6 +15,7 @@ USERS = {
     "system:kube-controller-manager": "",
     "system:kube-scheduler": "",
     "system:kube-proxy": "",
+    "system:coredns": "",
     f"system:node:{addresses.NODE_NAME}": "system:nodes",
 }
 _SERVER_NAMES = (

@@ -5,6 +5,7 @@ import io
 import json
 import platform
 import shutil
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -17,10 +18,10 @@ _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 def write_archive(path: Path) -> None:
     """Write a docker archive with both: one layer, two configurations."""
-    found = shutil.which("busybox")
-    if not found:
-        raise Missing("busybox is not installed; on Debian or Ubuntu: apt-get install busybox-static")
-    layer = _layer(Path(found))
+    busybox = Path(shutil.which("busybox") or "busybox")
+    if subprocess.run(["ldd", busybox], capture_output=True, check=False).returncode == 0:
+        raise Missing(f"{busybox} is not static; on Debian or Ubuntu: apt-get install busybox-static")
+    layer = _layer(busybox)
     configs = {BUSYBOX: ["sh"], PAUSE: ["sleep", "infinity"]}
     with tarfile.open(path, "w") as archive:
         _add(archive, "layer.tar", layer)
@@ -40,7 +41,7 @@ def _layer(busybox: Path) -> bytes:
             entry = tarfile.TarInfo(folder)
             entry.type, entry.mode = tarfile.DIRTYPE, mode
             layer.addfile(entry)
-        _add(layer, "bin/busybox", busybox.resolve().read_bytes(), 0o755)
+        _add(layer, "bin/busybox", busybox.read_bytes(), 0o755)
         _add(layer, "etc/passwd", b"root:x:0:0:root:/:/bin/sh\n")
         _add(layer, "etc/group", b"root:x:0:\n")
         for name in ("sh", "sleep", "cat", "ls", "id", "wget", "httpd", "nc", "nslookup", "echo", "test", "stat", "dd"):

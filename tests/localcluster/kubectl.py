@@ -38,7 +38,8 @@ class Kubectl:
         """One object, or a list of them; an empty dictionary when it does not exist."""
         where = [f"--namespace={namespace}"] if namespace else []
         which = [name] if name else [f"--selector={selector}"] if selector else []
-        return json.loads(self("get", kind, *which, *where, "--output=json", "--ignore-not-found") or "{}")
+        found: Object = json.loads(self("get", kind, *which, *where, "--output=json", "--ignore-not-found") or "{}")
+        return found
 
     def apply(self, *objects: Object) -> None:
         """Apply objects on the server's side."""

@@ -3,13 +3,15 @@
 One process holds them. It is process 1 in there, so its end ends everything: no crash leaves a stray behind.
 """
 
+import errno
+import hashlib
 import json
 import os
 import shlex
 import signal
 import subprocess
-import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tests.support.polling import until
@@ -53,7 +55,7 @@ class Sandbox:
     @property
     def cgroup(self) -> str:
         """Name of the cluster's group."""
-        return f"llamaserver-{self.folder.name}"
+        return f"llamaserver-{self.folder.name}-{hashlib.sha256(str(self.folder).encode()).hexdigest()[:6]}"
 
     @property
     def pid(self) -> int | None:
@@ -94,7 +96,7 @@ class Sandbox:
         self._state.unlink(missing_ok=True)
         for top in self.cgroups:
             for folder, _, _ in os.walk(top, topdown=False):
-                until(lambda group=Path(folder): _removed(group), f"cgroup {folder} empty", 10)
+                until(partial(_removed, Path(folder)), f"cgroup {folder} empty", 10)
 
     def enter(self, command: list[str], *, network: bool = True) -> list[str]:
         """The command line that runs `command` inside, on the host's network if `network` is false."""
@@ -154,7 +156,8 @@ def _removed(group: Path) -> bool:
         group.rmdir()
     except FileNotFoundError:
         return True
-    except OSError as error:  # processes in it are still ending
-        print(error, file=sys.stderr) if error.errno != 16 else None
-        return False
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        return False  # processes in it are still ending
     return True
