@@ -264,6 +264,7 @@ async def _receive(response: aiohttp.ClientResponse, part: Path, have: int, prog
 
 def _finish(part: Path, target: Path, size: int, expected: str, lock: Lock) -> None:
     """Check, make durable, keep the digest, rename."""
+    _log.info("computing the SHA-256 of %s", part.stem)
     found = digest.compute(part)
     if expected and found != expected:
         part.unlink()

@@ -166,7 +166,7 @@ def _set_aside(file: int, path: Path) -> bool:
     if judged:
         _log.warning("took over %s from a downloader that is gone", path)
     else:
-        with suppress(FileExistsError, FileNotFoundError):
+        with suppress(OSError):  # or whoever made it notices at the next touch
             os.link(aside, path)
     aside.unlink(missing_ok=True)
     return judged

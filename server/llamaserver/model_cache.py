@@ -46,12 +46,11 @@ class Claim:
         users = self.folder / ".users"
         users.mkdir(parents=True, exist_ok=True)
         mine = users / f"{escaped(self.owner)}.{socket.gethostname()}"
-        fresh = users / f".{uuid.uuid4().hex}"
-        try:
-            fresh.write_text(json.dumps(self.keys))
-            fresh.replace(mine)
-        finally:
-            fresh.unlink(missing_ok=True)
+        text = json.dumps(self.keys)
+        if mine.exists() and mine.read_text() == text:
+            mine.touch()  # which works on a full disk, too
+        else:
+            _write(mine, text)
         for key in self.keys:
             owners = self.folder / key / ".owners"
             if owners.is_dir():  # a folder that nobody downloaded must not become one that is pruned
@@ -95,6 +94,16 @@ class Claim:
             # nobody's: a pruner may have ended after the last marker and before the folder
             return not any(owners.iterdir()) and now - owners.stat().st_mtime > self.prune_after
         return False
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    fresh = path.with_name(f".{uuid.uuid4().hex}")
+    try:
+        fresh.write_text(text)
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def _remove(folder: Path) -> bool:

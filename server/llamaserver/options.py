@@ -468,6 +468,7 @@ def build_parser() -> argparse.ArgumentParser:
         "llamaserver",
         allow_abbrev=False,
         description="llama.cpp models over HTTP.",
+        epilog="llamaserver fetch --help: download models into a shared folder, as an init container does.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"llamaserver {__version__}")
@@ -603,6 +604,7 @@ def markdown() -> str:
         lines.append("")
     for flag, why in _REFUSED.items():
         lines += [f"`{flag}` is refused: {why}.", ""]
+    lines += ["`llamaserver fetch` is a command of its own, with options of its own: `llamaserver fetch --help`.", ""]
     return "\n".join(lines)
 
 

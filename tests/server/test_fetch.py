@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -47,11 +48,11 @@ def held(data):
 class Fetch:
     """One process."""
 
-    def __init__(self, folder: Path, *files, args=(), env=None):
+    def __init__(self, folder: Path, *files, args=(), env=None, before=()):
         self.folder, self.port = folder, free_port()
         self.log_file = folder.parent / f"log-{self.port}"
         self.reason_file = folder.parent / f"reason-{self.port}"
-        argv = [sys.executable, "-m", "llamaserver", "fetch", "--models-dir", str(folder)]
+        argv = [*before, sys.executable, "-m", "llamaserver", "fetch", "--models-dir", str(folder)]
         argv += ["--management-port", str(self.port), "--management-host", "127.0.0.1"]
         argv += ["--termination-log", str(self.reason_file), *args]
         argv += [word for file in files for word in ("--file", file if isinstance(file, str) else json.dumps(file))]
@@ -255,6 +256,27 @@ def test_a_failure_tells_its_reason(start, folder, mirror, file, reason, message
     assert not list(folder.rglob("*.gguf"))
     assert not list(folder.rglob("*.lock"))
     assert "Traceback" not in running.log
+
+
+def test_a_disk_that_fills_up_tells_its_reason(start, folder, tmp_path):
+    """A file whose size nobody tells, on a disk that has little more free than is kept free."""
+    big = tmp_path / "big"
+    with big.open("wb") as file:
+        file.truncate(80 << 20)
+    folder.mkdir()
+    mount = f"mount -t tmpfs -o size=70m none {shlex.quote(str(folder))}"
+    private = ("unshare", "--mount", *(("--map-root-user",) if os.geteuid() else ()))
+    with Mirror(big) as mirror:
+        running = start(http(mirror, url="/untold.gguf"), before=(*private, "sh", "-c", f'{mount} && exec "$@"', "sh"))
+        assert running.ends() == 1, running.log
+    assert running.reason()["reason"] == "DiskFull"
+    assert "No space left on device" in running.reason()["message"]
+    assert "Traceback" not in running.log
+
+
+def test_the_command_needs_no_model_library(tmp_path):
+    code = "import sys, llamaserver.fetch; sys.exit('llama_cpp' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
 
 
 def test_a_folder_that_cannot_be_written_tells_its_reason(start, folder, mirror):

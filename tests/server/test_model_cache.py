@@ -1,5 +1,6 @@
 """Who uses what of a shared models folder, and what is removed: by ages that the tests set, then by real servers."""
 
+import errno
 import json
 import os
 import socket
@@ -110,6 +111,21 @@ def test_use_keeps_the_marker_young(folder):
     age(10_000, marker(folder, "key", "ns/a"))
     claim.use()
     assert Claim(folder, "ns/a", ()).prune() == []
+
+
+def test_signs_of_life_need_no_space(folder, monkeypatch):
+    """Else a full disk would let other pods remove what this one uses."""
+    claim = downloaded(folder, "ns/a", "key")
+    claim.use()
+    age(10_000, user(folder, "ns/a"), marker(folder, "key", "ns/a"))
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(model_cache, "_write", full)
+    claim.use()
+    assert Claim(folder, "ns/a", ("key",)).prune() == []
+    assert user(folder, "ns/a").stat().st_mtime > marker(folder, "key", "ns/a").stat().st_mtime - 1
 
 
 def test_a_list_that_cannot_be_read_keeps_everything(folder):
