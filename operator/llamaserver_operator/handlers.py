@@ -171,6 +171,7 @@ class _Thread:
         await kopf.operator(
             registry=self._registry,
             settings=settings(),
+            identity=names.MANAGER,  # type: ignore[arg-type]  # kopf would ask for the user's name: a container has none
             standalone=True,
             clusterwide=not self._namespaces,
             namespaces=self._namespaces,
