@@ -49,7 +49,7 @@ format: install ## rewrite the code as `make check` wants it
 	$(PY) -m ruff check --fix --exit-zero --quiet .
 	$(PY) -m ruff format .
 
-test: install programs model ## all tests, the fast ones first
+test: install programs model images ## all tests, the fast ones first
 	$(PYTEST)
 
 test-fast: install ## only those without a model, a browser or patience
