@@ -211,6 +211,17 @@ def test_a_frozen_container_goes_on_when_it_may(world):
     assert "stopped" not in world.exec("hello", "busybox", "sh", "-c", f"busybox {state}")
 
 
+def test_a_frozen_scheduler_places_nothing(world):
+    world.cluster.freeze("kube-scheduler")
+    try:
+        world.create(pod("hello", "true"))
+        until(lambda: world.kubectl.get("pod", "hello", world.namespace), "the pod is there")
+        assert "nodeName" not in world.kubectl.get("pod", "hello", world.namespace)["spec"]
+    finally:
+        world.cluster.thaw("kube-scheduler")
+    world.phase("hello", "Succeeded")
+
+
 def test_pods_live_on_without_the_api_server(world):
     serve = "echo hello > /data/index.html; exec httpd -f -p 8080 -h /data"
     world.create(pod("web", serve, labels={"app": "web"}), service("web", 8080))

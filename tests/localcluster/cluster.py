@@ -154,10 +154,10 @@ class Cluster:
     # Audit
 
     def audit(self, user: str = "") -> Iterator[Object]:
-        """What was asked of the API server so far, by one user or by all but the cluster's own servers."""
+        """Which objects were asked for so far, by one user or by all but the cluster's own servers."""
         for line in self.components.audit_log.read_text().splitlines():
             event = json.loads(line)
-            if not user or event["user"]["username"] == user:
+            if "objectRef" in event and user in ("", event["user"]["username"]):
                 yield event
 
     # Details of `up`

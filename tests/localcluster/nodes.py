@@ -37,6 +37,7 @@ class FakeNode:
         self._over.set()
         self._thread.join()
         self._kubectl.delete("node", self.name)
+        self._kubectl.delete("lease", self.name, "kube-node-lease")
 
     def _beat(self) -> None:
         while not self._over.wait(_HEARTBEAT_SECONDS):

@@ -5,7 +5,6 @@ One process holds them. It is process 1 in there, so its end ends everything: no
 
 import errno
 import hashlib
-import json
 import os
 import shlex
 import signal
@@ -19,7 +18,7 @@ from tests.support.polling import until
 from . import addresses
 
 # The kubelet writes these; all are the whole machine's. In the sandbox they are plain files.
-_SYSCTLS = (
+SYSCTLS = (
     "kernel/keys/root_maxbytes",
     "kernel/keys/root_maxkeys",
     "kernel/panic",
@@ -37,13 +36,9 @@ class SandboxError(RuntimeError):
 
 @dataclass(frozen=True)
 class Sandbox:
-    """Namespaces that belong to a folder; the folder also remembers which process holds them."""
+    """Namespaces that belong to a folder."""
 
     folder: Path
-
-    @property
-    def _state(self) -> Path:
-        return self.folder / "sandbox.json"
 
     @property
     def cgroups(self) -> list[Path]:
@@ -58,22 +53,29 @@ class Sandbox:
         return f"llamaserver-{self.folder.name}-{hashlib.sha256(str(self.folder).encode()).hexdigest()[:6]}"
 
     @property
+    def _holder(self) -> Path:
+        """A cgroup for process 1 alone: it is found there, whatever crashed at whatever moment."""
+        one = min(self.cgroups)
+        return one.with_name(f"{one.name}.holder")
+
+    @property
     def pid(self) -> int | None:
-        """The holder's process id as the host sees it, if it lives."""
-        if not self._state.exists():
+        """Process 1 as the host numbers it, if it lives."""
+        try:
+            found = (self._holder / "cgroup.procs").read_text().split()
+        except FileNotFoundError:
             return None
-        state = json.loads(self._state.read_text())
-        return state["pid"] if _born(state["pid"]) == state["born"] else None
+        return int(found[0]) if found else None
 
     def start(self) -> None:
         """Make the namespaces."""
-        for group in self.cgroups:
+        for group in (*self.cgroups, self._holder):
             group.mkdir(exist_ok=True)
         for place in _PLACES.values():
             (self.folder / place).mkdir(parents=True, exist_ok=True)
         ready, log = self.folder / "sandbox.ready", self.folder / "sandbox.log"
         ready.unlink(missing_ok=True)
-        script = _script(self.folder, ready)
+        script = _script(self.folder, self._holder, ready)
         with log.open("wb") as out:
             parent = subprocess.Popen(
                 ["unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc", "sh", "-euc", script],
@@ -85,16 +87,13 @@ class Sandbox:
         until(lambda: ready.exists() or parent.poll() is not None, "namespaces made", 10)
         if parent.poll() is not None:
             raise SandboxError(f"cannot make namespaces: {log.read_text().strip()}")
-        pid = int(Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text())
-        self._state.write_text(json.dumps({"pid": pid, "born": _born(pid)}))
 
     def stop(self) -> None:
         """End everything inside, then remove the cgroups; fine when nothing runs."""
         if pid := self.pid:
             os.kill(pid, signal.SIGKILL)
-            until(lambda: _born(pid) is None, "the sandbox ended", 30, pause=0.02)
-        self._state.unlink(missing_ok=True)
-        for top in self.cgroups:
+            until(lambda: self.pid is None, "the sandbox ended", 30)
+        for top in (*self.cgroups, self._holder):
             for folder, _, _ in os.walk(top, topdown=False):
                 until(partial(_removed, Path(folder)), f"cgroup {folder} empty", 10)
 
@@ -113,12 +112,13 @@ class Sandbox:
         return Path(f"/proc/{pid}/ns/net")
 
 
-def _script(folder: Path, ready: Path) -> str:
+def _script(folder: Path, holder: Path, ready: Path) -> str:
     """What process 1 does first; then it sleeps and, ignoring SIGCHLD, leaves no zombies."""
-    steps = ["mount --make-rshared /", "mount -t tmpfs -o mode=755 tmpfs /run", "mkdir /run/lock"]
+    steps = [f"echo 0 > {holder}/cgroup.procs"]  # 0: the one who writes
+    steps += ["mount --make-rshared /", "mount -t tmpfs -o mode=755 tmpfs /run", "mkdir /run/lock"]
     for place, inside in _PLACES.items():
         steps += [f"mkdir -p {place}", f"mount --bind {shlex.quote(str(folder / inside))} {place}"]
-    for name in _SYSCTLS:
+    for name in SYSCTLS:
         sysctl = Path("/proc/sys") / name
         copy = folder / "sysctl" / name
         if sysctl.exists():
@@ -139,16 +139,6 @@ def _script(folder: Path, ready: Path) -> str:
         "exec sleep infinity",
     ]
     return "\n".join(steps)
-
-
-def _born(pid: int) -> int | None:
-    """When a process started, in ticks after boot: tells it from a later one with its id."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    state, *rest = stat.rpartition(")")[2].split()
-    return None if state == "Z" else int(rest[18])
 
 
 def _removed(group: Path) -> bool:
