@@ -209,7 +209,7 @@ def _link(source: Path, target: Path) -> None:
 
 def _digest(context: Path, base: str) -> str:
     """Names what an image is built from."""
-    whole = hashlib.sha256(base.encode())
+    whole = hashlib.sha256((base or f"{default_base()} {standin.key()}").encode())
     for path in sorted(path for path in context.rglob("*") if path.is_file()):
         content = path.read_bytes()
         whole.update(f"{path.relative_to(context)}\0{len(content)}\0{path.stat().st_mode & 0o111}\0".encode() + content)
