@@ -44,8 +44,8 @@ class Sandbox:
     def cgroups(self) -> list[Path]:
         """The cluster's own group in every cgroup hierarchy."""
         top = Path("/sys/fs/cgroup")
-        tops = [top] if (top / "cgroup.controllers").exists() else [t for t in top.iterdir() if t.is_dir()]
-        return [t / self.cgroup for t in tops if t.name != "unified"]
+        tops = [top] if (top / "cgroup.controllers").exists() else [path for path in top.iterdir() if path.is_dir()]
+        return [path / self.cgroup for path in tops]
 
     @property
     def cgroup(self) -> str:
