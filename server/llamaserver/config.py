@@ -62,7 +62,12 @@ class Config:
     context_shift: bool = True
     embedding: bool = False
     pooling: Literal["", "none", "mean", "cls", "last", "rank"] = ""
-    cache_ram: int = 0  # MiB
+    cache_ram: int = 0  # MiB; -1: no limit
+    kv_store: str = ""
+    kv_store_mode: Literal["off", "shutdown", "continuous"] = "continuous"
+    kv_store_max_bytes: int = 0  # 0: what the disk has
+    kv_store_ttl: float = 0.0  # seconds, 0: for ever
+    kv_store_min_tokens: int = 32
     warmup: bool = True
     require_offload: bool = False
     # serving

@@ -10,22 +10,24 @@ import logging
 import signal
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from . import digest, download, huggingface, model_cache, termination, tls
+from . import digest, download, huggingface, kv, model_cache, termination, tls
 from .api.app import build_app, build_context, build_management_app
 from .api.context import Context, Download
 from .api.system import load_system_prompt
 from .config import Config
 from .engine.backend import Backend
+from .engine.kvstore import KVStore
 from .engine.loop import Engine
 from .engine.settings import EngineSettings
 from .engine.snapshot import Snapshot
-from .errors import ConfigError, ModelLoadError
+from .errors import ConfigError, ModelLoadError, Unavailable
 from .threads import default_threads
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _RETIRED = 8  # sequences that a unified cache keeps beside the slots
+_STORE_STALLS = 10.0  # seconds without a conversation saved after which an ending server goes
 _QUIT = 1.5  # seconds that a stop without drain may take
 
 
@@ -80,7 +83,8 @@ class Server:
         self._config = config
         self._environ = environ
         self._model = Path(config.model)
-        self._engine = Engine(self._load, engine_settings(config))
+        self._engine = Engine(self._load, engine_settings(config), self._open_store)
+        self._digests: Future[dict[Path, str]] | None = None
         self._context: Context = build_context(config, self._engine)
         self._context.preparing = bool(config.system_prompt_file)
         self._runners: list[web.AppRunner] = []
@@ -91,7 +95,16 @@ class Server:
     def _load(self, progress: Callable[[float], bool]) -> Backend:
         from .engine.llama_backend import LlamaBackend
 
+        if kv.wanted(self._config):  # reading the files takes as long as loading them: both at once
+            paths, pool = kv.files(self._config, self._model), ThreadPoolExecutor(1, "digest")
+            self._digests = pool.submit(kv.digests, paths, self._config.kv_store)
+            pool.shutdown(wait=False)
         return LlamaBackend(load_options(self._config, self._model), progress)
+
+    def _open_store(self, backend: Backend) -> KVStore | None:
+        if self._digests is None:
+            return None
+        return kv.open_store(self._config, self._model, backend, self._digests.result())
 
     async def run(self) -> int:
         """Serve until told to stop; returns the exit code."""
@@ -198,8 +211,6 @@ class Server:
         )  # fmt: skip
         if config.require_offload and not info.layers_offloaded:
             _log.error("--require-offload: no layer is on a GPU; staying unready")
-        if config.cache_ram > 0:
-            _log.warning("--cache-ram %d: there is no host-memory cache yet", config.cache_ram)
 
     async def _download(self) -> Path:
         config = self._config
@@ -249,6 +260,7 @@ class Server:
         config = self._config
         _log.info("draining: unready now, refusing in %gs", config.drain_delay)
         self._context.draining = True
+        self._engine.save_all()
         if await self._quits_within(config.drain_delay):
             return
         self._context.refusing = True
@@ -257,8 +269,20 @@ class Server:
         await asyncio.wait({finished, quitting}, timeout=config.drain_timeout, return_when=asyncio.FIRST_COMPLETED)
         if not finished.done():
             _log.warning("running requests are cut off")
+            self._engine.cut_off(Unavailable("the server is shutting down; this answer is not complete"))
         finished.cancel()
+        await self._finish_saving(quitting)
         quitting.cancel()
+
+    async def _finish_saving(self, quitting: "asyncio.Task[bool]") -> None:
+        """Wait for the KV store as long as it gets on."""
+        saved = asyncio.create_task(self._engine.saved())
+        left = -1
+        while not saved.done() and not quitting.done() and left != (left := self._engine.snapshot.kv_unsaved):
+            await asyncio.wait({saved, quitting}, timeout=_STORE_STALLS, return_when=asyncio.FIRST_COMPLETED)
+        if not saved.done():
+            _log.warning("%d conversations are not saved", self._engine.snapshot.kv_unsaved)
+            saved.cancel()
 
     async def _quits_within(self, seconds: float) -> bool:
         with contextlib.suppress(TimeoutError):

@@ -238,9 +238,25 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option(
             "cache_ram",
             ("-cram", "--cache-ram"),
-            "MiB of host memory for cached prompts; only 0 has an effect yet",
+            "MiB of host memory for conversations that leave the KV cache; 0: none, -1: no limit",
             integer(-1),
         ),
+        Option("kv_store", ("--kv-store",), "folder where conversations outlive the process", _text, value="DIR"),
+        Option(
+            "kv_store_mode",
+            ("--kv-store-mode",),
+            "write conversations as they end (continuous) or when they leave the KV cache and at the end (shutdown)",
+            choice("off", "shutdown", "continuous"),
+            value="MODE",
+        ),
+        Option(
+            "kv_store_max_bytes",
+            ("--kv-store-max-bytes",),
+            "most bytes in that folder, the least recently used go first; 0: no limit",
+            integer(0, 2**63 - 1),
+        ),
+        Option("kv_store_ttl", ("--kv-store-ttl",), "seconds that unused ones are kept; 0: no limit", number(0.0)),
+        Option("kv_store_min_tokens", ("--kv-store-min-tokens",), "shorter conversations are not kept", integer(0)),
         Option(
             "flash_attn",
             ("-fa", "--flash-attn"),

@@ -210,8 +210,9 @@ def sample(option):
         default = next(f.default for f in fields(Config) if f.name == option.field)
         return ("off", False) if default else ("on", True)
     for text in (
-        "4096", "2", "0.5", "7", "q8_0", "on", "linear", "mean", "row", "isolate", "text", "x:2", "mmap+mlock", "x"
-    ):  # fmt: skip
+        *("4096", "2", "0.5", "7", "q8_0", "on", "linear", "mean", "row", "isolate", "text", "x:2", "mmap+mlock"),
+        *("shutdown", "x"),
+    ):
         try:
             value = option.read(text)
         except ConfigError:

@@ -149,7 +149,7 @@ def test_a_stream_that_outlasts_the_drain_ends_with_an_error():
         events = stream.ended()
         error = events[-1]["error"]
         assert (error["code"], error["type"]) == (503, "unavailable_error")
-        assert "stopping" in error["message"]
+        assert "not complete" in error["message"]
         assert all(event["stop"] is False for event in events[:-1])
         assert exit_code(server) == 0
         assert "running requests are cut off" in server.log

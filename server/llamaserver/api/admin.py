@@ -115,6 +115,7 @@ def _slot(context: Context, view: SlotView) -> dict[str, Any]:
         "n_prompt_tokens": view.n_prompt,
         "n_prompt_tokens_processed": view.n_prompt_processed,
         "n_prompt_tokens_cache": view.n_cached,
+        "cache_source": view.cached_from,
         "n_past": view.n_past,
     }
 
@@ -274,6 +275,13 @@ async def status(request: web.Request) -> web.StreamResponse:
             "layers_total": info.layers_total,
         }
         body["system_info"] = info.system_info
+    if (kept := snapshot.kv_store) is not None:
+        body["kv_store"] = {
+            "entries": kept.entries,
+            "bytes": kept.bytes,
+            "restored_tokens": sum(kept.tokens_restored.values()),
+            "unsaved": snapshot.kv_unsaved,
+        }
     return json_response(body)
 
 

@@ -35,6 +35,7 @@ def timings_json(timings: Timings) -> dict[str, Any]:
     """`timings`; rates are 0 where no time was measured."""
     return {
         "cache_n": timings.cache_n,
+        "cache_source": timings.cache_source,
         "prompt_n": timings.prompt_n,
         "prompt_ms": timings.prompt_ms,
         "prompt_per_token_ms": _ratio(timings.prompt_ms, timings.prompt_n),

@@ -4,7 +4,7 @@ from aiohttp import web
 
 from ..config import Config
 from ..engine.loop import Engine
-from . import admin, native, oai_embeddings, openai, openapi, static
+from . import admin, kvstore, native, oai_embeddings, openai, openapi, static
 from .context import CONTEXT, Context
 from .keys import KeyStore
 from .middleware import access_log, authorize, cors, draining, errors
@@ -22,6 +22,7 @@ def build_app(context: Context) -> web.Application:
     )
     app[CONTEXT] = context
     admin.add_routes(app)
+    kvstore.add_routes(app)
     native.add_routes(app)
     openai.add_routes(app)
     oai_embeddings.add_routes(app)

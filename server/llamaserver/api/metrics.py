@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from ..engine.kvterms import StoreStats
 from ..engine.snapshot import Counters, Histogram, Snapshot
 from .context import Context
 
@@ -48,6 +49,8 @@ class _Engine(Collector):
         for name, text, field in _RATES:
             yield GaugeMetricFamily(name, text, value=getattr(counters, field))
         yield from _gauges(snapshot, counters)
+        if snapshot.kv_store is not None:
+            yield from _kv_store(snapshot.kv_store)
         yield from _histograms(counters)
 
 
@@ -64,6 +67,35 @@ def _gauges(snapshot: Snapshot, counters: Counters) -> Iterator[Metric]:
         "llamacpp:requests_deferred", "Number of requests deferred.", value=snapshot.requests_deferred
     )
     yield GaugeMetricFamily("llamacpp:n_busy_slots_per_decode", "Average busy slots a decode.", value=busy)
+
+
+def _kv_store(kept: StoreStats) -> Iterator[Metric]:
+    for name, text, value in (
+        ("llamaserver:kv_store_entries", "Blocks on disk that this server can use.", kept.entries),
+        ("llamaserver:kv_store_bytes", "Bytes on disk, those of other models included.", kept.bytes),
+        ("llamaserver:kv_ram_entries", "Blocks in host memory.", kept.ram_entries),
+        ("llamaserver:kv_ram_bytes", "Bytes of blocks in host memory.", kept.ram_bytes),
+    ):
+        yield GaugeMetricFamily(name, text, value=value)
+    for name, text, total in (
+        ("llamaserver:kv_misses", "Prompts of which the store had nothing more than the cache.", kept.misses),
+        ("llamaserver:kv_saves", "Conversations given to the store.", kept.saves),
+        ("llamaserver:kv_save_seconds", "Seconds that writing them took.", kept.save_seconds),
+        ("llamaserver:kv_restores", "Prompts that began from the store.", kept.restores),
+        ("llamaserver:kv_restore_seconds", "Seconds that reading them took.", kept.restore_seconds),
+        ("llamaserver:kv_written_bytes", "Bytes written to disk.", kept.bytes_written),
+        ("llamaserver:kv_read_bytes", "Bytes read from disk.", kept.bytes_read),
+    ):
+        yield CounterMetricFamily(name, text, value=total)
+    for name, text, label, values in (
+        ("llamaserver:kv_hits", "Prompts that began from the store.", "tier", kept.hits),
+        ("llamaserver:kv_restored_tokens", "Prompt tokens not evaluated for it.", "tier", kept.tokens_restored),
+        ("llamaserver:kv_discards", "What was not kept or not used.", "reason", kept.discards),
+    ):
+        family = CounterMetricFamily(name, text, labels=[label])
+        for key, number in sorted(values.items()):
+            family.add_metric([key], number)
+        yield family
 
 
 def _histograms(counters: Counters) -> Iterator[Metric]:

@@ -159,7 +159,7 @@ class KVStore:
                 ram_entries=len(self._ram.index),
                 ram_bytes=self._ram.bytes,
                 hits=dict(self._counts["hits"]),
-                tokens_saved=dict(self._counts["tokens"]),
+                tokens_restored=dict(self._counts["tokens"]),
                 discards=dict(self._counts["discards"]),
             )
 

@@ -57,7 +57,7 @@ class StoreStats:
     ram_bytes: int = 0
     hits: dict[str, int] = field(default_factory=dict)
     misses: int = 0
-    tokens_saved: dict[str, int] = field(default_factory=dict)
+    tokens_restored: dict[str, int] = field(default_factory=dict)
     discards: dict[str, int] = field(default_factory=dict)
     save_seconds: float = 0.0
     saves: int = 0
