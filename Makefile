@@ -6,13 +6,14 @@ PYTHON     ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.
 HOST       ?= 127.0.0.1
 PORT       ?= 8080
 SERVE_ARGS ?=
+DEMO_ARGS  ?=
 PYTEST     := $(PY) -m pytest --durations=10
 HEAVY      := model or browser or slow or cluster
 ACCEL      ?= cpu
 BASE       ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install model programs serve check layout lint types layers format test test-fast bench images push lock clean
+.PHONY: demo help install model programs serve check layout lint types layers format test test-fast bench images push lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,6 +27,9 @@ model: install ## fetch the default model into the cache, print its path
 programs: install
 	@$(PY) -m tools.system_packages test
 	@$(PY) -m tests.localcluster prepare
+
+demo: install ## Kubernetes on this machine, our chart, one model, one chat through its Service (DEMO_ARGS=--once ends there)
+	@$(PY) -m tests.localcluster.demo $(DEMO_ARGS)
 
 serve: install ## serve the default model on http://127.0.0.1:8080 (SERVE_ARGS adds options)
 	@model=$$($(PY) -m tools.model) && exec $(VENV)/bin/llamaserver -m "$$model" \

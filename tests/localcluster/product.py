@@ -1,0 +1,56 @@
+"""The product on a cluster, as users get it: our images, our chart by real helm."""
+
+import json
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tools import images
+from tools.cache import say
+
+from . import binaries
+from .cluster import ROOT, Cluster
+
+CHART = ROOT / "charts" / "llamaserver-operator"
+NAMESPACE = "llamaserver-system"
+RELEASE = "llamaserver"
+
+
+def load_images(cluster: Cluster) -> None:
+    """Build both images, where that is not done yet, and hand them to the cluster."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, archive in images.export(Path(folder)).items():
+            say(f"loading {name} into the cluster")
+            cluster.load(archive)
+
+
+def helm(cluster: Cluster, *arguments: str, version: int = 4) -> str:
+    """Run helm against the cluster; its standard output."""
+    command = [str(binaries.helm(version)), *arguments]
+    env = os.environ | {"KUBECONFIG": str(cluster.kubeconfig)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=300)
+    if done.returncode != 0:
+        raise RuntimeError(f"helm {' '.join(arguments)}: {done.stderr.strip()}\n{done.stdout.strip()}")
+    return done.stdout
+
+
+def install(
+    cluster: Cluster, values: dict[str, Any] | None = None, *, release: str = RELEASE, namespace: str = NAMESPACE
+) -> None:
+    """Install or upgrade the chart, with the images that `load_images` brought; waits until the operator is ready."""
+    if not cluster.kubectl.get("namespace", namespace):
+        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+        about = {"name": namespace, "labels": labels}
+        cluster.kubectl.create({"apiVersion": "v1", "kind": "Namespace", "metadata": about})
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump({"registry": "localhost", **(values or {})}, file)
+        file.flush()
+        where = ("--namespace", namespace, "--values", file.name, "--wait", "--timeout", "3m")
+        helm(cluster, "upgrade", "--install", release, str(CHART), *where)
+
+
+def uninstall(cluster: Cluster, *, release: str = RELEASE, namespace: str = NAMESPACE) -> None:
+    """Remove the release."""
+    helm(cluster, "uninstall", release, "--namespace", namespace, "--wait")
