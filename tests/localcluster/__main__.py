@@ -26,6 +26,7 @@ def main() -> None:
     cluster = Cluster(chosen.folder)
     if chosen.command == "prepare":
         prepare()
+        binaries.helm(3)  # only tests use it
     elif chosen.command == "up":
         cluster.up()
     elif chosen.command == "down":
