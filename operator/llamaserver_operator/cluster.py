@@ -26,7 +26,6 @@ from .metrics import Metrics
 Object = dict[str, Any]
 _log = logging.getLogger(__name__)
 _TIMEOUT = 10.0
-_DISCOVERY_SECONDS = 10.0  # less than Config.discovery_seconds, so that each look there is a fresh one
 _STATUS_TIMEOUT = aiohttp.ClientTimeout(total=2.0)
 _STATUS_BYTES = 1 << 20
 _MESSAGE = 1024  # the API server's limit for an Event's message
@@ -61,18 +60,25 @@ def _error(status: int, data: bytes) -> ClusterError:
 class Cluster:
     """An async client. Use it as a context manager, or close() it."""
 
-    def __init__(self, configuration: Configuration, metrics: Metrics, timeout: float = _TIMEOUT) -> None:
+    def __init__(
+        self,
+        configuration: Configuration,
+        metrics: Metrics,
+        timeout: float = _TIMEOUT,
+        discovery_seconds: float = 10.0,
+    ) -> None:
         self._client = ApiClient(configuration)
         self._client.user_agent = names.MANAGER
         self._metrics = metrics
         self._timeout = timeout
+        self._discovery_seconds = discovery_seconds
         self._served: dict[str, tuple[float, frozenset[str]]] = {}
         self.may_write: Callable[[], bool] = lambda: True
 
     @classmethod
-    async def connect(cls, metrics: Metrics | None = None) -> Self:
+    async def connect(cls, metrics: Metrics | None = None, discovery_seconds: float = 10.0) -> Self:
         """A client with this process's credentials; nothing is sent yet."""
-        return cls(await credentials(), metrics or Metrics())
+        return cls(await credentials(), metrics or Metrics(), discovery_seconds=discovery_seconds)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -108,7 +114,7 @@ class Cluster:
         """Whether the API server knows that kind now (or knew it a few seconds ago)."""
         path = Kind(group, version, "", plural).group_path
         known = self._served.get(path)
-        if known is None or time.monotonic() - known[0] > _DISCOVERY_SECONDS:
+        if known is None or time.monotonic() - known[0] > self._discovery_seconds:
             try:
                 answer = await self._send("GET", None, path)
                 plurals = frozenset(resource["name"] for resource in answer.get("resources") or [])

@@ -49,7 +49,8 @@ class Operator:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
-        async with await Cluster.connect(self._metrics) as cluster:
+        fresh = self._config.discovery_seconds / 2  # so that each look of ours is a new one
+        async with await Cluster.connect(self._metrics, fresh) as cluster:
             lease = Lease(cluster, self._config, self._metrics)
             cluster.may_write = lease.holds
             health = Health(self._config, self._metrics, self._problem, lambda: lease.contacted)

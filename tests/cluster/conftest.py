@@ -11,11 +11,15 @@ from uuid import uuid4
 
 import pytest
 
-from tests.localcluster import Cluster
+from tests.localcluster import Cluster, product
 from tests.localcluster.binaries import Missing
 from tests.localcluster.cluster import folder_named
+from tests.localcluster.hub import Hub
 from tests.localcluster.kubectl import KubectlError
 from tests.localcluster.prepare import required
+from tests.support.llama import REPO, Llama
+from tests.support.models import Models
+from tools import model
 from tools.cache import exclusive
 
 FAILED = pytest.StashKey[bool]()
@@ -57,6 +61,30 @@ def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]
     cluster.kubectl.delete("namespace", name, wait=False)
 
 
+@pytest.fixture(scope="session")
+def hub(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    """A mirror of Hugging Face that pods can reach: the repository test/models has tiny.gguf and chat.gguf."""
+    with Hub(tmp_path_factory.mktemp("hub") / "files") as files:
+        files.add(REPO, "main", "tiny.gguf", Models(tmp_path_factory.mktemp("models")).llama())
+        files.add(REPO, "main", "chat.gguf", model.ensure())
+        with cluster.expose(files.port) as relay:
+            files.url = relay.url
+            yield files
+
+
+@pytest.fixture(scope="session")
+def product_installed(cluster: Cluster, hub: Hub) -> None:
+    """Our images and our chart, as users install them; the operator watches all namespaces."""
+    product.load_images(cluster)
+    product.install(cluster, {"huggingFace": {"endpoint": hub.url}, "resyncSeconds": 300})
+
+
+@pytest.fixture
+def llama(cluster: Cluster, namespace: str, product_installed: None) -> Llama:
+    """An object that is not applied yet, in the test's namespace."""
+    return Llama(cluster, namespace)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
@@ -71,7 +99,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 def _state_of(cluster: Cluster, namespace: str) -> str:
     """What a person would look at first."""
-    pods = [pod["metadata"]["name"] for pod in cluster.kubectl.get("pods", namespace=namespace)["items"]]
+    pods = [pod["metadata"]["name"] for pod in cluster.kubectl.get("pods", namespace=namespace).get("items", [])]
     commands = [["get", "all,persistentvolumeclaims", "--output=wide"], ["get", "events"]]
     commands += [["logs", pod, "--all-containers", "--prefix", "--tail=40", "--ignore-errors"] for pod in pods]
     parts = []
