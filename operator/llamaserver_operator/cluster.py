@@ -33,16 +33,18 @@ _JSON = "application/json"
 _MERGE = "application/merge-patch+json"
 _APPLY = "application/apply-patch+yaml"  # JSON is YAML
 _ERRORS = {400: Invalid, 403: Forbidden, 404: NotFound, 409: Conflict, 422: Invalid, 429: Unreachable}
+_NOT_OF_THE_SCHEMA = "failed to create typed patch object"  # how server-side apply says 422
 
 
 async def credentials() -> Configuration:
     """How to reach the API server: KUBECONFIG when it is set, else the pod's service account, else ~/.kube/config."""
     configuration = Configuration()
+    file = os.environ.get("KUBECONFIG") or None  # read now: the library has read it when it was imported
     try:
-        if "KUBECONFIG" not in os.environ and "KUBERNETES_SERVICE_HOST" in os.environ:
+        if file is None and "KUBERNETES_SERVICE_HOST" in os.environ:
             load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
         else:
-            await load_kube_config(client_configuration=configuration, persist_config=False)  # type: ignore[no-untyped-call]
+            await load_kube_config(file, client_configuration=configuration, persist_config=False)  # type: ignore[no-untyped-call]
     except (ConfigException, OSError) as error:
         raise ConfigError(f"no way to the API server: {error}") from error
     return configuration
@@ -54,6 +56,8 @@ def _error(status: int, data: bytes) -> ClusterError:
     except (ValueError, KeyError, TypeError):
         message = data.decode(errors="replace")[:200].strip()
     kind = Unreachable if status >= 500 else _ERRORS.get(status, ClusterError)
+    if status == 500 and message.startswith(_NOT_OF_THE_SCHEMA):
+        kind = Invalid
     return kind(message or f"the API server answered {status}")
 
 
@@ -217,9 +221,7 @@ class Cluster:
         count = self._metrics.api_requests
         what = (verb or method, kind.kind if kind else "discovery")
         try:
-            async with asyncio.timeout(
-                self._timeout
-            ):  # the whole exchange: the client's own limit leaves out getting a token
+            async with asyncio.timeout(self._timeout):  # all of it: the client's own limit leaves out getting a token
                 await self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
                 self._check_fence(method, kind)  # late, so that little can happen between this and the sending
                 url, bound = self._url(path, query), aiohttp.ClientTimeout(total=self._timeout)
