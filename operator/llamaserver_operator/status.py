@@ -5,7 +5,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from . import names
-from .conditions import Condition, Truth, View, accepted, conditions
+from .conditions import Condition, View, accepted, conditions
 from .observed import Observed
 from .resources.services import endpoint
 from .rollout import Problem
@@ -105,20 +105,17 @@ def _accelerator(spec: Spec, view: View) -> Manifest:
 
 
 def transitions(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Events to tell: (type, reason, message) for each condition whose status or reason changed."""
+    """Events to tell, as (type, reason, message): Ready whenever it changes, the others when they bring bad news."""
     old = {item["type"]: (item["status"], item["reason"]) for item in before.get("conditions", [])}
-    told = []
+    told: dict[str, tuple[str, str, str]] = {}
     for item in after["conditions"]:
         if old.get(item["type"]) == (item["status"], item["reason"]):
             continue
-        if item["status"] != "Unknown" and (item["type"] != "Scheduled" or item["status"] == "False"):
-            kind = "Normal" if _fine(item["status"], item["reason"]) else "Warning"
-            told.append((kind, item["reason"], f"{item['type']} is {item['status']}. {item['message']}".strip()))
-    return told
+        bad = item["reason"] not in _ON_THE_WAY and (item["status"] == "False" or item["reason"] == "RolloutFailing")
+        if item["type"] == "Ready" or bad:
+            text = f"{item['type']} is {item['status']}. {item['message']}".strip()
+            told.setdefault(item["reason"], ("Warning" if bad else "Normal", item["reason"], text))
+    return list(told.values())
 
 
 _ON_THE_WAY = {"RollingOut", "Downloading", "WaitingForDownload", "Loading", "ScaledToZero", "Empty", "NotWanted"}
-
-
-def _fine(status: Truth, reason: str) -> bool:
-    return reason in _ON_THE_WAY or (status == "True" and reason != "RolloutFailing")

@@ -17,6 +17,7 @@ class Hub:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, directory=str(folder)))
         self._server.daemon_threads = True
         self.port = int(self._server.server_address[1])
+        self.url = f"http://127.0.0.1:{self.port}"  # where its clients reach it; whoever forwards the port changes it
 
     def add(self, repo: str, revision: str, file: str, content: Path) -> None:
         """Let a repository have a file."""

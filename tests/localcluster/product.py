@@ -26,6 +26,12 @@ def load_images(cluster: Cluster) -> None:
             cluster.load(archive)
 
 
+def _image_id(cluster: Cluster, name: str) -> str:
+    """What an image's name means at present."""
+    line = cluster.ctr("images", "list", f"name=={name}").splitlines()[-1]
+    return line.split()[2].removeprefix("sha256:")[:16]
+
+
 def helm(cluster: Cluster, *arguments: str, version: int = 4) -> str:
     """Run helm against the cluster; its standard output."""
     command = [str(binaries.helm(version)), *arguments]
@@ -45,9 +51,13 @@ def install(
         about = {"name": namespace, "labels": labels}
         cluster.kubectl.create({"apiVersion": "v1", "kind": "Namespace", "metadata": about})
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-        json.dump({"registry": "localhost", **(values or {})}, file)
+        # The tag stays the same when the tree changes: on a warm cluster, new content must move the operator's pod.
+        content = _image_id(cluster, f"localhost/{images.OPERATOR.tag('cpu')}")
+        ours = {"registry": "localhost", "podAnnotations": {"llamaserver.dev/image": content}}
+        json.dump({**ours, **(values or {})}, file)
         file.flush()
         where = ("--namespace", namespace, "--values", file.name, "--wait", "--timeout", "3m")
+        where += ("--take-ownership",)  # other tests apply the resource by kubectl
         helm(cluster, "upgrade", "--install", release, str(CHART), *where)
 
 
