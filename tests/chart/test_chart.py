@@ -7,6 +7,8 @@ import pytest
 import yaml
 from llamaserver_operator import config
 
+from tests.localcluster.binaries import Missing
+from tests.localcluster.prepare import required
 from tests.support.helm import CHART, ROOT, Helm, HelmError, Object
 
 GOLDEN = Path(__file__).parent / "golden" / "defaults.yaml"
@@ -20,7 +22,10 @@ EVERYTHING = {
 
 @pytest.fixture(scope="module")
 def helm() -> Helm:
-    return Helm()
+    try:
+        return Helm()
+    except Missing as missing:
+        (pytest.fail if required() else pytest.skip)(f"NO HELM: {missing}")
 
 
 def one(objects: list[Object], kind: str, name: str = "") -> Object:

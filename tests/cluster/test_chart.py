@@ -199,13 +199,25 @@ def test_served_namespaces(cluster, helm, operators, namespace):
 
 
 def test_of_two_pods_one_acts(cluster, helm, operators, namespace):
-    deploy(helm, "pair", operators, {"replicas": 2})
+    prometheus = {"metrics": {"service": True}, "networkPolicy": {"enabled": True}}
+    deploy(helm, "pair", operators, {"replicas": 2, **prometheus})
     pods = {pod["metadata"]["name"] for pod in cluster.kubectl.get("pods", namespace=operators)["items"]}
     assert len(pods) == 2
     holder = cluster.kubectl.get("lease", "llamaserver-operator", operators)["spec"]["holderIdentity"]
     assert sum(holder.startswith(pod) for pod in pods) == 1
     apply(cluster, namespace, scaled_to_zero("served"))
     until(lambda: condition(cluster, namespace, "served") == ("False", "ScaledToZero"), "the object is served", 60)
+    service = cluster.kubectl.get("service", "pair-llamaserver-operator-metrics", operators)["spec"]
+    with cluster.forward(service["clusterIP"], service["ports"][0]["port"]) as relay:
+        told = urllib.request.urlopen(f"{relay.url}/metrics", timeout=30).read().decode()
+    assert "llamaserver_operator_is_leader" in told
+
+
+def test_both_helms_render_the_same():
+    values = {"watchNamespaces": ["a"], "metrics": {"service": True, "serviceMonitor": True}, "podLabels": {"a": "b"}}
+    for given in ({}, values):
+        assert Helm(3).objects(given) == Helm(4).objects(given)
+    assert "0 chart(s) failed" in Helm(3)("lint", "--strict", str(CHART))
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
-"""The examples are what a user would apply: the API server takes each of them as it is."""
+"""The examples are what a user would apply: the API server and the operator take each of them as it is."""
 
 import pytest
 import yaml
+from llamaserver_operator import spec
 
 from tests.support.helm import ROOT
 
@@ -10,20 +11,15 @@ pytestmark = pytest.mark.cluster
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 
 
-@pytest.fixture(scope="module")
-def resource(cluster) -> None:
-    cluster.kubectl.apply(yaml.safe_load((ROOT / "crds" / "llamaservers.yaml").read_text()))
-    cluster.kubectl("wait", "--for=condition=Established", "crd/llamaservers.llamaserver.dev")
-
-
 def test_there_are_examples():
     assert {"smollm2.yaml", "gpu.yaml", "kv-cache.yaml", "secured.yaml"} <= {path.name for path in EXAMPLES}
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_an_example_is_admitted(cluster, resource, namespace, path):
+def test_an_example_is_admitted(cluster, product_installed, namespace, path):
     command = ["create", "--dry-run=server", "--validate=strict", f"--namespace={namespace}", "--output=yaml"]
     admitted = yaml.safe_load(cluster.kubectl(*command, f"--filename={path}"))
     wanted = yaml.safe_load(path.read_text())
     assert admitted["metadata"]["name"] == wanted["metadata"]["name"]
     assert wanted["spec"].keys() <= admitted["spec"].keys()
+    assert spec.parse(admitted["spec"])
