@@ -278,7 +278,9 @@ def dockerfile():
 def test_the_images_entrypoint_takes_the_documents_arguments(tmp_path):
     """`docker run IMAGE -m ... -c 512 --host 0.0.0.0 --port N`, the image's environment included."""
     (entry,), env = dockerfile()
-    assert env == {"LLAMA_ARG_HOST": "0.0.0.0", "LLAMA_ARG_MANAGEMENT_PORT": "8081"}
+    assert env == {
+        "LLAMA_ARG_HOST": "0.0.0.0", "LLAMA_ARG_LOG_DISABLE": "true", "LLAMA_ARG_MANAGEMENT_PORT": "8081"
+    }  # fmt: skip
     script = Path(sys.executable).parent / entry
     env["LLAMA_ARG_MANAGEMENT_PORT"] = str(free_port())
     (tmp_path / "models").mkdir()
@@ -290,6 +292,7 @@ def test_the_images_entrypoint_takes_the_documents_arguments(tmp_path):
         assert f"('0.0.0.0', {server.port})" in server.log
         ready = httpx2.get(f"http://127.0.0.1:{env['LLAMA_ARG_MANAGEMENT_PORT']}/readyz", trust_env=False)
         assert ready.status_code == 200
+    assert not (tmp_path / "llama.log").exists()
 
 
 def test_the_environment_alone_is_enough():
