@@ -229,7 +229,7 @@ class Cluster:
                 data: bytes = await answer.read()  # type: ignore[no-untyped-call]
         except (aiohttp.ClientError, OSError, TimeoutError, ConfigException) as error:
             count.labels(*what, 0).inc()
-            raise Unreachable(f"the API server does not answer: {error or type(error).__name__}") from error
+            raise Unreachable(f"the API server does not answer: {str(error) or type(error).__name__}") from error
         code = answer.status
         count.labels(*what, code).inc()
         if not 200 <= code < 300:

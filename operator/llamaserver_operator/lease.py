@@ -208,7 +208,7 @@ class Lease:
                 if self._body is not None and self._holder == self.identity:
                     self._body = await self._api.replace(self._with(holderIdentity="", leaseDurationSeconds=1))
         except (ClusterError, TimeoutError) as error:
-            _log.warning("Lease not released: %s", error or "no answer")
+            _log.warning("Lease not released: %s", str(error) or "no answer in time")
 
 
 async def _bounded(call: Coroutine[Any, Any, _T], seconds: float) -> _T:

@@ -1,0 +1,231 @@
+"""What the operator's client makes of an API server, or a model pod, that misbehaves; each is a real socket."""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+
+import pytest
+from aiohttp import web
+from kubernetes.aio.client import Configuration
+from llamaserver_operator.cluster import Cluster, PodReader
+from llamaserver_operator.errors import Conflict, Forbidden, NotLeading, Unreachable
+from llamaserver_operator.kinds import CONFIG_MAP, LEASE
+from llamaserver_operator.metrics import Metrics
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+MAP = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"namespace": "ns", "name": "thing"}}
+LOCAL = "127.0.0.1"
+
+
+class Fake:
+    """A server that does one thing for every request, and notes the requests."""
+
+    def __init__(self, stack: AsyncExitStack) -> None:
+        self._stack = stack
+        self.requests: list[tuple[str, str]] = []
+        self.metrics = Metrics()
+        self.release = asyncio.Event()
+
+    async def listen(self, handler: Handler) -> int:
+        async def noted(request: web.Request) -> web.StreamResponse:
+            self.requests.append((request.method, request.path_qs))
+            return await handler(request)
+
+        runner = web.ServerRunner(web.Server(noted), shutdown_timeout=0.1)  # type: ignore[arg-type]
+        await runner.setup()
+        await web.TCPSite(runner, LOCAL, 0).start()
+        self._stack.push_async_callback(runner.cleanup)
+        self._stack.callback(self.release.set)
+        return int(runner.addresses[0][1])
+
+    async def cluster(self, handler: Handler, limit: float = 5.0, port: int = 0) -> Cluster:
+        configuration = Configuration(host=f"http://{LOCAL}:{port or await self.listen(handler)}")
+        made = Cluster(configuration, self.metrics, limit)
+        return await self._stack.enter_async_context(made)
+
+    def count(self, code: str) -> float:
+        labels = {"verb": "GET", "kind": "ConfigMap", "code": code}
+        return self.metrics.registry.get_sample_value("llamaserver_operator_api_requests_total", labels) or 0
+
+
+@pytest.fixture
+async def fake():
+    async with AsyncExitStack() as stack:
+        yield Fake(stack)
+
+
+def answer(status: int, text: str) -> Handler:
+    async def handler(_: web.Request) -> web.Response:
+        return web.Response(status=status, text=text, content_type="application/json")
+
+    return handler
+
+
+async def test_nobody_listens(fake: Fake) -> None:
+    with socket.socket() as bound:
+        bound.bind((LOCAL, 0))  # bound, not listening: refused
+        cluster = await fake.cluster(answer(200, "{}"), port=bound.getsockname()[1])
+        with pytest.raises(Unreachable, match="does not answer"):
+            await cluster.get(CONFIG_MAP, "ns", "thing")
+    assert fake.count("0") == 1
+
+
+async def test_no_answer_within_the_limit(fake: Fake) -> None:
+    async def handler(_: web.Request) -> web.Response:
+        await fake.release.wait()
+        return web.Response()
+
+    cluster = await fake.cluster(handler, 0.2)
+    with pytest.raises(Unreachable, match="does not answer: TimeoutError"):
+        await cluster.get(CONFIG_MAP, "ns", "thing")
+
+
+async def test_an_answer_that_never_ends(fake: Fake) -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while not fake.release.is_set():
+            await response.write(b" ")
+            await asyncio.sleep(0.01)
+        return response
+
+    cluster = await fake.cluster(handler, 0.3)
+    with pytest.raises(Unreachable):
+        await cluster.get(CONFIG_MAP, "ns", "thing")
+
+
+async def test_a_connection_cut_in_the_middle(fake: Fake) -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": "1000"})
+        await response.prepare(request)
+        await response.write(b'{"kind":')
+        assert request.transport is not None
+        request.transport.abort()
+        return response
+
+    cluster = await fake.cluster(handler)
+    with pytest.raises(Unreachable):
+        await cluster.get(CONFIG_MAP, "ns", "thing")
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+async def test_an_answer_that_may_be_another_the_next_time(fake: Fake, status: int) -> None:
+    cluster = await fake.cluster(answer(status, '{"kind": "Status", "message": "etcd: leader changed"}'))
+    with pytest.raises(Unreachable, match="etcd: leader changed"):
+        await cluster.get(CONFIG_MAP, "ns", "thing")
+    assert fake.count(str(status)) == 1
+    assert len(fake.requests) == 1, "trying again is the caller's business"
+
+
+async def test_a_proxy_in_between_that_answers_html(fake: Fake) -> None:
+    cluster = await fake.cluster(answer(403, "<html>blocked</html>"))
+    with pytest.raises(Forbidden, match="blocked"):
+        await cluster.get(CONFIG_MAP, "ns", "thing")
+    cluster = await fake.cluster(answer(200, "<html>log in first</html>"))
+    with pytest.raises(Unreachable, match="not JSON"):
+        await cluster.get(CONFIG_MAP, "ns", "thing")
+
+
+async def test_a_precondition_is_a_conflict(fake: Fake) -> None:
+    cluster = await fake.cluster(answer(409, '{"message": "Precondition failed: UID"}'))
+    with pytest.raises(Conflict, match="UID"):
+        await cluster.delete(CONFIG_MAP, "ns", "thing", "uid")
+
+
+async def test_nothing_is_sent_without_the_lease(fake: Fake) -> None:
+    cluster = await fake.cluster(answer(200, "{}"))
+    cluster.may_write = lambda: False
+    with pytest.raises(NotLeading):
+        await cluster.apply(MAP)
+    assert fake.requests == []
+    await cluster.get(LEASE, "ns", "thing")
+    await cluster.replace({**MAP, "apiVersion": "coordination.k8s.io/v1", "kind": "Lease"})
+    assert [method for method, _ in fake.requests] == ["GET", "PUT"]
+
+
+async def test_names_and_selectors_cannot_change_the_path(fake: Fake) -> None:
+    cluster = await fake.cluster(answer(200, "{}"))
+    await cluster.get(CONFIG_MAP, "ns", "../../secrets/x?a=b#c")
+    await cluster.list(CONFIG_MAP, "ns", "a=b&watch=1")
+    assert fake.requests == [
+        ("GET", "/api/v1/namespaces/ns/configmaps/..%2F..%2Fsecrets%2Fx%3Fa=b%23c"),
+        ("GET", "/api/v1/namespaces/ns/configmaps?labelSelector=a%3Db%26watch%3D1"),
+    ]
+
+
+async def test_what_is_served_is_asked_again_after_a_while_only(fake: Fake) -> None:
+    known = '{"resources": [{"name": "servicemonitors"}]}'
+    cluster = await fake.cluster(answer(200, known))
+    for _ in range(10):
+        assert await cluster.serves("monitoring.coreos.com", "v1", "servicemonitors")
+        assert not await cluster.serves("monitoring.coreos.com", "v1", "podmonitors")
+    assert len(fake.requests) == 1
+
+
+# ---- model pods
+
+
+def pod(address: str = LOCAL) -> dict[str, object]:
+    return {"metadata": {"name": "pod"}, "status": {"podIP": address} if address else {}}
+
+
+async def status(fake: Fake, handler: Handler, address: str = LOCAL) -> dict[str, object] | None:
+    reader = PodReader(await fake.listen(handler))
+    try:
+        return await reader.status(pod(address))
+    finally:
+        await reader.close()
+
+
+async def test_a_pod_tells_how_it_is(fake: Fake) -> None:
+    assert await status(fake, answer(200, '{"state": "ready"}')) == {"state": "ready"}
+    assert fake.requests == [("GET", "/status")]
+
+
+async def test_a_pod_without_an_address_is_not_asked(fake: Fake) -> None:
+    assert await status(fake, answer(200, "{}"), "") is None
+    assert fake.requests == []
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [answer(503, '{"state": "ready"}'), answer(200, "garbage"), answer(200, "[]"), answer(200, "null")],
+    ids=["503", "garbage", "list", "null"],
+)
+async def test_a_pod_that_says_nothing_usable(fake: Fake, handler: Handler) -> None:
+    assert await status(fake, handler) is None
+
+
+async def test_a_pod_that_does_not_answer(fake: Fake) -> None:
+    async def handler(_: web.Request) -> web.Response:
+        await fake.release.wait()
+        return web.Response()
+
+    assert await status(fake, handler) is None
+
+
+async def test_a_pod_may_not_send_the_operator_elsewhere(fake: Fake) -> None:
+    async def handler(request: web.Request) -> web.Response:
+        if request.path == "/status":
+            raise web.HTTPFound("/elsewhere")
+        return web.json_response({"state": "ready"})
+
+    assert await status(fake, handler) is None
+    assert fake.requests == [("GET", "/status")]
+
+
+async def test_a_pod_may_not_fill_the_operators_memory(fake: Fake) -> None:
+    sent = 0
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        nonlocal sent
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for _ in range(1000):
+            await response.write(b" " * (1 << 20))
+            sent += 1
+        return response
+
+    assert await status(fake, handler) is None
+    assert sent < 100
