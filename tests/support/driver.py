@@ -9,6 +9,7 @@ from typing import Any
 
 from llamaserver.engine.backend import Sampler
 from llamaserver.engine.core import Core
+from llamaserver.engine.kvstore import KVStore
 from llamaserver.engine.output import Delta, Embedded, Event, Failed, Finish
 from llamaserver.engine.params import GenerationParams, Media, SamplingParams
 from llamaserver.engine.scheduler import Work
@@ -16,6 +17,7 @@ from llamaserver.engine.sequence import Phase
 from llamaserver.engine.sequence import Sequence as Running
 from llamaserver.engine.settings import EngineSettings
 
+from tests.support.polling import until
 from tests.support.toy import VOCAB, ToyBackend
 
 GREEDY = SamplingParams(temperature=0.0, repeat_penalty=1.0, ignore_eos=True)
@@ -37,11 +39,11 @@ class Clock:
 class Driver:
     """A Core, what it said, and checks that its books equal what the backend holds."""
 
-    def __init__(self, backend: ToyBackend, settings: EngineSettings) -> None:
+    def __init__(self, backend: ToyBackend, settings: EngineSettings, store: KVStore | None = None) -> None:
         self.backend = backend
         self.settings = settings
         self.clock = Clock()
-        self.core = Core(backend, settings, self.clock, self._during)
+        self.core = Core(backend, settings, self.clock, self._during, store)
         self.events: dict[Running, list[Event]] = {}
         self.works: list[Work] = []
         self.reading = True  # clients take their events at once
@@ -100,6 +102,10 @@ class Driver:
         moved = self.core.step()
         self._deliver()
         self.check()
+        held = [sequence for sequence in self.core.scheduler.queue if sequence.held]
+        if not moved and held:
+            until(lambda: any(not sequence.held for sequence in held), "the store answers")
+            return True
         return moved
 
     def steps(self, count: int) -> None:
@@ -198,6 +204,7 @@ def make(
     unified: bool = False,
     spare: int = 2,
     backend: dict[str, Any] | None = None,
+    store: KVStore | None = None,
     **settings: Any,
 ) -> Driver:
     """A driver. Unified: `spare` sequence ids beside the slots, n_ctx (default slot_ctx) cells for all."""
@@ -208,7 +215,7 @@ def make(
         unified=unified,
         **(backend or {}),
     )
-    return Driver(toy, EngineSettings(n_slots=n_slots, slot_ctx=slot_ctx, **settings))
+    return Driver(toy, EngineSettings(n_slots=n_slots, slot_ctx=slot_ctx, **settings), store)
 
 
 @lru_cache(maxsize=4096)

@@ -12,7 +12,7 @@ import os
 import tempfile
 import time
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,6 +112,8 @@ class DiskTier:
         if known is None:
             with self._tolerant("read"), (self._folder / block.name).open("rb", buffering=0) as file:
                 known = decode_keys(file.read(head_size(block.count)), block)
+                if known is None:
+                    self._refuse(block, "damaged")
             if known is not None:
                 if len(self._keys) >= _MOST_KEYS:
                     self._keys.clear()
@@ -129,12 +131,15 @@ class DiskTier:
         except FileNotFoundError:
             pass  # another process has removed it; who asked forgets it
         except Damaged as reason:
-            self._note(str(reason))
-            self._say(f"{path.name} is {reason}; removing it")
-            self.remove([block])
+            self._refuse(block, str(reason))
         except OSError as error:
             self._failed("read", error)
         return None
+
+    def _refuse(self, block: BlockId, reason: str) -> None:
+        self._note(reason)
+        self._say(f"a file of the KV store is {reason} and goes: {block.name}")
+        self.remove([block])
 
     # ---- writing
 
@@ -145,12 +150,12 @@ class DiskTier:
 
     def write(self, blocks: Sequence[Block]) -> int:
         """Write blocks in order; returns the bytes written. Whoever finds one finds all before it."""
-        written = 0
+        written, now = 0, time.time()
         if not blocks or not self.writable:
             return 0
         try:
             for block in blocks:
-                written += self._write_making_room(block)
+                written += self._write_making_room(block, now, blocks)
             _sync_folder(self._folder)
         except OSError as error:
             self._paused = time.monotonic() + _PAUSE
@@ -160,21 +165,22 @@ class DiskTier:
             self.sweep()
         return written
 
-    def _write_making_room(self, block: Block) -> int:
-        parts = encode(block, self._fingerprint)
+    def _write_making_room(self, block: Block, now: float, batch: Sequence[Block]) -> int:
         try:
-            return self._write(block, parts)
+            return self._write(block, now)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not self.sweep(needed=2 * block.size):
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            if not (full and self.sweep(needed=2 * block.size, sparing={b.id.name for b in batch})):
                 raise
-            return self._write(block, parts)
+            return self._write(block, now)
 
-    def _write(self, block: Block, parts: "list[bytes | ByteArray]") -> int:
+    def _write(self, block: Block, now: float) -> int:
         path = self._folder / block.id.name
         handle, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=self._folder)  # mode 0600
         try:
             with os.fdopen(handle, "wb", buffering=0) as file:
-                size = sum(_write_all(file.fileno(), part) for part in parts)
+                size = sum(_write_all(file.fileno(), part) for part in encode(block, self._fingerprint))
+                os.utime(file.fileno(), (now, now))
                 os.fsync(file.fileno())
             os.rename(temporary, path)  # noqa: PTH104  the tests record it
         except BaseException:
@@ -190,14 +196,16 @@ class DiskTier:
         return size
 
     def touch(self, blocks: Iterable[BlockId]) -> None:
-        """Mark as used now; what was marked a short while ago stays as it is."""
-        now = time.monotonic()
-        often = min(_TOUCH_EVERY, self._limits.ttl / 4) if self._limits.ttl else _TOUCH_EVERY
+        """Mark as used for the next few seconds, in which it need not be marked again.
+
+        So what a conversation begins with is never older than what follows it, and goes last.
+        """
+        now, until = time.monotonic(), time.time() + _TOUCH_EVERY
         for block in blocks:
-            if now - self._touched.get(block.identity, -often) >= often:
+            if now - self._touched.get(block.identity, -_TOUCH_EVERY) >= _TOUCH_EVERY:
                 self._touched[block.identity] = now
                 with suppress(OSError):
-                    os.utime(self._folder / block.name)
+                    os.utime(self._folder / block.name, (until, until))
         if len(self._touched) > _MOST_KEYS:
             self._touched.clear()
 
@@ -230,10 +238,11 @@ class DiskTier:
 
     # ---- keeping within bounds
 
-    def sweep(self, *, needed: int = 0) -> bool:
+    def sweep(self, *, needed: int = 0, sparing: Container[str] = ()) -> bool:
         """Remove what is too old or too much, least recently used first; False when nothing was removed.
 
-        `needed`: that many bytes must go in any case. One process at a time does it, for all fingerprints.
+        `needed`: that many bytes must go in any case, but not those files. One process at a time
+        does it, for all fingerprints.
         """
         removed = False
         with self._tolerant("sweep"), self._alone() as mine:
@@ -249,6 +258,8 @@ class DiskTier:
             for file in files:
                 if total <= aim and file.used >= expired:
                     break
+                if file.path.name in sparing:
+                    continue
                 with suppress(FileNotFoundError):
                     file.path.unlink()
                     self._note("evicted" if total > aim else "expired")

@@ -318,17 +318,19 @@ class KVStore:
             count = len(save.keys)
             identity = kvblocks.identity_at(kvblocks.chain(start, save.keys), save.keys, count)
             block = BlockId(start, identity, 0, count, count, whole=True)
-            new = [] if self._have(block, save.keys) else [Block(block, save.keys, save.state)]
+            there = [block] if self._have(block, save.keys) else []
+            new = [] if there else [Block(block, save.keys, save.state)]
         else:
             try:
                 parsed = self._shape.codec.parse(save.state)
             except ValueError:
                 self.discard("cannot_cut")
                 return
-            new = self._cut(save.keys[: parsed.length], start, parsed)
+            new, there = self._cut(save.keys[: parsed.length], start, parsed)
         with self._lock:
             for one in reversed(new):  # the first blocks last: without them the others are of no use
                 self._ram.put(one)
+        self._used(there)
         written = self._write(new)
         took = time.monotonic() - began
         with self._counting:
@@ -340,9 +342,10 @@ class KVStore:
                 bytes_written=stats.bytes_written + written,
             )
 
-    def _cut(self, keys: "array[int]", parent: bytes, parsed: ParsedState) -> list[Block]:
-        """The blocks that are not there yet."""
-        new, old = [], []
+    def _cut(self, keys: "array[int]", parent: bytes, parsed: ParsedState) -> tuple[list[Block], list[BlockId]]:
+        """The blocks that are not there yet, and those that are."""
+        new: list[Block] = []
+        old: list[BlockId] = []
         for at in range(0, len(keys), BLOCK):
             part = keys[at : at + BLOCK]
             block = BlockId(parent, kvblocks.identify(parent, part), at, len(part), parsed.rows(at, at + len(part)))
@@ -351,8 +354,7 @@ class KVStore:
             else:
                 new.append(Block(block, part, parsed.cut(at, at + len(part))))
             parent = block.identity
-        self._used(old)
-        return new
+        return new, old
 
     def _used(self, blocks: list[BlockId]) -> None:
         """Mark as used, the first ones last."""
