@@ -1,0 +1,277 @@
+"""Engine and KV store together, over the toy: nobody's answer changes, and prompts cost what they must."""
+
+import threading
+from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from llamaserver.engine.backend import Status
+from llamaserver.engine.kvstore import KVStore
+from llamaserver.engine.output import Failed
+from llamaserver.engine.sequence import Phase
+from llamaserver.errors import Unavailable
+
+from tests.support.driver import Driver, make, same_as_alone, tokens
+from tests.support.kv import files, opened
+from tests.support.polling import until
+from tests.support.toy import Failure, picture_keys
+
+LAYOUTS = pytest.mark.parametrize("unified", [False, True], ids=["split", "unified"])
+
+
+@contextmanager
+def engine(
+    folder: Path | None, *, unified: bool = False, shape: dict[str, Any] | None = None, **options: Any
+) -> Iterator[Driver]:
+    """A driver with a store; `options` that the store does not know are the driver's."""
+    known = ("mode", "max_bytes", "ttl", "min_tokens", "ram_bytes")
+    ours = {name: options.pop(name) for name in known if name in options}
+    with opened(folder, **ours, **(shape or {})) as store:
+        options = {"n_slots": 2, "slot_ctx": 256, "n_ctx": 512 if unified else 0, **options}
+        yield make(unified=unified, store=store, **options)
+
+
+def store_of(driver: Driver) -> KVStore:
+    assert driver.core.keeper is not None
+    return driver.core.keeper.store
+
+
+def quiet(driver: Driver) -> None:
+    """Step until nothing is left to save."""
+    keeper = driver.core.keeper
+    assert keeper is not None
+    until(lambda: not driver.step() and not keeper.store.waiting and not keeper.candidates(), "all is saved")
+
+
+def evaluated(driver: Driver, prompt: list[int], **fields: Any) -> int:
+    before = driver.backend.evaluated
+    sequence = driver.submit(prompt, n_predict=1, **fields)
+    driver.run()
+    assert not fields.get("media") and same_as_alone(driver, sequence, prompt)
+    return driver.backend.evaluated - before
+
+
+# ---- conversations go on
+
+
+@LAYOUTS
+def test_a_conversation_goes_on_in_another_process(tmp_path: Path, unified: bool) -> None:
+    with engine(tmp_path, unified=unified) as first:
+        first.answer(tokens(150), n_predict=10)
+        quiet(first)
+    with engine(tmp_path, unified=not unified, n_slots=3) as second:
+        assert evaluated(second, [*tokens(150), *tokens(5, 1)]) <= 7
+        end = second.finish(list(second.events)[-1])
+        assert end.timings.cache_source == "disk"
+        assert end.n_cached >= 148
+        # The restored one is cache like any other.
+        assert evaluated(second, [*tokens(150), *tokens(5, 2)]) <= 7
+        assert second.finish(list(second.events)[-1]).timings.cache_source == "slot"
+
+
+def test_a_recurrent_model_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    model: dict[str, Any] = {"backend": {"partial_reuse": False}, "shape": {"whole": True}}
+    with engine(tmp_path, **model) as first:
+        one = first.submit(tokens(100), n_predict=5, return_tokens=True)
+        first.run()
+        said = [token for event in first.events[one] for token in event.tokens]
+        quiet(first)
+    with engine(tmp_path, **model) as second:
+        assert evaluated(second, [*tokens(100), *said, 7, 8]) == 3
+        assert evaluated(second, tokens(100)) == 100
+
+
+@LAYOUTS
+def test_what_leaves_a_slot_comes_back_from_memory(unified: bool) -> None:
+    with engine(None, unified=unified, ram_bytes=-1, n_slots=1, spare=0, n_ctx=256) as driver:
+        for seed in range(3):
+            assert evaluated(driver, tokens(200, seed)) == 200
+        assert evaluated(driver, tokens(200, 0)) == 2
+        assert driver.finish(list(driver.events)[-1]).timings.cache_source == "ram"
+        assert store_of(driver).stats().tokens_restored == {"ram": 198}
+
+
+def test_mode_shutdown_writes_when_a_slot_is_taken_and_at_the_end(tmp_path: Path) -> None:
+    with engine(tmp_path, mode="shutdown", n_slots=1) as driver:
+        driver.answer(tokens(100), n_predict=1)
+        quiet(driver)
+        assert files(tmp_path) == []
+        driver.answer(tokens(100, 1), n_predict=1)
+        quiet(driver)
+        assert len(files(tmp_path)) == 2
+        assert driver.core.keeper is not None
+        driver.core.keeper.draining = True
+        quiet(driver)
+        assert len(files(tmp_path)) == 4
+
+
+def test_a_preempted_request_comes_back_from_the_store(tmp_path: Path) -> None:
+    with engine(None, unified=True, ram_bytes=-1, n_slots=2, spare=0, n_ctx=220, slot_ctx=220) as driver:
+        prompts = [tokens(90), tokens(90, 1)]
+        both = [driver.submit(prompt, n_predict=60) for prompt in prompts]
+        driver.run()
+        assert driver.core.scheduler.preemptions > 0
+        assert all(same_as_alone(driver, one, prompt) for one, prompt in zip(both, prompts, strict=True))
+        assert store_of(driver).stats().tokens_restored["ram"] > 90
+
+
+def test_images_are_part_of_what_is_saved(tmp_path: Path) -> None:
+    with engine(tmp_path) as first:
+        assert first.backend.media is not None
+        prompt = first.backend.media.build(["abcd" * 10, b"a picture", "efgh" * 10], add_special=True)
+        first.answer(list(prompt.keys), media=prompt.media, n_predict=1)
+        quiet(first)
+    with engine(tmp_path) as second:
+        assert second.backend.media is not None
+        other = second.backend.media.build(["abcd" * 10, b"b picture", "efgh" * 10], add_special=True)
+        assert other.keys[40:49] == array("q", picture_keys(b"b picture")) != prompt.keys[40:49]
+        before = len(prompt.keys) - second.answer(list(prompt.keys), media=prompt.media, n_predict=1).n_cached
+        assert before == 2
+        changed = second.answer(list(other.keys), media=other.media, n_predict=1, id_slot=1)
+        assert changed.n_cached == 40
+
+
+def test_short_ones_are_not_kept(tmp_path: Path) -> None:
+    with engine(tmp_path, min_tokens=100) as driver:
+        driver.answer(tokens(90), n_predict=1)
+        driver.answer(tokens(120, 1), n_predict=1)
+        quiet(driver)
+        assert len(files(tmp_path)) == 2
+        assert store_of(driver).stats().saves == 1
+
+
+def test_a_shifted_context_is_saved_up_to_the_shift(tmp_path: Path) -> None:
+    with engine(tmp_path, slot_ctx=128, n_slots=1) as driver:
+        driver.answer(tokens(100), n_predict=60, n_keep=70)
+        quiet(driver)
+    with engine(tmp_path, slot_ctx=128, n_slots=1) as driver:
+        assert evaluated(driver, tokens(100)) == 30  # what follows was computed after tokens that are gone
+
+
+# ---- when things do not go well
+
+
+def test_a_store_that_does_not_answer_holds_nobody_for_ever(tmp_path: Path) -> None:
+    with engine(tmp_path) as driver:
+        store, gate = store_of(driver), threading.Event()
+        answer = store._answer
+        store._answer = lambda lookup: (gate.wait(30) and None) or answer(lookup)  # type: ignore[method-assign]
+        sequence = driver.submit(tokens(100), n_predict=3)
+        assert not driver.core.step()
+        assert sequence.held
+        driver.clock.now += 60
+        driver.run()
+        assert same_as_alone(driver, sequence, tokens(100))
+        assert store.stats().discards["slow_volume"] == 1
+        gate.set()
+
+
+def test_a_state_that_does_not_fit_is_a_miss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with engine(tmp_path) as first:
+        first.answer(tokens(100), n_predict=1)
+        quiet(first)
+    with engine(tmp_path) as second:
+        monkeypatch.setattr(second.backend, "state_import", lambda seq, data: False)
+        assert evaluated(second, tokens(100)) == 100
+        assert store_of(second).stats().discards["other_layout"] == 1
+
+
+def test_a_full_queue_is_a_count(tmp_path: Path) -> None:
+    with engine(tmp_path, mode="shutdown", n_slots=1) as driver:
+        store, gate = store_of(driver), threading.Event()
+        keep = store._keep
+        store._keep = lambda save: (gate.wait(30), keep(save))[1]  # type: ignore[method-assign,func-returns-value]
+        for seed in range(5):
+            assert evaluated(driver, tokens(100, seed)) == 100
+        assert store.stats().discards["queue_full"] == 2
+        assert store.waiting == 2
+        gate.set()
+
+
+def test_a_failed_decode_leaves_nothing_to_save(tmp_path: Path) -> None:
+    with engine(tmp_path) as driver:
+        driver.backend.failures[1] = Failure(Status.FATAL)
+        sequence = driver.submit(tokens(100), n_predict=5)
+        driver.run()
+        assert isinstance(driver.last(sequence), Failed)
+        quiet(driver)
+        assert files(tmp_path) == []
+
+
+# ---- draining
+
+
+def test_a_drain_saves_idle_ones_first_and_running_ones_when_they_end(tmp_path: Path) -> None:
+    with engine(tmp_path, mode="shutdown", n_slots=3) as driver:
+        driver.answer(tokens(70, 1), n_predict=1, id_slot=1)
+        driver.answer(tokens(200, 2), n_predict=1, id_slot=2)
+        running = driver.submit(tokens(50), n_predict=100, id_slot=0)
+        driver.run(until=lambda: running.phase is Phase.DECODE)
+        keeper = driver.core.keeper
+        assert keeper is not None
+        keeper.draining = True
+        assert keeper.unsaved == 2
+        assert sorted(r.savable for r in keeper.candidates()) == [70, 200]
+        driver.step()
+        assert [r.savable for r in keeper.candidates()] == [70]  # the longer one went first, while the stream runs
+        driver.run(until=lambda: not keeper.unsaved)
+        assert running.phase is Phase.DECODE
+        driver.run()
+        quiet(driver)
+        assert keeper.unsaved == 0
+    with engine(tmp_path, n_slots=3) as second:
+        for prompt in (tokens(50), tokens(70, 1), tokens(200, 2)):
+            assert evaluated(second, prompt) == 2
+
+
+def test_requests_that_are_cut_off_keep_what_they_have(tmp_path: Path) -> None:
+    with engine(tmp_path, mode="shutdown") as driver:
+        running = driver.submit(tokens(100), n_predict=100)
+        driver.run(until=lambda: running.n_decoded > 10)
+        waiting = [driver.submit(tokens(30, seed), n_predict=5) for seed in (1, 2, 3)]
+        driver.core.cut_off(Unavailable("no more"))
+        driver._deliver()
+        assert all(isinstance(driver.last(one), Failed) for one in (running, *waiting))
+        assert driver.core.keeper is not None
+        driver.core.keeper.draining = True
+        quiet(driver)
+        driver.check_idle()
+    with engine(tmp_path) as second:
+        assert evaluated(second, tokens(100)) == 2
+
+
+# ---- all at once
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.data())
+def test_answers_never_depend_on_the_store(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    """Restarts, evictions, shifts, preemptions, aborts: every answer is that of the same request alone."""
+    folder = tmp_path_factory.mktemp("kv")
+    for _ in range(data.draw(st.integers(1, 3))):
+        unified = data.draw(st.booleans())
+        ram, mode = data.draw(st.sampled_from([0, 6000, -1])), data.draw(st.sampled_from(["shutdown", "continuous"]))
+        with engine(
+            folder, unified=unified, ram_bytes=ram, mode=mode, slot_ctx=128, n_ctx=200 if unified else 0, n_slots=2
+        ) as driver:
+            asked = []
+            for _ in range(data.draw(st.integers(1, 7))):
+                base = tokens(data.draw(st.integers(1, 100)), data.draw(st.integers(0, 2)))
+                prompt = [*base, *tokens(data.draw(st.integers(1, 20)), data.draw(st.integers(0, 3)))]
+                asked.append((driver.submit(prompt, n_predict=data.draw(st.integers(1, 40))), prompt))
+                if data.draw(st.integers(0, 3)) == 0:
+                    driver.backend.failures[len(driver.backend.history)] = Failure(Status.ABORTED)
+                for _ in range(data.draw(st.integers(0, 12))):
+                    driver.step()
+            driver.run()
+            for sequence, prompt in asked:
+                assert same_as_alone(driver, sequence, prompt)
+            driver.check_idle()
+            assert driver.core.keeper is not None
+            driver.core.keeper.draining = True
+            quiet(driver)
