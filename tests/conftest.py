@@ -1,4 +1,5 @@
-"""Order and outcomes of all tests: the fast ones first, the compatibility table last."""
+"""Order and outcomes of all tests: the fast ones first, those of the cluster near the end (it keeps the CPUs
+busy while it runs), the compatibility table last."""
 
 from collections.abc import Generator
 
@@ -15,7 +16,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A stable sort, so that tests of a module stay together."""
-    items.sort(key=lambda item: (item.nodeid.startswith(LAST), any(item.get_closest_marker(m) for m in HEAVY)))
+    items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> tuple[bool, bool, bool]:
+    on_cluster = item.get_closest_marker("cluster") is not None
+    heavy = any(item.get_closest_marker(mark) for mark in HEAVY)
+    return item.nodeid.startswith(LAST), on_cluster, heavy
 
 
 @pytest.hookimpl(wrapper=True)

@@ -32,8 +32,9 @@ class SpinGovernor:
         self._calm = 0
 
     def start(self) -> None:
-        """Begin to watch, where there is a libgomp to govern and a kernel that tells."""
-        if self._parallel is not None and _waited(self._tid) is not None:
+        """Begin to watch, where there is a libgomp to govern, a kernel that tells, and nobody has chosen already."""
+        chosen = any(name in os.environ for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"))
+        if not chosen and self._parallel is not None and _waited(self._tid) is not None:
             threading.Thread(target=self._watch, name="spin-governor", daemon=True).start()
 
     def stop(self) -> None:
