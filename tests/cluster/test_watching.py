@@ -165,6 +165,25 @@ def test_watching_leaves_no_trace_on_what_is_watched(world: World) -> None:
     }
 
 
+@pytest.mark.parametrize(("seconds", "finished"), [(2, True), (60, False)])
+def test_told_to_stop_it_finishes_what_runs_unless_that_takes_too_long(
+    world: World, seconds: int, finished: bool
+) -> None:
+    world.account.allow(LEASES, WRITES, *WATCHED)
+    written = {"name": "object-written", "namespace": world.namespace}
+    world.cluster.kubectl.create(
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": written, "data": {"slow": str(seconds)}},
+        child(world.namespace, "ConfigMap", "object"),
+    )
+    operator = world.start(f"--watch-namespace={world.namespace}")
+    until(lambda: operator.metric("llamaserver_operator_api_requests_total", verb="GET", kind="ConfigMap"), "it runs")
+    assert operator.stop() == 0
+    assert world.count("object") == (1 if finished else 0)
+    assert operator.said("running reconciles are cut off") != finished
+    lease = world.cluster.kubectl.get("lease", "llamaserver-operator", world.namespace)
+    assert lease["spec"]["holderIdentity"] == ""
+
+
 def test_the_log_is_json_and_names_the_object(world: World) -> None:
     world.account.allow(LEASES, *WATCHED)  # may not write, so each reconcile fails
     world.cluster.kubectl.create(child(world.namespace, "ConfigMap", "refused"))

@@ -1,6 +1,7 @@
 """The real operator around a reconcile that writes each time: `python -m tests.support.writing_operator FLAGS`.
 
-For an object NAME it counts in the ConfigMap NAME-written, and comes again at once while that has "again" in its data.
+For an object NAME it counts in the ConfigMap NAME-written, and comes again at once while that has "again" in its data;
+"slow" there is the seconds that it takes between reading and writing.
 """
 
 import asyncio
@@ -26,6 +27,7 @@ class Writer:
     async def reconcile(self, namespace: str, name: str) -> float | None:
         found = await self._cluster.get(CONFIG_MAP, namespace, f"{name}-written") or {}
         data = found.get("data", {})
+        await asyncio.sleep(float(data.get("slow", 0)))
         count = int(data.get("count", 0)) + 1
         metadata = {"namespace": namespace, "name": f"{name}-written"}
         written = {"count": str(count), "by": self._identity}
