@@ -219,7 +219,8 @@ def test_a_drain_saves_idle_ones_first_and_running_ones_when_they_end(tmp_path: 
         assert sorted(r.savable for r in keeper.candidates()) == [70, 200]
         driver.step()
         assert [r.savable for r in keeper.candidates()] == [70]  # the longer one went first, while the stream runs
-        driver.run(until=lambda: not keeper.unsaved)
+        driver.step()
+        assert keeper.candidates() == []
         assert running.phase is Phase.DECODE
         driver.run()
         quiet(driver)
