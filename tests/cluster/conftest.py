@@ -64,7 +64,7 @@ def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]
 @pytest.fixture(scope="session")
 def hub(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     """A mirror of Hugging Face that pods can reach: the repository test/models has tiny.gguf and chat.gguf."""
-    with Hub(tmp_path_factory.mktemp("hub") / "files") as files:
+    with Hub() as files:
         files.add(REPO, "main", "tiny.gguf", Models(tmp_path_factory.mktemp("models")).llama())
         files.add(REPO, "main", "chat.gguf", model.ensure())
         with cluster.expose(files.port) as relay:

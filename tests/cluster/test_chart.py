@@ -123,7 +123,7 @@ def answer(cluster: Cluster, namespace: str, name: str) -> int:
 @pytest.fixture
 def hub(cluster, tmp_path) -> Iterator[str]:
     """Where pods find the model `tiny/llama`, file llama.gguf."""
-    with Hub(tmp_path / "hub") as made:
+    with Hub() as made:
         made.add("tiny/llama", "main", "llama.gguf", Models(tmp_path).llama())
         with cluster.expose(made.port) as relay:
             yield relay.url

@@ -168,6 +168,7 @@ class Components:
             "evictionHard": {},
             "imageGCHighThresholdPercent": 100,
             "oomScoreAdj": 0,
+            "syncFrequency": "10s",  # so often do changed Secrets get into the volumes of running pods
             "podLogsDir": "/var/log/pods",
             "clusterDomain": "cluster.local",
             "clusterDNS": [addresses.DNS],

@@ -69,7 +69,7 @@ def _running() -> Iterator[None]:
         _step(2, "our two images, built and loaded (the first build compiles llama.cpp: some minutes)")
         product.load_images(cluster)
         _step(3, "our chart, by helm; its huggingFace.endpoint is a mirror of one model on this machine")
-        hub = stack.enter_context(Hub(cluster.folder / "hub"))
+        hub = stack.enter_context(Hub())
         source = example["spec"]["model"]["source"]["huggingFace"]
         hub.add(source["repo"], source.get("revision", "main"), source["file"], model.ensure())
         mirror = stack.enter_context(cluster.expose(hub.port))

@@ -1,30 +1,65 @@
-"""A mirror of Hugging Face on this machine: a folder of links to files, served as the hub lays its files out."""
+"""A mirror of Hugging Face on this machine: files of repositories, served as the hub lays them out.
 
+It keeps a log of what was asked for, can want a token for a repository, and can hold transfers back in the middle.
+"""
+
+import re
 import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import unquote, urlsplit
+
+_CHUNK = 1 << 20
+_RANGE = re.compile(r"bytes=(\d+)-")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request, as it came."""
+
+    method: str
+    path: str  # REPO/resolve/REVISION/FILE
+    start: int  # first byte asked for
+    token: str
 
 
 class Hub:
     """Serves what was added, on 127.0.0.1, until the `with` block ends."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, directory=str(folder)))
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+        self._files: dict[str, Path] = {}
+        self._tokens: dict[str, str] = {}
+        self._gates: dict[str, threading.Event] = {}
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         self.port = int(self._server.server_address[1])
         self.url = f"http://127.0.0.1:{self.port}"  # where its clients reach it; whoever forwards the port changes it
 
-    def add(self, repo: str, revision: str, file: str, content: Path) -> None:
-        """Let a repository have a file."""
-        place = self._folder / repo / "resolve" / revision / file
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if not place.is_symlink():
-            place.symlink_to(content)
+    def add(self, repo: str, revision: str, file: str, content: Path, *, token: str = "") -> str:
+        """Let a repository have a file, for those alone that bring the token if one is given; the file's URL."""
+        path = f"{repo}/resolve/{revision}/{file}"
+        self._files[path], self._tokens[path] = content, token
+        return f"{self.url}/{path}"
+
+    def downloads(self, repo: str) -> list[Request]:
+        """The downloads from a repository so far."""
+        return [each for each in self.requests if each.method == "GET" and each.path.startswith(f"{repo}/")]
+
+    @contextmanager
+    def held(self, repo: str) -> Iterator[None]:
+        """No transfer from a repository gets beyond the middle of its file until the block ends."""
+        gate = self._gates[repo] = threading.Event()
+        try:
+            yield
+        finally:
+            gate.set()
+            del self._gates[repo]
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -34,9 +69,54 @@ class Hub:
         self._server.shutdown()
         self._server.server_close()
 
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        hub = self
 
-class _Handler(SimpleHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        """Say nothing."""
+            def do_GET(self) -> None:
+                hub._answer(self)
+
+            def do_HEAD(self) -> None:
+                hub._answer(self)
+
+            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+                """Say nothing."""
+
+        return Handler
+
+    def _answer(self, client: BaseHTTPRequestHandler) -> None:
+        path = unquote(urlsplit(client.path).path).lstrip("/")
+        asked = _RANGE.fullmatch(client.headers.get("Range", ""))
+        token = client.headers.get("Authorization", "").removeprefix("Bearer ")
+        request = Request(client.command, path, int(asked[1]) if asked else 0, token)
+        self.requests.append(request)
+        if path not in self._files:
+            client.send_error(404)
+        elif self._tokens[path] not in ("", token):
+            client.send_error(401)
+        else:
+            try:
+                self._send(client, request, self._files[path])
+            except ConnectionError:
+                client.close_connection = True  # the client has left
+
+    def _send(self, client: BaseHTTPRequestHandler, request: Request, content: Path) -> None:
+        size = content.stat().st_size
+        client.send_response(206 if request.start else 200)
+        client.send_header("ETag", f'"{content.stat().st_mtime_ns}-{size}"')
+        client.send_header("Content-Length", str(size - request.start))
+        if request.start:
+            client.send_header("Content-Range", f"bytes {request.start}-{size - 1}/{size}")
+        client.end_headers()
+        if request.method == "HEAD":
+            return
+        gates = [gate for repo, gate in list(self._gates.items()) if request.path.startswith(f"{repo}/")]
+        with content.open("rb") as file:
+            file.seek(request.start)
+            for gate in gates:
+                client.wfile.write(file.read(max(0, size // 2 - request.start)))
+                gate.wait()
+            while chunk := file.read(_CHUNK):
+                client.wfile.write(chunk)
