@@ -4,16 +4,40 @@
 in gives an error that names the field instead of a broken pod.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
 
 from .errors import InvalidSpec
+from .quantity import bytes_of
 
 
-class Model(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
-    """Base of all values here; fields at their default are left out of hashes, so that new fields change none."""
+class Model(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Base of all values here."""
+
+
+def given(value: Any) -> Any:
+    """A value as plain JSON, without what is at its default, whether it was written out or left out.
+
+    The API server writes the CRD's defaults out, those of fields that are newer than the object too.
+    """
+    if isinstance(value, tuple):
+        return [given(item) for item in value]
+    if not isinstance(value, Model):
+        return value
+    parts = ((field, getattr(value, field.name)) for field in msgspec.structs.fields(value))
+    return {field.encode_name: given(part) for field, part in parts if part != _default(field)}
+
+
+def _default(field: msgspec.structs.FieldInfo) -> Any:
+    return field.default_factory() if callable(field.default_factory) else field.default
+
+
+def _exactly_one(names: str, *values: object) -> None:
+    if sum(value is not None for value in values) != 1:
+        raise ValueError(f"set exactly one of {names}")
 
 
 class HuggingFace(Model, frozen=True):
@@ -53,9 +77,16 @@ class Source(Model, frozen=True):
     image: ImageFile | None = None
 
     def __post_init__(self) -> None:
-        given = (self.hugging_face, self.http, self.persistent_volume_claim, self.image)
-        if sum(part is not None for part in given) != 1:
-            raise ValueError("set exactly one of huggingFace, http, persistentVolumeClaim and image")
+        parts = (self.hugging_face, self.http, self.persistent_volume_claim, self.image)
+        _exactly_one("huggingFace, http, persistentVolumeClaim and image", *parts)
+
+    @property
+    def place(self) -> str:
+        """The file's URL or path, where it comes from."""
+        if self.hugging_face:
+            return self.hugging_face.file
+        inside = self.persistent_volume_claim or self.image
+        return self.http.url if self.http else inside.path if inside else ""
 
 
 class SecretRef(Model, frozen=True):
@@ -81,6 +112,9 @@ class ModelCache(Model, frozen=True):
     claim_name: str | None = None
     claim_template: ClaimTemplate | None = None
     retention_policy: Retention = "Retain"
+
+    def __post_init__(self) -> None:
+        _exactly_one("claimName and claimTemplate", self.claim_name, self.claim_template)
 
 
 class ServedModel(Model, frozen=True):
@@ -121,6 +155,9 @@ class Text(Model, frozen=True):
 
     inline: str | None = None
     config_map_key_ref: ConfigMapKey | None = None
+
+    def __post_init__(self) -> None:
+        _exactly_one("inline and configMapKeyRef", self.inline, self.config_map_key_ref)
 
 
 class ContextSize(Model, frozen=True):
@@ -184,6 +221,10 @@ class ResourceClaim(Model, frozen=True):
     resource_claim_name: str | None = None
     resource_claim_template_name: str | None = None
 
+    def __post_init__(self) -> None:
+        names = "resourceClaimName and resourceClaimTemplateName"
+        _exactly_one(names, self.resource_claim_name, self.resource_claim_template_name)
+
 
 class Accelerator(Model, frozen=True):
     """spec.accelerator."""
@@ -217,6 +258,9 @@ class KvVolume(Model, frozen=True):
     claim_template: ClaimTemplate | None = None
     empty_dir: EmptyDir | None = None
     retention_policy: Retention = "Retain"
+
+    def __post_init__(self) -> None:
+        _exactly_one("claimName, claimTemplate and emptyDir", self.claim_name, self.claim_template, self.empty_dir)
 
 
 class KvCache(Model, frozen=True):
@@ -349,23 +393,22 @@ class Spec(Model, frozen=True):
     image: Image = Image()
 
 
-# Options that fields of the spec, or the operator, set: every spelling that the server knows. A contract test
-# holds the list against the server's own table.
+# Options that fields of the spec, or the operator, set: every long spelling that the server knows. A contract test
+# holds the list against the server's own table. Short ones are all refused: argparse takes -c512 for -c 512.
 OWNED_ARGUMENTS = frozenset(
     """
-    -m --model -mu --model-url -hf -hfr --hf-repo -hff --hf-file -hft --hf-token --hf-revision --model-sha256
-    --models-dir --models-owner --models-use -a --alias --lora --lora-scaled -mm --mmproj --chat-template
-    --chat-template-file -spf --system-prompt-file -c --ctx-size -np --parallel -cb --cont-batching -nocb
-    --no-cont-batching -b --batch-size -ub --ubatch-size -gan --grp-attn-n -gaw --grp-attn-w -ctk --cache-type-k
-    -ctv --cache-type-v -fa --flash-attn --rope-scaling --rope-freq-base --rope-freq-scale --rope-scale
-    --yarn-orig-ctx --embedding --embeddings --pooling -t --threads -ngl --gpu-layers --n-gpu-layers -mg
-    --main-gpu -sm --split-mode -ts --tensor-split --require-offload --host --port --management-host
-    --management-port --api-key --api-key-file --ssl-key-file --ssl-cert-file -to --timeout --max-queue --slots
-    --no-slots --slots-endpoint-disable --slot-save-path --kv-store --kv-store-mode --kv-store-max-bytes
-    --kv-store-ttl --kv-store-min-tokens --drain-delay --drain-timeout --stay-on-load-error --log-disable
-    --termination-log
+    --model --model-url --hf-repo --hf-file --hf-token --hf-revision --model-sha256 --models-dir --models-owner
+    --models-use --alias --lora --lora-scaled --mmproj --chat-template --chat-template-file --system-prompt-file
+    --ctx-size --parallel --cont-batching --no-cont-batching --batch-size --ubatch-size --grp-attn-n --grp-attn-w
+    --cache-type-k --cache-type-v --flash-attn --rope-scaling --rope-freq-base --rope-freq-scale --rope-scale
+    --yarn-orig-ctx --embedding --embeddings --pooling --threads --gpu-layers --n-gpu-layers --main-gpu --split-mode
+    --tensor-split --require-offload --host --port --management-host --management-port --api-key --api-key-file
+    --ssl-key-file --ssl-cert-file --timeout --max-queue --slots --no-slots --slots-endpoint-disable
+    --slot-save-path --kv-store --kv-store-mode --kv-store-max-bytes --kv-store-ttl --kv-store-min-tokens
+    --drain-delay --drain-timeout --stay-on-load-error --log-disable --termination-log
     """.split()  # noqa: SIM905  one long list that reads as a text
 )
+_SHORT = re.compile(r"-[A-Za-z]")
 
 
 def parse(spec: Mapping[str, Any]) -> Spec:
@@ -381,8 +424,20 @@ def parse(spec: Mapping[str, Any]) -> Spec:
 
 def _check(spec: Spec) -> None:
     for argument in spec.engine.extra_args:
+        if _SHORT.match(argument):
+            raise InvalidSpec(f"spec.engine.extraArgs: {argument}: write options in their long form, --name")
         if (flag := argument.partition("=")[0]) in OWNED_ARGUMENTS:
             raise InvalidSpec(f"spec.engine.extraArgs: {flag} belongs to a field of this object or to the operator")
     for volume in spec.pod_template.volumes:
         if "hostPath" in volume:
             raise InvalidSpec(f"spec.podTemplate.volumes[{volume.get('name')}].hostPath: hostPath is not allowed")
+    for adapter in spec.lora_adapters:
+        if "," in adapter.source.place:  # it separates adapters on the server's command line
+            raise InvalidSpec(
+                f"spec.loraAdapters[{adapter.name}].source: a file of an adapter has no comma in its path"
+            )
+    if spec.kv_cache and spec.kv_cache.max_size:
+        try:
+            bytes_of(spec.kv_cache.max_size)
+        except ValueError as error:
+            raise InvalidSpec(f"spec.kvCache.maxSize: {error}") from None

@@ -30,7 +30,7 @@ def _number(value: float) -> str:
 
 
 def _model(spec: Spec, files: ModelFiles, namespace: str, name: str) -> list[str]:
-    arguments = ["--model", files.model.path, "--alias", spec.model.alias or name]
+    arguments = ["--model", files.model.path, f"--alias={spec.model.alias or name}"]  # an alias may begin with a dash
     for item, file in zip(spec.lora_adapters, files.adapters, strict=True):
         arguments += ["--lora-scaled", f"{file.path}:{_number(item.scale)}"]
     if files.projector:

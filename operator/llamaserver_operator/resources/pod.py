@@ -27,7 +27,12 @@ def pod_template(spec: Spec, namespace: str, name: str, image: str, config: Conf
     metadata: Manifest = {"labels": {**overlay.labels, **names.labels(name)}}
     if overlay.annotations:
         metadata["annotations"] = overlay.annotations
-    about = {"image": image, "imagePullPolicy": spec.image.pull_policy or config.image_pull_policy}
+    about = {
+        "image": image,
+        "imagePullPolicy": spec.image.pull_policy or config.image_pull_policy,
+        # A crash leaves no message of ours: the end of the log has to do.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
     server = about | _server(spec, volumes, server_arguments(spec, files, namespace, name))
     pod: Manifest = {
         "serviceAccountName": name,

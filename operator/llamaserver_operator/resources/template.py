@@ -11,9 +11,9 @@ from typing import Any
 
 import msgspec
 
-from .. import __version__, names
+from .. import names
 from ..config import Config
-from ..spec import Spec
+from ..spec import ClaimTemplate, KvVolume, ModelCache, Spec, given
 from .pod import pod_template
 
 Manifest = dict[str, Any]
@@ -52,8 +52,8 @@ def current_template(
     immediate = spec.rollout.upgrade_policy == "Immediate"
     pinned = before.image if before and before.vendor == vendor and not immediate else config.image_for(vendor)
     image = spec.image.reference or pinned
-    inputs = _hash(spec, texts, upgrade=[__version__, pinned] if immediate else [])
-    if before and before.inputs == inputs:
+    inputs = _hash(spec, texts)
+    if before and before.inputs == inputs and not immediate:
         return before
     mine = owner["metadata"]
     template = pod_template(spec, mine["namespace"], mine["name"], image, config)
@@ -64,46 +64,27 @@ def current_template(
     return Template(inputs, vendor, pinned, template)
 
 
-def _hash(spec: Spec, texts: Mapping[str, str], upgrade: list[str]) -> str:
-    """Hash of what a pod depends on. Fields at their default are left out, so that a new field changes no hash."""
+def _hash(spec: Spec, texts: Mapping[str, str]) -> str:
+    """Hash of what a pod depends on: the spec, but for what is made the same for all here."""
+    replace, rollout = msgspec.structs.replace, spec.rollout
     cache, kv = spec.model.cache, spec.kv_cache
-    replace = msgspec.structs.replace
-    model = (
-        replace(spec.model, cache=replace(cache, claim_template=_same(cache), retention_policy="Retain"))
-        if cache
-        else spec.model
+    pods = replace(
+        spec,
+        model=replace(spec.model, cache=cache and replace(cache, **_same(cache))),
+        kv_cache=kv and replace(kv, scope="Replica", volume=replace(kv.volume, **_same(kv.volume))),
+        replicas=1,
+        rollout=replace(rollout, strategy="Auto", upgrade_policy="Pinned"),
+        serving=replace(spec.serving, port=8080, service_type="ClusterIP"),
+        security=replace(spec.security, network_policy=type(spec.security.network_policy)()),
+        observability=type(spec.observability)(),
     )
-    if kv:
-        kv = replace(
-            kv, scope="Replica", volume=replace(kv.volume, claim_template=_same(kv.volume), retention_policy="Retain")
-        )
-    inputs = {
-        "model": model,
-        "loraAdapters": spec.lora_adapters,
-        "projector": spec.projector,
-        "chatTemplate": spec.chat_template,
-        "systemPrompt": spec.system_prompt,
-        "context": spec.context,
-        "engine": spec.engine,
-        "accelerator": spec.accelerator,
-        "kvCache": kv,
-        "drain": [spec.rollout.drain_timeout_seconds, spec.rollout.progress_deadline_seconds],
-        "serving": replace(spec.serving, port=8080, service_type="ClusterIP"),
-        "security": replace(spec.security, network_policy=type(spec.security.network_policy)()),
-        "resources": spec.resources,
-        "podTemplate": spec.pod_template,
-        "image": spec.image,
-        "texts": dict(texts),
-        "upgrade": upgrade,
-    }
-    return _digest({key: value for key, value in inputs.items() if value})
+    return _digest({"spec": given(pods), "texts": dict(texts)})
 
 
-def _same(volume: Any) -> Any:
-    """A claim template without what changes no pod: its size, class and modes."""
-    return volume.claim_template and msgspec.structs.replace(
-        volume.claim_template, size="", storage_class_name=None, access_modes=("ReadWriteOnce",)
-    )
+def _same(volume: ModelCache | KvVolume) -> dict[str, Any]:
+    """What of a volume changes no pod, made the same for all: size, class and modes of its claim, and its end."""
+    template = volume.claim_template and ClaimTemplate(size="")
+    return {"claim_template": template, "retention_policy": "Retain"}
 
 
 def _digest(value: Any) -> str:
