@@ -10,8 +10,9 @@ from tests.support.polling import until
 
 from .sandbox import Sandbox
 
-# Writes its process id as seen in there, then becomes the program.
-_LAUNCH = 'echo $$ > "$0"; exec "$@"'
+# Writes the program's process id as seen in there. The shell stays as its parent: nsenter would be, and that stops
+# when its child is frozen, does not go on with it, and so leaves a zombie behind that counts as alive.
+_LAUNCH = '"$@" & echo $! > "$0"; wait'
 
 
 @dataclass(frozen=True)
