@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import yaml
-from llamaserver_operator import names
+from llamaserver_operator import names, spec
+from llamaserver_operator.files import model_files
+from llamaserver_operator.resources.volumes import pod_volumes
 from llamaserver_operator.spec import OWNED_ARGUMENTS
 
 from tests.support.helm import ROOT
@@ -89,3 +91,23 @@ def test_the_schema_has_no_stray_keys():
         *("x-kubernetes-list-type", "x-kubernetes-list-map-keys"),
     }
     assert {key for _, node in nodes(SCHEMA) for key in node} <= known
+
+
+def test_reserved_volume_names_are_those_of_the_operator():
+    """An object that makes use of every volume."""
+    downloads = {"model": {"source": {"http": {"url": "http://models.example/m.gguf"}}}}
+    claim = {"persistentVolumeClaim": {"claimName": "models", "path": "l.gguf"}}
+    given = {
+        **downloads,
+        "loraAdapters": [{"name": "a", "source": claim}],
+        "chatTemplate": {"inline": "text"},
+        "kvCache": {"volume": {"emptyDir": {}}},
+        "security": {"apiKeysSecretRef": {"name": "keys"}, "tls": {"secretName": "tls"}},
+    }
+    parsed = spec.parse(given)
+    made = {volume["name"] for volume in pod_volumes(parsed, model_files(parsed), "demo").volumes}
+    volumes = SCHEMA["properties"]["spec"]["properties"]["podTemplate"]["properties"]["volumes"]["items"]
+    (rule,) = [each["rule"] for each in volumes["x-kubernetes-validations"] if "self.name in" in each["rule"]]
+    listed = {item.strip().strip("'") for item in rule.partition(" in [")[2].partition("]")[0].split(",")}
+    assert {name for name in made if not name.startswith("source-")} == listed
+    assert made - listed == {"source-1"}
