@@ -95,9 +95,9 @@ def model_available(view: View) -> Condition:
     """Whether the model is where the server needs it, and loads."""
 
     def otherwise() -> Condition:
-        for report in view.reports:
-            if report.get("state") == "downloading":
-                return _downloading(report)
+        downloading = [report for report in view.reports if report.get("state") == "downloading"]
+        if downloading:  # pods that wait for another's download say nothing about it
+            return _downloading(min(downloading, key=lambda report: bool(report.get("waiting_for_lock"))))
         if view.serving:
             return Condition("ModelAvailable", "True", "Loaded")
         if any(report.get("state") == "loading" for report in view.reports):
@@ -113,11 +113,15 @@ def _downloading(report: Mapping[str, Any]) -> Condition:
     about = report.get("download", {})
     if report.get("waiting_for_lock"):
         return Condition("ModelAvailable", "False", "WaitingForDownload", "another pod downloads to the same volume")
-    have, total = about.get("bytes", 0) / _GIB, about.get("total_bytes", 0) / _GIB
-    text = f"{about.get('file') or 'the model'}: {have:.2f} of {total:.2f} GiB" if total else "starting"
+    have, total = about.get("bytes", 0), about.get("total_bytes", 0)
+    text = f"{about.get('file') or 'the model'}: {_sizes(have, total)}" if total else "starting"
     if report.get("error"):
         text = f"{text}; {report['error']}"
     return Condition("ModelAvailable", "False", "Downloading", text)
+
+
+def _sizes(have: int, total: int) -> str:
+    return f"{have >> 20} of {total >> 20} MiB" if total < _GIB else f"{have / _GIB:.2f} of {total / _GIB:.2f} GiB"
 
 
 def scheduled(view: View) -> Condition:
@@ -158,6 +162,10 @@ def _stopper(view: View) -> Trouble | None:
     for found in view.troubles:
         if not (found.condition == "Scheduled" and passes and _old_pods(view)):
             return found
+    if view.spec.accelerator and view.spec.accelerator.on_fallback == "Fail":
+        offload = accelerated(view)
+        if offload.reason == "RunningOnCPU":  # the pod stays unready for good
+            return Trouble("Progressing", offload.reason, offload.message)
     return None
 
 
