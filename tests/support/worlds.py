@@ -1,0 +1,86 @@
+"""What the operator reads of a cluster, as plain values: an object, and the children that a plan has made."""
+
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from typing import Any
+
+from llamaserver_operator import kinds
+from llamaserver_operator.config import Config
+from llamaserver_operator.kinds import Kind, kind_of
+from llamaserver_operator.observed import Observed
+from llamaserver_operator.plan import Plan
+from llamaserver_operator.rollout import claims_named
+from llamaserver_operator.spec import Spec
+
+Manifest = dict[str, Any]
+UID = "11111111-2222-3333-4444-555555555555"
+OTHER_UID = "99999999-2222-3333-4444-555555555555"
+RWO, RWX, RWOP, ROX = "ReadWriteOnce", "ReadWriteMany", "ReadWriteOncePod", "ReadOnlyMany"
+
+CONFIG = Config(
+    namespace="llamaserver-system",
+    server_image="registry.example/llamaserver:1",
+    server_image_cuda="registry.example/llamaserver:1-cuda",
+    server_image_rocm="registry.example/llamaserver:1-rocm",
+    server_image_vulkan="registry.example/llamaserver:1-vulkan",
+    prometheus_namespace_labels={"kubernetes.io/metadata.name": "monitoring"},
+    operator_pod_labels={"app.kubernetes.io/name": "llamaserver-operator"},
+)
+NEWER = Config(
+    namespace="llamaserver-system",
+    server_image="registry.example/llamaserver:2",
+    server_image_cuda="registry.example/llamaserver:2-cuda",
+    server_image_rocm="registry.example/llamaserver:2-rocm",
+    server_image_vulkan="registry.example/llamaserver:2-vulkan",
+    image_pull_policy="Always",
+    hf_endpoint="http://mirror.example",
+)
+
+
+def owner(name: str = "demo", generation: int = 1, **more: Any) -> Manifest:
+    """A LlamaServer; its spec is not looked at."""
+    about = {"name": name, "namespace": "models", "uid": UID, "generation": generation}
+    return {"apiVersion": "llamaserver.dev/v1alpha1", "kind": "LlamaServer", "metadata": about, **more}
+
+
+def texts_named(spec: Spec) -> dict[str, Manifest | None]:
+    """The ConfigMaps that a spec names, each key with a text of its own."""
+    found: dict[str, Manifest | None] = {}
+    for text in (spec.chat_template, spec.system_prompt):
+        if text and (reference := text.config_map_key_ref):
+            data = (found.get(reference.name) or {}).get("data", {})
+            found[reference.name] = {"data": {**data, reference.key: f"{reference.name}/{reference.key}"}}
+    return found
+
+
+def world(spec: Spec, modes: Iterable[str] = (RWO,), *, monitors: bool = True, **more: Any) -> Observed:
+    """A cluster with everything that the spec names and nothing that the operator makes."""
+    claims = {name: {"spec": {"accessModes": list(modes)}} for name in claims_named(spec)}
+    values: dict[str, Any] = {"owner": owner(), "config_maps": texts_named(spec), "claims": claims}
+    return Observed(**values | {"has_service_monitors": monitors} | more)
+
+
+def children(plan: Plan) -> Mapping[Kind, list[Manifest]]:
+    """What a plan applies, as it is read afterwards."""
+    made: dict[Kind, list[Manifest]] = {}
+    for item in plan.apply:
+        live = deepcopy(item)
+        live["metadata"]["uid"] = f"uid-of-{item['kind']}-{item['metadata']['name']}"
+        made.setdefault(kind_of(item), []).append(live)
+    return made
+
+
+def deployment(plan: Plan) -> Manifest:
+    """The Deployment that a plan applies."""
+    assert not [problem for problem in plan.problems if problem.blocking], plan.problems
+    (found,) = [item for item in plan.apply if kind_of(item) == kinds.DEPLOYMENT]
+    return found
+
+
+def settled(manifest: Manifest) -> Manifest:
+    """A Deployment with all pods updated and available."""
+    count = manifest["spec"]["replicas"]
+    status = {"observedGeneration": 1, "replicas": count, "updatedReplicas": count, "readyReplicas": count}
+    live = deepcopy(manifest)
+    live["metadata"] |= {"generation": 1, "uid": "uid-of-deployment"}
+    return {**live, "status": {**status, "availableReplicas": count}}
