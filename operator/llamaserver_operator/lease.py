@@ -44,6 +44,7 @@ class Lease:
         self._changed = 0.0  # when it was last seen to change
         self._deadline: float | None = None  # while holding: until when work may go on
         self._call_limit = config.renew_seconds / 2  # leaves time for a second try
+        self._complaint = ""
         self.contacted = False  # the Lease was read (or made) at least once
 
     def holds(self) -> bool:
@@ -70,6 +71,7 @@ class Lease:
             try:
                 self._observe(await self._get(self._call_limit))
                 self.contacted = True
+                self._complaint = ""
                 if self._is_free() and await self._take(started):
                     _log.info("active now", extra={"fields": {"identity": self.identity}})
                     return
@@ -78,9 +80,15 @@ class Lease:
             except Conflict:
                 pass  # another instance was faster
             except ClusterError as error:
-                self._metrics.errors.labels("lease").inc()
-                _log.warning("no look at the Lease: %s", error)
+                self._complain("no look at the Lease: %s", error)
             await asyncio.sleep(self._config.retry_seconds * random.uniform(0.8, 1.2))  # noqa: S311 - no secret
+
+    def _complain(self, text: str, error: ClusterError) -> None:
+        """A warning for the first of several equal ones in a row."""
+        self._metrics.errors.labels("lease").inc()
+        complaint = text % error
+        _log.log(logging.DEBUG if complaint == self._complaint else logging.WARNING, complaint)
+        self._complaint = complaint
 
     def _observe(self, body: Object | None) -> None:
         """Note the Lease, and when it changed."""
@@ -156,9 +164,9 @@ class Lease:
                     _log.error("the Lease is gone, or another's", extra={"fields": {"holder": self._holder}})
                     return
             except ClusterError as error:
-                self._metrics.errors.labels("lease").inc()
-                _log.warning("Lease not renewed: %s", error)
+                self._complain("Lease not renewed: %s", error)
             else:
+                self._complaint = ""
                 self._deadline = started + self._config.renew_seconds
         _log.error("the Lease was not renewed in time; standing by")
 

@@ -12,7 +12,7 @@ import random
 from collections.abc import Awaitable, Callable
 
 from . import logs
-from .errors import ClusterError
+from .errors import ClusterError, Unreachable
 from .metrics import Metrics
 
 Key = tuple[str, str]
@@ -51,6 +51,7 @@ class WorkQueue:
         self._again: set[Key] = set()  # added while running
         self._timers: dict[Key, asyncio.TimerHandle] = {}  # the earliest future run
         self._failures: dict[Key, int] = {}
+        self._outage = False
         self._closed = False
         self._quiet = asyncio.Event()
         self._quiet.set()
@@ -152,6 +153,7 @@ class WorkQueue:
             return self._failed(key, error)
         else:
             result = "ok"
+            self._outage = False
             self._failures.pop(key, None)
             return again
         finally:
@@ -167,7 +169,9 @@ class WorkQueue:
         self._metrics.errors.labels(type(error).__name__).inc()
         fields = {"failures": failures, "retry_seconds": round(seconds, 1)}
         if isinstance(error, ClusterError):
-            _log.warning("%s", error, extra={"fields": fields})
+            again = self._outage and isinstance(error, Unreachable)  # told once, not for a hundred objects
+            _log.log(logging.DEBUG if again else logging.WARNING, "%s", error, extra={"fields": fields})
+            self._outage = isinstance(error, Unreachable)
         else:
             _log.error("reconcile failed", exc_info=error, extra={"fields": fields})
         return seconds

@@ -257,6 +257,30 @@ def test_an_error_of_one_key_is_told_with_its_name_and_harms_nobody(caplog: pyte
     assert value("llamaserver_operator_reconcile_duration_seconds_count") == recorder.count(A) + 1
 
 
+def test_an_outage_is_told_once_not_for_each_object(caplog: pytest.LogCaptureFixture) -> None:
+    recorder, down = Recorder(seconds=0), True
+
+    def outcome() -> None:
+        if down:
+            raise Unreachable("no answer")
+
+    async def test(queue: WorkQueue, recorder: Recorder) -> None:
+        nonlocal down
+        for number in range(50):
+            recorder.then["ns", str(number)] = outcome
+            queue.add(("ns", str(number)))
+        await asyncio.sleep(60)
+        assert caplog.text.count("no answer") == 1
+        down = False
+        await asyncio.sleep(120)
+        down = True
+        queue.add(("ns", "1"))
+        await asyncio.sleep(5)
+        assert caplog.text.count("no answer") == 2
+
+    with_queue(test, recorder)
+
+
 def test_a_run_that_hangs_is_cut_off_and_tried_again() -> None:
     recorder = Recorder(seconds=10_000)
 
