@@ -19,7 +19,7 @@ from tests.localcluster.kubectl import KubectlError
 from tests.localcluster.prepare import required
 from tests.support.llama import REPO, Llama
 from tests.support.models import Models
-from tools import model
+from tools import images, model
 from tools.cache import exclusive
 
 FAILED = pytest.StashKey[bool]()
@@ -76,7 +76,10 @@ def hub(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def product_installed(cluster: Cluster, hub: Hub) -> None:
     """Our images and our chart, as users install them; the operator watches all namespaces."""
     product.load_images(cluster)
-    product.install(cluster, {"huggingFace": {"endpoint": hub.url}, "resyncSeconds": 300})
+    # Pods that ask for an NVIDIA GPU get the CPU image: on a node that only claims to have one, it falls back.
+    cuda = {"repository": images.SERVER.name, "tag": images.SERVER.version}
+    values = {"huggingFace": {"endpoint": hub.url}, "resyncSeconds": 300, "serverImages": {"cuda": cuda}}
+    product.install(cluster, values)
 
 
 @pytest.fixture
