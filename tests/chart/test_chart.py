@@ -132,7 +132,11 @@ def test_the_operator_reads_objects_and_writes_their_status_only(helm):
         if rule["apiGroups"] == ["llamaserver.dev"]
         for resource in rule["resources"]
     }
-    assert verbs == {"llamaservers": {"get", "list", "watch"}, "llamaservers/status": {"get", "patch"}}
+    assert verbs == {
+        "llamaservers": {"get", "list", "watch"},
+        "llamaservers/status": {"get", "patch"},
+        "llamaservers/finalizers": {"update"},
+    }
 
 
 def test_namespaced_roles_replace_the_cluster_role(helm):

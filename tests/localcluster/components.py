@@ -108,7 +108,7 @@ class Components:
             "service-account-key-file": str(who.service_account_key),
             "service-account-signing-key-file": str(who.service_account_key),
             "authorization-mode": "Node,RBAC",
-            "enable-admission-plugins": "NodeRestriction,PodSecurity",
+            "enable-admission-plugins": "NodeRestriction,PodSecurity,OwnerReferencesPermissionEnforcement",
             "kubelet-client-certificate": client_certificate,
             "kubelet-client-key": client_key,
             "kubelet-preferred-address-types": "InternalIP",

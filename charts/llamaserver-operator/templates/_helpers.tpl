@@ -55,6 +55,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - apiGroups: [llamaserver.dev]
   resources: [llamaservers/status]
   verbs: [get, patch]
+# It sets no finalizer. Where OwnerReferencesPermissionEnforcement is on (OpenShift), owner references ask for this.
+- apiGroups: [llamaserver.dev]
+  resources: [llamaservers/finalizers]
+  verbs: [update]
 - apiGroups: [apps]
   resources: [deployments]
   verbs: [get, list, watch, create, patch, delete]
