@@ -1,6 +1,6 @@
 """The LlamaServer schema on a real API server: what it admits, fills in, refuses, and how it shows.
 
-It stands there under a group of its own, so that no operator acts on the objects. They are small and share a namespace.
+It stands there under names of its own, so that no operator acts on the objects. They are small and share a namespace.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from kubernetes import client, config
 
 from tests.support.polling import until
 
-GROUP, VERSION, PLURAL = "schema.llamaserver.dev", "v1alpha1", "llamaservers"
+GROUP, VERSION, PLURAL = "schema.llamaserver.dev", "v1alpha1", "llamaschemas"
 NAMESPACE = f"schema-{uuid4().hex[:8]}"
 RESOURCE = f"{PLURAL}.{GROUP}"
 ROOT = Path(__file__).parents[2]
@@ -30,7 +30,7 @@ def crd() -> dict[str, Any]:
     made = yaml.safe_load((ROOT / "crds" / "llamaservers.yaml").read_text())
     made["metadata"]["name"] = RESOURCE
     made["spec"]["group"] = GROUP
-    made["spec"]["names"]["shortNames"], made["spec"]["names"]["categories"] = ["llamaschema"], []
+    made["spec"]["names"] |= {"plural": PLURAL, "singular": PLURAL[:-1], "shortNames": [], "categories": []}
     return made
 
 
