@@ -1,4 +1,4 @@
-"""A real operator process for tests, outside of the cluster: started, asked, stopped, killed, frozen."""
+"""A real operator process for tests, not a pod: started, asked, stopped, killed, frozen."""
 
 import json
 import os
@@ -14,12 +14,16 @@ from typing import Any, Self
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.localcluster import Cluster
 from tests.support.polling import until
 from tests.support.server import free_port
 
 
 class OperatorProcess:
-    """One instance with a kubeconfig of its own. `module` is what `python -m` runs."""
+    """One instance with a kubeconfig of its own. `module` is what `python -m` runs.
+
+    On the host's network, or `inside` that of a cluster, where it reaches pods.
+    """
 
     def __init__(
         self,
@@ -28,13 +32,17 @@ class OperatorProcess:
         *flags: str,
         module: str = "llamaserver_operator",
         env: Mapping[str, str] | None = None,
+        inside: Cluster | None = None,
     ) -> None:
-        self._port = free_port()
+        port = free_port()
+        self._way = inside.forward("127.0.0.1", port) if inside else None
+        self._port = self._way.port if self._way else port
+        enter = ["nsenter", f"--net={inside.sandbox.network}", "--"] if inside else []
         self._log = log
-        ours = ["--health-host=127.0.0.1", f"--health-port={self._port}", "--log-level=info"]
+        ours = ["--health-host=127.0.0.1", f"--health-port={port}", "--log-level=info"]
         with log.open("wb") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", module, *ours, *flags],
+                [*enter, sys.executable, "-m", module, *ours, *flags],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -120,5 +128,7 @@ class OperatorProcess:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait(10)
+        if self._way:
+            self._way.close()
         if error is not None:
             print(f"---- {self._log.name}\n{self.log[-6000:]}")
