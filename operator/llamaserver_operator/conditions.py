@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from .observed import Observed, is_ready
-from .pods import Trouble, lacks_accelerator, troubles
+from .pods import Trouble, lacks_accelerator, trouble
 from .rollout import Problem, is_complete, surges
 from .spec import Spec
 
@@ -34,7 +34,14 @@ class View:
     @property
     def troubles(self) -> list[Trouble]:
         """Troubles of the pods of the newest template."""
-        return troubles(self.observed.new_pods(), self.observed.warnings)
+        return [found for pod in self.observed.new_pods() if (found := self._trouble_of(pod))]
+
+    def _trouble_of(self, pod: Mapping[str, Any]) -> Trouble | None:
+        found = trouble(pod, self.observed.warnings)
+        report = self.observed.reports.get(pod["metadata"]["name"], {})
+        receives = report.get("state") == "downloading" and report.get("download", {}).get("bytes")
+        # The container keeps its last failure in its status, also while the next attempt goes well.
+        return None if found and found.reason == "DownloadFailed" and receives else found
 
     def trouble(self, condition: str) -> Trouble | None:
         """The first trouble that belongs to a condition."""

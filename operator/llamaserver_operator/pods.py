@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,11 +26,6 @@ class Trouble:
     condition: str
     reason: str
     message: str
-
-
-def troubles(pods: Iterable[Manifest], warnings: Sequence[Manifest]) -> list[Trouble]:
-    """The troubles of these pods; `warnings` are Events about them."""
-    return [found for pod in pods if (found := trouble(pod, warnings))]
 
 
 def trouble(pod: Manifest, warnings: Sequence[Manifest] = ()) -> Trouble | None:

@@ -234,7 +234,8 @@ def _known_hash(response: aiohttp.ClientResponse) -> str:
 def _check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed + _SPARE > free:
-        raise DownloadError(f"{folder} has {free >> 20} MiB free, the model needs {needed >> 20} MiB more", "DiskFull")
+        wants = f"the file needs {-(-needed >> 20)} MiB more and {_SPARE >> 20} MiB to spare"
+        raise DownloadError(f"{folder} has {free >> 20} MiB free; {wants}", "DiskFull")
 
 
 async def _receive(response: aiohttp.ClientResponse, part: Path, have: int, progress: Progress, lock: Lock) -> int:

@@ -123,7 +123,8 @@ class Cluster:
 
     def signal_container(self, namespace: str, pod: str, signal: str, container: str = "") -> None:
         """Send a signal (SIGSTOP, say) to process 1 of a pod's running container, the first if none is named."""
-        statuses = self.kubectl.get("pod", pod, namespace)["status"]["containerStatuses"]
+        status = self.kubectl.get("pod", pod, namespace)["status"]
+        statuses = [*status["containerStatuses"], *status.get("initContainerStatuses", [])]
         (found,) = [each for each in statuses if each["name"] == (container or statuses[0]["name"])]
         self.ctr("tasks", "kill", f"--signal={signal}", found["containerID"].removeprefix("containerd://"))
 

@@ -1,12 +1,12 @@
 """A mirror of Hugging Face on this machine: files of repositories, served as the hub lays them out.
 
-It keeps a log of what was asked for, can want a token for a repository, and can hold transfers back in the middle.
+It keeps a log of what was asked for, can want a token, fail, and hold transfers back in the middle.
 """
 
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -36,6 +36,7 @@ class Hub:
         self._files: dict[str, Path] = {}
         self._tokens: dict[str, str] = {}
         self._gates: dict[str, threading.Event] = {}
+        self._failing: set[str] = set()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         self.port = int(self._server.server_address[1])
@@ -61,6 +62,15 @@ class Hub:
             gate.set()
             del self._gates[repo]
 
+    @contextmanager
+    def failing(self, repo: str) -> Iterator[None]:
+        """Every request for a repository gets 503 until the block ends."""
+        self._failing.add(repo)
+        try:
+            yield
+        finally:
+            self._failing.discard(repo)
+
     def __enter__(self) -> Self:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         return self
@@ -74,6 +84,10 @@ class Hub:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def handle(self) -> None:
+                with suppress(ConnectionError):  # the client has left
+                    super().handle()
 
             def do_GET(self) -> None:
                 hub._answer(self)
@@ -92,15 +106,14 @@ class Hub:
         token = client.headers.get("Authorization", "").removeprefix("Bearer ")
         request = Request(client.command, path, int(asked[1]) if asked else 0, token)
         self.requests.append(request)
-        if path not in self._files:
+        if path.partition("/resolve/")[0] in self._failing:
+            client.send_error(503)
+        elif path not in self._files:
             client.send_error(404)
         elif self._tokens[path] not in ("", token):
             client.send_error(401)
         else:
-            try:
-                self._send(client, request, self._files[path])
-            except ConnectionError:
-                client.close_connection = True  # the client has left
+            self._send(client, request, self._files[path])
 
     def _send(self, client: BaseHTTPRequestHandler, request: Request, content: Path) -> None:
         size = content.stat().st_size

@@ -380,7 +380,7 @@ async def test_the_name_appears_only_when_the_file_is_whole(mirror, target):
 async def test_no_space_is_told_before_anything_is_written(mirror, target, monkeypatch):
     usage = shutil.disk_usage("/")._replace(free=1 << 20)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
-    with pytest.raises(DownloadError, match="has 1 MiB free, the model needs 2 MiB more") as failed:
+    with pytest.raises(DownloadError, match="has 1 MiB free; the file needs 3 MiB more") as failed:
         await fetch(Source(mirror.url), target, ignore)
     assert failed.value.reason == "DiskFull"
     assert not target.exists()

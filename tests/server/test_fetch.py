@@ -243,7 +243,7 @@ def test_a_signal_ends_one_that_waits(start, folder, held):
         ({"url": "/answers/403"}, "Unauthorized", "answered 403"),
         ({"url": "/answers/400"}, "DownloadFailed", "answered 400"),
         ({"sha256": "0" * 64}, "ChecksumMismatch", "expected " + "0" * 64),
-        ({"url": "/huge.gguf"}, "DiskFull", "MiB free, the model needs 1099511627776 MiB more"),
+        ({"url": "/huge.gguf"}, "DiskFull", "MiB free; the file needs 1099511627776 MiB more"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
