@@ -26,7 +26,8 @@ def main() -> None:
     cluster = Cluster(chosen.folder)
     if chosen.command == "prepare":
         prepare()
-        binaries.helm(3)  # only tests use it
+        binaries.helm(3)  # only tests use these
+        binaries.scrape_config()
     elif chosen.command == "up":
         cluster.up()
     elif chosen.command == "down":

