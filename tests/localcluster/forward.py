@@ -56,6 +56,16 @@ class Relay:
         """Where the relay answers, for HTTP."""
         return f"http://{self.host}:{self.port}"
 
+    def is_open(self) -> bool:
+        """Whether somebody listens at the address: a connection there is not closed at once."""
+        with socket.create_connection((self.host, self.port), timeout=0.5) as probe:
+            try:
+                return bool(probe.recv(1))
+            except TimeoutError:
+                return True
+            except OSError:
+                return False
+
     def wait(self) -> None:
         """Wait for the end of the relay."""
         self._thread.join()

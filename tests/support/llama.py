@@ -3,7 +3,8 @@
 import copy
 import json
 import urllib.request
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -120,12 +121,25 @@ class Llama:
         mine = [item for item in mine if item["involvedObject"].get("kind") == "LlamaServer"]
         return [(item["type"], item["reason"], item["message"]) for item in mine]
 
+    # ---- do
+
+    def evict(self, pod: Object) -> None:
+        """Through the Eviction API, as a node's drain does."""
+        name = pod["metadata"]["name"]
+        about = {"name": name, "namespace": self.namespace}
+        body = json.dumps({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": about})
+        path = f"/api/v1/namespaces/{self.namespace}/pods/{name}/eviction"
+        self.cluster.kubectl("create", "--raw", path, "--filename=-", stdin=body)
+
     # ---- ask
 
-    def service(self) -> AbstractContextManager[Relay]:
-        """A way to the Service: `with llama.service() as relay`, then relay.url."""
+    @contextmanager
+    def service(self) -> Iterator[Relay]:
+        """A way to the Service, once the node's proxy knows its endpoints (which lags behind readiness)."""
         spec = self.child("service")["spec"]
-        return self.cluster.forward(spec["clusterIP"], spec["ports"][0]["port"])
+        with self.cluster.forward(spec["clusterIP"], spec["ports"][0]["port"]) as relay:
+            until(relay.is_open, "the Service has an endpoint", 30, pause=0.2)
+            yield relay
 
     def pod_port(self, pod: Object, port: int = 8081) -> AbstractContextManager[Relay]:
         """A way to a port of a pod."""
