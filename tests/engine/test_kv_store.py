@@ -1,8 +1,11 @@
 """The KV store on its own: what is written, how much of it, what is found again, and what failures cost."""
 
 import os
+import random
+import signal
 import subprocess
 import threading
+import time
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
@@ -366,6 +369,39 @@ def test_two_stores_write_evict_and_read_together(tmp_path: Path) -> None:
         worker.join(120)
     assert failures == []
     assert total(tmp_path) <= 6 * size + 3 * (size + 4 * head_size(0))  # one sweeps while the others write on
+
+
+# ---- crashes
+
+
+@pytest.mark.slow
+def test_killed_hundreds_of_times_while_writing(tmp_path: Path) -> None:
+    """A process that writes, replaces, evicts and reads is killed at random moments; the next one finds no harm."""
+    order = random.Random(6)
+    lengths = []
+    for life in range(300):
+        child = os.fork()
+        if child == 0:
+            _write_until_killed(tmp_path / "kv", life)
+        time.sleep(order.random() * 0.04)  # the moment is what is tested
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        with opened(tmp_path / "kv", max_bytes=20 * 200 * TOKEN) as store:
+            lengths += [found(store, keys(300, seed)) for seed in range(8)]  # `find` compares every byte
+            discards = store.stats().discards
+            assert not {"torn", "damaged", "foreign", "collision"} & set(discards), discards
+    assert len(set(lengths)) > 10  # kills have hit all kinds of moments
+
+
+def _write_until_killed(folder: Path, life: int) -> None:
+    try:
+        with opened(folder, max_bytes=20 * 200 * TOKEN) as store:
+            for turn in range(10_000):
+                seed = (life + turn) % 8
+                save(store, keys(60 + (37 * turn + life) % 240, seed))
+                found(store, keys(300, seed))
+    finally:
+        os._exit(1)
 
 
 # ---- worth it
