@@ -56,8 +56,8 @@ def install(
         ours = {"registry": "localhost", "podAnnotations": {"llamaserver.dev/image": content}}
         json.dump({**ours, **(values or {})}, file)
         file.flush()
-        where = ("--namespace", namespace, "--values", file.name, "--wait", "--timeout", "3m")
-        where += ("--take-ownership",)  # other tests apply the resource by kubectl
+        where = ["--namespace", namespace, "--values", file.name, "--wait", "--timeout", "3m"]
+        where.append("--take-ownership")  # other tests apply the resource by kubectl
         helm(cluster, "upgrade", "--install", release, str(CHART), *where)
 
 
