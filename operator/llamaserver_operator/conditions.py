@@ -60,8 +60,13 @@ class View:
 
     @property
     def complete(self) -> bool:
-        """Whether every pod is of the newest template, and available."""
-        return is_complete(self.spec, self.observed)
+        """Whether every pod is of this spec, and available."""
+        return self.refused is None and is_complete(self.spec, self.observed)
+
+    @property
+    def refused(self) -> Problem | None:
+        """What the API server did not take: pods, if there are any, are of an earlier spec."""
+        return next((item for item in self.problems if item.reason in ("Forbidden", "Invalid")), None)
 
     @property
     def blocked(self) -> bool:
@@ -143,6 +148,8 @@ def scheduled(view: View) -> Condition:
 
 def progressing(view: View) -> Condition:
     """Whether the rollout goes on, or is done."""
+    if refused := view.refused:
+        return Condition("Progressing", "False", refused.reason, refused.message)
     deployment = view.observed.deployment
     if deployment is None:
         return Condition("Progressing", "Unknown", "NoDeployment")
@@ -229,8 +236,8 @@ def ready(view: View, parts: list[Condition]) -> Condition:
     if rollout.status == "False" and _served(view):
         text = f"pods of an earlier template serve; the rollout fails: {rollout.message}"
         return Condition("Ready", "True", "RolloutFailing", text)
-    for part in (by_type["Scheduled"], by_type["ModelAvailable"], rollout, by_type.get("Accelerated")):
-        if part and part.status == "False":
+    for part in (by_type["Scheduled"], by_type["ModelAvailable"], rollout):
+        if part.status == "False":
             return Condition("Ready", "False", part.reason, part.message)
     return Condition("Ready", "False", "RollingOut", rollout.message)
 

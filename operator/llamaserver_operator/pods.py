@@ -18,6 +18,8 @@ _MODEL = {
     "ModelNotFound", "Unauthorized", "ChecksumMismatch", "DiskFull", "DownloadFailed", "BadSpec", "ModelLoadFailed",
 }  # fmt: skip
 
+_HINTS = {"Unauthorized": "; its token comes from spec.model.credentialsSecretRef, as HF_TOKEN or BEARER_TOKEN"}
+
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
@@ -76,14 +78,14 @@ def _termination(name: str, condition: str, ended: Manifest, *, waiting: bool) -
     told = _told(ended.get("message", ""))
     if told:
         reason, message = told
-        return Trouble("ModelAvailable" if reason in _MODEL else condition, reason, message)
+        return Trouble("ModelAvailable" if reason in _MODEL else condition, reason, message + _HINTS.get(reason, ""))
     if ended.get("reason") == "OOMKilled":
         text = f"container {name} was killed for want of memory; raise spec.resources.limits.memory"
         return Trouble("Progressing", "OOMKilled", text)
     if not waiting:
         return None  # it runs again; what matters is whether it ends again
     last = ended.get("message") or ended.get("reason") or "no message"
-    text = f"container {name} ended with exit code {ended.get('exitCode')}: {str(last).strip()[-500:]}"
+    text = f"container {name} ended with exit code {ended.get('exitCode')}: {' '.join(str(last).split())[-500:]}"
     return Trouble(condition, "CrashLoopBackOff", text)
 
 

@@ -246,6 +246,7 @@ async def _receive(response: aiohttp.ClientResponse, part: Path, have: int, prog
     length = response.content_length
     total = have + length if length is not None else 0
     _check_space(part.parent, length or 0)
+    progress(have, total)
     shown = 0
     with part.open("rb+" if have else "wb") as file:
         file.seek(have)
