@@ -148,26 +148,32 @@ def scheduled(view: View) -> Condition:
 
 def progressing(view: View) -> Condition:
     """Whether the rollout goes on, or is done."""
-    if refused := view.refused:
-        return Condition("Progressing", "False", refused.reason, refused.message)
     deployment = view.observed.deployment
-    if deployment is None:
-        return Condition("Progressing", "Unknown", "NoDeployment")
-    native = {item["type"]: item for item in deployment.get("status", {}).get("conditions", [])}
+    status = (deployment or {}).get("status", {})
+    native = {item["type"]: item for item in status.get("conditions", [])}
     if view.complete:
         return Condition("Progressing", "True", "Complete")
-    if (failure := native.get("ReplicaFailure")) and failure["status"] == "True":
-        return Condition("Progressing", "False", failure.get("reason", "FailedCreate"), failure.get("message", ""))
-    if found := _stopper(view):
-        return Condition("Progressing", "False", found.reason, found.message)
-    deadline = native.get("Progressing", {})
-    if deadline.get("status") == "False":
-        text = deadline.get("message", "")
-        return Condition("Progressing", "False", deadline.get("reason", "ProgressDeadlineExceeded"), text)
-    status = deployment.get("status", {})
+    if failure := _failure(view, native):
+        return Condition("Progressing", "False", *failure)
+    if deployment is None:
+        return Condition("Progressing", "Unknown", "NoDeployment")
     have, wanted = status.get("updatedReplicas", 0), view.spec.replicas
     text = f"{have} of {wanted} pods updated, {status.get('availableReplicas', 0)} available"
     return Condition("Progressing", "True", "RollingOut", text)
+
+
+def _failure(view: View, native: Mapping[str, Mapping[str, str]]) -> tuple[str, str] | None:
+    """Why a rollout does not go on: the most telling reason, and a message."""
+    if refused := view.refused:
+        return refused.reason, refused.message
+    failed, deadline = native.get("ReplicaFailure", {}), native.get("Progressing", {})
+    if failed.get("status") == "True":
+        return failed.get("reason", "FailedCreate"), failed.get("message", "")
+    if found := _stopper(view):
+        return found.reason, found.message
+    if deadline.get("status") == "False":
+        return deadline.get("reason", "ProgressDeadlineExceeded"), deadline.get("message", "")
+    return None
 
 
 def _stopper(view: View) -> Trouble | None:
