@@ -64,11 +64,11 @@ def test_without_an_operator_models_serve_and_objects_and_namespaces_go(llama: L
     other.until_condition("Ready", "False", "ScaledToZero")
     kubectl = llama.cluster.kubectl
     with Installed(llama.cluster).away():
-        assert llama.complete(ignore_eos=True)["tokens_predicted"] == 4
+        assert llama.complete(ignore_eos=True)["tokens_predicted"] >= 4
         (pod,) = llama.pods
         kubectl.delete("pod", pod["metadata"]["name"], llama.namespace, wait=False)
         until(lambda: ready(llama) - {pod["metadata"]["uid"]}, "another pod serves", 120, pause=0.2)
-        assert llama.complete(ignore_eos=True)["tokens_predicted"] == 4
+        assert llama.complete(ignore_eos=True)["tokens_predicted"] >= 4
 
         late = Llama(llama.cluster, llama.namespace, "late", spec_of()).apply()
         for each in (other, late):
