@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 from llamaserver_operator import kinds
@@ -84,3 +85,44 @@ def settled(manifest: Manifest) -> Manifest:
     live = deepcopy(manifest)
     live["metadata"] |= {"generation": 1, "uid": "uid-of-deployment"}
     return {**live, "status": {**status, "availableReplicas": count}}
+
+
+def pod(
+    name: str = "new-0", template: str = "new", *, ready: bool = False, node: str = "node-1", **status: Any
+) -> Manifest:
+    """A pod of the ReplicaSet `template`; `status` is laid over that of one that runs."""
+    reference = {"kind": "ReplicaSet", "name": template, "uid": f"uid-of-{template}", "controller": True}
+    conditions = [{"type": "Ready", "status": "True" if ready else "False"}]
+    about = {"name": name, "namespace": "models", "uid": f"uid-of-{name}", "ownerReferences": [reference]}
+    where = {"nodeName": node} if node else {}
+    return {"metadata": about, "spec": where, "status": {"conditions": conditions, **status}}
+
+
+def replica_set(name: str, template: Manifest) -> Manifest:
+    """A ReplicaSet of the Deployment that `rolled_out` makes, with the label that its controller adds."""
+    reference = {"kind": "Deployment", "name": "demo", "uid": "uid-of-Deployment-demo", "controller": True}
+    labelled = deepcopy(template)
+    labelled["metadata"]["labels"]["pod-template-hash"] = name
+    about = {"name": name, "uid": f"uid-of-{name}", "ownerReferences": [reference]}
+    return {"metadata": about, "spec": {"template": labelled}}
+
+
+def rolled_out(spec: Spec, plan: Plan, pods: Iterable[Manifest], status: Manifest, **more: Any) -> Observed:
+    """The world after a plan: ReplicaSets `old` and `new`, these pods, and this status of the Deployment."""
+    made = {kind: list(items) for kind, items in children(plan).items()}
+    live = made[kinds.DEPLOYMENT][0]
+    live["metadata"]["generation"] = 1
+    live["status"] = {"observedGeneration": 1, **status}
+    template = live["spec"]["template"]
+    old = {**template, "metadata": {"labels": {**template["metadata"]["labels"], "was": "another"}}}
+    sets = [replica_set("old", old), replica_set("new", template)]
+    return replace(world(spec), children=made, replica_sets=sets, pods=list(pods), **more)
+
+
+def counts(replicas: int, updated: int | None = None, available: int | None = None) -> Manifest:
+    """Counts in a Deployment's status."""
+    updated = replicas if updated is None else updated
+    available = replicas if available is None else available
+    return {
+        "replicas": replicas, "updatedReplicas": updated, "readyReplicas": available, "availableReplicas": available,
+    }  # fmt: skip
