@@ -15,7 +15,7 @@ NAME_LABEL = f"{GROUP}/name"
 COMPONENT_LABEL = f"{GROUP}/component"
 TEMPLATE_ANNOTATION = f"{GROUP}/template"  # on the Deployment: the recorded pod template, as JSON
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
-REVISION = "deployment.kubernetes.io/revision"
+TEMPLATE_HASH = "pod-template-hash"
 
 HTTP_PORT = 8080
 MANAGEMENT_PORT = 8081

@@ -48,9 +48,13 @@ class Observed:
         return [pod for pod in self.pods if not ending(pod) and owner_uid(pod) == self._newest_replica_set()]
 
     def _newest_replica_set(self) -> str:
-        mine = (self.deployment or {}).get("metadata", {}).get("uid")
-        ours = [item for item in self.replica_sets if owner_uid(item) == mine]
-        newest = max(ours, key=_revision, default=None)
+        """As the deployment controller finds it: none until it has seen a new template, whose pods are not the old."""
+        deployment = self.deployment
+        if deployment is None:
+            return ""
+        mine, template = deployment["metadata"]["uid"], deployment["spec"]["template"]
+        ours = (item for item in self.replica_sets if owner_uid(item) == mine and _template(item) == template)
+        newest = min(ours, key=lambda item: str(item["metadata"].get("creationTimestamp")), default=None)
         return str(newest["metadata"]["uid"]) if newest else ""
 
 
@@ -65,8 +69,11 @@ def ending(item: Mapping[str, Any]) -> bool:
     return "deletionTimestamp" in item["metadata"]
 
 
-def _revision(replica_set: Mapping[str, Any]) -> int:
-    return int(replica_set["metadata"].get("annotations", {}).get(names.REVISION, 0))
+def _template(replica_set: Mapping[str, Any]) -> Manifest:
+    """The pod template that a ReplicaSet was made from, without the label that was added."""
+    template: Manifest = replica_set["spec"]["template"]
+    labels = {key: value for key, value in template["metadata"]["labels"].items() if key != names.TEMPLATE_HASH}
+    return {**template, "metadata": {**template["metadata"], "labels": labels}}
 
 
 def is_ready(pod: Mapping[str, Any]) -> bool:
