@@ -19,6 +19,7 @@ from tools.cache import say
 
 from . import builds, machine, report
 from .cancel import cancel
+from .kv_store import kv_overhead, kv_ram, kv_restart, kv_throughput
 from .long_prompt import long_prompt
 from .portable import portable
 from .prefix import shared_prefix
@@ -37,6 +38,10 @@ WORKLOADS: dict[str, Callable[[Bench], tuple[list[Row], Samples]]] = {
     "cancel": cancel,
     "two_servers": two_servers,
     "portable": portable,
+    "kv_restart": kv_restart,
+    "kv_ram": kv_ram,
+    "kv_throughput": kv_throughput,
+    "kv_overhead": kv_overhead,
 }
 
 

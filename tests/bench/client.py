@@ -141,6 +141,22 @@ def desertion(
     return [follower, *runners, *([deserted] if deserted is not None else [])]
 
 
+def metronome(client: Client, stream: Exchange, beats: list[Exchange], after: int, seconds: float) -> list[Exchange]:
+    """Beside one stream, from `after` events on, another request is sent every `seconds`; all are left at its end."""
+    client.start([stream])
+    client.run(lambda: stream.events >= after)
+    sent = []
+    for beat in beats:
+        if stream.done:
+            break
+        client.start([beat])
+        sent.append(beat)
+        client.run(lambda: stream.done, seconds)
+    client.run(lambda: stream.done)
+    client.run(lambda: all(beat.done for beat in sent))
+    return [stream, *sent]
+
+
 # ---- what was received
 
 
@@ -219,6 +235,8 @@ def main() -> None:
     elif plan["kind"] == "intrusion":
         assert other is not None
         ended = intrusion(client, streams, other, plan["after"])
+    elif plan["kind"] == "metronome":
+        ended = metronome(client, streams[0], streams[1:], plan["after"], plan["seconds"])
     else:
         assert other is not None
         ended = desertion(client, streams, one, other, plan["after"], plan["seconds"])

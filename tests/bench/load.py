@@ -117,6 +117,13 @@ def desertion(
     return answers[0], answers[1 : 1 + len(runners)]
 
 
+def metronome(stream: Call, beats: Sequence[Call], *, after: int, seconds: float) -> tuple[Answer, list[Answer]]:
+    """Beside `stream`, from `after` events on, one of `beats` is sent every `seconds` until the stream has ended."""
+    answers = _run({"kind": "metronome", "runners": [stream, *beats], "after": after, "seconds": seconds})
+    _expect([stream, *beats[: len(answers) - 1]], answers)
+    return answers[0], answers[1:]
+
+
 def _run(plan: dict[str, Any]) -> list[Answer]:
     command = [sys.executable, "-m", "tests.bench.client"]
     done = subprocess.run(

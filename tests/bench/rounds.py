@@ -29,6 +29,7 @@ class Sizes:
     two_servers: int = 96
     deserted: int = 2000
     before_cancel: float = 0.5  # seconds
+    beats: int = 12  # conversations that end beside a stream, one a second
 
 
 QUICK = Sizes(
@@ -42,6 +43,7 @@ QUICK = Sizes(
     two_servers=32,
     deserted=1200,
     before_cancel=0.2,
+    beats=3,
 )
 
 

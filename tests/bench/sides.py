@@ -5,7 +5,7 @@ import os
 import re
 import time
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,10 +82,12 @@ def _get(url: str) -> Any:
 
 
 @contextmanager
-def ours(shape: Shape, name: str = OURS, env: Mapping[str, str] | None = None) -> Iterator[Side]:
-    """This server, as `python -m llamaserver`."""
+def ours(
+    shape: Shape, name: str = OURS, env: Mapping[str, str] | None = None, options: Sequence[str] = ()
+) -> Iterator[Side]:
+    """This server, as `python -m llamaserver`; `options` come last."""
     management = free_port()
-    more = ("--management-port", str(management), "--management-host", "127.0.0.1", "--log-disable")
+    more = ("--management-port", str(management), "--management-host", "127.0.0.1", "--log-disable", *options)
     with ServerProcess(*shape.arguments(), *more, env=env) as server:
         yield Side(name, server, management)
 
