@@ -56,16 +56,18 @@ class Reconciler:
             return None
         try:
             spec = parse(owner["spec"])
-        except InvalidSpec as error:
-            observed = Observed(owner)
-            await self._tell(observed, rejected(observed, Problem("InvalidSpec", str(error)), _now()))
+            observed = await self._observe(owner, spec)
+        except (InvalidSpec, Forbidden) as error:
+            observed, problem = Observed(owner), Problem(type(error).__name__, str(error))
+            await self._tell(observed, rejected(observed, problem, _now()))
+            if isinstance(error, Forbidden):
+                raise  # rights may come back without an event
             return None
-        observed = await self._observe(owner, spec)
         plan = make_plan(spec, observed, self._config)
         if plan.waits:
             return _COLLECTING
-        plan = await self._without_strangers(spec, observed, plan)
         try:
+            plan = await self._without_strangers(spec, observed, plan)
             observed = await self._execute(observed, plan)
         except (Forbidden, Invalid) as error:
             problems = (*plan.problems, Problem(type(error).__name__, str(error), blocking=False))

@@ -33,7 +33,7 @@ def status_of(spec: Spec, observed: Observed, problems: tuple[Problem, ...], now
 
 
 def rejected(observed: Observed, problem: Problem, now: str) -> Manifest:
-    """The status of an object whose spec cannot be read: what was known stays, pods go on serving."""
+    """The status of an object whose spec, or world, cannot be read: what was known stays, pods go on serving."""
     before = {key: value for key, value in observed.owner.get("status", {}).items() if key != "conditions"}
     ready = Condition("Ready", "False", problem.reason, problem.message)
     return _finish(before, observed, [ready, accepted([problem])], now)
