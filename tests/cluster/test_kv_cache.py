@@ -1,0 +1,141 @@
+"""The KV cache outlives the pod: a conversation goes on without evaluating its prompt again, whatever ended the pod."""
+
+import json
+import threading
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.localcluster.kubectl import Object
+from tests.support.llama import Llama, get, post
+from tests.support.polling import until
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
+STORY = " ".join(f"Chapter {n}: the ship called at port number {n} and took on water." for n in range(55))
+LONG = 800  # tokens that STORY has at least
+HANDFUL = 100  # tokens: what was said since, and the rest of a block
+
+
+def talk(url: str, text: str, n_predict: int = 8) -> tuple[str, int]:
+    """Go on with a text; the text with its continuation, and how many tokens of it were evaluated."""
+    answer = post(f"{url}/completion", {"prompt": text, "n_predict": n_predict, "temperature": 0, "ignore_eos": True})
+    return text + answer["content"], answer["timings"]["prompt_n"]
+
+
+@pytest.fixture
+def keeper(llama: Llama) -> Llama:
+    """A served chat model whose KV cache is stored as conversations end."""
+    volume = {"claimTemplate": {"size": "1Gi", "accessModes": ["ReadWriteMany"]}, "retentionPolicy": "Delete"}
+    llama.apply(
+        model={"source": {"huggingFace": {"file": "chat.gguf"}}},
+        context={"tokensPerSlot": 2048},
+        kvCache={"persistence": "Continuous", "scope": "Shared", "volume": volume},
+        rollout={"drainTimeoutSeconds": 20},
+    )
+    return llama.until_ready()
+
+
+def stored(llama: Llama, pod: Object) -> int:
+    """Blocks that a pod knows of in the store."""
+    with llama.pod_port(pod) as relay:
+        return int(get(f"{relay.url}/status")["kv_store"]["entries"])
+
+
+def tell(llama: Llama, story: str) -> str:
+    """Tell the one pod a story of its own; returns when it is on the volume."""
+    (pod,) = llama.pods
+    before = stored(llama, pod)
+    with llama.service() as relay:
+        text, evaluated = talk(relay.url, story)
+    assert evaluated > LONG
+    until(lambda: stored(llama, pod) > before, "the conversation is stored", 60, pause=0.2)
+    return text
+
+
+def _other_pod(llama: Llama, before: Object) -> None:
+    def replaced() -> bool:
+        return [pod["metadata"]["uid"] for pod in llama.pods] not in ([], [before["metadata"]["uid"]])
+
+    until(replaced, "another pod takes its place", 120, pause=0.25)
+
+
+def by_rolling(llama: Llama) -> None:
+    llama.apply(serving={"maxQueue": 77})
+
+
+def by_scaling(llama: Llama) -> None:
+    llama.cluster.kubectl("scale", "llama/model", "--replicas=0", f"--namespace={llama.namespace}")
+    until(lambda: not llama.pods, "no pod is left", 60, pause=0.25)
+    llama.cluster.kubectl("scale", "llama/model", "--replicas=1", f"--namespace={llama.namespace}")
+
+
+def by_eviction(llama: Llama) -> None:
+    llama.evict(llama.pods[0])
+
+
+def by_deletion(llama: Llama) -> None:
+    llama.cluster.kubectl.delete("pod", llama.pods[0]["metadata"]["name"], llama.namespace, wait=False)
+
+
+def by_crash(llama: Llama) -> None:
+    (pod,) = llama.pods
+    llama.cluster.signal_container(llama.namespace, pod["metadata"]["name"], "SIGKILL")
+
+    def restarted() -> bool:
+        statuses = llama.pods[0]["status"]["containerStatuses"]
+        return statuses[0]["restartCount"] == 1 and statuses[0]["ready"]
+
+    until(restarted, "the container is back", 120, pause=0.25)
+
+
+ENDS: list[Callable[[Llama], None]] = [by_rolling, by_scaling, by_eviction, by_deletion, by_crash]
+
+
+def test_a_conversation_goes_on_in_the_next_pod(keeper: Llama) -> None:
+    for number, end in enumerate(ENDS):
+        text = tell(keeper, f"Story number {number}. {STORY}")
+        before = keeper.pods[0]
+        end(keeper)
+        if end is not by_crash:
+            _other_pod(keeper, before)
+        keeper.until_ready()
+        with keeper.service() as relay:
+            _, evaluated = talk(relay.url, f"{text} And then")
+        assert evaluated < HANDFUL, end.__name__
+    assert keeper.condition("CacheRestored")[0] == "True"
+    status = keeper.object["status"]["kvCache"]
+    assert status["entries"] > 0
+    assert status["bytes"] > 0
+
+
+def test_replicas_use_each_others_prefixes_and_the_busy_one_survives_a_scale_down(keeper: Llama) -> None:
+    keeper.apply(replicas=2).until_ready()
+    first, second = keeper.pods
+    with keeper.pod_port(first, 8080) as one, keeper.pod_port(second, 8080) as other:
+        text, evaluated = talk(one.url, f"A shared story. {STORY}")
+        assert evaluated > LONG
+        until(lambda: stored(keeper, first) > 0, "the conversation is stored", 60, pause=0.2)
+        text, evaluated = talk(other.url, f"{text} And then")
+        assert evaluated < HANDFUL
+        lines: list[dict[str, Any]] = []
+        running = threading.Thread(target=_stream, args=(one.url, lines))
+        running.start()
+        until(lambda: lines, "the first pod is busy", 60)
+        keeper.apply(replicas=1)
+        until(lambda: len(keeper.pods) == 1, "one pod is left", 60, pause=0.25)
+        assert keeper.pods[0]["metadata"]["uid"] == first["metadata"]["uid"]
+        running.join(120)
+        assert lines[-1]["stopped_limit"]
+        assert lines[-1]["tokens_predicted"] >= 600
+
+
+def _stream(url: str, lines: list[dict[str, Any]]) -> None:
+    body = {"prompt": "Once", "n_predict": 600, "ignore_eos": True, "stream": True}
+    request = urllib.request.Request(f"{url}/completion", json.dumps(body).encode())
+    with urllib.request.urlopen(request, timeout=120) as answer:
+        for line in answer:
+            if line.startswith(b"data: "):
+                lines.append(json.loads(line[6:]))
