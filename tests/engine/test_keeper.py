@@ -157,19 +157,38 @@ def test_a_shifted_context_is_saved_up_to_the_shift(tmp_path: Path) -> None:
 # ---- when things do not go well
 
 
-def test_a_store_that_does_not_answer_holds_nobody_for_ever(tmp_path: Path) -> None:
+def test_a_store_that_hangs_holds_the_first_request_up_and_no_other(tmp_path: Path) -> None:
     with engine(tmp_path) as driver:
         store, gate = store_of(driver), threading.Event()
         answer = store._answer
-        store._answer = lambda lookup: (gate.wait(30) and None) or answer(lookup)  # type: ignore[method-assign]
+        store._answer = lambda lookup: (gate.wait(30), answer(lookup))[1]  # type: ignore[method-assign]
         sequence = driver.submit(tokens(100), n_predict=3)
         assert not driver.core.step()
         assert sequence.held
         driver.clock.now += 60
         driver.run()
         assert same_as_alone(driver, sequence, tokens(100))
+        assert evaluated(driver, tokens(80, 1)) == 80  # at once
         assert store.stats().discards["slow_volume"] == 1
         gate.set()
+        until(lambda: driver.core.keeper and driver.core.keeper._stuck and driver.core.keeper._stuck.done, "an answer")
+        assert evaluated(driver, tokens(90, 2)) == 90
+        assert store.stats().misses == 2  # asked again
+
+
+def test_few_states_are_in_memory_at_once(tmp_path: Path) -> None:
+    with engine(tmp_path, n_slots=4) as first:
+        for seed in range(4):
+            first.answer(tokens(100, seed), n_predict=1)
+        quiet(first)
+    with engine(tmp_path, n_slots=4) as second:
+        many = [second.submit(tokens(100, seed), n_predict=1) for seed in range(4)]
+
+        def outstanding() -> int:
+            return sum(one.held or one.offer is not None for one in many)
+
+        second.run(until=lambda: outstanding() > 2 or all(one.phase is Phase.DONE for one in many))
+        assert [second.finish(one).n_cached for one in many] == [98] * 4
 
 
 def test_a_state_that_does_not_fit_is_a_miss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

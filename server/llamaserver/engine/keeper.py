@@ -15,6 +15,8 @@ from .sequence import Sequence
 from .slots import Resident
 from .stats import Stats
 
+_AT_ONCE = 2  # questions and unused answers
+_LOOK_AHEAD = 64  # requests of the queue
 _PATIENCE = 5.0  # seconds that a slow volume may hold a prompt up, at least
 
 
@@ -30,28 +32,41 @@ class Keeper:
         self._placement = placement
         self._stats = stats
         self._clock = clock
+        self._stuck: Lookup | None = None  # not answered in time
         placement.keeping = self
 
     # ---- prompts
 
     def prepare(self, queue: Iterable[Sequence]) -> None:
-        """Ask for the prompts that are next: not for more than there are slots for, their states are large."""
-        idle = sum(slot.idle for slot in self._placement.slots)
-        for sequence in islice(queue, idle):
-            if sequence.lookup is None:
-                self._ask(sequence)
-            elif sequence.held and self._clock() > sequence.lookup.until:
-                self.store.discard("slow_volume")
-                sequence.lookup = Lookup(sequence.keys[:0], (), (), done=True)
+        """Ask for the prompts that are next, few at a time: an answer holds a whole state."""
+        room = min(_AT_ONCE, sum(slot.idle for slot in self._placement.slots))
+        for sequence in islice(queue, _LOOK_AHEAD):
+            if room <= 0:
+                return
+            lookup = sequence.lookup or self._ask(sequence)
+            if not lookup.done and self._clock() > lookup.until:
+                self._give_up(sequence)
+            room -= sequence.held or sequence.offer is not None
 
-    def _ask(self, sequence: Sequence) -> None:
+    def _give_up(self, sequence: Sequence) -> None:
+        """The volume hangs: go on without, and ask nothing more until it has answered this."""
+        self.store.discard("slow_volume")
+        self._stuck, sequence.lookup = sequence.lookup, _nothing(sequence)
+
+    @property
+    def _hangs(self) -> bool:
+        if self._stuck is not None and self._stuck.done:
+            self._stuck = None
+        return self._stuck is not None
+
+    def _ask(self, sequence: Sequence) -> Lookup:
         partial = self._backend.info.partial_reuse
         limit = len(sequence.keys) - (2 if partial else 1)  # as for what the cache holds: the end is always evaluated
         have, _ = self._placement.best_source(sequence)
         wanted = sequence.kind == "completion" and sequence.params.cache_prompt
-        if not wanted or not self.store.may_have(have, limit):
-            sequence.lookup = Lookup(sequence.keys[:0], (), (), done=True)
-            return
+        if not wanted or self._hangs or not self.store.may_have(have, limit):
+            sequence.lookup = _nothing(sequence)
+            return sequence.lookup
         rate = self._stats.prompt_token_seconds()
         sequence.lookup = Lookup(
             keys=sequence.keys[:limit],
@@ -62,6 +77,7 @@ class Keeper:
             until=self._clock() + max(_PATIENCE, limit * rate),
         )
         self.store.find(sequence.lookup)
+        return sequence.lookup
 
     def load(self, resident: Resident, offer: Offer) -> bool:
         """Put a saved state into an empty resident."""
@@ -117,3 +133,8 @@ class Keeper:
     def unsaved(self) -> int:
         """Sequences that are still to be written, while all of them are."""
         return len(self.candidates()) + self.store.waiting if self.draining else 0
+
+
+def _nothing(sequence: Sequence) -> Lookup:
+    """An answer without an offer."""
+    return Lookup(sequence.keys[:0], (), (), done=True)

@@ -27,6 +27,7 @@ from .slots import common_prefix
 
 _log = logging.getLogger(__name__)
 _QUEUE = 2  # saves that wait; beyond them conversations stay where they are
+_QUEUE_BYTES = 256 << 20  # beyond them it is one at a time
 _SWEEP_EVERY = 60.0
 _FORGET_RATE = 300.0  # seconds after which a measured rate is no reason not to try again
 
@@ -69,7 +70,7 @@ class KVStore:
         )
         self._questions: SimpleQueue[Lookup | None] = SimpleQueue()
         self._saves: SimpleQueue[_Save | None] = SimpleQueue()
-        self._waiting = 0  # saves not finished
+        self._waiting = self._waiting_bytes = 0  # saves not finished
         self._rate = (0.0, 0.0)  # seconds a token of a restore, and when that was measured
         self._threads: list[threading.Thread] = []
         self._swept = time.monotonic()
@@ -115,7 +116,7 @@ class KVStore:
     @property
     def has_room(self) -> bool:
         """Whether another save can wait."""
-        return self._waiting < _QUEUE
+        return self._waiting == 0 or (self._waiting < _QUEUE and self._waiting_bytes < _QUEUE_BYTES)
 
     @property
     def waiting(self) -> int:
@@ -130,6 +131,7 @@ class KVStore:
         """Keep a sequence soon."""
         with self._counting:
             self._waiting += 1
+            self._waiting_bytes += state.nbytes
         self._saves.put(_Save(keys, scales, state))
 
     def note_restored(self, offer: Offer, seconds: float) -> None:
@@ -302,9 +304,11 @@ class KVStore:
             except Exception:
                 _log.exception("saving into the KV store failed")
                 self.discard("defect")
+            size = save.state.nbytes
             del save
             with self._counting:
                 self._waiting -= 1
+                self._waiting_bytes -= size
             self._wake()
             if self._disk is not None and time.monotonic() - self._swept > _SWEEP_EVERY:
                 self._disk.sweep()

@@ -74,8 +74,8 @@ class Scheduler:
         for sequence in list(self.queue):
             if sequence.n_decoded and sequence.rest():
                 continue  # stepped back because its client does not read
-            if sequence.held:
-                continue  # the KV store is looking for its prefix
+            if sequence.held or (sequence.lookup is None and self.placement.keeping is not None):
+                continue  # the KV store is looking for its prefix, or has not been asked yet
             slot = self.placement.choose_slot(sequence)
             if slot is None:
                 if sequence.params.id_slot < 0:
