@@ -78,6 +78,17 @@ def test_a_conversation_continues_after_a_restart(models: Models, kind: str, mod
         assert (slot["cache_source"], slot["n_prompt_tokens_cache"]) == ("disk", timings["cache_n"])
 
 
+@pytest.mark.parametrize("kind", ["llama", "gemma2", "mamba", "jamba"])
+def test_it_continues_in_a_unified_cache_too(models: Models, kind: str, tmp_path: Path) -> None:
+    model = getattr(models, kind)()
+    with serving(model, tmp_path, "--kv-unified") as (server, client):
+        history, _ = conversation(client)
+        terminate(server)
+    with serving(model, tmp_path, "--kv-unified") as (_, client):
+        timings = turn(client, history)["timings"]
+        assert (timings["cache_source"], timings["prompt_n"] <= 5) == ("disk", True)
+
+
 def test_another_layout_uses_the_same_store(models: Models, tmp_path: Path) -> None:
     with serving(models.llama(), tmp_path) as (server, client):
         history, _ = conversation(client)
