@@ -131,8 +131,8 @@ class Keeper:
 
     @property
     def unsaved(self) -> int:
-        """Sequences that are still to be written, while all of them are."""
-        return len(self.candidates()) + self.store.waiting if self.draining else 0
+        """Sequences that the store is to have and has not written yet."""
+        return len(self.candidates()) + self.store.waiting
 
 
 def _nothing(sequence: Sequence) -> Lookup:

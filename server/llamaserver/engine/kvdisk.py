@@ -78,7 +78,6 @@ class DiskTier:
         with self._tolerant("make the folder of"):
             for folder in (self._base, self._folder):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._folder.chmod(0o700)
             (self._folder / _ALIVE).touch(0o600)
         self.sweep()
         self.refresh()
@@ -307,12 +306,14 @@ class DiskTier:
         """Whether no other process sweeps now."""
         handle = os.open(self._base / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
+            mine = True
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                yield False
-                return
-            yield True
+                mine = False
+            except OSError as error:  # a volume without locks: two at once remove too much at worst
+                _log.debug("no lock on %s: %s", self._base, error)
+            yield mine
         finally:
             os.close(handle)
 

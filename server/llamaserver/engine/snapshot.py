@@ -79,4 +79,4 @@ class Snapshot:
     kv_cells_total: int = 0
     counters: Counters = field(default_factory=Counters)
     kv_store: StoreStats | None = None  # None: there is none
-    kv_unsaved: int = 0  # cached sequences that the store has not written yet, while it is to write all of them
+    kv_unsaved: int = 0  # cached sequences that it is to have and has not written yet
