@@ -82,6 +82,12 @@ CASES = {
         "SecretKeyNotFound",
         ("key other", "has-one-key"),
     ),
+    "half-a-pair": Case(
+        {"security": {"tls": {"secretName": "has-one-key"}}},
+        "Progressing",
+        "BadArguments",
+        ("/etc/llamaserver/tls/tls.crt", "No such file"),
+    ),
     "refused": Case(
         {"podTemplate": {"labels": {"team": "no label at all"}}},
         "Accepted",

@@ -63,7 +63,7 @@ def test_a_token_opens_what_is_not_public(llama: Llama, hub: Hub, tiny: Path) ->
     by_url.apply(model={"source": {"huggingFace": None, "http": {"url": f"{url}?download=true"}}})
     for each in (llama, by_url):
         message = each.until_condition("ModelAvailable", "False", "Unauthorized")
-        assert f"{url}" in message and "401 Unauthorized" in message
+        assert url in message and "401 Unauthorized" in message and "spec.model.credentialsSecretRef" in message
     about = {"name": "tokens", "namespace": llama.namespace}
     tokens = {"HF_TOKEN": "secret-1\n", "BEARER_TOKEN": "secret-1"}
     llama.cluster.kubectl.create({"apiVersion": "v1", "kind": "Secret", "metadata": about, "stringData": tokens})
@@ -79,12 +79,16 @@ def test_an_outage_of_the_hub_is_told_and_passes(llama: Llama, hub: Hub, large: 
     hub.add("outage/models", "main", "large.gguf", large)
     with hub.held("outage/models"):
         with hub.failing("outage/models"):
-            llama.apply(model=in_hub("outage/models", "large.gguf"))
+            llama.apply(model=in_hub("outage/models", "large.gguf"), rollout={"progressDeadlineSeconds": 60})
             message = llama.until_condition("ModelAvailable", "False", "DownloadFailed")
             assert "the server answered 503" in message
         llama.until_condition("ModelAvailable", "False", "Downloading")
         assert llama.condition("Progressing")[:2] == ("True", "RollingOut")
+        message = llama.until_condition("Progressing", "False", "ProgressDeadlineExceeded")
+        assert "timed out progressing" in message
+        assert llama.condition("Ready")[:2] == ("False", "Downloading")  # which says more
     llama.until_ready()
+    assert llama.condition("Progressing")[:2] == ("True", "Complete")
 
 
 def test_pods_of_one_claim_download_once_and_go_on_after_crashes(llama: Llama, hub: Hub, large: Path) -> None:
