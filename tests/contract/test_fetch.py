@@ -39,7 +39,11 @@ def arguments(container: Raw) -> Any:
     return fetch.parse(rest, IMAGE)
 
 
-@pytest.mark.parametrize("base", [base for base in BASES if model_files(parse(base)).downloads], ids=str)
+def _source(base: Raw) -> str:
+    return str(next(iter(base["model"]["source"])))
+
+
+@pytest.mark.parametrize("base", [base for base in BASES if model_files(parse(base)).downloads], ids=_source)
 def test_the_download_brings_the_files_where_the_server_looks(base: Raw):
     server, download = containers(base)
     read = arguments(download)
