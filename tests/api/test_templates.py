@@ -17,11 +17,13 @@ JINJA = (
 )
 
 
-def prompt_with(*args: str) -> str:
+def prompt_with(template: str, *args: str) -> str:
+    """A chat's prompt by the template that these options name; GET /props tells the same one."""
     with ServerProcess("-m", str(model_path()), "-c", "512", *args) as process:
         client = Client(process.url)
         answer = client.post("/v1/chat/completions", messages=MESSAGES, max_tokens=4)
         assert answer["usage"]["completion_tokens"] > 0
+        assert client.get("/props")["chat_template"] == template
         return str(client.post("/apply-template", messages=MESSAGES)["prompt"])
 
 
@@ -36,14 +38,14 @@ def prompt_with(*args: str) -> str:
     ids=["jinja", "llama2", "chatml"],
 )
 def test_option(template: str, prompt: str) -> None:
-    assert prompt_with("--chat-template", template) == prompt
+    assert prompt_with(template, "--chat-template", template) == prompt
 
 
 @pytest.mark.model
 def test_file(tmp_path: Path) -> None:
     file = tmp_path / "template.jinja"
     file.write_text(JINJA)
-    assert prompt_with("--chat-template-file", str(file)) == "[system] Be brief.\n[user] Hi\n[bot]"
+    assert prompt_with(JINJA, "--chat-template-file", str(file)) == "[system] Be brief.\n[user] Hi\n[bot]"
 
 
 @pytest.mark.parametrize(

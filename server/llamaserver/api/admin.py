@@ -13,6 +13,7 @@ from ..engine.snapshot import SlotView, Snapshot
 from ..errors import InvalidRequest, NotFound, NotSupported, Unavailable
 from . import slotfile
 from .body import json_response, read_json, read_value
+from .chat import template_text
 from .context import CONTEXT, Context
 from .fields import Fields
 from .metrics import exposition
@@ -63,7 +64,7 @@ async def props(request: web.Request) -> web.StreamResponse:
             "total_slots": engine.settings.n_slots,
             "model_alias": config.alias,
             "model_path": engine.info.path,
-            "chat_template": config.chat_template or engine.info.chat_template,
+            "chat_template": template_text(context),
             "bos_token": vocab.special_piece(vocab.bos).decode("utf-8", "replace") if vocab.bos >= 0 else "",
             "eos_token": vocab.special_piece(vocab.eos).decode("utf-8", "replace") if vocab.eos >= 0 else "",
             "modalities": {"vision": "vision" in engine.info.modalities, "audio": "audio" in engine.info.modalities},
