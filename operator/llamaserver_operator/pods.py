@@ -61,7 +61,9 @@ def _container(container: Manifest) -> Trouble | None:
     if reason in ("CreateContainerConfigError", "CreateContainerError", "RunContainerError"):
         return Trouble(condition, _missing(text) or reason, f"container {name}: {text}")
     if ended := _last_failure(container):
-        return _termination(name, condition, ended, waiting=bool(waiting))
+        # After the second time it is a loop, also while the container has another try.
+        loops = bool(waiting) or container.get("restartCount", 0) > 1
+        return _termination(name, condition, ended, loops=loops)
     return None
 
 
@@ -74,7 +76,7 @@ def _last_failure(container: Manifest) -> Manifest | None:
     return ended
 
 
-def _termination(name: str, condition: str, ended: Manifest, *, waiting: bool) -> Trouble | None:
+def _termination(name: str, condition: str, ended: Manifest, *, loops: bool) -> Trouble | None:
     told = _told(ended.get("message", ""))
     if told:
         reason, message = told
@@ -82,7 +84,7 @@ def _termination(name: str, condition: str, ended: Manifest, *, waiting: bool) -
     if ended.get("reason") == "OOMKilled":
         text = f"container {name} was killed for want of memory; raise spec.resources.limits.memory"
         return Trouble("Progressing", "OOMKilled", text)
-    if not waiting:
+    if not loops:
         return None  # it runs again; what matters is whether it ends again
     last = ended.get("message") or ended.get("reason") or "no message"
     text = f"container {name} ended with exit code {ended.get('exitCode')}: {' '.join(str(last).split())[-500:]}"

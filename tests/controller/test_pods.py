@@ -144,6 +144,10 @@ CASES: dict[str, tuple[Manifest, tuple[str, str, str] | None]] = {
         ("Progressing", "CrashLoopBackOff", "exit code 1: Error"),
     ),
     "crashed once and is tried again": (pod(containerStatuses=[server(RUNNING, lastState=ended(139))]), None),
+    "crashed twice and is tried again": (
+        pod(containerStatuses=[server(RUNNING, lastState=ended(139), restartCount=2)]),
+        ("Progressing", "CrashLoopBackOff", "exit code 139"),
+    ),
     "JSON that is not ours": (
         pod(containerStatuses=[server({"waiting": CRASH_LOOP}, lastState=ended(1, message='{"level": "fatal"}'))]),
         ("Progressing", "CrashLoopBackOff", '{"level": "fatal"}'),
