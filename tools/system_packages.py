@@ -21,7 +21,7 @@ TEST_PROGRAMS = {
     "buildah": "buildah",
     "docker-registry": "docker-registry",
 }
-# What a Kubernetes node is made of (tests/localcluster/ brings the rest), and what watches it.
+# What a Kubernetes node is made of; tests/localcluster/ brings the rest.
 CLUSTER_PROGRAMS = {
     "containerd": "containerd",
     "runc": "runc",
@@ -30,7 +30,6 @@ CLUSTER_PROGRAMS = {
     "ip": "iproute2",
     "busybox": "busybox-static",
     "openssl": "openssl",
-    "prometheus": "prometheus",
 }
 
 

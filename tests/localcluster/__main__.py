@@ -28,6 +28,7 @@ def main() -> None:
         prepare()
         binaries.helm(3)  # only tests use these
         binaries.scrape_config()
+        binaries.prometheus()
     elif chosen.command == "up":
         cluster.up()
     elif chosen.command == "down":

@@ -44,12 +44,14 @@ class GoProgram:
     stamps: tuple[str, ...] = ()  # -X settings of the linker
     duration: str = ""
     package: str = "."  # or one that the go.mod names as a tool
+    tags: tuple[str, ...] = ()
 
     @property
     def flags(self) -> list[str]:
         """What the binary depends on beside its sources."""
         stamps = "".join(f" -X {stamp}" for stamp in self.stamps)
-        return ["-trimpath", "-buildvcs=false", "-ldflags", f"-s -w{stamps}"]
+        tags = [f"-tags={','.join(self.tags)}"] if self.tags else []
+        return ["-trimpath", "-buildvcs=false", *tags, "-ldflags", f"-s -w{stamps}"]
 
     @property
     def place(self) -> Path:
@@ -171,6 +173,16 @@ def scrape_config() -> Path:
     folder = HERE / "scrapeconfig"
     version = _module_version(folder, _PROMETHEUS_OPERATOR)
     return GoProgram(folder, "scrapeconfig", version, (), ", about 2 minutes").ensure()
+
+
+@lru_cache
+def prometheus() -> Path:
+    """Prometheus with what it needs to discover pods; Debian's is built without."""
+    folder, module = HERE / "scrapeconfig", "github.com/prometheus/prometheus"
+    version = _module_version(folder, module)
+    tags = ("remove_all_sd", "enable_kubernetes_sd")
+    package = f"{module}/cmd/prometheus"
+    return GoProgram(folder, "prometheus", version, (), ", about 2 minutes", package, tags).ensure()
 
 
 @lru_cache

@@ -33,7 +33,11 @@ class Prometheus:
     def __enter__(self) -> Self:
         config = self._folder / "prometheus.yaml"
         config.write_text(self._generated())
-        command = [_NAME, f"--config.file={config}", f"--storage.tsdb.path={self._folder / 'tsdb'}"]
+        command = [
+            str(binaries.prometheus()),
+            f"--config.file={config}",
+            f"--storage.tsdb.path={self._folder / 'tsdb'}",
+        ]
         self._cluster.processes.start(_NAME, [*command, f"--web.listen-address=127.0.0.1:{_PORT}"])
         self._relay = self._cluster.forward("127.0.0.1", _PORT)
         try:
@@ -62,14 +66,12 @@ class Prometheus:
         kubectl = self._cluster.kubectl
         self._account.make().allow(*_MAY)
         token.write_text(kubectl("create", "token", _NAME, f"--namespace={self._account.namespace}").strip())
-        version = subprocess.run([_NAME, "--version"], capture_output=True, text=True, check=True).stdout.split()[2]
         api = {
             "host": f"https://{addresses.KUBERNETES}",
             "authorization": {"credentialsFile": str(token)},
             "tlsConfig": {"caFile": str(self._cluster.components.credentials.authority)},
         }
-        spec = {"version": f"v{version.partition('+')[0]}", "scrapeInterval": "1s", "scrapeTimeout": "1s"}
-        spec["evaluationInterval"] = "30s"
+        spec = {"scrapeInterval": "1s", "scrapeTimeout": "1s", "evaluationInterval": "30s"}
         about = {"name": _NAME, "namespace": self._account.namespace}
         wanted = {**spec, "serviceDiscoveryRole": "EndpointSlice", "apiserverConfig": api}
         given = {"prometheus": {"metadata": about, "spec": wanted}, "serviceMonitors": self._monitors}
