@@ -191,6 +191,18 @@ def test_few_states_are_in_memory_at_once(tmp_path: Path) -> None:
         assert [second.finish(one).n_cached for one in many] == [98] * 4
 
 
+def test_requests_for_a_busy_slot_keep_nobody_from_asking(tmp_path: Path) -> None:
+    with engine(tmp_path, n_slots=2) as driver:
+        long = driver.submit(tokens(60), n_predict=150, id_slot=0)
+        driver.run(until=lambda: long.phase is Phase.DECODE)
+        patient = [driver.submit(tokens(80, seed), n_predict=1, id_slot=0) for seed in range(3)]
+        other = driver.submit(tokens(100, 1), n_predict=1)
+        driver.run(until=lambda: other.phase is Phase.DONE)
+        assert long.phase is Phase.DECODE
+        assert all(one.phase is Phase.QUEUED for one in patient)
+        driver.run()
+
+
 def test_a_state_that_does_not_fit_is_a_miss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with engine(tmp_path) as first:
         first.answer(tokens(100), n_predict=1)

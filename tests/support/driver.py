@@ -102,9 +102,9 @@ class Driver:
         moved = self.core.step()
         self._deliver()
         self.check()
-        held = [sequence for sequence in self.core.scheduler.queue if sequence.held]
-        if not moved and held:
-            until(lambda: any(not sequence.held for sequence in held), "the store answers")
+        queue = list(self.core.scheduler.queue)
+        if not moved and any(sequence.lookup is not None for sequence in queue):  # answered by now, perhaps
+            until(lambda: not any(sequence.held for sequence in queue), "the store answers")
             return True
         return moved
 

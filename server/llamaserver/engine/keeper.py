@@ -5,7 +5,6 @@ decode that carries it out (`Placement.unsettled`).
 """
 
 from collections.abc import Callable, Iterable
-from itertools import islice
 
 from .backend import Backend
 from .kvstore import KVStore
@@ -16,7 +15,6 @@ from .slots import Resident
 from .stats import Stats
 
 _AT_ONCE = 2  # questions and unused answers
-_LOOK_AHEAD = 64  # requests of the queue
 _PATIENCE = 5.0  # seconds that a slow volume may hold a prompt up, at least
 
 
@@ -40,13 +38,20 @@ class Keeper:
     def prepare(self, queue: Iterable[Sequence]) -> None:
         """Ask for the prompts that are next, few at a time: an answer holds a whole state."""
         room = min(_AT_ONCE, sum(slot.idle for slot in self._placement.slots))
-        for sequence in islice(queue, _LOOK_AHEAD):
+        for sequence in queue:
             if room <= 0:
                 return
+            if self._waits_for_its_slot(sequence):
+                sequence.lookup = None  # an answer now would only take memory
+                continue
             lookup = sequence.lookup or self._ask(sequence)
             if not lookup.done and self._clock() > lookup.until:
                 self._give_up(sequence)
             room -= sequence.held or sequence.offer is not None
+
+    def _waits_for_its_slot(self, sequence: Sequence) -> bool:
+        wanted = sequence.params.id_slot
+        return wanted >= 0 and not self._placement.slots[wanted].idle
 
     def _give_up(self, sequence: Sequence) -> None:
         """The volume hangs: go on without, and ask nothing more until it has answered this."""
