@@ -26,7 +26,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def in_folders(folders: Path):
     """The operator writes these paths."""
     with pytest.MonkeyPatch.context() as patch:
