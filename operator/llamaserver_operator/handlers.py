@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import kopf
@@ -49,6 +49,26 @@ def _is_child(resource: Any) -> bool:
     return bool(resource.group != names.GROUP)
 
 
+class News:
+    """Which events of objects are worth a look.
+
+    A status is not: it is ours, and during a download each one written would call for the next, as fast as it goes.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[Key, list[Any]] = {}
+
+    def is_news(self, key: Key, event: Mapping[str, Any]) -> bool:
+        """Whether the object came, went, or has another spec."""
+        if event["type"] == "DELETED":
+            self._seen.pop(key, None)
+            return True
+        metadata = event["object"]["metadata"]
+        state = [metadata.get(field) for field in ("uid", "generation", "deletionTimestamp")]
+        before, self._seen[key] = self._seen.get(key), state
+        return state != before
+
+
 def registry(kinds: Iterable[Kind], notify: Callable[[Key], None]) -> kopf.OperatorRegistry:
     """One handler for the objects, one for what was made for them; a new registry, since the global one keeps all."""
     chosen = kopf.OperatorRegistry()
@@ -67,8 +87,12 @@ def registry(kinds: Iterable[Kind], notify: Callable[[Key], None]) -> kopf.Opera
             private_key_path=found.key_file,
         )
 
-    async def on_object(namespace: str | None, name: str | None, **_: Any) -> None:
-        notify((namespace or "", name or ""))
+    news = News()
+
+    async def on_object(namespace: str | None, name: str | None, event: kopf.RawEvent, **_: Any) -> None:
+        key = (namespace or "", name or "")
+        if news.is_news(key, event):
+            notify(key)
 
     async def on_child(body: kopf.Body, **_: Any) -> None:
         if (key := names.key_of(body)) is not None:
