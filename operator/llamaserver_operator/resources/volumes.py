@@ -19,7 +19,18 @@ class Volumes:
     fetch: list[Manifest] = field(default_factory=list)
 
     def add(self, name: str, volume: Manifest, mount_path: str, *, read_only: bool = True) -> None:
-        """One volume, mounted into the server."""
+        """One volume, mounted into the server.
+
+        A claim becomes one volume, however often it is named: a kubelet waits forever for a second one of it.
+        """
+        claim = volume.get("persistentVolumeClaim", {})
+        for known in self.volumes if claim else ():
+            have = known.get("persistentVolumeClaim", {})
+            if have.get("claimName") == claim["claimName"]:
+                if not claim.get("readOnly"):
+                    have.pop("readOnly", None)
+                self.server.append(_mount(known["name"], mount_path, read_only=read_only))
+                return
         self.volumes.append({"name": name, **volume})
         self.server.append(_mount(name, mount_path, read_only=read_only))
 
