@@ -232,7 +232,7 @@ def cache_restored(view: View) -> Condition:
 def ready(view: View, parts: list[Condition]) -> Condition:
     """True iff all pods are of the observed generation and available, or old ones serve while a rollout fails."""
     by_type = {part.type: part for part in parts}
-    if view.blocked:
+    if view.blocked or (view.refused and view.spec.replicas == 0):
         return Condition("Ready", "False", by_type["Accepted"].reason, by_type["Accepted"].message)
     if view.spec.replicas == 0:
         return Condition("Ready", "False", "ScaledToZero", "spec.replicas is 0")

@@ -8,11 +8,12 @@ from . import kinds, names
 from .config import Config
 from .observed import Observed, owner_uid
 from .pods import lacks_accelerator
+from .quantity import bytes_of
 from .resources import policies, services
 from .resources.claims import claims
 from .resources.deployment import deployment
 from .resources.template import current_template, recorded
-from .rollout import Problem, is_complete, shared_claim_problem, surges
+from .rollout import Problem, shared_claim_problem, surges
 from .spec import Spec, Text
 
 Manifest = dict[str, Any]
@@ -35,23 +36,34 @@ def make_plan(spec: Spec, observed: Observed, config: Config) -> Plan:
     problems = [*_texts_missing(spec, observed), *shared_claim_problem(spec, observed), *_strangers(observed)]
     if problems:
         return Plan(problems=tuple(problems))
-    if _leftovers(observed):
-        return Plan(waits=True)
+    if leftovers := _leftovers(observed):
+        text = f"what belongs to another object of this name, probably an earlier one, has to go first: {leftovers}"
+        return Plan(waits=True, problems=(Problem("WaitingForDeletion", text),))
     surge = surges(spec, observed)
     texts = _texts(spec, observed)
     template = current_template(spec, observed.owner, texts, recorded(observed.deployment), config)
     wanted = [
-        *claims(observed.owner, spec),
+        *(_at_least_as_large(claim, observed) for claim in claims(observed.owner, spec)),
         *_children(spec, observed, config),
         deployment(observed.owner, spec, template, surge=surge),
     ]
     return Plan(
         apply=tuple(wanted),
-        delete=tuple(_unwanted(spec, observed, wanted)),
+        delete=tuple(_unwanted(observed, wanted)),
         costs=_costs(spec, observed),
         problems=tuple(_monitor_missing(spec, observed)),
         replacing=not surge and lacks_accelerator(spec, observed),
     )
+
+
+def _at_least_as_large(claim: Manifest, observed: Observed) -> Manifest:
+    """Claims cannot shrink: one that was enlarged by hand, or by an earlier object, stays so."""
+    wanted, name = claim["spec"]["resources"]["requests"], claim["metadata"]["name"]
+    for live in observed.children.get(kinds.CLAIM, ()):
+        have = live["spec"]["resources"]["requests"]["storage"]
+        if live["metadata"]["name"] == name and bytes_of(have) > bytes_of(wanted["storage"]):
+            return {**claim, "spec": {**claim["spec"], "resources": {"requests": {"storage": have}}}}
+    return claim
 
 
 def _children(spec: Spec, observed: Observed, config: Config) -> Iterable[Manifest]:
@@ -112,20 +124,33 @@ def _monitor_missing(spec: Spec, observed: Observed) -> Iterable[Problem]:
         yield Problem("ServiceMonitorUnavailable", text, blocking=False)
 
 
-def _leftovers(observed: Observed) -> bool:
-    """Whether children of an earlier object of this name still exist."""
-    return any(uid != observed.uid for child in observed.all_children() if (uid := owner_uid(child)))
+def _leftovers(observed: Observed) -> str:
+    """The children of an earlier object of this name that still exist."""
+    left = [child for child in observed.all_children() if owner_uid(child) not in ("", observed.uid)]
+    return ", ".join(f"{child['kind']} {child['metadata']['name']}" for child in left)
 
 
-def _unwanted(spec: Spec, observed: Observed, wanted: list[Manifest]) -> Iterable[Manifest]:
+def _unwanted(observed: Observed, wanted: list[Manifest]) -> Iterable[Manifest]:
     keep = {(item["kind"], item["metadata"]["name"]) for item in wanted}
+    # What pods mount goes after them: those of the old template serve on, and may have to start again elsewhere.
+    keep |= set(_mounted(observed))
     for kind, items in observed.children.items():
         for child in items if kind != kinds.POD else ():
-            if owner_uid(child) != observed.uid or (kind.kind, child["metadata"]["name"]) in keep:
-                continue
-            # A claim goes when no pod of the old template uses it any more.
-            if kind != kinds.CLAIM or is_complete(spec, observed):
+            if owner_uid(child) == observed.uid and (kind.kind, child["metadata"]["name"]) not in keep:
                 yield child
+
+
+def _mounted(observed: Observed) -> Iterable[tuple[str, str]]:
+    """Kind and name of what the Deployment, as it is, and the pods mount."""
+    templates = [observed.deployment["spec"]["template"]] if observed.deployment else []
+    pods = [pod for pod in observed.pods if pod.get("status", {}).get("phase") not in ("Succeeded", "Failed")]
+    for item in (*templates, *pods):
+        for volume in item["spec"].get("volumes", []):
+            if claim := volume.get("persistentVolumeClaim"):
+                yield kinds.CLAIM.kind, claim["claimName"]
+            for source in (volume, *volume.get("projected", {}).get("sources", [])):
+                if texts := source.get("configMap"):
+                    yield kinds.CONFIG_MAP.kind, texts.get("name", "")
 
 
 def _costs(spec: Spec, observed: Observed) -> Mapping[str, int] | None:

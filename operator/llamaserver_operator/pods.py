@@ -8,7 +8,7 @@ from typing import Any
 
 from . import names
 from .observed import Observed
-from .spec import Spec
+from .spec import Accelerator, Spec
 
 Manifest = Mapping[str, Any]
 _MISSING = re.compile(r'(secret|configmap)s? "([^"]+)" not found')
@@ -123,9 +123,22 @@ def _missing(text: str) -> str:
 
 
 def lacks_accelerator(spec: Spec, observed: Observed) -> bool:
-    """Whether a new pod waits for an accelerator that no node has free."""
+    """Whether a new pod waits for an accelerator that no node has free, and an old one holds such a one.
+
+    An old pod that holds none would make room in vain, and its model would be gone: for a GPU that does not exist.
+    """
     gpu = spec.accelerator
     if gpu is None:
         return False
     wanted = f"Insufficient {gpu.resource}" if gpu.resource else "allocate all claims"
-    return any(wanted in unscheduled(pod) for pod in observed.new_pods())
+    new = observed.new_pods()
+    if not any(wanted in unscheduled(pod) for pod in new):
+        return False
+    names_ = {pod["metadata"]["name"] for pod in new}
+    return any(_holds(pod, gpu) for pod in observed.pods if pod["metadata"]["name"] not in names_)
+
+
+def _holds(pod: Manifest, gpu: Accelerator) -> bool:
+    limits = [container.get("resources", {}).get("limits", {}) for container in pod["spec"].get("containers", [])]
+    held = any(gpu.resource in limit for limit in limits) if gpu.resource else bool(pod["spec"].get("resourceClaims"))
+    return held and bool(pod["spec"].get("nodeName"))

@@ -65,12 +65,13 @@ class Reconciler:
             return None
         plan = make_plan(spec, observed, self._config)
         if plan.waits:
+            await self._tell(observed, rejected(observed, plan.problems[0], _now()))
             return _COLLECTING
         try:
             plan = await self._without_strangers(spec, observed, plan)
             observed = await self._execute(observed, plan)
         except (Forbidden, Invalid) as error:
-            problems = (*plan.problems, Problem(type(error).__name__, str(error), blocking=False))
+            problems = (Problem(type(error).__name__, str(error), blocking=False), *plan.problems)
             await self._tell(observed, status_of(spec, observed, problems, _now()))
             raise
         await self._tell(observed, status_of(spec, observed, plan.problems, _now()))
@@ -208,7 +209,8 @@ def _next_look(spec: Spec, observed: Observed, plan: Plan) -> float | None:
     if view.blocked:
         looks.append(_BLOCKED)
     elif spec.replicas and not view.complete:
-        looks.append(_STARTING)
+        # What is in trouble may stay so for days, and its end comes with an event.
+        looks.append(_BLOCKED if view.troubles else _STARTING)
     elif spec.replicas and not view.serving:
         looks.append(_BLOCKED)  # ready pods that do not answer the operator
     if _config_maps_named(spec):

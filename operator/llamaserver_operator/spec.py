@@ -5,7 +5,7 @@ in gives an error that names the field instead of a broken pod.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -436,8 +436,19 @@ def _check(spec: Spec) -> None:
             raise InvalidSpec(
                 f"spec.loraAdapters[{adapter.name}].source: a file of an adapter has no comma in its path"
             )
-    if spec.kv_cache and spec.kv_cache.max_size:
+    for field, text in _sizes(spec):
         try:
-            bytes_of(spec.kv_cache.max_size)
+            bytes_of(text)
         except ValueError as error:
-            raise InvalidSpec(f"spec.kvCache.maxSize: {error}") from None
+            raise InvalidSpec(f"spec.{field}: {error}") from None
+
+
+def _sizes(spec: Spec) -> Iterator[tuple[str, str]]:
+    """The quantities that the operator computes with."""
+    if spec.model.cache and (template := spec.model.cache.claim_template):
+        yield "model.cache.claimTemplate.size", template.size
+    if cache := spec.kv_cache:
+        if template := cache.volume.claim_template:
+            yield "kvCache.volume.claimTemplate.size", template.size
+        if cache.max_size:
+            yield "kvCache.maxSize", cache.max_size

@@ -118,4 +118,7 @@ def transitions(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tup
     return list(told.values())
 
 
-_ON_THE_WAY = {"RollingOut", "Downloading", "WaitingForDownload", "Loading", "ScaledToZero", "Empty", "NotWanted"}
+_ON_THE_WAY = {
+    "RollingOut", "Downloading", "WaitingForDownload", "Loading", "ScaledToZero", "Empty", "NotWanted",
+    "WaitingForDeletion",
+}  # fmt: skip

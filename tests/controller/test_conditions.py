@@ -40,6 +40,7 @@ UNSCHEDULABLE = pod(
 LATE = [{"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded", "message": "timed out"}]
 QUOTA = [{"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "exceeded quota"}]
 BLOCKED = Problem("NeedsReadWriteMany", "spec.model.cache: needs ReadWriteMany")
+REFUSED = Problem("Forbidden", "Service demo: forbidden", blocking=False)
 MINOR = Problem("ServiceMonitorUnavailable", "no CRD", blocking=False)
 
 
@@ -68,6 +69,9 @@ READY: dict[str, tuple[Manifest, list[Manifest], Manifest, tuple[Problem, ...], 
     "scaled to zero": ({**PLAIN, "replicas": 0}, [], counts(0), (), ("False", "ScaledToZero"), ("True", "Complete")),
     "scaled to zero, pods still end": (
         {**PLAIN, "replicas": 0}, NEW, counts(2), (), ("False", "ScaledToZero"), ("True", "RollingOut"),
+    ),
+    "scaled to zero, and the API server refuses": (
+        {**PLAIN, "replicas": 0}, [], counts(0), (REFUSED, MINOR), ("False", "Forbidden"), ("False", "Forbidden"),
     ),
     "a rollout fails while old pods serve": (
         PLAIN, [*OLD, CRASHING], counts(3, 1, 2), (), ("True", "RolloutFailing"), ("False", "ModelLoadFailed"),
@@ -129,6 +133,7 @@ def test_blocking_problems_are_told_before_small_ones():
 
 def test_an_old_pod_that_makes_room_is_waited_for():
     old = pod("old-0", "old", ready=True)
+    old["spec"]["containers"] = [{"name": "server", "resources": {"limits": {"nvidia.com/gpu": "1"}}}]
     found = situation(GPU, [old, UNSCHEDULABLE], counts(2, 1, 1))
     assert (found["Progressing"].status, found["Scheduled"].reason) == ("True", "Unschedulable")
     found = situation(GPU, [UNSCHEDULABLE], counts(1, 1, 0))

@@ -149,8 +149,15 @@ def unschedulable(message: str) -> Raw:
 def scarce(raw: Raw, message: str) -> tuple[Any, Observed]:
     spec = parse(raw)
     plan = make_plan(spec, world(spec), CONFIG)
-    pods = [pod("old-0", "old", ready=True), unschedulable(message)]
+    pods = [serving(raw), unschedulable(message)]
     return spec, rolled_out(spec, plan, pods, counts(2, 1, 1))
+
+
+def serving(raw: Raw) -> Raw:
+    """A pod of the old template, on the accelerator of a spec."""
+    spec = deployment(make_plan(parse(raw), world(parse(raw)), CONFIG))["spec"]["template"]["spec"]
+    old = pod("old-0", "old", ready=True)
+    return {**old, "spec": {**spec, **old["spec"]}}
 
 
 @pytest.mark.parametrize(("raw", "message"), [(GPU, SCARCE), (DRA, SCARCE_DRA)], ids=["resource", "claims"])
@@ -172,7 +179,18 @@ def test_auto_goes_over_to_replacing_when_there_is_no_free_gpu(raw: Raw, message
     ids=["surge", "memory", "cpu", "another-resource"],
 )
 def test_nothing_else_goes_over_to_replacing(raw: Raw, message: str):
+    stays(*scarce(raw, message))
+
+
+@pytest.mark.parametrize(("raw", "message"), [(GPU, SCARCE), (DRA, SCARCE_DRA)], ids=["resource", "claims"])
+def test_an_old_pod_that_holds_no_such_gpu_does_not_make_room_in_vain(raw: Raw, message: str):
     spec, observed = scarce(raw, message)
+    other = {**GPU, "accelerator": {"vendor": "AMD"}}
+    for pods in ([serving({"model": {"source": IMAGE}})], [serving(other)], []):
+        stays(spec, replace(observed, pods=[*pods, observed.pods[1]]))
+
+
+def stays(spec: Any, observed: Observed) -> None:
     plan = make_plan(spec, observed, CONFIG)
     assert not plan.replacing
     assert update(plan) == SURGE
@@ -209,14 +227,13 @@ FULL: Raw = {
 @pytest.mark.parametrize(
     ("change", "gone"),
     [
-        ({"chatTemplate": {"configMapKeyRef": {"name": "a", "key": "b"}}}, [("ConfigMap", "demo-config")]),
         ({"replicas": 1}, [("PodDisruptionBudget", "demo")]),
         ({"replicas": 0}, [("PodDisruptionBudget", "demo")]),
         ({"security": {"networkPolicy": {"mode": "None"}}}, [("NetworkPolicy", "demo")]),
         ({"observability": {"serviceMonitor": "Never"}}, [("ServiceMonitor", "demo")]),
         ({"replicas": 3}, []),
     ],
-    ids=["text", "one", "none", "policy", "monitor", "more"],
+    ids=["one", "none", "policy", "monitor", "more"],
 )
 def test_children_that_are_no_longer_wanted_go(change: Raw, gone: list[tuple[str, str]]):
     spec = parse({**FULL, **change})
@@ -227,13 +244,41 @@ def test_children_that_are_no_longer_wanted_go(change: Raw, gone: list[tuple[str
 WITH_CLAIM: Raw = {"model": {"source": HTTP, "cache": {**template(RWX), "retentionPolicy": "Delete"}}}
 
 
-def test_a_claim_goes_when_no_old_pod_uses_it_any_more():
-    spec = parse({"model": {"source": HTTP}})
-    have = present(WITH_CLAIM)
-    plan = make_plan(spec, replace(world(spec), children=have), CONFIG)
-    assert deleted(plan) == []
-    done = replace(world(spec), children={**have, kinds.DEPLOYMENT: [settled(deployment(plan))]})
-    assert deleted(make_plan(spec, done, CONFIG)) == [("PersistentVolumeClaim", "demo-model-cache")]
+MOUNTED: Any = pytest.mark.parametrize(
+    ("raw", "kind", "name"),
+    [
+        (WITH_CLAIM, kinds.CLAIM, "demo-model-cache"),
+        ({"model": {"source": HTTP}, "systemPrompt": {"inline": "t"}}, kinds.CONFIG_MAP, "demo-config"),
+    ],
+    ids=["claim", "texts"],
+)
+
+
+@MOUNTED
+def test_what_pods_mount_goes_when_no_old_pod_mounts_it_any_more(raw: Raw, kind: Kind, name: str):
+    before, spec = parse(raw), parse({"model": {"source": HTTP}})
+    have = present(raw)
+    old = settled(have[kinds.DEPLOYMENT][0])
+    serves = replace(world(before), children={**have, kinds.DEPLOYMENT: [old]})
+    plan = make_plan(spec, serves, CONFIG)
+    assert deleted(plan) == [], "all is well, but with pods of the template before"
+    new = {**have, kinds.DEPLOYMENT: [settled(deployment(plan))]}
+    pods = [serving(raw)]
+    assert deleted(make_plan(spec, replace(world(spec), children=new, pods=pods), CONFIG)) == []
+    pods[0]["status"]["phase"] = "Failed"
+    for rest in (pods, []):
+        done = replace(world(spec), children=new, pods=rest)
+        assert deleted(make_plan(spec, done, CONFIG)) == [(kind.kind, name)]
+
+
+@pytest.mark.parametrize(("have", "size"), [("512Mi", "1Gi"), ("1024Mi", "1Gi"), ("3Gi", "3Gi")])
+def test_a_claim_that_was_enlarged_stays_so(have: str, size: str):
+    spec = parse({"model": {"source": HTTP, "cache": template(RWX)}})
+    made = present({"model": {"source": HTTP, "cache": template(RWX)}})
+    made[kinds.CLAIM][0]["spec"]["resources"]["requests"]["storage"] = have
+    plan = make_plan(spec, replace(world(spec), children=made), CONFIG)
+    (claim,) = [item for item in plan.apply if item["kind"] == "PersistentVolumeClaim"]
+    assert claim["spec"]["resources"]["requests"]["storage"] == size
 
 
 def test_a_retained_claim_never_goes():
@@ -290,6 +335,9 @@ def test_children_of_an_earlier_object_of_the_name_are_waited_for():
     old["metadata"] = {**old["metadata"], "ownerReferences": [reference]}
     plan = make_plan(spec, replace(world(spec), children=have), CONFIG)
     assert plan.waits
+    assert [(problem.reason, "Service demo" in problem.message) for problem in plan.problems] == [
+        ("WaitingForDeletion", True)
+    ]
     assert (plan.apply, plan.delete) == ((), ())
 
 
