@@ -4,6 +4,7 @@ It stands there under names of its own, so that no operator acts on the objects.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -67,8 +68,8 @@ def schema_nodes(node: Any) -> Iterator[dict[str, Any]]:
 class Api:
     """Objects of the schema in one namespace."""
 
-    def __init__(self, api: client.ApiClient) -> None:
-        self._objects, self._where = client.CustomObjectsApi(api), (GROUP, VERSION, NAMESPACE, PLURAL)
+    def __init__(self, api: client.ApiClient, namespace: str) -> None:
+        self._objects, self._where = client.CustomObjectsApi(api), (GROUP, VERSION, namespace, PLURAL)
 
     def create(self, spec: dict[str, Any], name: str = "sample", **how: Any) -> dict[str, Any]:
         body = {"apiVersion": f"{GROUP}/{VERSION}", "kind": "LlamaServer", "metadata": {"name": name}, "spec": spec}
@@ -104,9 +105,16 @@ def reason(error: client.ApiException) -> str:
 
 @pytest.fixture(scope="module")
 def api(cluster) -> Iterator[Api]:
+    with schema_served(cluster, NAMESPACE) as made:
+        yield made
+
+
+@contextmanager
+def schema_served(cluster, namespace: str) -> Iterator[Api]:
+    """The schema on the API server, and a namespace for its objects."""
     with config.new_client_from_config(str(cluster.kubeconfig)) as kube:
-        made, definitions = Api(kube), client.ApiextensionsV1Api(kube)
-        cluster.kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+        made, definitions = Api(kube, namespace), client.ApiextensionsV1Api(kube)
+        cluster.kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
         definitions.create_custom_resource_definition(crd())
         try:
             until(lambda: _served(made), "the resource is served")
@@ -116,7 +124,7 @@ def api(cluster) -> Iterator[Api]:
             yield made
         finally:
             cluster.kubectl.delete("crd", RESOURCE)
-            cluster.kubectl.delete("namespace", NAMESPACE, wait=False)
+            cluster.kubectl.delete("namespace", namespace, wait=False)
 
 
 def _served(api: Api) -> bool:

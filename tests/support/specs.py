@@ -32,7 +32,11 @@ _OTHERS: dict[str, list[Any]] = {
     "security.networkPolicy.from[].ipBlock.cidr": ["10.0.0.0/9"],
     "security.networkPolicy.from[].ipBlock.except": [["10.2.0.0/16"]],
     "podTemplate.affinity": [{"nodeAffinity": {}}],
-    "podTemplate.topologySpreadConstraints": [[{"maxSkew": 2}]],
+    "podTemplate.topologySpreadConstraints": [
+        [{"maxSkew": 2, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}]
+    ],
+    "resources.requests": [{"cpu": 1, "memory": "8Gi"}],
+    "resources.limits": [{"cpu": 4, "memory": "16Gi"}],
     "podTemplate.env[].valueFrom": [{"fieldRef": {"fieldPath": "metadata.uid"}}],
     "podTemplate.securityContext.supplementalGroups": [[3001]],
 }
@@ -46,6 +50,8 @@ def variants(path: Path) -> Iterator[tuple[Spec, Spec]]:
             continue
         for other in _OTHERS.get(text(path)) or _others(LEAVES[path], value):
             changed = put(base, path, other)
+            if get(changed, ("kvCache", "scope")) == "Shared" and "claimName" not in changed["kvCache"]["volume"]:
+                continue  # a rule is against it
             assert errors(changed) == [], (path, other)
             yield base, changed
 
