@@ -17,6 +17,7 @@ _STARTUP_PERIOD = 5
 _SAVE_RATE = 100 * 2**20  # bytes/s that a slow network volume takes
 _SAVE_DEFAULT = 60  # seconds for a store without maxSize
 _MARGIN = 10  # seconds
+_FETCH_NEEDS = {"cpu": "100m", "memory": "128Mi"}  # requests of the download when the spec says nothing
 
 
 def pod_template(spec: Spec, namespace: str, name: str, image: str, config: Config) -> Manifest:
@@ -139,13 +140,23 @@ def _fetch(spec: Spec, files: ModelFiles, volumes: Volumes, owner: str, hf_endpo
         "ports": [{"name": "fetch", "containerPort": names.MANAGEMENT_PORT, "protocol": "TCP"}],
         "securityContext": _CONTAINER_SECURITY,
         "volumeMounts": volumes.fetch,
-        "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}},
+        "resources": _fetch_resources(spec),
     }
     if hf_endpoint:
         container["env"] = [{"name": "HF_ENDPOINT", "value": hf_endpoint}]
     if secret := spec.model.credentials_secret_ref:
         container["envFrom"] = [{"secretRef": {"name": secret.name}}]
     return container
+
+
+def _fetch_resources(spec: Spec) -> Manifest:
+    """CPU and memory of the server, which cost nothing more here: so quotas and the class Guaranteed are met, too."""
+    given = {"requests": spec.resources.requests, "limits": spec.resources.limits}
+    made = {how: {name: values[name] for name in _FETCH_NEEDS if name in values} for how, values in given.items()}
+    for name, small in _FETCH_NEEDS.items():
+        if name not in made["requests"] and name not in made["limits"]:
+            made["requests"][name] = small
+    return {how: values for how, values in made.items() if values}
 
 
 def _overlay(spec: Spec) -> Manifest:
