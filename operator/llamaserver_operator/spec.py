@@ -429,8 +429,7 @@ def _check(spec: Spec) -> None:
         if (flag := argument.partition("=")[0]) in OWNED_ARGUMENTS:
             raise InvalidSpec(f"spec.engine.extraArgs: {flag} belongs to a field of this object or to the operator")
     for volume in spec.pod_template.volumes:
-        if "hostPath" in volume:
-            raise InvalidSpec(f"spec.podTemplate.volumes[{volume.get('name')}].hostPath: hostPath is not allowed")
+        _check_volume(volume, f"spec.podTemplate.volumes[{volume.get('name')}]")
     for adapter in spec.lora_adapters:
         if "," in adapter.source.place:  # it separates adapters on the server's command line
             raise InvalidSpec(
@@ -441,6 +440,13 @@ def _check(spec: Spec) -> None:
             bytes_of(text)
         except ValueError as error:
             raise InvalidSpec(f"spec.{field}: {error}") from None
+
+
+def _check_volume(volume: Mapping[str, Any], field: str) -> None:
+    if "hostPath" in volume:
+        raise InvalidSpec(f"{field}.hostPath: hostPath is not allowed")
+    if any("serviceAccountToken" in source for source in volume.get("projected", {}).get("sources", ())):
+        raise InvalidSpec(f"{field}.projected: pods get no token of a ServiceAccount")
 
 
 def _sizes(spec: Spec) -> Iterator[tuple[str, str]]:

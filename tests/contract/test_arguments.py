@@ -239,7 +239,7 @@ def written() -> set[str]:
     """Every option that the operator can write, found by setting every field to every value."""
     found: set[str] = set()
     for path in LEAVES:
-        if "extraArgs" not in path and "hostPath" not in path:
+        if not {"extraArgs", "hostPath", "serviceAccountToken"} & set(path):
             for pair in variants(path):
                 for spec in pair:
                     found |= {word.partition("=")[0] for word in rendered(without_extra(spec)) if word[:2] == "--"}

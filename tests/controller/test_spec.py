@@ -52,6 +52,10 @@ WRONG = [
         {"podTemplate": {"volumes": [{"name": "root", "hostPath": {"path": "/"}}]}},
         "spec.podTemplate.volumes[root].hostPath: hostPath is not allowed",
     ),
+    (
+        {"podTemplate": {"volumes": [{"name": "t", "projected": {"sources": [{"serviceAccountToken": {}}]}}]}},
+        "spec.podTemplate.volumes[t].projected: pods get no token of a ServiceAccount",
+    ),
 ]
 
 
