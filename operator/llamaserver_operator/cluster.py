@@ -34,6 +34,7 @@ _MERGE = "application/merge-patch+json"
 _APPLY = "application/apply-patch+yaml"  # JSON is YAML
 _ERRORS = {400: Invalid, 403: Forbidden, 404: NotFound, 409: Conflict, 422: Invalid, 429: Unreachable}
 _NOT_OF_THE_SCHEMA = "failed to create typed patch object"  # how server-side apply says 422
+_NOT_KNOWN_YET = "cannot find RESTMapping"  # an admission plugin that has not heard of a new CRD: passes in seconds
 
 
 async def credentials() -> Configuration:
@@ -58,6 +59,8 @@ def _error(status: int, data: bytes) -> ClusterError:
     kind = Unreachable if status >= 500 else _ERRORS.get(status, ClusterError)
     if status == 500 and message.startswith(_NOT_OF_THE_SCHEMA):
         kind = Invalid
+    if status == 403 and _NOT_KNOWN_YET in message:
+        kind = Unreachable
     return kind(message or f"the API server answered {status}")
 
 

@@ -109,6 +109,14 @@ async def test_a_connection_cut_in_the_middle(fake: Fake) -> None:
         await cluster.get(CONFIG_MAP, "ns", "thing")
 
 
+async def test_a_refusal_for_want_of_a_mapping_passes(fake: Fake) -> None:
+    """Right after the CRD was installed, admission knows owners of that kind some seconds later."""
+    text = "cannot set blockOwnerDeletion in this case because cannot find RESTMapping for Kind LlamaServer"
+    cluster = await fake.cluster(answer(403, f'{{"kind": "Status", "message": "{text}"}}'))
+    with pytest.raises(Unreachable, match="RESTMapping"):
+        await cluster.get(CONFIG_MAP, "ns", "thing")
+
+
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
 async def test_an_answer_that_may_be_another_the_next_time(fake: Fake, status: int) -> None:
     cluster = await fake.cluster(answer(status, '{"kind": "Status", "message": "etcd: leader changed"}'))
