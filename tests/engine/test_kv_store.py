@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import threading
@@ -228,6 +229,15 @@ def test_files_of_models_that_nobody_serves_are_collected(tmp_path: Path) -> Non
     assert len(files(folder)) == 4
     assert not list(folder.rglob(".tmp-*"))
     assert (folder / "something else").exists()
+
+
+def test_a_folder_that_was_collected_meanwhile_is_made_again(tmp_path: Path) -> None:
+    with opened(tmp_path / "kv") as store:
+        save(store, keys(200))
+        shutil.rmtree(tmp_path / "kv")
+        save(store, keys(300, 1))
+        assert found(store, keys(300, 1)) == 300
+        assert found(store, keys(200)) == 0
 
 
 def test_memory_is_bounded_too() -> None:

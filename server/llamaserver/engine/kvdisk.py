@@ -27,6 +27,7 @@ Lock = AbstractContextManager[Any]
 _log = logging.getLogger(__name__)
 _TEMPORARY = ".tmp-"
 _ALIVE = ".used"  # touched by who uses the folder
+_SETTLED = 2_000_000_000  # nanoseconds after which a folder's time tells whether it has changed
 _ABANDONED = 3600.0  # seconds after which a temporary file has no writer any more
 _ORPHANED = 24 * 3600.0  # seconds without a user after which another fingerprint's folder goes
 _LOW_WATER = 0.9  # an eviction leaves this much of max_bytes
@@ -97,7 +98,7 @@ class DiskTier:
                 block = BlockId.parse(name)
                 if block is not None:
                     self.index.add(block)
-            self._names, self._seen = names, stamp
+            self._names, self._seen = names, stamp if time.time_ns() - stamp > _SETTLED else -1
 
     def _drop(self, name: str) -> None:
         block = BlockId.parse(name)
@@ -153,6 +154,7 @@ class DiskTier:
         if not blocks or not self.writable:
             return 0
         try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             for block in blocks:
                 written += self._write_making_room(block, now, blocks)
             _sync_folder(self._folder)
@@ -290,7 +292,8 @@ class DiskTier:
             os.utime(self._folder / _ALIVE)
         for folder in self._folders():
             alive = folder / _ALIVE
-            orphan = folder != self._folder and (not alive.exists() or now - alive.stat().st_mtime > _ORPHANED)
+            used = (alive if alive.exists() else folder).stat().st_mtime
+            orphan = folder != self._folder and now - used > _ORPHANED
             for entry in list(os.scandir(folder)):
                 stale = entry.name.startswith(_TEMPORARY) and now - entry.stat().st_mtime > _ABANDONED
                 if orphan or stale:

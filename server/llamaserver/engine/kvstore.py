@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Literal
 
 from . import kvblocks
@@ -298,7 +298,16 @@ class KVStore:
     def _write_loop(self) -> None:
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)  # decode goes first
-        while (save := self._saves.get()) is not None:
+        while True:
+            if self._disk is not None and time.monotonic() - self._swept > _SWEEP_EVERY:
+                self._disk.sweep()
+                self._swept = time.monotonic()
+            try:
+                save = self._saves.get(timeout=_SWEEP_EVERY)
+            except Empty:
+                continue
+            if save is None:
+                return
             try:
                 self._keep(save)
             except Exception:
@@ -310,9 +319,6 @@ class KVStore:
                 self._waiting -= 1
                 self._waiting_bytes -= size
             self._wake()
-            if self._disk is not None and time.monotonic() - self._swept > _SWEEP_EVERY:
-                self._disk.sweep()
-                self._swept = time.monotonic()
 
     def _keep(self, save: _Save) -> None:
         """Cut and write what is not there yet."""
