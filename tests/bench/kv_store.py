@@ -29,6 +29,7 @@ from .stats import Target
 
 OWN = 16  # tokens of a turn
 ANSWER = 8
+PACE = 120  # tokens of the stream for each conversation that ends beside it
 RESTART, RAM, KEPT = Target("<=", 1 / 10), Target("<=", 1 / 10), Target(">=", 0.97)
 _WITH, _WITHOUT = "saving", "not_saving"
 
@@ -179,7 +180,7 @@ def kv_overhead(bench: Bench) -> tuple[list[Row], Samples]:
             together([call(side.port, base, 1, id_slot=1)])
             more = [base + words(f"more {number}", 4 * (i + 1)) for i in range(beats)]
             ends = [call(side.port, text, 1, id_slot=1) for text in more]
-            stream = call(side.port, words(f"stream {side.name} {number}", 32), 45 * beats, id_slot=0)
+            stream = call(side.port, words(f"stream {side.name} {number}", 32), PACE * beats, id_slot=0)
             running, ended = metronome(stream, ends, after=8, seconds=1.0)
             gap = running.longest_gap(ended[0].sent, running.times[-1])
             return {"rate": running.rate, "gap": gap, "ended": float(len(ended))}
