@@ -135,7 +135,7 @@ async def run(args: argparse.Namespace, environ: Mapping[str, str]) -> None:
     progress = Progress()
     runner = web.AppRunner(management_app(progress), access_log=None, shutdown_timeout=0.5)
     await runner.setup()
-    keeping = None
+    claim = keeping = None
     try:
         if args.management_port:
             await _listen(runner, args.management_host, args.management_port)
@@ -143,7 +143,12 @@ async def run(args: argparse.Namespace, environ: Mapping[str, str]) -> None:
             claim = model_cache.Claim(args.models_dir, args.owner, tuple(dict.fromkeys(file.key for file in files)))
             await asyncio.to_thread(_name, claim)
             keeping = asyncio.create_task(model_cache.keep(claim, prune=False))
-        await fetch_all(files, args.models_dir, progress)
+        try:
+            await fetch_all(files, args.models_dir, progress)
+        except DownloadError as error:
+            if error.reason != "DiskFull" or claim is None or not await asyncio.to_thread(_make_room, claim):
+                raise
+            await fetch_all(files, args.models_dir, progress)
     except DownloadError as error:
         progress.error = str(error)
         raise
@@ -166,6 +171,15 @@ def _name(claim: model_cache.Claim) -> None:
         claim.use()
     except OSError as error:
         raise download.cannot_write(claim.folder, error) from error
+
+
+def _make_room(claim: model_cache.Claim) -> bool:
+    """Remove what the owner no longer names and no pod of it uses: the server that does so else needs this download."""
+    try:
+        return bool(claim.prune())
+    except (OSError, ValueError) as error:
+        _log.warning("cannot make room in %s: %s", claim.folder, error)
+        return False
 
 
 async def _until_signal(args: argparse.Namespace, environ: Mapping[str, str]) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from llamaserver import download, fetch
+from llamaserver import download, fetch, model_cache
 from llamaserver.digest import recorded
 from llamaserver.errors import DownloadError
 from llamaserver.fetch_spec import wanted
@@ -272,6 +272,31 @@ def test_a_disk_that_fills_up_tells_its_reason(start, folder, tmp_path):
     assert running.reason()["reason"] == "DiskFull"
     assert "No space left on device" in running.reason()["message"]
     assert "Traceback" not in running.log
+
+
+@pytest.mark.parametrize(("idle", "fits"), [(3600, True), (5, False)], ids=["unused", "in-use"])
+async def test_a_full_disk_is_freed_of_what_the_owner_no_longer_uses(folder, mirror, monkeypatch, idle, fits):
+    """The server, which does so else, would never start."""
+    folder.mkdir()
+    former = model_cache.Claim(folder, "a/b", ("hf-former",))
+    former.name()
+    (folder / "hf-former" / "model.gguf").write_bytes(b"former")
+    past = (folder / "hf-former").stat().st_mtime - idle
+    os.utime(folder / "hf-former" / ".owners" / model_cache.escaped("a/b"), (past, past))
+    real = download.shutil.disk_usage(folder)
+    full = real._replace(free=1 << 20)
+    monkeypatch.setattr(
+        download.shutil, "disk_usage", lambda _: full if (folder / "hf-former" / "model.gguf").exists() else real
+    )
+    args = fetch.parse(["--models-dir", str(folder), "--owner", "a/b", "--file", json.dumps(http(mirror))], {})
+    if fits:
+        await fetch.run(args, {})
+        assert sorted(path.name for path in folder.rglob("*.gguf")) == ["model.gguf"]
+    else:
+        with pytest.raises(DownloadError) as failed:
+            await fetch.run(args, {})
+        assert failed.value.reason == "DiskFull"
+    assert (folder / "hf-former").exists() != fits
 
 
 def test_the_command_needs_no_model_library(tmp_path):
