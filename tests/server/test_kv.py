@@ -1,0 +1,114 @@
+"""Which servers may use each other's states, and how the files behind that are told apart."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from llamaserver import digest, kv
+from llamaserver.config import Config
+from llamaserver.engine.backend import ModelInfo
+
+from tests.support.toy import ToyBackend
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"weights")
+    return path
+
+
+def made(config: Config, model: Path, info: ModelInfo) -> bytes:
+    known = kv.digests(kv.files(config, model), "")
+    return kv.fingerprint(config, model, info, known)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"cache_type_k": "q8_0"}, {"cache_type_v": "q8_0"}, {"flash_attn": "on"}, {"rope_scaling": "yarn"},
+        {"rope_freq_base": 1e6}, {"rope_freq_scale": 0.5}, {"yarn_orig_ctx": 512}, {"yarn_ext_factor": 0.5},
+        {"yarn_attn_factor": 0.5}, {"yarn_beta_fast": 2.0}, {"yarn_beta_slow": 2.0},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_changes_the_numbers_in_a_state_changes_the_fingerprint(change: dict[str, Any], model: Path) -> None:
+    info = ToyBackend().info
+    assert made(Config(**change), model, info) != made(Config(), model, info)
+
+
+@pytest.mark.parametrize("change", [{"parallel": 8}, {"ctx_size": 8192}, {"batch_size": 64}, {"threads": 1}], ids=str)
+def test_what_does_not_keeps_it(change: dict[str, Any], model: Path) -> None:
+    info = ToyBackend().info
+    assert made(Config(**change), model, info) == made(Config(), model, info)
+    assert made(Config(), model, replace(info, n_seq_max=9, n_ctx=9, unified=True)) == made(Config(), model, info)
+
+
+def test_model_projector_and_library_are_part_of_it(model: Path, tmp_path: Path) -> None:
+    info, projector = ToyBackend().info, tmp_path / "mmproj.gguf"
+    projector.write_bytes(b"eyes")
+    plain, seeing = made(Config(), model, info), made(Config(mmproj=str(projector)), model, info)
+    projector.write_bytes(b"other eyes")
+    other_eyes = made(Config(mmproj=str(projector)), model, info)
+    other_version = made(Config(), model, replace(info, state_version=99))
+    model.write_bytes(b"other weights")
+    assert len({plain, seeing, other_eyes, other_version, made(Config(), model, info)}) == 5
+
+
+def test_a_state_that_cannot_be_cut_is_of_one_layout(model: Path) -> None:
+    info = replace(ToyBackend().info, partial_reuse=False)
+    assert made(Config(), model, info) != made(Config(), model, replace(info, n_seq_max=9))
+    assert made(Config(), model, info) == made(Config(), model, replace(info, n_ctx=info.n_ctx * 2))
+
+
+def test_factors_for_long_contexts_are_other_numbers(model: Path) -> None:
+    metadata = {"toy.rope.scaling.original_context_length": "4096"}
+    short = replace(ToyBackend().info, metadata=metadata, n_ctx=8192, n_seq_max=2)
+    assert made(Config(), model, short) != made(Config(), model, replace(short, n_ctx=16384))
+    assert made(Config(), model, short) == made(Config(), model, replace(short, n_ctx=4096))
+
+
+def test_every_part_of_a_split_model_counts(tmp_path: Path) -> None:
+    parts = [tmp_path / f"m-0000{n}-of-00003.gguf" for n in (1, 2, 3)]
+    assert kv.files(Config(lora=(("a.gguf", 0.5),), mmproj="p.gguf"), parts[0]) == [
+        *parts, Path("p.gguf"), Path("a.gguf"),
+    ]  # fmt: skip
+
+
+def test_a_digest_that_cannot_be_kept_beside_the_model_is_kept_in_the_store(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(digest, "record", read_only)
+    store = tmp_path / "kv"
+    found = kv.digests([model], str(store))
+    computed = digest.compute(model)
+    assert found == {model: computed}
+    monkeypatch.setattr(digest, "compute", lambda path: pytest.fail("read again"))
+    assert kv.digests([model], str(store)) == found
+    os.utime(model, (1, 1))  # another file, for all we know
+    monkeypatch.setattr(digest, "compute", lambda path: "anew")
+    assert kv.digests([model], str(store)) == {model: "anew"}
+    for path in (store / ".digests").iterdir():
+        path.write_text("{half")
+    assert kv.digests([model], str(store)) == {model: "anew"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "wanted"),
+    [
+        ({}, False),
+        ({"kv_store": "/kv"}, True),
+        ({"kv_store": "/kv", "kv_store_mode": "off"}, False),
+        ({"cache_ram": 10}, True),
+        ({"cache_ram": -1}, True),
+        ({"cache_ram": 10, "embedding": True}, False),
+        ({"kv_store": "/kv", "grp_attn_n": 2}, False),
+    ],
+)
+def test_when_there_is_a_store(fields: dict[str, Any], wanted: bool) -> None:
+    assert kv.wanted(Config(**fields)) is wanted
