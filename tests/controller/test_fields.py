@@ -32,6 +32,7 @@ NEVER_ROLLS = {
     "kvCache.volume.claimTemplate.accessModes",
     "kvCache.volume.retentionPolicy",
     "rollout.strategy",
+    "rollout.progressDeadlineSeconds",
     "rollout.upgradePolicy",
     "serving.port",
     "serving.serviceType",

@@ -120,8 +120,9 @@ def test_after_an_edit_nothing_stays_that_is_not_wanted(before: Raw, after: Raw)
     wanted = {(item["kind"], item["metadata"]["name"]) for item in plan.apply}
     owned = [item for items in have.values() for item in items if "ownerReferences" in item["metadata"]]
     assert gone == {(item["kind"], item["metadata"]["name"]) for item in owned} - wanted
-    early = {item["kind"] for item in plan.delete}
-    assert "PersistentVolumeClaim" not in early, "old pods may still use it"
+    early = {item["metadata"]["name"] for item in plan.delete if kind_of(item) in (kinds.CLAIM, kinds.CONFIG_MAP)}
+    mounted = list(values(deployment(planned(old))["spec"]["template"]["spec"]["volumes"]))
+    assert [name for name in early if name in mounted] == [], "old pods may still use it"
 
 
 @given(SHAREABLE)

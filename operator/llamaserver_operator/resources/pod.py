@@ -13,7 +13,7 @@ from .volumes import Volumes, pod_volumes
 
 Manifest = dict[str, Any]
 _PRE_STOP = 3  # seconds that a pod still serves as if nothing happened, while endpoints forget it
-_STARTUP_PERIOD = 5
+_STARTUP = 1800  # seconds to the first answer of the process
 _SAVE_RATE = 100 * 2**20  # bytes/s that a slow network volume takes
 _SAVE_DEFAULT = 60  # seconds for a store without maxSize
 _MARGIN = 10  # seconds
@@ -91,7 +91,7 @@ def _server(spec: Spec, volumes: Volumes, arguments: list[str]) -> Manifest:
         "securityContext": _CONTAINER_SECURITY,
         "volumeMounts": volumes.server,
         "lifecycle": {"preStop": {"sleep": {"seconds": _PRE_STOP}}},
-        **_probes(spec),
+        **_probes(),
     }
     if resources := _resources(spec):
         container["resources"] = resources
@@ -100,16 +100,15 @@ def _server(spec: Spec, volumes: Volumes, arguments: list[str]) -> Manifest:
     return container
 
 
-def _probes(spec: Spec) -> Manifest:
-    # /livez answers while a model loads, however large it is; readiness waits for the model.
-    budget = math.ceil(spec.rollout.progress_deadline_seconds / _STARTUP_PERIOD)
-
+def _probes() -> Manifest:
+    # /livez answers while a model loads, however large it is; readiness waits for the model. The rollout's deadline has
+    # no part in it: whoever raises it, for want of time, must not begin the download anew.
     def probe(path: str, period: int, failures: int) -> Manifest:
         get = {"path": path, "port": "management", "scheme": "HTTP"}
         return {"httpGet": get, "periodSeconds": period, "failureThreshold": failures, "timeoutSeconds": 5}
 
     return {
-        "startupProbe": probe("/livez", _STARTUP_PERIOD, budget),
+        "startupProbe": probe("/livez", 5, _STARTUP // 5),
         "livenessProbe": probe("/livez", 10, 6),
         "readinessProbe": probe("/readyz", 3, 2),
     }

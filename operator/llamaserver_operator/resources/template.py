@@ -73,7 +73,7 @@ def _hash(spec: Spec, texts: Mapping[str, str]) -> str:
         model=replace(spec.model, cache=cache and replace(cache, **_same(cache))),
         kv_cache=kv and replace(kv, scope="Replica", volume=replace(kv.volume, **_same(kv.volume))),
         replicas=1,
-        rollout=replace(rollout, strategy="Auto", upgrade_policy="Pinned"),
+        rollout=type(rollout)(drain_timeout_seconds=rollout.drain_timeout_seconds),
         serving=replace(spec.serving, port=8080, service_type="ClusterIP"),
         security=replace(spec.security, network_policy=type(spec.security.network_policy)()),
         observability=type(spec.observability)(),
