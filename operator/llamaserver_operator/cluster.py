@@ -19,7 +19,17 @@ from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
 from . import names
-from .errors import ClusterError, ConfigError, Conflict, Forbidden, Invalid, NotFound, NotLeading, Unreachable
+from .errors import (
+    ClusterError,
+    ConfigError,
+    Conflict,
+    Forbidden,
+    Invalid,
+    NotFound,
+    NotLeading,
+    Unreachable,
+    WebhookFailed,
+)
 from .kinds import EVENT, Kind, kind_of
 from .metrics import Metrics
 
@@ -33,6 +43,7 @@ _JSON = "application/json"
 _MERGE = "application/merge-patch+json"
 _APPLY = "application/apply-patch+yaml"  # JSON is YAML
 _ERRORS = {400: Invalid, 403: Forbidden, 404: NotFound, 409: Conflict, 422: Invalid, 429: Unreachable}
+_WEBHOOK = "failed calling webhook"
 _NOT_OF_THE_SCHEMA = "failed to create typed patch object"  # how server-side apply says 422
 _NOT_KNOWN_YET = "cannot find RESTMapping"  # an admission plugin that has not heard of a new CRD: passes in seconds
 
@@ -59,6 +70,8 @@ def _error(status: int, data: bytes) -> ClusterError:
     kind = Unreachable if status >= 500 else _ERRORS.get(status, ClusterError)
     if status == 500 and message.startswith(_NOT_OF_THE_SCHEMA):
         kind = Invalid
+    if status == 500 and _WEBHOOK in message:
+        kind = WebhookFailed
     if status == 403 and _NOT_KNOWN_YET in message:
         kind = Unreachable
     return kind(message or f"the API server answered {status}")

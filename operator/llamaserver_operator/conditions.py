@@ -11,6 +11,7 @@ from .spec import Spec
 
 Truth = Literal["True", "False", "Unknown"]
 _GIB = 2**30
+_REFUSALS = ("Forbidden", "WebhookFailed", "Invalid")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ class View:
     @property
     def refused(self) -> Problem | None:
         """What the API server did not take: pods, if there are any, are of an earlier spec."""
-        return next((item for item in self.problems if item.reason in ("Forbidden", "Invalid")), None)
+        return next((item for item in self.problems if item.reason in _REFUSALS), None)
 
     @property
     def blocked(self) -> bool:

@@ -4,6 +4,7 @@ InvalidSpec         an object that cannot be served; the message begins with the
 ConfigError         a command line or environment that the operator cannot run with
 ClusterError        the API server did not do what it was asked
 ├── Forbidden       403: a missing permission, a quota, a namespace that is ending
+│   └── WebhookFailed   500: an admission webhook that has to be asked does not answer
 ├── NotFound        404 where an object was expected: its namespace, or its kind, is not there
 ├── Conflict        409: another writer was faster, or the object is another one by now
 ├── Invalid         400, 422: the API server refuses the content
@@ -26,6 +27,10 @@ class ClusterError(Exception):
 
 class Forbidden(ClusterError):
     """The operator may not do that."""
+
+
+class WebhookFailed(Forbidden):
+    """Somebody's admission webhook is broken; the API server is not."""
 
 
 class NotFound(ClusterError):

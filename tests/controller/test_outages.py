@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 from kubernetes.aio.client import Configuration
 from llamaserver_operator.cluster import Cluster, PodReader
-from llamaserver_operator.errors import Conflict, Forbidden, NotLeading, Unreachable
+from llamaserver_operator.errors import Conflict, Forbidden, NotLeading, Unreachable, WebhookFailed
 from llamaserver_operator.kinds import CONFIG_MAP, LEASE
 from llamaserver_operator.metrics import Metrics
 
@@ -124,6 +124,14 @@ async def test_an_answer_that_may_be_another_the_next_time(fake: Fake, status: i
         await cluster.get(CONFIG_MAP, "ns", "thing")
     assert fake.count(str(status)) == 1
     assert len(fake.requests) == 1, "trying again is the caller's business"
+
+
+async def test_a_webhook_that_does_not_answer_is_told(fake: Fake) -> None:
+    """The object's owner can do something about it, as about a quota."""
+    text = "Internal error occurred: failed calling webhook \\"v.example.com\\": no endpoints available"
+    cluster = await fake.cluster(answer(500, f'{{"kind": "Status", "message": "{text}"}}'))
+    with pytest.raises(WebhookFailed, match="v.example.com"):
+        await cluster.get(CONFIG_MAP, "ns", "thing")
 
 
 async def test_a_proxy_in_between_that_answers_html(fake: Fake) -> None:
