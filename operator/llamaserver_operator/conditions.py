@@ -35,7 +35,10 @@ class View:
     @property
     def troubles(self) -> list[Trouble]:
         """Troubles of the pods of the newest template."""
-        return [found for pod in self.observed.new_pods() if (found := self._trouble_of(pod))]
+        pods = self.observed.new_pods()
+        if any(is_ready(pod) for pod in pods):  # an evicted one stays in the list for long, and is past
+            pods = [pod for pod in pods if pod.get("status", {}).get("phase") != "Failed"]
+        return [found for pod in pods if (found := self._trouble_of(pod))]
 
     def _trouble_of(self, pod: Mapping[str, Any]) -> Trouble | None:
         found = trouble(pod, self.observed.warnings)

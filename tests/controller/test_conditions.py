@@ -31,6 +31,7 @@ CRASHING = pod(
         }
     ],
 )
+EVICTED = pod("new-2", phase="Failed", reason="Evicted", message="The node was low on resource: ephemeral-storage.")
 NO_GPU = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
 UNSCHEDULABLE = pod(
     "new-0",
@@ -65,6 +66,12 @@ READY: dict[str, tuple[Manifest, list[Manifest], Manifest, tuple[Problem, ...], 
     ),
     "the Deployment is not looked at yet": (
         PLAIN, NEW, {**counts(2), "observedGeneration": 0}, (), ("False", "RollingOut"), ("True", "RollingOut"),
+    ),
+    "a pod was evicted, the next one starts": (
+        PLAIN, [EVICTED, STARTING], counts(1, 1, 0), (), ("False", "Evicted"), ("False", "Evicted"),
+    ),
+    "a pod was evicted long ago": (
+        PLAIN, [EVICTED, STARTING, NEW[1]], counts(2, 2, 1), (), ("False", "RollingOut"), ("True", "RollingOut"),
     ),
     "scaled to zero": ({**PLAIN, "replicas": 0}, [], counts(0), (), ("False", "ScaledToZero"), ("True", "Complete")),
     "scaled to zero, pods still end": (
