@@ -70,6 +70,22 @@ def test_immediate_moves_image_renderer_and_settings_once(monkeypatch: pytest.Mo
     assert render(with_policy("Immediate"), after, NEWER) == after
 
 
+def test_the_download_has_variables_and_mounts_of_the_spec_too():
+    """A proxy, and the certificates of a mirror; who names another mirror wins."""
+    proxy, certificates = (
+        {"name": "HTTPS_PROXY", "value": "http://p:1"},
+        {"name": "SSL_CERT_FILE", "value": "/ca/ca.crt"},
+    )
+    mount = {"name": "ca", "mountPath": "/ca"}
+    overlay: Raw = {"env": [proxy, certificates], "volumes": [{"name": "ca", "configMap": {}}], "volumeMounts": [mount]}
+    (download,) = render({**RAW, "podTemplate": overlay}, config=NEWER).template["spec"]["initContainers"]
+    assert download["env"] == [proxy, certificates, {"name": "HF_ENDPOINT", "value": "http://mirror.example"}]
+    assert mount in download["volumeMounts"]
+    own = {"name": "HF_ENDPOINT", "value": "http://own.example"}
+    (download,) = render({**RAW, "podTemplate": {"env": [own]}}, config=NEWER).template["spec"]["initContainers"]
+    assert download["env"] == [own]
+
+
 def test_going_over_to_immediate_upgrades_and_back_to_pinned_stays():
     before = render(with_policy("Pinned"))
     moved = render(with_policy("Immediate"), before, NEWER)

@@ -141,8 +141,12 @@ def _fetch(spec: Spec, files: ModelFiles, volumes: Volumes, owner: str, hf_endpo
         "volumeMounts": volumes.fetch,
         "resources": _fetch_resources(spec),
     }
-    if hf_endpoint:
-        container["env"] = [{"name": "HF_ENDPOINT", "value": hf_endpoint}]
+    # Those of the server, too: proxies, and certificates of a mirror.
+    env = list(spec.pod_template.env)
+    if hf_endpoint and all(item["name"] != "HF_ENDPOINT" for item in env):
+        env.append({"name": "HF_ENDPOINT", "value": hf_endpoint})
+    if env:
+        container["env"] = env
     if secret := spec.model.credentials_secret_ref:
         container["envFrom"] = [{"secretRef": {"name": secret.name}}]
     return container

@@ -73,6 +73,7 @@ def pod_volumes(spec: Spec, files: ModelFiles, name: str) -> Volumes:
         made.add("tls", {"secret": {"secretName": tls.secret_name}}, names.TLS_DIR)
     made.volumes += spec.pod_template.volumes
     made.server += spec.pod_template.volume_mounts
+    made.fetch += spec.pod_template.volume_mounts
     return made
 
 
