@@ -59,7 +59,7 @@ def test_random_specs_reach_everywhere():
     seen: Counter[str] = Counter()
 
     @given(specs())
-    @settings(relaxed, max_examples=200, phases=[Phase.generate], derandomize=True, database=None)
+    @settings(relaxed, max_examples=400, phases=[Phase.generate], derandomize=True, database=None)
     def draw(raw: Raw) -> None:
         seen.update(f"{name}.{inner}" for name, value in raw.items() if isinstance(value, dict) for inner in value)
         seen.update(list(raw))
