@@ -209,8 +209,9 @@ def _next_look(spec: Spec, observed: Observed, plan: Plan) -> float | None:
     if view.blocked:
         looks.append(_BLOCKED)
     elif spec.replicas and not view.complete:
-        # What is in trouble may stay so for days, and its end comes with an event.
-        looks.append(_BLOCKED if view.troubles else _STARTING)
+        # What is in trouble, and runs nothing, may stay so for days; its end comes with an event.
+        stuck = view.troubles and not any(_runs(pod) for pod in observed.new_pods())
+        looks.append(_BLOCKED if stuck else _STARTING)
     elif spec.replicas and not view.serving:
         looks.append(_BLOCKED)  # ready pods that do not answer the operator
     if _config_maps_named(spec):
@@ -218,6 +219,12 @@ def _next_look(spec: Spec, observed: Observed, plan: Plan) -> float | None:
     if spec.kv_cache and spec.kv_cache.persistence != "None":
         looks.append(_STORE)
     return min(looks, default=None)
+
+
+def _runs(pod: Mapping[str, Any]) -> bool:
+    status = pod.get("status", {})
+    states = [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
+    return any("running" in item.get("state", {}) for item in states)
 
 
 def _fingerprint(live: Mapping[str, Any]) -> str:
