@@ -32,6 +32,7 @@ from .errors import (
 )
 from .kinds import EVENT, Kind, kind_of
 from .metrics import Metrics
+from .reports import parse_report
 
 Object = dict[str, Any]
 _log = logging.getLogger(__name__)
@@ -290,10 +291,9 @@ class PodReader:
         try:
             async with self._session.get(f"http://{host}:{self._port}/status", allow_redirects=False) as answer:
                 data = await _read(answer.content)
-                parsed = json.loads(data) if answer.status == 200 else None
+                return parse_report(data) if answer.status == 200 else None
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
             return None
-        return parsed if isinstance(parsed, dict) else None
 
 
 async def _read(content: aiohttp.StreamReader) -> bytes:

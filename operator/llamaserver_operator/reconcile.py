@@ -19,9 +19,10 @@ from .config import Config
 from .errors import ClusterError, Conflict, Forbidden, Invalid, InvalidSpec
 from .kinds import Kind, kind_of
 from .observed import Observed, is_ready, owner_uid
+from .parsing import parse
 from .plan import Plan, cost_annotation, make_plan
 from .rollout import Problem, claims_named
-from .spec import Spec, parse
+from .spec import Spec
 from .status import rejected, status_of, transitions
 
 Manifest = dict[str, Any]

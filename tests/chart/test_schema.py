@@ -104,7 +104,7 @@ def test_reserved_volume_names_are_those_of_the_operator():
         "kvCache": {"volume": {"emptyDir": {}}},
         "security": {"apiKeysSecretRef": {"name": "keys"}, "tls": {"secretName": "tls"}},
     }
-    parsed = spec.parse(given)
+    parsed = parsing.parse(given)
     made = {volume["name"] for volume in pod_volumes(parsed, model_files(parsed), "demo").volumes}
     volumes = SCHEMA["properties"]["spec"]["properties"]["podTemplate"]["properties"]["volumes"]["items"]
     (rule,) = [each["rule"] for each in volumes["x-kubernetes-validations"] if "self.name in" in each["rule"]]

@@ -2,7 +2,7 @@
 
 import pytest
 import yaml
-from llamaserver_operator import spec
+from llamaserver_operator import parsing
 
 from tests.support.helm import ROOT
 
@@ -22,4 +22,4 @@ def test_an_example_is_admitted(cluster, product_installed, namespace, path):
     wanted = yaml.safe_load(path.read_text())
     assert admitted["metadata"]["name"] == wanted["metadata"]["name"]
     assert wanted["spec"].keys() <= admitted["spec"].keys()
-    assert spec.parse(admitted["spec"])
+    assert parsing.parse(admitted["spec"])

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from kubernetes import config
 from llamaserver_operator.kinds import kind_of
+from llamaserver_operator.parsing import parse
 from llamaserver_operator.plan import make_plan
-from llamaserver_operator.spec import parse
 
 from tests.cluster.test_crd import Api, schema_served
 from tests.support.random_specs import specs

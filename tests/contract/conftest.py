@@ -9,8 +9,8 @@ from llamaserver import options
 from llamaserver.config import Config
 from llamaserver_operator import names
 from llamaserver_operator.files import model_files
+from llamaserver_operator.parsing import parse
 from llamaserver_operator.resources.arguments import server_arguments
-from llamaserver_operator.spec import parse
 
 # What the image sets: a test of the images holds it there.
 IMAGE = {"LLAMA_ARG_LOG_DISABLE": "true", "LLAMA_ARG_HOST": "0.0.0.0", "LLAMA_ARG_MANAGEMENT_PORT": "8081"}

@@ -10,7 +10,7 @@ from llamaserver import options
 from llamaserver.config import Config
 from llamaserver_operator import names
 from llamaserver_operator.files import model_files
-from llamaserver_operator.spec import parse
+from llamaserver_operator.parsing import parse
 
 from tests.contract.conftest import IMAGE, rendered
 from tests.support.random_specs import specs

@@ -4,7 +4,7 @@ import pytest
 from llamaserver import options
 from llamaserver.errors import ConfigError
 from llamaserver_operator.errors import InvalidSpec
-from llamaserver_operator.spec import OWNED_ARGUMENTS, parse
+from llamaserver_operator.parsing import OWNED_ARGUMENTS, parse
 
 from tests.contract.test_arguments import written
 

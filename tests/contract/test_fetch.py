@@ -9,9 +9,9 @@ from llamaserver import fetch, fetch_spec, options
 from llamaserver_operator import names
 from llamaserver_operator.conditions import View, model_available
 from llamaserver_operator.files import model_files
+from llamaserver_operator.parsing import parse
 from llamaserver_operator.plan import make_plan
 from llamaserver_operator.resources.pod import pod_template
-from llamaserver_operator.spec import parse
 from llamaserver_operator.status import status_of
 
 from tests.contract.conftest import IMAGE

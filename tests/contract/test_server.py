@@ -18,11 +18,11 @@ from llamaserver import fetch
 from llamaserver_operator import names
 from llamaserver_operator.cluster import PodReader
 from llamaserver_operator.metrics import Metrics
+from llamaserver_operator.parsing import parse
 from llamaserver_operator.plan import make_plan
 from llamaserver_operator.pods import trouble
 from llamaserver_operator.resources.pod import pod_template
 from llamaserver_operator.resources.policies import service_monitor
-from llamaserver_operator.spec import parse
 from llamaserver_operator.status import status_of
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
@@ -103,6 +103,10 @@ async def test_the_operator_reads_a_status(server: Running, port: int):
         await reader.close()
     assert found
     assert found["state"] == "ready"
+    # what was read is what was said
+    raw = server.status
+    for name in ("slots", "model", "accelerator", "kv_store"):
+        assert found[name].items() <= raw[name].items(), name
 
 
 def test_every_key_that_the_operator_reads_is_there(server: Running):

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from llamaserver_operator.conditions import Condition, conditions
 from llamaserver_operator.observed import Observed
+from llamaserver_operator.parsing import parse
 from llamaserver_operator.plan import make_plan
 from llamaserver_operator.rollout import Problem
-from llamaserver_operator.spec import Spec, parse
+from llamaserver_operator.spec import Spec
 
 from tests.support.worlds import CONFIG, Manifest, counts, pod, rolled_out, world
 

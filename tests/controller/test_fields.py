@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 from llamaserver_operator import kinds
+from llamaserver_operator.parsing import parse
 from llamaserver_operator.plan import make_plan
 from llamaserver_operator.resources import template as template_module
-from llamaserver_operator.spec import parse
 
 from tests.support.schema import LEAVES, SPEC, Node, Path, defaulted, errors, get, path_of, text
 from tests.support.specs import BASES, variants

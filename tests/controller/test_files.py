@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from llamaserver_operator.files import ModelFile, model_files
-from llamaserver_operator.spec import parse
+from llamaserver_operator.parsing import parse
 
 Raw = dict[str, Any]
 HUB: Raw = {"huggingFace": {"repo": "org/model", "revision": "v1", "file": "q4/model.gguf"}}

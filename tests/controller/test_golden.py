@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 from llamaserver_operator import names
+from llamaserver_operator.parsing import parse
 from llamaserver_operator.plan import make_plan
-from llamaserver_operator.spec import parse
 
 from tests.support.schema import ROOT, defaulted
 from tests.support.worlds import CONFIG, owner, world

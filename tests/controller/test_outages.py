@@ -199,6 +199,11 @@ async def test_a_pod_tells_how_it_is(fake: Fake) -> None:
     assert fake.requests == [("GET", "/status")]
 
 
+async def test_what_the_operator_does_not_know_is_left_out(fake: Fake) -> None:
+    told = await status(fake, answer(200, '{"state": "ready", "new": [1], "slots": {"processing": 2, "new": {}}}'))
+    assert told == {"state": "ready", "slots": {"processing": 2}}
+
+
 async def test_a_pod_without_an_address_is_not_asked(fake: Fake) -> None:
     assert await status(fake, answer(200, "{}"), "") is None
     assert fake.requests == []
@@ -206,8 +211,15 @@ async def test_a_pod_without_an_address_is_not_asked(fake: Fake) -> None:
 
 @pytest.mark.parametrize(
     "handler",
-    [answer(503, '{"state": "ready"}'), answer(200, "garbage"), answer(200, "[]"), answer(200, "null")],
-    ids=["503", "garbage", "list", "null"],
+    [
+        answer(503, '{"state": "ready"}'),
+        answer(200, "garbage"),
+        answer(200, "[]"),
+        answer(200, "null"),
+        answer(200, '{"state": "ready", "model": []}'),
+        answer(200, '{"state": "ready", "accelerator": {"layers_offloaded": "many"}}'),
+    ],
+    ids=["503", "garbage", "list", "null", "model", "layers"],
 )
 async def test_a_pod_that_says_nothing_usable(fake: Fake, handler: Handler) -> None:
     assert await status(fake, handler) is None

@@ -9,8 +9,8 @@ import pytest
 from llamaserver_operator import kinds
 from llamaserver_operator.kinds import Kind
 from llamaserver_operator.observed import Observed
+from llamaserver_operator.parsing import parse
 from llamaserver_operator.plan import Plan, make_plan
-from llamaserver_operator.spec import parse
 
 from tests.support.worlds import (
     CONFIG,

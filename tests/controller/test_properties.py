@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from llamaserver_operator import kinds, names
 from llamaserver_operator.errors import InvalidSpec
 from llamaserver_operator.kinds import kind_of
+from llamaserver_operator.parsing import parse
 from llamaserver_operator.plan import Plan, make_plan
 from llamaserver_operator.rollout import is_complete
-from llamaserver_operator.spec import Spec, parse
+from llamaserver_operator.spec import Spec
 from llamaserver_operator.status import status_of
 
 from tests.support.random_specs import specs

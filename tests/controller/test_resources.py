@@ -3,8 +3,8 @@
 from typing import Any
 
 import pytest
+from llamaserver_operator.parsing import parse
 from llamaserver_operator.resources.pod import pod_template
-from llamaserver_operator.spec import parse
 
 from tests.support.worlds import CONFIG
 

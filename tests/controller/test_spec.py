@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 from llamaserver_operator.errors import InvalidSpec
+from llamaserver_operator.parsing import parse
 from llamaserver_operator.quantity import bytes_of
-from llamaserver_operator.spec import given, parse
+from llamaserver_operator.spec import given
 
 from tests.support.schema import LEAVES, Path, get, path_of, put, text
 from tests.support.specs import BASES

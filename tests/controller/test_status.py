@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 from llamaserver_operator.observed import Observed
+from llamaserver_operator.parsing import parse
 from llamaserver_operator.plan import make_plan
 from llamaserver_operator.rollout import Problem
-from llamaserver_operator.spec import Spec, parse
+from llamaserver_operator.spec import Spec
 from llamaserver_operator.status import rejected, status_of, transitions
 
 from tests.support.schema import CRD

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from llamaserver_operator import kinds, names
+from llamaserver_operator.parsing import parse
 from llamaserver_operator.plan import make_plan
 from llamaserver_operator.resources import template as module
 from llamaserver_operator.resources.template import Template, current_template, recorded
-from llamaserver_operator.spec import parse
 
 from tests.support.worlds import CONFIG, NEWER, children, deployment, owner, world
 

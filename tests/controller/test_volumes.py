@@ -3,8 +3,8 @@
 from typing import Any
 
 from llamaserver_operator.files import model_files
+from llamaserver_operator.parsing import parse
 from llamaserver_operator.resources.volumes import Volumes, pod_volumes
-from llamaserver_operator.spec import parse
 
 HTTP = {"http": {"url": "http://models.example/model.gguf"}}
 
