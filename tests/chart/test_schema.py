@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import yaml
-from llamaserver_operator import names, spec
+from llamaserver_operator import names
 from llamaserver_operator.files import model_files
+from llamaserver_operator.parsing import OWNED_ARGUMENTS, parse
 from llamaserver_operator.resources.volumes import pod_volumes
-from llamaserver_operator.spec import OWNED_ARGUMENTS
 
 from tests.support.helm import ROOT
 
@@ -104,7 +104,7 @@ def test_reserved_volume_names_are_those_of_the_operator():
         "kvCache": {"volume": {"emptyDir": {}}},
         "security": {"apiKeysSecretRef": {"name": "keys"}, "tls": {"secretName": "tls"}},
     }
-    parsed = parsing.parse(given)
+    parsed = parse(given)
     made = {volume["name"] for volume in pod_volumes(parsed, model_files(parsed), "demo").volumes}
     volumes = SCHEMA["properties"]["spec"]["properties"]["podTemplate"]["properties"]["volumes"]["items"]
     (rule,) = [each["rule"] for each in volumes["x-kubernetes-validations"] if "self.name in" in each["rule"]]
