@@ -1,5 +1,7 @@
 """Names of children, labels, annotations, ports and paths. They are spelled here and nowhere else."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,9 +39,10 @@ def management_service(name: str) -> str:
     return f"{name}-management"
 
 
-def config_map(name: str) -> str:
-    """The ConfigMap of texts given inline."""
-    return f"{name}-config"
+def config_map(name: str, texts: Mapping[str, str]) -> str:
+    """The ConfigMap of texts given inline. Other texts are another one: pods of before go on with theirs."""
+    digest = hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()
+    return f"{name}-config-{digest[:8]}"
 
 
 def model_claim(name: str) -> str:

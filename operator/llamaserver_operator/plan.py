@@ -14,7 +14,7 @@ from .resources.claims import claims
 from .resources.deployment import deployment
 from .resources.template import current_template, recorded
 from .rollout import Problem, shared_claim_problem, surges
-from .spec import Spec, Text
+from .spec import Spec
 
 Manifest = dict[str, Any]
 
@@ -69,9 +69,8 @@ def _at_least_as_large(claim: Manifest, observed: Observed) -> Manifest:
 def _children(spec: Spec, observed: Observed, config: Config) -> Iterable[Manifest]:
     owner = observed.owner
     yield policies.service_account(owner)
-    inline = {key: text.inline for key, text in _named_texts(spec) if text.inline is not None}
-    if inline:
-        yield policies.config_map(owner, inline)
+    if spec.inline_texts:
+        yield policies.config_map(owner, spec.inline_texts)
     if spec.security.network_policy.mode == "Managed":
         yield policies.network_policy(owner, spec, config)
     yield services.service(owner, spec)
@@ -82,15 +81,10 @@ def _children(spec: Spec, observed: Observed, config: Config) -> Iterable[Manife
         yield policies.service_monitor(owner, spec)
 
 
-def _named_texts(spec: Spec) -> list[tuple[str, Text]]:
-    both = (("chat-template", spec.chat_template), ("system-prompt", spec.system_prompt))
-    return [(key, text) for key, text in both if text]
-
-
 def _texts(spec: Spec, observed: Observed) -> dict[str, str]:
     """The texts by name, from the spec and from the ConfigMaps that it names."""
     found = {}
-    for key, text in _named_texts(spec):
+    for key, text in spec.texts.items():
         if reference := text.config_map_key_ref:
             found[key] = _config_text(observed, reference.name, reference.key) or ""
         else:
@@ -104,7 +98,7 @@ def _config_text(observed: Observed, name: str, key: str) -> str | None:
 
 
 def _texts_missing(spec: Spec, observed: Observed) -> Iterable[Problem]:
-    for key, text in _named_texts(spec):
+    for key, text in spec.texts.items():
         reference = text.config_map_key_ref
         if reference and _config_text(observed, reference.name, reference.key) is None:
             field = {"chat-template": "chatTemplate", "system-prompt": "systemPrompt"}[key]

@@ -200,8 +200,7 @@ class Reconciler:
 
 
 def _config_maps_named(spec: Spec) -> set[str]:
-    texts = (spec.chat_template, spec.system_prompt)
-    return {text.config_map_key_ref.name for text in texts if text and text.config_map_key_ref}
+    return {text.config_map_key_ref.name for text in spec.texts.values() if text.config_map_key_ref}
 
 
 def _next_look(spec: Spec, observed: Observed, plan: Plan) -> float | None:

@@ -382,3 +382,14 @@ class Spec(Model, frozen=True):
     resources: Resources = Resources()
     pod_template: PodTemplate = PodTemplate()
     image: Image = Image()
+
+    @property
+    def texts(self) -> dict[str, Text]:
+        """Texts that the pods mount, by file name."""
+        both = {"chat-template": self.chat_template, "system-prompt": self.system_prompt}
+        return {name: text for name, text in both.items() if text}
+
+    @property
+    def inline_texts(self) -> dict[str, str]:
+        """Those given in place."""
+        return {name: text.inline for name, text in self.texts.items() if text.inline is not None}

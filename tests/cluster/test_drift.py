@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from llamaserver_operator import names
 
 from tests.support.llama import Llama
 from tests.support.polling import until
@@ -17,7 +18,7 @@ CHILDREN = {
     "serviceaccount": "model",
     "networkpolicy": "model",
     "poddisruptionbudget": "model",
-    "configmap": "model-config",
+    "configmap": names.config_map("model", {"system-prompt": TEXT}),
     "persistentvolumeclaim": "model-kv-cache",
 }
 # What a hand changes in each child, as a merge patch.

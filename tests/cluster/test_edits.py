@@ -120,4 +120,5 @@ def test_edits_reach_the_pod_and_those_that_do_not_matter_to_it_leave_it(
     assert llama.object["status"]["model"]["file"] == "second.gguf"
     assert llama.child("service")["spec"]["type"] == "ClusterIP"
     assert "nodePort" not in llama.child("service")["spec"]["ports"][0]
-    until(lambda: not llama.child("configmap", "model-config"), "the texts go", 60)
+    ours = {"namespace": llama.namespace, "selector": "llamaserver.dev/name=model"}
+    until(lambda: not llama.cluster.kubectl.get("configmaps", **ours)["items"], "the texts go", 60)

@@ -6,7 +6,7 @@ from itertools import product
 from typing import Any
 
 import pytest
-from llamaserver_operator import kinds
+from llamaserver_operator import kinds, names
 from llamaserver_operator.kinds import Kind
 from llamaserver_operator.observed import Observed
 from llamaserver_operator.parsing import parse
@@ -248,7 +248,11 @@ MOUNTED: Any = pytest.mark.parametrize(
     ("raw", "kind", "name"),
     [
         (WITH_CLAIM, kinds.CLAIM, "demo-model-cache"),
-        ({"model": {"source": HTTP}, "systemPrompt": {"inline": "t"}}, kinds.CONFIG_MAP, "demo-config"),
+        (
+            {"model": {"source": HTTP}, "systemPrompt": {"inline": "t"}},
+            kinds.CONFIG_MAP,
+            names.config_map("demo", {"system-prompt": "t"}),
+        ),
     ],
     ids=["claim", "texts"],
 )

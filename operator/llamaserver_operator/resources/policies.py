@@ -79,5 +79,5 @@ def service_monitor(owner: Mapping[str, Any], spec: Spec) -> Manifest:
 
 def config_map(owner: Mapping[str, Any], texts: Mapping[str, str]) -> Manifest:
     """The texts that the spec has inline."""
-    about = metadata(owner, names.config_map(owner["metadata"]["name"]))
+    about = metadata(owner, names.config_map(owner["metadata"]["name"], texts))
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": about, "data": dict(texts)}

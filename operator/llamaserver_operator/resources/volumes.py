@@ -62,10 +62,7 @@ def pod_volumes(spec: Spec, files: ModelFiles, name: str) -> Volumes:
             made.add(f"source-{file.index}", {"image": {"reference": image.reference}}, where)
     if spec.kv_cache:
         made.add("kv", _kv(spec, name), names.KV_DIR, read_only=False)
-    if sources := [
-        *_text("chat-template", spec.chat_template, name),
-        *_text("system-prompt", spec.system_prompt, name),
-    ]:
+    if sources := [_text(path, text, names.config_map(name, spec.inline_texts)) for path, text in spec.texts.items()]:
         made.add("config", {"projected": {"sources": sources}}, names.CONFIG_DIR)
     if keys := spec.security.api_keys_secret_ref:
         made.add("api-keys", {"secret": {"secretName": keys.name}}, names.API_KEYS_DIR)
@@ -92,11 +89,7 @@ def _kv(spec: Spec, name: str) -> Manifest:
     return _claim(volume.claim_name or names.kv_claim(name))
 
 
-def _text(path: str, text: Text | None, name: str) -> list[Manifest]:
-    if text is None:
-        return []
-    if reference := text.config_map_key_ref:
-        source, key = reference.name, reference.key
-    else:
-        source, key = names.config_map(name), path
-    return [{"configMap": {"name": source, "items": [{"key": key, "path": path}]}}]
+def _text(path: str, text: Text, inline: str) -> Manifest:
+    reference = text.config_map_key_ref
+    source, key = (reference.name, reference.key) if reference else (inline, path)
+    return {"configMap": {"name": source, "items": [{"key": key, "path": path}]}}
