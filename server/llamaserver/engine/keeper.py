@@ -41,8 +41,8 @@ class Keeper:
         for sequence in queue:
             if room <= 0:
                 return
-            if self._waits_for_its_slot(sequence):
-                sequence.lookup = None  # an answer now would only take memory
+            if self._waits_for_its_slot(sequence) or (sequence.n_decoded and sequence.rest()):
+                sequence.drop_lookup()  # an answer now would only take memory, and the turn of others
                 continue
             lookup = sequence.lookup or self._ask(sequence)
             if not lookup.done and self._clock() > lookup.until:
@@ -56,7 +56,9 @@ class Keeper:
     def _give_up(self, sequence: Sequence) -> None:
         """The volume hangs: go on without, and ask nothing more until it has answered this."""
         self.store.discard("slow_volume")
-        self._stuck, sequence.lookup = sequence.lookup, _nothing(sequence)
+        self._stuck = sequence.lookup
+        sequence.drop_lookup()
+        sequence.lookup = _nothing(sequence)
 
     @property
     def _hangs(self) -> bool:

@@ -188,7 +188,7 @@ class KVStore:
     def _read_loop(self) -> None:
         while (lookup := self._questions.get()) is not None:
             try:
-                lookup.offer = self._answer(lookup)
+                lookup.offer = None if lookup.dropped else self._answer(lookup)
             except Exception:
                 _log.exception("looking into the KV store failed")
                 self.discard("defect")
@@ -207,7 +207,9 @@ class KVStore:
             if self._too_slow(length, length - lookup.have, lookup.token_seconds):
                 self.discard("slower_than_prefill")
                 return None
-            blocks = self._read(found, lookup.keys)
+            blocks = self._read(found, lookup)
+            if lookup.dropped:
+                return None
             if blocks is None:
                 continue  # something was gone or damaged; it is not in the index any more
             state = self._join(blocks, found)
@@ -247,10 +249,12 @@ class KVStore:
         known = bool(seconds and token_seconds) and time.monotonic() - when < _FORGET_RATE
         return known and length * seconds > gain * token_seconds
 
-    def _read(self, found: Found, keys: "array[int]") -> list[tuple[Block, bool]] | None:
+    def _read(self, found: Found, lookup: Lookup) -> list[tuple[Block, bool]] | None:
         """The blocks, compared key by key, and whether each came from disk; None when one cannot be had."""
         blocks = []
         for block_id, used in found:
+            if lookup.dropped:
+                return None
             with self._lock:
                 block = self._ram.get(block_id)
             from_disk = block is None
@@ -261,7 +265,7 @@ class KVStore:
             if block is None:
                 self._drop(block_id)
                 return None
-            if common_prefix(block.keys, keys[block_id.start : block_id.start + used]) != used:
+            if common_prefix(block.keys, lookup.keys[block_id.start : block_id.start + used]) != used:
                 self.discard("collision")
                 self._drop(block_id)
                 return None

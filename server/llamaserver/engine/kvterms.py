@@ -45,6 +45,7 @@ class Lookup:
     until: float = 0.0  # when the prompt goes on without an answer
     offer: Offer | None = None
     done: bool = False
+    dropped: bool = False  # nobody wants to know any more
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,6 +82,13 @@ class Placement:
                 return media.start
         return length
 
+    def _worthy_source(self, sequence: Sequence) -> tuple[int, Resident | None]:
+        """The best source, but no few tokens from outside: all that follows them could not be kept."""
+        length, source = self.best_source(sequence)
+        if source is not None and source.foreign and self.keeping is not None and length < WORTH_RESTORING:
+            return 0, None
+        return length, source
+
     def leader_for(self, sequence: Sequence) -> Sequence | None:
         """A prompt in progress that will compute much more of `sequence` than is there now."""
         if not sequence.params.cache_prompt or not self._info.partial_reuse:
@@ -128,12 +135,12 @@ class Placement:
         offer, sequence.cached_from = sequence.offer, ""
         if sequence.lookup is not None:
             sequence.lookup.offer = None  # it is large
-        length, source = self.best_source(sequence)
+        length, source = self._worthy_source(sequence)
         if offer is not None and offer.length >= length + WORTH_RESTORING:
             if self._restore(sequence, slot, offer):
                 sequence.cached_from = offer.tier
                 return offer.length
-            length, source = self.best_source(sequence)
+            length, source = self._worthy_source(sequence)
         if source is None:
             target = self._empty(slot)
         elif source is slot.resident and (self._may_take_over(source, length) or not self._has_spare_id(source)):
@@ -145,7 +152,7 @@ class Placement:
         else:
             target = self._copy_of(source, length, slot)
         length = self._truncate(target, length)
-        target.position = length
+        target.position, target.exact = length, None  # what may be reused is exact
         self._hold(sequence, slot, target)
         sequence.cached_from = "slot" if length else ""
         return length
@@ -175,7 +182,7 @@ class Placement:
     def _copy_of(self, source: Resident, length: int, slot: Slot) -> Resident:
         target = self._empty(slot, sparing=source)
         self._backend.seq_cp(source.seq, target.seq, length)
-        target.keys, target.exact = source.keys[:length], source.exact
+        target.keys, target.foreign = source.keys[:length], source.foreign
         target.stored = min(source.stored, length)
         if self.ledger:
             target.cells = self.ledger.share(source.cells[:length])
@@ -262,7 +269,13 @@ class Placement:
         if self.ledger:
             self.ledger.release(resident.cells)
         resident.cells, resident.keys = [], array("q")
-        resident.position, resident.private, resident.exact, resident.stored = 0, False, None, 0
+        resident.position, resident.private, resident.foreign, resident.exact, resident.stored = (
+            0,
+            False,
+            False,
+            None,
+            0,
+        )
 
     def evict_one(self, sparing: Resident | None = None) -> bool:
         """Drop the least recently used retired sequence; False when there is none."""
@@ -298,10 +311,10 @@ class Placement:
         """Give a resident cells of its own through its serialised state; False when that cannot be done now."""
         if self.unsettled or not self.free_cells(len(resident.cells)):
             return False
-        keys, exact, stored = resident.keys, resident.exact, resident.stored
+        keys, exact, foreign, stored = resident.keys, resident.exact, resident.foreign, resident.stored
         data = self._backend.state_get(resident.seq)
         self.clear(resident)
-        resident.exact = exact
+        resident.exact, resident.foreign = exact, foreign
         if not self._backend.state_set(resident.seq, data):
             return False
         self.extend(resident, keys)
@@ -326,7 +339,7 @@ class Placement:
 
     def adopt(self, resident: Resident, tokens: tuple[int, ...], lora: tuple[float, ...]) -> None:
         """Record that `resident` now holds these tokens."""
-        resident.lora = lora
+        resident.lora, resident.foreign = lora, True
         self.extend(resident, array("q", tokens))
         self.touch(resident)
 

@@ -208,7 +208,8 @@ class Scheduler:
         slot = sequence.slot
         self.placement.release(sequence)
         self.placement.drop(resident)
-        sequence.slot, sequence.phase, sequence.lookup = None, Phase.QUEUED, None
+        sequence.slot, sequence.phase = None, Phase.QUEUED
+        sequence.drop_lookup()
         if slot:
             slot.sequence = None
         self.queue.appendleft(sequence)
@@ -377,6 +378,7 @@ class Scheduler:
 
     def finish(self, sequence: Sequence) -> None:
         """Free the slot (or the place in the queue)."""
+        sequence.drop_lookup()
         if sequence.phase is Phase.QUEUED:
             if sequence in self.queue:
                 self.queue.remove(sequence)

@@ -91,6 +91,11 @@ class Sequence:
         self.resting = self.backlog >= MAX_BACKLOG
         return self.resting and self.backlog >= MAX_BACKLOG
 
+    def drop_lookup(self) -> None:
+        """Nobody waits for the KV store's answer any more."""
+        if self.lookup is not None:
+            self.lookup.dropped, self.lookup = True, None
+
     @property
     def offer(self) -> "Offer | None":
         """A state from the KV store to start from."""

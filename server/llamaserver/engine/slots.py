@@ -30,12 +30,13 @@ class Resident:
     slot: "Slot | None" = None
     private: bool = False  # positions compressed, or a recurrent state shifted: nobody may start from it
     stored: int = 0  # leading keys that the KV store has been given
+    foreign: bool = False  # begins with a state that came from outside, of which nobody knows how it was made
     exact: int | None = None  # keys from here on were computed with some before them that a shift has dropped
 
     @property
     def savable(self) -> int:
         """Leading keys whose state is as if nothing had come before them but each other."""
-        if self.private:
+        if self.private or self.foreign:
             return 0
         return len(self.keys) if self.exact is None else min(self.exact, len(self.keys))
 
