@@ -19,7 +19,7 @@ _SPLIT = re.compile(r"(.*-)00001(-of-)([0-9]{5})(\.gguf)")
 _KEPT = ".digests"  # in the store's folder: for models in folders that cannot be written
 # What changes the numbers in a state; the number of slots and the size of the context do not.
 _SETTINGS = (
-    *("cache_type_k", "cache_type_v", "flash_attn", "rope_scaling", "rope_freq_base", "rope_freq_scale"),
+    *("cache_type_k", "cache_type_v", "rope_scaling", "rope_freq_base", "rope_freq_scale"),
     *("yarn_orig_ctx", "yarn_ext_factor", "yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow"),
 )
 
@@ -99,6 +99,7 @@ def fingerprint(config: Config, model: Path, info: ModelInfo, known: Mapping[Pat
         "files": [known[path] for path in files(config, model) if path not in adapters],
         "architecture": info.architecture,
         "settings": [str(getattr(config, name)) for name in _SETTINGS],
+        "flash_attn": info.flash_attn or config.flash_attn,  # with it values lie in another order
         "library": [version("llama-cpp-python"), info.state_version],
         "long_rope": _long_rope(info),
         # A state that cannot be cut fits only the layout it was made in.

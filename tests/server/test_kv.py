@@ -46,6 +46,12 @@ def test_what_does_not_keeps_it(change: dict[str, Any], model: Path) -> None:
     assert made(Config(), model, replace(info, n_seq_max=9, n_ctx=9, unified=True)) == made(Config(), model, info)
 
 
+def test_flash_attention_counts_as_it_was_in_the_end(model: Path) -> None:
+    on, off = (replace(ToyBackend().info, flash_attn=value) for value in ("on", "off"))
+    assert made(Config(), model, on) != made(Config(), model, off)
+    assert made(Config(), model, on) == made(Config(flash_attn="on"), model, on)
+
+
 def test_model_projector_and_library_are_part_of_it(model: Path, tmp_path: Path) -> None:
     info, projector = ToyBackend().info, tmp_path / "mmproj.gguf"
     projector.write_bytes(b"eyes")

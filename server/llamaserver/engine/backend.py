@@ -79,6 +79,7 @@ class ModelInfo:
     modalities: frozenset[str] = frozenset()  # "vision", "audio"
     system_info: str = ""
     n_swa: int = 0  # tokens that a sliding window sees, 0 without one
+    flash_attn: str = ""  # on or off, as it was in the end
     state_version: int = 0  # of what state_get gives; another library's version does not fit
 
 

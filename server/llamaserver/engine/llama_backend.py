@@ -167,6 +167,7 @@ class LlamaBackend(LlamaMemory):
         return ModelInfo(
             path=options.model,
             n_swa=lib.llama_model_n_swa(model),
+            flash_attn=log.flash_attn if options.flash_attn == "auto" else options.flash_attn,
             state_version=lib.LLAMA_STATE_SEQ_VERSION,
             description=_text(lambda b, n: lib.llama_model_desc(model, b, n)),
             architecture=metadata.get("general.architecture", ""),

@@ -20,6 +20,7 @@ from ..errors import ModelLoadError
 
 _LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
 _OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers")
+_FLASH = re.compile(r"Flash Attention (enabled|not supported)")  # said where it was left to the library
 _CPU = 0  # GGML_BACKEND_DEVICE_TYPE_CPU
 _log = logging.getLogger("llama.cpp")
 
@@ -43,6 +44,7 @@ class LogCapture:
     def __init__(self) -> None:
         self.layers_offloaded = 0
         self.layers_total = 0
+        self.flash_attn = ""  # what "auto" has become, on or off
         self._errors: deque[str] = deque(maxlen=8)
 
     def see(self, level: int, text: str) -> None:
@@ -51,6 +53,9 @@ class LogCapture:
             self._errors.append(text.strip())
         if found := _OFFLOADED.search(text):
             self.layers_offloaded, self.layers_total = int(found[1]), int(found[2])
+
+        if found := _FLASH.search(text):
+            self.flash_attn = "on" if found[1] == "enabled" else "off"
 
     def last_error(self) -> str:
         """The first thing that went wrong: later messages only pass it on."""
