@@ -121,4 +121,4 @@ def test_edits_reach_the_pod_and_those_that_do_not_matter_to_it_leave_it(
     assert llama.child("service")["spec"]["type"] == "ClusterIP"
     assert "nodePort" not in llama.child("service")["spec"]["ports"][0]
     ours = {"namespace": llama.namespace, "selector": "llamaserver.dev/name=model"}
-    until(lambda: not llama.cluster.kubectl.get("configmaps", **ours)["items"], "the texts go", 60)
+    until(lambda: not llama.cluster.kubectl.get("configmaps", **ours).get("items"), "the texts go", 60)
