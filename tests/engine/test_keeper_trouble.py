@@ -1,15 +1,20 @@
 """Engine and KV store when something goes wrong: nobody waits for long, and nothing false is kept."""
 
+import errno
 import threading
 from pathlib import Path
 
-from llamaserver.engine.kvterms import Lookup
+import pytest
+from llamaserver.engine import kvdisk
+from llamaserver.engine.kvstore import KVStore, Shape
+from llamaserver.engine.kvterms import Lookup, StoreOptions
 from llamaserver.engine.sequence import MAX_BACKLOG, Phase
 
-from tests.support.driver import tokens
+from tests.support.driver import make, tokens
 from tests.support.kv import files
 from tests.support.kv_driver import engine, evaluated, quiet, store_of
 from tests.support.polling import until
+from tests.support.toy import ToyCodec
 
 
 def test_clients_that_do_not_read_hold_nobody_up(tmp_path: Path) -> None:
@@ -73,3 +78,63 @@ def test_the_questions_of_clients_that_have_gone_are_not_answered(tmp_path: Path
         gate.set()
         evaluated(driver, tokens(100, 1))
         assert len(answered) <= 2
+
+
+@pytest.mark.parametrize("draining", [False, True])
+def test_what_a_full_disk_refused_is_saved_when_it_has_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, draining: bool
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(kvdisk, "_PAUSE_AT_END" if draining else "_PAUSE", 0.1)
+    with engine(tmp_path) as driver:
+        keeper = driver.core.keeper
+        assert keeper is not None
+        with monkeypatch.context() as patched:
+            patched.setattr(kvdisk.DiskTier, "_write", full)
+            driver.answer(tokens(100, 1), n_predict=1)
+            until(lambda: not driver.step() and store_of(driver).stats().discards.get("disk_full"), "a failure")
+            until(lambda: not keeper.store.waiting, "the store gives up")
+            assert keeper.unsaved == 1
+            assert keeper.store.stats().saves == 0
+        keeper.draining = draining
+        until(lambda: driver.core.step() or keeper.postponed or not keeper.unsaved, "it is postponed or tried")
+        quiet(driver)
+        assert keeper.unsaved == 0
+        assert len(files(tmp_path)) == 2
+        assert keeper.store.stats().saves == 1
+
+
+def test_a_failing_disk_is_left_alone_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(kvdisk.DiskTier, "_write", broken)
+    with engine(tmp_path, n_slots=1) as driver:
+        exported = []
+        export = driver.backend.state_export
+        monkeypatch.setattr(driver.backend, "state_export", lambda seq: (exported.append(seq), export(seq))[1])
+        driver.answer(tokens(100), n_predict=1)
+        until(lambda: store_of(driver).stats().discards.get("io_error"), "a failure")
+        for seed in range(1, 20):
+            driver.answer(tokens(100, seed), n_predict=1)
+        assert len(exported) <= 3  # those on their way when it failed
+        assert driver.core.waits_for_store
+        assert store_of(driver).stats().discards["paused"] >= 17
+
+
+def test_a_store_whose_folder_hangs_delays_no_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, opening = threading.Event(), threading.Event()
+    really = kvdisk.DiskTier.open
+    monkeypatch.setattr(kvdisk.DiskTier, "open", lambda disk: (opening.set(), gate.wait(30), really(disk))[2])
+    store = KVStore(StoreOptions(folder=tmp_path / "kv"), Shape(b"toy" + bytes(13), codec=ToyCodec()))
+    store.start(lambda: None)
+    driver = make(store=store, slot_ctx=256)
+    assert opening.wait(30)
+    assert driver.answer(tokens(100), n_predict=1).n_decoded == 1
+    gate.set()
+    quiet(driver)
+    assert len(files(tmp_path)) == 2
+    store.stop()
+    store.join()

@@ -44,6 +44,7 @@ def opened(
     store = KVStore(StoreOptions(folder=folder, **options), shape)
     store.start(lambda: None)
     try:
+        assert store.opened.wait(30)
         yield store
     finally:
         store.stop()

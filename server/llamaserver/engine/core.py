@@ -85,6 +85,12 @@ class Core:
         """Cached sequences that the KV store is to write and has not."""
         return self.keeper.unsaved if self.keeper is not None else 0
 
+    @property
+    def waits_for_store(self) -> bool:
+        """Whether there is to be another step although nothing moves: an answer may not come, a disk recover."""
+        keeper = self.keeper
+        return keeper is not None and (keeper.postponed or any(s.held for s in self.scheduler.queue))
+
     def _run(self, work: Work) -> tuple[Status, float]:
         """Decode one work and act on the result; returns the seconds inside decode too."""
         if all(sequence.cancelled for sequence, _ in work.parts):

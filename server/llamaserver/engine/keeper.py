@@ -7,7 +7,7 @@ decode that carries it out (`Placement.unsettled`).
 from collections.abc import Callable, Iterable
 
 from .backend import Backend
-from .kvstore import KVStore
+from .kvstore import KVStore, Save
 from .kvterms import Lookup, Offer
 from .placement import Placement
 from .sequence import Sequence
@@ -30,6 +30,8 @@ class Keeper:
         self._placement = placement
         self._stats = stats
         self._clock = clock
+        self.postponed = False  # something is to be saved once the disk is tried again
+        self._saving: list[tuple[Resident, Save]] = []
         self._stuck: Lookup | None = None  # not answered in time
         placement.keeping = self
 
@@ -108,13 +110,18 @@ class Keeper:
         """Idle sequences that the store is to have by itself, and has not."""
         if not (self.store.continuous or (self.draining and self.store.writes_disk)):
             return []
+        self._take_back()
         return [r for r in self._placement.residents() if r.owner is None and self._unsaved(r)]
 
     def save_one(self) -> bool:
         """Hand over the sequence whose loss would cost most; False when there is none, or it cannot be done now."""
         if self._placement.unsettled or not self.store.has_room:
             return False
+        self.postponed = False
         waiting = self.candidates()
+        if waiting and self.store.paused(self.draining):
+            self.postponed = True
+            return False
         if waiting:
             self._save(max(waiting, key=lambda r: (r.savable - r.stored, r.last_used)))
         return bool(waiting)
@@ -127,19 +134,32 @@ class Keeper:
             self.store.discard("unsettled")
         elif not self.store.has_room:
             self.store.discard("queue_full")
+        elif self.store.paused(self.draining) and not self.store.options.ram_bytes:
+            self.store.discard("paused")
         else:
             self._save(resident)
 
     def _save(self, resident: Resident) -> None:
         count = resident.savable
-        self.store.save(resident.keys[:count], resident.lora, self._backend.state_export(resident.seq))
+        state = self._backend.state_export(resident.seq)
+        save = self.store.save(resident.keys[:count], resident.lora, state, urgent=self.draining)
         if self.store.writes_disk:  # what is in memory only may be gone when it is wanted
+            self._take_back()
             resident.stored = count
+            self._saving.append((resident, save))
+
+    def _take_back(self) -> None:
+        """What could not be written is to be saved again; written twice, it costs nothing."""
+        for resident, save in self._saving:
+            if save.done and save.failed:
+                resident.stored = 0
+        self._saving = [item for item in self._saving if not item[1].done]
 
     @property
     def unsaved(self) -> int:
         """Sequences that the store is to have and has not written yet."""
-        return len(self.candidates()) + self.store.waiting
+        waiting = self.store.waiting  # first: who has failed meanwhile is a candidate again
+        return len(self.candidates()) + waiting
 
 
 def _nothing(sequence: Sequence) -> Lookup:

@@ -34,6 +34,10 @@ _LOW_WATER = 0.9  # an eviction leaves this much of max_bytes
 _LOG_EVERY = 60.0
 _TOUCH_EVERY = 5.0
 _PAUSE = 10.0  # seconds without writing after a write has failed
+_PAUSE_AT_END = 1.0  # where there is no later
+_FREE = 0.05  # of the file system stays free where no limit was given,
+_MOST_FREE = 1 << 30  # at most so many bytes
+_SYNCED = 64 << 20  # bytes after which a large file is synced, so that progress shows
 _MOST_KEYS = 65536  # blocks whose keys are remembered
 
 
@@ -72,7 +76,8 @@ class DiskTier:
         self._keys: dict[bytes, array[int]] = {}
         self._touched: dict[bytes, float] = {}
         self._logged: dict[str, float] = {}
-        self._paused = 0.0
+        self._failed_at = -_LOG_EVERY
+        self.written = 0  # bytes, ever
 
     def open(self) -> None:
         """Make the folders, readable by nobody else, and look what is there."""
@@ -105,6 +110,13 @@ class DiskTier:
         if block is not None:
             self.index.remove(block)
             self._keys.pop(block.identity, None)
+
+    def forget(self, block: BlockId) -> None:
+        """Do not offer a block whose file could not be read, until somebody looks into the folder again."""
+        with self._lock:
+            self.index.remove(block)
+            self._names.discard(block.name)
+            self._seen = -1
 
     def keys(self, block: BlockId) -> "array[int] | None":
         """A block's keys, from the head of its file."""
@@ -143,44 +155,59 @@ class DiskTier:
 
     # ---- writing
 
-    @property
-    def writable(self) -> bool:
-        """False for a while after a write has failed."""
-        return time.monotonic() >= self._paused
+    def paused(self, urgent: bool = False) -> bool:
+        """Whether a write has failed so lately that another is not worth trying."""
+        return time.monotonic() - self._failed_at < (_PAUSE_AT_END if urgent else _PAUSE)
 
-    def write(self, blocks: Sequence[Block]) -> int:
-        """Write blocks in order; returns the bytes written. Whoever finds one finds all before it."""
-        written, now = 0, time.time()
-        if not blocks or not self.writable:
-            return 0
+    def write(self, blocks: Sequence[Block], urgent: bool = False) -> bool:
+        """Write blocks in order; False when not all could be. Whoever finds one finds all before it."""
+        now = time.time()
+        if not blocks:
+            return True
+        if self.paused(urgent):
+            self._note("paused")
+            return False
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             for block in blocks:
-                written += self._write_making_room(block, now, blocks)
+                self.bytes += self._write_making_room(block, now, blocks)
             _sync_folder(self._folder)
         except OSError as error:
-            self._paused = time.monotonic() + _PAUSE
+            self._failed_at = time.monotonic()
             self._failed("write", error)
-        self.bytes += written
-        if self._limits.max_bytes and self.bytes > self._limits.max_bytes:
-            self.sweep()
-        return written
+            return False
+        finally:
+            if self._limits.max_bytes and self.bytes > self._limits.max_bytes:
+                self.sweep()
+        return True
 
     def _write_making_room(self, block: Block, now: float, batch: Sequence[Block]) -> int:
+        sparing = {b.id.name for b in batch}
+        short = self._short(block.size)
+        if short and not self.sweep(needed=short + block.size, sparing=sparing):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         try:
             return self._write(block, now)
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            if not (full and self.sweep(needed=2 * block.size, sparing={b.id.name for b in batch})):
+            if not (full and self.sweep(needed=2 * block.size, sparing=sparing)):
                 raise
             return self._write(block, now)
+
+    def _short(self, size: int) -> int:
+        """Bytes that would be missing, after `size` more, to what stays free where no limit was given."""
+        if self._limits.max_bytes:
+            return 0
+        status = os.statvfs(self._base)
+        spare = min(int(status.f_blocks * status.f_frsize * _FREE), _MOST_FREE)
+        return max(0, spare + size - status.f_bavail * status.f_frsize)
 
     def _write(self, block: Block, now: float) -> int:
         path = self._folder / block.id.name
         handle, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=self._folder)  # mode 0600
         try:
             with os.fdopen(handle, "wb", buffering=0) as file:
-                size = sum(_write_all(file.fileno(), part) for part in encode(block, self._fingerprint))
+                size = sum(self._write_all(file.fileno(), part) for part in encode(block, self._fingerprint))
                 os.utime(file.fileno(), (now, now))
                 os.fsync(file.fileno())
             os.rename(temporary, path)  # noqa: PTH104  the tests record it
@@ -195,6 +222,17 @@ class DiskTier:
         if replaced is not None and replaced != block.id:
             self._unlink(replaced)
         return size
+
+    def _write_all(self, handle: int, data: "bytes | ByteArray") -> int:
+        view = memoryview(data) if isinstance(data, bytes) else data.data
+        done = 0
+        while done < len(view):
+            if done:
+                os.fdatasync(handle)
+            count = os.write(handle, view[done : done + _SYNCED])
+            done += count
+            self.written += count
+        return done
 
     def touch(self, blocks: Iterable[BlockId]) -> None:
         """Mark as used for the next few seconds, in which it need not be marked again.
@@ -252,6 +290,7 @@ class DiskTier:
             self._collect_orphans()
             files = sorted(self._files(), key=lambda f: (f.used, -f.start))  # of equal age, leaves before their parents
             total = sum(file.size for file in files)
+            needed = max(needed, total // 20) if needed else 0  # not for each block anew
             aim, most, ttl = total - needed, self._limits.max_bytes, self._limits.ttl
             if most and total > most:
                 aim = min(aim, int(most * _LOW_WATER))
@@ -292,13 +331,14 @@ class DiskTier:
             os.utime(self._folder / _ALIVE)
         for folder in self._folders():
             alive = folder / _ALIVE
-            used = (alive if alive.exists() else folder).stat().st_mtime
-            orphan = folder != self._folder and now - used > _ORPHANED
-            for entry in list(os.scandir(folder)):
-                stale = entry.name.startswith(_TEMPORARY) and now - entry.stat().st_mtime > _ABANDONED
-                if orphan or stale:
-                    with suppress(OSError):
-                        Path(entry.path).unlink()
+            orphan = False
+            with suppress(FileNotFoundError):  # another process has collected it
+                used = (alive if alive.exists() else folder).stat().st_mtime
+                orphan = folder != self._folder and now - used > _ORPHANED
+                for entry in list(os.scandir(folder)):
+                    with suppress(OSError):  # written to its end meanwhile
+                        if orphan or (entry.name.startswith(_TEMPORARY) and now - entry.stat().st_mtime > _ABANDONED):
+                            Path(entry.path).unlink()
             if orphan:
                 self._note("orphan")
                 with suppress(OSError):
@@ -341,14 +381,6 @@ class DiskTier:
         if now - self._logged.get(kind, -_LOG_EVERY) >= _LOG_EVERY:
             self._logged = {**self._logged, kind: now} if len(self._logged) < 64 else {kind: now}
             _log.warning(message)
-
-
-def _write_all(handle: int, data: "bytes | ByteArray") -> int:
-    view = memoryview(data) if isinstance(data, bytes) else data.data
-    done = 0
-    while done < len(view):
-        done += os.write(handle, view[done:])
-    return done
 
 
 def _sync_folder(folder: Path) -> None:

@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from typing import Literal
 
+import numpy as np
+
 from . import kvblocks
 from .backend import ByteArray, ParsedState, StateCodec
 from .kvblocks import BLOCK, Block, BlockId, Found
@@ -43,10 +45,15 @@ class Shape:
 
 
 @dataclass(slots=True)
-class _Save:
+class Save:
+    """A sequence on its way into the store; whether it is there is known once `done`."""
+
     keys: "array[int]"
     scales: tuple[float, ...]
     state: ByteArray
+    urgent: bool = False  # there is no later
+    done: bool = False
+    failed: bool = False  # not on the disk: worth another try
 
 
 class KVStore:
@@ -69,19 +76,18 @@ class KVStore:
             else None
         )
         self._questions: SimpleQueue[Lookup | None] = SimpleQueue()
-        self._saves: SimpleQueue[_Save | None] = SimpleQueue()
+        self._saves: SimpleQueue[Save | None] = SimpleQueue()
         self._waiting = self._waiting_bytes = 0  # saves not finished
         self._rate = (0.0, 0.0)  # seconds a token of a restore, and when that was measured
         self._threads: list[threading.Thread] = []
         self._swept = time.monotonic()
+        self.opened = threading.Event()  # the folder has been looked through
 
     # ---- life
 
     def start(self, wake: Callable[[], None]) -> None:
-        """Open the folder and start the threads; `wake` is called when an answer is there or a save has ended."""
+        """Start the threads, which open the folder; `wake` is called when an answer is there or a save has ended."""
         self._wake = wake
-        if self._disk is not None:
-            self._disk.open()
         for name, loop in (("kv-read", self._read_loop), ("kv-write", self._write_loop)):
             thread = threading.Thread(target=loop, name=name, daemon=True)
             self._threads.append(thread)
@@ -127,12 +133,18 @@ class KVStore:
         """Whether asking for `limit` keys can gain anything over `have`."""
         return limit >= max(have + WORTH_RESTORING, self.options.min_tokens)
 
-    def save(self, keys: "array[int]", scales: tuple[float, ...], state: ByteArray) -> None:
+    def paused(self, urgent: bool = False) -> bool:
+        """Whether saving is not worth trying for now: the disk has just failed."""
+        return self._disk is not None and self._disk.paused(urgent)
+
+    def save(self, keys: "array[int]", scales: tuple[float, ...], state: ByteArray, *, urgent: bool = False) -> Save:
         """Keep a sequence soon."""
+        save = Save(keys, scales, state, urgent)
         with self._counting:
             self._waiting += 1
             self._waiting_bytes += state.nbytes
-        self._saves.put(_Save(keys, scales, state))
+        self._saves.put(save)
+        return save
 
     def note_restored(self, offer: Offer, seconds: float) -> None:
         """An offer has reached the cache, which took that long."""
@@ -158,6 +170,7 @@ class KVStore:
                 self._stats,
                 entries=len(self._disk.index) if self._disk else 0,
                 bytes=self._disk.bytes if self._disk else 0,
+                bytes_written=self._disk.written if self._disk else 0,
                 ram_entries=len(self._ram.index),
                 ram_bytes=self._ram.bytes,
                 hits=dict(self._counts["hits"]),
@@ -198,6 +211,8 @@ class KVStore:
     def _answer(self, lookup: Lookup) -> Offer | None:
         began = time.monotonic()
         start = kvblocks.root(self._shape.fingerprint, self._shape.adapters, lookup.scales)
+        if self._disk is not None:
+            self._disk.refresh()
         while True:
             found = self._match(lookup, start)
             length = found[-1][0].start + found[-1][1] if found else 0
@@ -227,7 +242,6 @@ class KVStore:
         with self._lock:
             indexes = [self._ram.index]
             if self._disk is not None:
-                self._disk.refresh()
                 indexes.append(self._disk.index)
             if self._shape.codec is None:
                 found = kvblocks.match_whole(lookup.keys, start, indexes)
@@ -263,7 +277,8 @@ class KVStore:
                 if block is not None:
                     self._keep_read(block)
             if block is None:
-                self._drop(block_id)
+                if self._disk is not None:
+                    self._disk.forget(block_id)
                 return None
             if common_prefix(block.keys, lookup.keys[block_id.start : block_id.start + used]) != used:
                 self.discard("collision")
@@ -302,6 +317,9 @@ class KVStore:
     def _write_loop(self) -> None:
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)  # decode goes first
+        if self._disk is not None:
+            self._disk.open()
+        self.opened.set()
         while True:
             if self._disk is not None and time.monotonic() - self._swept > _SWEEP_EVERY:
                 self._disk.sweep()
@@ -317,14 +335,15 @@ class KVStore:
             except Exception:
                 _log.exception("saving into the KV store failed")
                 self.discard("defect")
-            size = save.state.nbytes
+            size, save.done = save.state.nbytes, True
+            save.state = np.zeros(0, np.uint8)  # who asked may hold on to the rest
             del save
             with self._counting:
                 self._waiting -= 1
                 self._waiting_bytes -= size
             self._wake()
 
-    def _keep(self, save: _Save) -> None:
+    def _keep(self, save: Save) -> None:
         """Cut and write what is not there yet."""
         began = time.monotonic()
         start = kvblocks.root(self._shape.fingerprint, self._shape.adapters, save.scales)
@@ -345,16 +364,13 @@ class KVStore:
             for one in reversed(new):  # the first blocks last: without them the others are of no use
                 self._ram.put(one)
         self._used(there)
-        written = self._write(new)
+        save.failed = not self._write(new, save.urgent)
+        if save.failed:
+            return
         took = time.monotonic() - began
         with self._counting:
             stats = self._stats
-            self._stats = replace(
-                stats,
-                saves=stats.saves + 1,
-                save_seconds=stats.save_seconds + took,
-                bytes_written=stats.bytes_written + written,
-            )
+            self._stats = replace(stats, saves=stats.saves + 1, save_seconds=stats.save_seconds + took)
 
     def _cut(self, keys: "array[int]", parent: bytes, parsed: ParsedState) -> tuple[list[Block], list[BlockId]]:
         """The blocks that are not there yet, and those that are."""
@@ -388,20 +404,21 @@ class KVStore:
             longer = [c for c in tier.index.children(block.parent) if c.count > block.count and c.rows == c.count]
             return any(common_prefix(tier.keys(c) or array("q"), keys) == len(keys) for c in longer)
 
-    def _write(self, blocks: list[Block]) -> int:
-        """Write what the disk lacks, then remove what that makes superfluous; returns the bytes."""
+    def _write(self, blocks: list[Block], urgent: bool) -> bool:
+        """Write what the disk lacks, then remove what that makes superfluous; False when it could not be written."""
         disk = self._disk
         if disk is None:
+            written = True
             shorter = [old for block in blocks for old in self._superseded(block, self._ram)]
         else:
-            written = disk.write(blocks)
+            written = disk.write(blocks, urgent)
             there = [block for block in blocks if block.id.identity in disk.index.by_identity]
             shorter = [old for block in there for old in self._superseded(block, disk)]
             disk.remove(shorter)
         with self._lock:
             for old in shorter:
                 self._ram.remove(old.identity)
-        return written if disk is not None else 0
+        return written
 
     def _superseded(self, block: Block, tier: RamTier | DiskTier) -> list[BlockId]:
         """Shorter blocks at the same place whose keys this one begins with."""

@@ -305,8 +305,8 @@ class Engine:
     def _receive(self, *, wait: bool) -> None:
         """Run the messages of the inbox; block for one when there is nothing else to do."""
         try:
-            held = wait and any(sequence.held for sequence in self._core.scheduler.queue)
-            message = self._inbox.get(timeout=_STORE_POLL if held else None) if wait else self._inbox.get_nowait()
+            later = wait and self._core.waits_for_store
+            message = self._inbox.get(timeout=_STORE_POLL if later else None) if wait else self._inbox.get_nowait()
             while message is not None:
                 message()
                 message = self._inbox.get_nowait()
