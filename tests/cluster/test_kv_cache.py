@@ -39,9 +39,10 @@ def keeper(llama: Llama) -> Llama:
 
 
 def stored(llama: Llama, pod: Object) -> int:
-    """Blocks that a pod knows of in the store."""
+    """Blocks that a pod knows of in the store; none while it has something to write."""
     with llama.pod_port(pod) as relay:
-        return int(get(f"{relay.url}/status")["kv_store"]["entries"])
+        store = get(f"{relay.url}/status")["kv_store"]
+        return 0 if store["unsaved"] else int(store["entries"])
 
 
 def tell(llama: Llama, story: str) -> str:
