@@ -7,13 +7,15 @@ and a second SIGTERM stop at once.
 import asyncio
 import contextlib
 import logging
+import math
 import signal
 import ssl
+from asyncio import FIRST_COMPLETED
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _RETIRED = 8  # sequences that a unified cache keeps beside the slots
-_STORE_STALLS = 10.0  # seconds without a conversation saved after which an ending server goes
+_STORE_STALLS = 10.0  # seconds without a byte written after which an ending server goes
 _QUIT = 1.5  # seconds that a stop without drain may take
 
 
@@ -240,7 +242,7 @@ class Server:
 
     async def _until_end(self, loading: "asyncio.Task[None]") -> int:
         stopping = asyncio.create_task(self._terminate.wait())
-        await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({loading, stopping}, return_when=FIRST_COMPLETED)
         if loading.done() and (error := loading.exception()) is not None:
             _log.error("%s", error)
             if not isinstance(error, ModelLoadError | ConfigError):
@@ -257,32 +259,49 @@ class Server:
 
     async def _drain(self) -> None:
         """Let clients find another server, then running requests end."""
-        config = self._config
+        config, began = self._config, asyncio.get_running_loop().time()
         _log.info("draining: unready now, refusing in %gs", config.drain_delay)
         self._context.draining = True
         self._engine.save_all()
         if await self._quits_within(config.drain_delay):
             return
         self._context.refusing = True
+        self._close_idle_connections()
         finished = asyncio.create_task(self._context.quiet.wait())
         quitting = asyncio.create_task(self._quit.wait())
-        await asyncio.wait({finished, quitting}, timeout=config.drain_timeout, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({finished, quitting}, timeout=config.drain_timeout, return_when=FIRST_COMPLETED)
         if not finished.done():
             _log.warning("running requests are cut off")
-            self._engine.cut_off(Unavailable("the server is shutting down; this answer is not complete"))
+            cut = self._engine.cut_off(Unavailable("the server is shutting down; this answer is not complete"))
+            ending: set[asyncio.Future[Any]] = {cut, quitting}
+            await asyncio.wait(ending, timeout=config.save_timeout or None, return_when=FIRST_COMPLETED)
         finished.cancel()
-        await self._finish_saving(quitting)
+        limit = config.drain_delay + config.drain_timeout + config.save_timeout
+        await self._finish_saving(quitting, began + limit if config.save_timeout else math.inf)
         quitting.cancel()
 
-    async def _finish_saving(self, quitting: "asyncio.Task[bool]") -> None:
-        """Wait for the KV store as long as it gets on."""
+    def _close_idle_connections(self) -> None:
+        """Their next requests would be refused, or meet the end. Not those of monitoring."""
+        server = self._runners[0].server
+        for connection in server.connections if server is not None else ():
+            if self._context.is_idle(connection) and connection.transport is not None:
+                connection.transport.close()
+
+    async def _finish_saving(self, quitting: "asyncio.Task[bool]", end: float) -> None:
+        """Wait for the KV store as long as it gets on, and not beyond `end`."""
         saved = asyncio.create_task(self._engine.saved())
-        left = -1
-        while not saved.done() and not quitting.done() and left != (left := self._engine.snapshot.kv_unsaved):
-            await asyncio.wait({saved, quitting}, timeout=_STORE_STALLS, return_when=asyncio.FIRST_COMPLETED)
+        clock, left = asyncio.get_running_loop().time, (-1, -1)
+        while not saved.done() and not quitting.done() and left != (left := self._left_to_save()) and clock() < end:
+            wait = min(_STORE_STALLS, end - clock())
+            await asyncio.wait({saved, quitting}, timeout=wait, return_when=FIRST_COMPLETED)
         if not saved.done():
             _log.warning("%d conversations are not saved", self._engine.snapshot.kv_unsaved)
             saved.cancel()
+
+    def _left_to_save(self) -> tuple[int, int]:
+        """Conversations, and how far the one is that is being written: it may take minutes."""
+        store = self._engine.store
+        return self._engine.snapshot.kv_unsaved, store.stats().bytes_written if store is not None else 0
 
     async def _quits_within(self, seconds: float) -> bool:
         with contextlib.suppress(TimeoutError):

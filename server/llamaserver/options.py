@@ -415,6 +415,12 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option(
             "drain_timeout", ("--drain-timeout",), "seconds that running requests get after that", number(0.0, 86400.0)
         ),
+        Option(
+            "save_timeout",
+            ("--save-timeout",),
+            "seconds that the KV store gets beyond these to write conversations; 0: as long as it gets on",
+            number(0.0, 86400.0),
+        ),
         Option("stay_on_load_error", ("--stay-on-load-error",), "keep answering /health when the model cannot load"),
     ),
     "logs": (

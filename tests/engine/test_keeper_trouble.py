@@ -125,14 +125,21 @@ def test_a_failing_disk_is_left_alone_for_a_while(tmp_path: Path, monkeypatch: p
 
 
 def test_a_store_whose_folder_hangs_delays_no_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gate, opening = threading.Event(), threading.Event()
+    gate, opening, opened = threading.Event(), threading.Event(), list[bool]()
     really = kvdisk.DiskTier.open
-    monkeypatch.setattr(kvdisk.DiskTier, "open", lambda disk: (opening.set(), gate.wait(30), really(disk))[2])
+
+    def slowly(disk: kvdisk.DiskTier) -> None:
+        opening.set()
+        opened.append(gate.wait(30))
+        really(disk)
+
+    monkeypatch.setattr(kvdisk.DiskTier, "open", slowly)
     store = KVStore(StoreOptions(folder=tmp_path / "kv"), Shape(b"toy" + bytes(13), codec=ToyCodec()))
     store.start(lambda: None)
     driver = make(store=store, slot_ctx=256)
     assert opening.wait(30)
     assert driver.answer(tokens(100), n_predict=1).n_decoded == 1
+    assert not opened
     gate.set()
     quiet(driver)
     assert len(files(tmp_path)) == 2

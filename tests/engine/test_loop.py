@@ -271,6 +271,23 @@ async def test_a_decode_that_others_need_is_not_aborted() -> None:
         assert backend.aborts == 0
 
 
+@pytest.mark.parametrize("partial_reuse", [True, False])
+async def test_a_cut_off_does_not_wait_for_a_long_decode(partial_reuse: bool) -> None:
+    async with running(partial_reuse=partial_reuse) as (engine, backend):
+        gate = Gate(backend)
+        stream = engine.submit(request(engine, tokens(60), n_predict=100))
+        await gate.reached()
+        done = engine.cut_off(Unavailable("the end"))
+        assert not done.done()
+        gate.open()
+        await done
+        assert isinstance((await collect(stream))[-1], Failed)
+        # What is left of a recurrent state after an abort is of no use to the store.
+        assert [one.status for one in backend.history] == [Status.ABORTED if partial_reuse else Status.OK]
+        end = (await collect(engine.submit(request(engine, tokens(60), n_predict=3))))[-1]
+        assert end.n_decoded == 3
+
+
 async def test_many_come_and_go() -> None:
     async with running(EngineSettings(n_slots=2, slot_ctx=128, cont_batching=True), unified=True, n_seq_max=4) as (
         engine,

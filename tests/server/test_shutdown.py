@@ -156,6 +156,19 @@ def test_a_stream_that_outlasts_the_drain_ends_with_an_error():
         assert "Traceback" not in server.log
 
 
+def test_idle_connections_are_closed_before_their_next_request_would_be_refused():
+    with started("--drain-delay", "1", "--drain-timeout", "3600") as (server, _):
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as pooled:
+            pooled.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert pooled.recv(65536).startswith(b"HTTP/1.1 200 ")
+            held = Held(server.port)
+            server.process.send_signal(signal.SIGTERM)
+            assert pooled.recv(65536) == b""
+            assert server.process.poll() is None
+        assert held.finish()[1]["tokens_predicted"] == 3
+        assert exit_code(server) == 0
+
+
 def test_an_answer_that_outlasts_the_drain_is_a_503():
     with started("--drain-delay", "0", "--drain-timeout", "1") as (server, _):
         answers = []

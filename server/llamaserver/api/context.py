@@ -55,25 +55,29 @@ class Context:
     quiet: asyncio.Event = field(default_factory=asyncio.Event)  # no request is being answered
     executor: ThreadPoolExecutor = field(init=False)
     slow_lane: ThreadPoolExecutor = field(init=False)
-    _running: int = field(init=False)
+    _running: set[object] = field(init=False)  # connections: one answers one request at a time
 
     def __post_init__(self) -> None:
         self.executor = ThreadPoolExecutor(self.config.threads_http or 4, "http")
         self.slow_lane = ThreadPoolExecutor(1, "http-large")
-        self._running = 0
+        self._running = set()
         self.quiet.set()
 
     @contextmanager
-    def running(self) -> Iterator[None]:
+    def running(self, connection: object) -> Iterator[None]:
         """Around the answer of each request; a drain waits for all of them."""
-        self._running += 1
+        self._running.add(connection)
         self.quiet.clear()
         try:
             yield
         finally:
-            self._running -= 1
+            self._running.discard(connection)
             if not self._running:
                 self.quiet.set()
+
+    def is_idle(self, connection: object) -> bool:
+        """Whether no request of a connection is being answered."""
+        return connection not in self._running
 
     async def blocking(self, call: Callable[[], T], size: int = 0) -> T:
         """Run what may take long off the event loop; `size` bytes of input choose the lane.

@@ -108,7 +108,7 @@ async def draining(request: web.Request, handler: Handler) -> web.StreamResponse
     if context.refusing and request.path not in _OPEN:
         response: web.StreamResponse = error_response(Unavailable("the server is shutting down", retry_after=5))
     else:
-        with context.running():
+        with context.running(request.protocol):
             response = await handler(request)
     if context.draining and not response.prepared:
         response.force_close()

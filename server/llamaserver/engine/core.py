@@ -72,13 +72,16 @@ class Core:
         return self._keep(idle=not works) or moved
 
     def _keep(self, *, idle: bool) -> bool:
-        """Give the KV store one sequence; True when it took one."""
+        """Give the KV store one sequence, at the end as many as it takes; True when it took one."""
         if self.keeper is None:
             return False
         if idle and self.keeper.draining and self.keeper.candidates():
             with suppress(Unavailable):
                 self._settle()
-        return self.keeper.save_one()
+        took = more = self.keeper.save_one()
+        while more and self.keeper.draining:  # the next step may take long
+            more = self.keeper.save_one()
+        return took
 
     @property
     def unsaved(self) -> int:

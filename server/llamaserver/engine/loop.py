@@ -75,6 +75,7 @@ class Engine:
         self._slot_futures: set[asyncio.Future[Any]] = set()
         self._savers: list[asyncio.Future[None]] = []  # who waits for the KV store
         self._stopping = False
+        self._cutting = False  # all requests are about to end
         self._lock = threading.Lock()
         self._current: Work | None = None  # what is being decoded; guarded by _lock
         self._backend: Backend | None = None
@@ -121,9 +122,30 @@ class Engine:
             self._core.keeper.draining = True
             self._publish(force=True)
 
-    def cut_off(self, error: Exception) -> None:
-        """End every request with an error; what it has computed can still be saved."""
-        self._inbox.put(lambda: self._core.cut_off(error))
+    def cut_off(self, error: Exception) -> "asyncio.Future[None]":
+        """End every request with an error, and a long decode with it; done when that has happened.
+
+        What they have computed can still be saved.
+        """
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._slot_futures.add(future)
+        future.add_done_callback(self._slot_futures.discard)
+
+        def end() -> None:
+            self._cutting = False
+            self._core.cut_off(error)
+            self._post(partial(_settle_future, future, None))
+
+        with self._lock:
+            self._cutting = True
+            if self._current is not None and self._backend is not None and self._is_long(self._current):
+                self._backend.abort(True)
+        self._inbox.put(end)
+        return future
+
+    def _is_long(self, work: Work) -> bool:
+        """Whether a decode is worth an abort when its requests end. A recurrent state would not survive it."""
+        return self.info.partial_reuse and sum(count for _, count in work.parts) >= _ABORT_WORTH
 
     async def saved(self) -> None:
         """Wait until all that was asked for before has happened and, after `save_all`, has been written."""
@@ -328,7 +350,7 @@ class Engine:
         self._publish(force=work.kind != "generate")  # it may take seconds: who is admitted shows before it
         with self._lock:
             self._current = work
-            if self._useless(work):  # cancelled after the core last looked
+            if self._useless(work) or (self._cutting and self._is_long(work)):  # after the core last looked
                 self._core.backend.abort(True)
         try:
             yield
