@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from llamaserver_operator.observed import is_ready
 
 from tests.localcluster.kubectl import Object
 from tests.support.llama import Llama, get, post
@@ -56,11 +57,15 @@ def tell(llama: Llama, story: str) -> str:
     return text
 
 
-def _other_pod(llama: Llama, before: Object) -> None:
-    def replaced() -> bool:
-        return [pod["metadata"]["uid"] for pod in llama.pods] not in ([], [before["metadata"]["uid"]])
+def _only_the_next_pod(llama: Llama, before: Object) -> None:
+    """Wait until the pod of before is gone for good (it serves to its end) and the next one is ready."""
 
-    until(replaced, "another pod takes its place", 120, pause=0.25)
+    def replaced() -> bool:
+        found = llama.cluster.kubectl.get("pods", namespace=llama.namespace, selector="llamaserver.dev/name=model")
+        names = [pod["metadata"]["name"] for pod in found["items"]]
+        return len(names) == 1 and names != [before["metadata"]["name"]] and is_ready(found["items"][0])
+
+    until(replaced, "another pod takes its place", 180, pause=0.25)
 
 
 def by_rolling(llama: Llama) -> None:
@@ -101,7 +106,7 @@ def test_a_conversation_goes_on_in_the_next_pod(keeper: Llama) -> None:
         before = keeper.pods[0]
         end(keeper)
         if end is not by_crash:
-            _other_pod(keeper, before)
+            _only_the_next_pod(keeper, before)
         keeper.until_ready()
         with keeper.service() as relay:
             _, evaluated = talk(relay.url, f"{text} And then")

@@ -106,7 +106,8 @@ def test_adapters_projector_and_texts_reach_the_server(llama: Llama, hub: Hub, t
     until(lambda: llama.pod_uids and not llama.pod_uids & before, "the change rolls the pods", 120, pause=0.5)
     llama.until_ready()
     with llama.service() as relay:
-        assert post(f"{relay.url}/apply-template", chat) == {"prompt": "two hello"}
+        new = {"prompt": "two hello"}
+        until(lambda: post(f"{relay.url}/apply-template", chat) == new, "the new pod answers", 30, pause=0.5)
     llama.apply(systemPrompt={"inline": json.dumps({"prompt": "Be kind.", "assistant_name": "Bo"})}).until_ready()
-    with llama.service() as relay:
-        assert get(f"{relay.url}/props")["assistant_name"] == "Bo"
+    with llama.service() as relay:  # which leads to the old pod a moment longer
+        until(lambda: get(f"{relay.url}/props")["assistant_name"] == "Bo", "the new pod answers", 30, pause=0.5)
