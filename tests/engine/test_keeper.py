@@ -165,6 +165,9 @@ def test_requests_for_a_busy_slot_keep_nobody_from_asking(tmp_path: Path) -> Non
         driver.run(until=lambda: long.phase is Phase.DECODE)
         patient = [driver.submit(tokens(80, seed), n_predict=1, id_slot=0) for seed in range(3)]
         other = driver.submit(tokens(100, 1), n_predict=1)
+        driver.step()
+        assert other.lookup is not None
+        until(lambda: not other.held, "the store answers")
         driver.run(until=lambda: other.phase is Phase.DONE)
         assert long.phase is Phase.DECODE
         assert all(one.phase is Phase.QUEUED for one in patient)

@@ -55,11 +55,13 @@ class Context:
     quiet: asyncio.Event = field(default_factory=asyncio.Event)  # no request is being answered
     executor: ThreadPoolExecutor = field(init=False)
     slow_lane: ThreadPoolExecutor = field(init=False)
+    store_lane: ThreadPoolExecutor = field(init=False)
     _running: set[object] = field(init=False)  # connections: one answers one request at a time
 
     def __post_init__(self) -> None:
         self.executor = ThreadPoolExecutor(self.config.threads_http or 4, "http")
         self.slow_lane = ThreadPoolExecutor(1, "http-large")
+        self.store_lane = ThreadPoolExecutor(1, "http-store")
         self._running = set()
         self.quiet.set()
 
@@ -87,6 +89,10 @@ class Context:
         executor = self.slow_lane if size > _LARGE else self.executor
         return await asyncio.get_running_loop().run_in_executor(executor, call)
 
+    async def storing(self, call: Callable[[], T]) -> T:
+        """Run what may hang with the KV store's volume: on a thread that nobody else needs."""
+        return await asyncio.get_running_loop().run_in_executor(self.store_lane, call)
+
     def require_ready(self) -> None:
         """Raise Unavailable unless the model serves."""
         state = self.engine.snapshot.state
@@ -99,6 +105,7 @@ class Context:
         """Let go of the worker threads."""
         self.executor.shutdown(wait=False, cancel_futures=True)
         self.slow_lane.shutdown(wait=False, cancel_futures=True)
+        self.store_lane.shutdown(wait=False, cancel_futures=True)
 
 
 CONTEXT: web.AppKey[Context] = web.AppKey("context", Context)
