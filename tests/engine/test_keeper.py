@@ -57,6 +57,7 @@ def test_what_leaves_a_slot_comes_back_from_memory(unified: bool) -> None:
     with engine(None, unified=unified, ram_bytes=-1, n_slots=1, spare=0, n_ctx=256) as driver:
         for seed in range(3):
             assert evaluated(driver, tokens(200, seed)) == 200
+            until(lambda: not store_of(driver).waiting, "what has left is kept")
         assert evaluated(driver, tokens(200, 0)) == 2
         assert driver.finish(list(driver.events)[-1]).timings.cache_source == "ram"
         assert store_of(driver).stats().tokens_restored == {"ram": 198}
