@@ -68,6 +68,7 @@ TABLE = [
     *cases("kvCache.minTokens", STORE, "kv_store_min_tokens", {1: 1, 100: 100}),
     *cases("kvCache.ttlSeconds", STORE, "kv_store_ttl", {60: 60.0, 86400: 86400.0}),
     *cases("kvCache.maxSize", STORE, "kv_store_max_bytes", {"1Gi": 2**30, "1.5k": 1500, "100m": 1}),
+    *cases("kvCache.volume.emptyDir.sizeLimit", STORE, "kv_store_max_bytes", {"5Gi": 4 * 2**30, "1k": 800}),
     *cases("rollout.drainTimeoutSeconds", PLAIN, "drain_timeout", {0: 0.0, 86400: 86400.0}),
     *cases("serving.maxQueue", PLAIN, "max_queue", {0: 0, 64: 64}),
     *cases("serving.requestTimeoutSeconds", PLAIN, "timeout", {1: 1, 3600: 3600}),

@@ -97,10 +97,18 @@ def _kv_cache(cache: KvCache | None) -> list[str]:
     if cache.persistence != "None":
         mode = {"OnShutdown": "shutdown", "Continuous": "continuous"}[cache.persistence]
         arguments += ["--kv-store", f"{names.KV_DIR}/store", "--kv-store-mode", mode]
-        arguments += _option("--kv-store-max-bytes", bytes_of(cache.max_size) if cache.max_size else "")
+        arguments += _option("--kv-store-max-bytes", _most_bytes(cache))
         arguments += _option("--kv-store-ttl", cache.ttl_seconds)
         arguments += _option("--kv-store-min-tokens", cache.min_tokens)
     return arguments
+
+
+def _most_bytes(cache: KvCache) -> int:
+    """0: the server finds out, from what the file system has free. That says nothing of an emptyDir's limit."""
+    if cache.max_size:
+        return bytes_of(cache.max_size)
+    limit = cache.volume.empty_dir.size_limit if cache.volume.empty_dir else None
+    return bytes_of(limit) * 4 // 5 if limit else 0  # slots saved by hand share it, and past it the pod is evicted
 
 
 def _serving(spec: Spec) -> list[str]:
