@@ -111,7 +111,7 @@ def test_a_conversation_goes_on_in_the_next_pod(keeper: Llama) -> None:
         with keeper.service() as relay:
             _, evaluated = talk(relay.url, f"{text} And then")
         assert evaluated < HANDFUL, end.__name__
-    assert keeper.condition("CacheRestored")[0] == "True"
+    until(lambda: keeper.condition("CacheRestored")[0] == "True", "the operator has looked again", 120, pause=0.5)
     status = keeper.object["status"]["kvCache"]
     assert status["entries"] > 0
     assert status["bytes"] > 0
