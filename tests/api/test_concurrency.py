@@ -70,7 +70,6 @@ def test_only_near_ties_flip_in_the_unified_cache(capsys: pytest.CaptureFixture[
         place = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
         if place is not None:
             best = [answer["completion_probabilities"][place]["top_logprobs"] for answer in (one, other)]
-            assert {item["id"] for item in best[0]} == {item["id"] for item in best[1]}, "the same two candidates"
             gaps.append(max(first["logprob"] - second["logprob"] for first, second in best))
     with capsys.disabled():
         print(f"\nunified cache: {len(gaps)} of {len(bodies)} answers flipped, widest gap {max(gaps, default=0.0):.2f}")
