@@ -63,6 +63,17 @@ class View:
         return [report for report in self.reports if report.get("state") in ("ready", "draining")]
 
     @property
+    def worst_accelerator(self) -> Mapping[str, Any] | None:
+        """Of what computes in the serving pods, that with the fewest layers."""
+        found = [report["accelerator"] for report in self.serving if "accelerator" in report]
+        return min(found, key=lambda item: int(item.get("layers_offloaded", 0)), default=None)
+
+    @property
+    def stores(self) -> list[Mapping[str, Any]]:
+        """The prefix stores of the serving pods."""
+        return [report["kv_store"] for report in self.serving if "kv_store" in report]
+
+    @property
     def complete(self) -> bool:
         """Whether every pod is of this spec, and available."""
         return self.refused is None and is_complete(self.spec, self.observed)
@@ -202,10 +213,9 @@ def accelerated(view: View) -> Condition:
     """Whether the model is on the GPU that was asked for."""
 
     def otherwise() -> Condition:
-        found = [report["accelerator"] for report in view.serving if "accelerator" in report]
-        if not found:
+        worst = view.worst_accelerator
+        if worst is None:
             return Condition("Accelerated", "Unknown", "Pending", "no pod has loaded the model yet")
-        worst = min(found, key=lambda item: int(item.get("layers_offloaded", 0)))
         layers, total = worst.get("layers_offloaded", 0), worst.get("layers_total", 0)
         if layers:
             return Condition("Accelerated", "True", "Offloaded", f"{layers} of {total} layers on {worst.get('device')}")
@@ -221,7 +231,7 @@ def cache_restored(view: View) -> Condition:
     """Whether the prefix store has states for the pods to start from."""
 
     def otherwise() -> Condition:
-        stores = [report["kv_store"] for report in view.serving if "kv_store" in report]
+        stores = view.stores
         if not stores:
             return Condition("CacheRestored", "Unknown", "Pending", "no pod has opened the store yet")
         entries = max(int(store.get("entries", 0)) for store in stores)

@@ -45,7 +45,8 @@ class Observed:
 
     def new_pods(self) -> list[Manifest]:
         """The pods of the newest template that are not ending."""
-        return [pod for pod in self.pods if not ending(pod) and owner_uid(pod) == self._newest_replica_set()]
+        newest = self._newest_replica_set()
+        return [pod for pod in self.pods if not ending(pod) and owner_uid(pod) == newest]
 
     def _newest_replica_set(self) -> str:
         """As the deployment controller finds it: none until it has seen a new template, whose pods are not the old."""

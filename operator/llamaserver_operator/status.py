@@ -84,7 +84,7 @@ def _download(view: View) -> Manifest:
 
 
 def _kv_cache(view: View) -> Manifest:
-    stores = [report["kv_store"] for report in view.serving if "kv_store" in report]
+    stores = view.stores
     if not stores:
         return {}
     # Pods on one volume see the same files; they only look at different times.
@@ -92,10 +92,9 @@ def _kv_cache(view: View) -> Manifest:
 
 
 def _accelerator(spec: Spec, view: View) -> Manifest:
-    found = [report["accelerator"] for report in view.serving if "accelerator" in report]
-    if not spec.accelerator or not found:
+    worst = view.worst_accelerator
+    if not spec.accelerator or worst is None:
         return {}
-    worst = min(found, key=lambda item: int(item.get("layers_offloaded", 0)))
     known = {
         "device": worst.get("device"),
         "layersOffloaded": worst.get("layers_offloaded"),

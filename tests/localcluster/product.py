@@ -59,8 +59,3 @@ def install(
         where = ["--namespace", namespace, "--values", file.name, "--wait", "--timeout", "3m"]
         where.append("--take-ownership")  # other tests apply the resource by kubectl
         helm(cluster, "upgrade", "--install", release, str(CHART), *where)
-
-
-def uninstall(cluster: Cluster, *, release: str = RELEASE, namespace: str = NAMESPACE) -> None:
-    """Remove the release."""
-    helm(cluster, "uninstall", release, "--namespace", namespace, "--wait")
