@@ -1,19 +1,15 @@
 """The product on a cluster, as users get it: our images, our chart by real helm."""
 
-import json
-import os
-import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from tests.support.helm import CHART, Helm
 from tools import images
 from tools.cache import say
 
-from . import binaries
-from .cluster import ROOT, Cluster
+from .cluster import Cluster
 
-CHART = ROOT / "charts" / "llamaserver-operator"
 NAMESPACE = "llamaserver-system"
 RELEASE = "llamaserver"
 
@@ -32,16 +28,6 @@ def _image_id(cluster: Cluster, name: str) -> str:
     return line.split()[2].removeprefix("sha256:")[:16]
 
 
-def helm(cluster: Cluster, *arguments: str, version: int = 4) -> str:
-    """Run helm against the cluster; its standard output."""
-    command = [str(binaries.helm(version)), *arguments]
-    env = os.environ | {"KUBECONFIG": str(cluster.kubeconfig)}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=300)
-    if done.returncode != 0:
-        raise RuntimeError(f"helm {' '.join(arguments)}: {done.stderr.strip()}\n{done.stdout.strip()}")
-    return done.stdout
-
-
 def install(
     cluster: Cluster, values: dict[str, Any] | None = None, *, release: str = RELEASE, namespace: str = NAMESPACE
 ) -> None:
@@ -50,12 +36,10 @@ def install(
         labels = {"pod-security.kubernetes.io/enforce": "restricted"}
         about = {"name": namespace, "labels": labels}
         cluster.kubectl.create({"apiVersion": "v1", "kind": "Namespace", "metadata": about})
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-        # The tag stays the same when the tree changes: on a warm cluster, new content must move the operator's pod.
-        content = _image_id(cluster, f"localhost/{images.OPERATOR.tag('cpu')}")
-        ours = {"registry": "localhost", "podAnnotations": {"llamaserver.dev/image": content}}
-        json.dump({**ours, **(values or {})}, file)
-        file.flush()
-        where = ["--namespace", namespace, "--values", file.name, "--wait", "--timeout", "3m"]
-        where.append("--take-ownership")  # other tests apply the resource by kubectl
-        helm(cluster, "upgrade", "--install", release, str(CHART), *where)
+    # The tag stays the same when the tree changes: on a warm cluster, new content must move the operator's pod.
+    content = _image_id(cluster, f"localhost/{images.OPERATOR.tag('cpu')}")
+    ours = {"registry": "localhost", "podAnnotations": {"llamaserver.dev/image": content}}
+    where = [f"--namespace={namespace}", "--wait", "--timeout=3m"]
+    where.append("--take-ownership")  # other tests apply the resource by kubectl
+    helm = Helm(kubeconfig=cluster.kubeconfig)
+    helm("upgrade", "--install", release, str(CHART), *where, values={**ours, **(values or {})}, timeout=300)
