@@ -105,9 +105,13 @@ def uids(cluster: Cluster, namespace: str) -> dict[str, str]:
 
 
 def refusals(cluster: Cluster, account: str) -> list[str]:
-    """Requests of a service account that RBAC refused."""
+    """Requests of a service account that RBAC refused.
+
+    Not every 403: for a few seconds after a resource is new, the admission of owner references does not know its kind,
+    and the operator tries again."""
     events = cluster.audit(f"system:serviceaccount:{account}")
-    return [event["requestURI"] for event in events if event.get("responseStatus", {}).get("code") == 403]
+    decision = "authorization.k8s.io/decision"
+    return [event["requestURI"] for event in events if event.get("annotations", {}).get(decision) == "forbid"]
 
 
 def answer(cluster: Cluster, namespace: str, name: str) -> int:
