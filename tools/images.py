@@ -51,7 +51,9 @@ ACCELERATORS: dict[str, dict[str, str]] = {
 # The C library of Debian bookworm, the bases' release: what is linked to a newer one does not run there.
 _BASE_LIBC = (2, 36)
 _LOCKED = ("tools/__init__.py", "tools/locked.py")
-_COMPILES = tuple(f"tools/{name}.py" for name in ("build", "cache", "pip", "sdist", "system_packages", "wheel"))
+_COMPILES = tuple(
+    f"tools/{name}.py" for name in ("build", "cache", "patches", "pip", "sdist", "system_packages", "wheel")
+)
 _KEPT = 3  # archives of each image in the cache
 
 

@@ -26,9 +26,8 @@ FLAGS = (
 
 def folder() -> Path:
     """Where the cache keeps this build."""
-    pin = sdist.pin()
-    key = build_key(pin.version, *sorted(pin.hashes), *FLAGS, native=True)
-    return cache_dir() / "peer" / f"llama-server-{pin.version}-{key}"
+    key = build_key(*sdist.identity(), *FLAGS, native=True)
+    return cache_dir() / "peer" / f"llama-server-{sdist.pin().version}-{key}"
 
 
 def ensure() -> Path:

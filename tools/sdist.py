@@ -1,10 +1,10 @@
-"""llama-cpp-python's source distribution: fetched once, checked against the lock, unpacked on demand."""
+"""llama-cpp-python's source distribution: fetched once, checked against the lock, unpacked and patched on demand."""
 
 import sys
 import tarfile
 from pathlib import Path
 
-from . import locked
+from . import locked, patches
 from .cache import cache_dir, exclusive, replacing, say, sha256_of
 from .pip import pip, requirements
 
@@ -32,11 +32,18 @@ def fetch() -> Path:
 
 
 def unpack(into: Path) -> Path:
-    """Unpack the archive; returns its top folder."""
+    """Unpack the archive and patch it; returns its top folder."""
     with tarfile.open(fetch()) as archive:
         archive.extractall(into, filter="data")
     (top,) = into.iterdir()
+    patches.apply(top)
     return top
+
+
+def identity() -> tuple[str, ...]:
+    """What `unpack` gives, for a build's key."""
+    wanted = pin()
+    return (wanted.version, *sorted(wanted.hashes), patches.digest())
 
 
 def _archive_in(folder: Path, wanted: locked.Pin) -> Path | None:

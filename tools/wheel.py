@@ -7,6 +7,7 @@ CMAKE_ARGS in the environment is added to the flags: -DGGML_CUDA=ON, say.
 import os
 import shlex
 import sys
+import tempfile
 from pathlib import Path
 
 from . import sdist
@@ -23,10 +24,9 @@ def flags_for(flavour: str) -> tuple[str, ...]:
 
 def folder_for(flavour: str) -> Path:
     """Where the cache keeps this build."""
-    pin = sdist.pin()
     flags = flags_for(flavour)
-    key = build_key(pin.version, *sorted(pin.hashes), *flags, native="-DGGML_NATIVE=OFF" not in flags)
-    return cache_dir() / "wheels" / f"{sdist.PACKAGE}-{pin.version}-{flavour}-{key}"
+    key = build_key(*sdist.identity(), *flags, native="-DGGML_NATIVE=OFF" not in flags)
+    return cache_dir() / "wheels" / f"{sdist.PACKAGE}-{sdist.pin().version}-{flavour}-{key}"
 
 
 def ensure(flavour: str = "native") -> Path:
@@ -42,9 +42,11 @@ def ensure(flavour: str = "native") -> Path:
 
 def _build(folder: Path, flavour: str) -> None:
     require_compiler()
-    source = sdist.fetch()
     flags = flags_for(flavour)
-    with replacing(folder) as scratch:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = tempfile.TemporaryDirectory(prefix=".source.", dir=folder.parent)
+    with work as place, replacing(folder) as scratch:
+        source = sdist.unpack(Path(place))
         (scratch / "flags.txt").write_text(shlex.join(flags) + "\n")
         # The locked cmake and ninja are beside this Python.
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

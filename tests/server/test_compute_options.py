@@ -2,8 +2,10 @@
 
 import os
 import re
+from functools import partial
 from pathlib import Path
 
+import llama_cpp
 import psutil
 import pytest
 
@@ -35,6 +37,21 @@ def distribution(*args):
     with started(*args) as server:
         answer = Client(server.url).complete(PROMPT, n_predict=1, n_probs=5)
         return [(item["tok_str"], round(item["prob"], 6)) for item in answer["completion_probabilities"][0]["probs"]]
+
+
+def test_how_threads_share_a_matrix_changes_no_bit():
+    folder = Path(llama_cpp.__file__).parent / "lib"
+    built = [path.read_bytes() for path in folder.glob("libggml-cpu*") if not path.is_symlink()]
+    assert built
+    assert all(b"GGML_ROWS_BY_THREAD" in code for code in built)
+
+    def answers(way):
+        with started("-t", "2", "-np", "2", env={"GGML_ROWS_BY_THREAD": way}) as server:
+            ask = partial(Client(server.url).complete, n_predict=24, temperature=0, n_probs=3)
+            told = at_once(ask, [PROMPT, "Once upon a time"])
+            return [[item["probs"] for item in answer["completion_probabilities"]] for answer in told]
+
+    assert answers("1") == answers("0")
 
 
 def test_sizes_and_cache_types_reach_the_library():

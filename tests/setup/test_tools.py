@@ -7,7 +7,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tools import build, cache, locked, model, system_packages
+from tools import build, cache, locked, model, patches, system_packages
 
 
 def installed_closure(name):
@@ -105,3 +105,14 @@ def test_build_keys_differ_by_flags_and_by_cpu_only_when_native(monkeypatch):
     after = [build.build_key("-DX=1", native=native) for native in (True, False)]
     assert after[0] != before[0]
     assert after[1] == before[1]
+
+
+def test_patches_are_applied_once_and_a_changed_source_stops_the_build(tmp_path):
+    file = tmp_path / patches.PATCHES[0].file
+    file.parent.mkdir(parents=True)
+    file.write_text("\n".join(patch.before for patch in patches.PATCHES))
+    patches.apply(tmp_path)
+    assert file.read_text() == "\n".join(patch.after for patch in patches.PATCHES)
+    file.write_text("int main(void) { return 0; }")
+    with pytest.raises(SystemExit, match=r"does not fit .*ggml-cpu\.c"):
+        patches.apply(tmp_path)

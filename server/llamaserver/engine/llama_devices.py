@@ -100,6 +100,8 @@ def initialise() -> None:
             _ggml.ggml_backend_load_all_from_path(os.fsencode(folder))
         if _ggml.ggml_backend_reg_count() == 0:
             raise ModelLoadError(f"llama.cpp has no compute backend in {folder}")
+        # Each thread gets one run of a matrix's rows (tools/patches.py); a library without our patch ignores this.
+        os.environ.setdefault("GGML_ROWS_BY_THREAD", "1")
         lib.llama_backend_init()
         _Library.started = True
 
