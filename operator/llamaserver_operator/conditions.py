@@ -70,7 +70,9 @@ class View:
 
     @property
     def stores(self) -> list[Mapping[str, Any]]:
-        """The prefix stores of the serving pods."""
+        """The prefix stores of the serving pods. They report one for host memory alone, too."""
+        if not (self.spec.kv_cache and self.spec.kv_cache.stores):
+            return []
         return [report["kv_store"] for report in self.serving if "kv_store" in report]
 
     @property
@@ -95,7 +97,7 @@ def conditions(spec: Spec, observed: Observed, problems: tuple[Problem, ...]) ->
     parts = [accepted(problems), model_available(view), scheduled(view), progressing(view)]
     if spec.accelerator:
         parts.append(accelerated(view))
-    if spec.kv_cache and spec.kv_cache.persistence != "None":
+    if spec.kv_cache and spec.kv_cache.stores:
         parts.append(cache_restored(view))
     return [ready(view, parts), *parts]
 

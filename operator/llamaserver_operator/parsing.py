@@ -25,8 +25,8 @@ OWNED_ARGUMENTS = frozenset(
     --yarn-orig-ctx --embedding --embeddings --pooling --threads --gpu-layers --n-gpu-layers --main-gpu --split-mode
     --tensor-split --require-offload --host --port --management-host --management-port --api-key --api-key-file
     --ssl-key-file --ssl-cert-file --timeout --max-queue --slots --no-slots --slots-endpoint-disable
-    --slot-save-path --kv-store --kv-store-mode --kv-store-max-bytes --kv-store-ttl --kv-store-min-tokens
-    --drain-delay --drain-timeout --stay-on-load-error --log-disable --termination-log
+    --slot-save-path --cache-ram --kv-store --kv-store-mode --kv-store-max-bytes --kv-store-ttl --kv-store-min-tokens
+    --drain-delay --drain-timeout --save-timeout --stay-on-load-error --log-disable --termination-log
     """.split()  # noqa: SIM905  one long list that reads as a text
 )
 _SHORT = re.compile(r"-[A-Za-z]")
@@ -75,7 +75,9 @@ def _sizes(spec: Spec) -> Iterator[tuple[str, str]]:
     if spec.model.cache and (template := spec.model.cache.claim_template):
         yield "model.cache.claimTemplate.size", template.size
     if cache := spec.kv_cache:
-        if template := cache.volume.claim_template:
+        if cache.volume and (template := cache.volume.claim_template):
             yield "kvCache.volume.claimTemplate.size", template.size
         if cache.max_size:
             yield "kvCache.maxSize", cache.max_size
+        if cache.host_memory:
+            yield "kvCache.hostMemory", cache.host_memory

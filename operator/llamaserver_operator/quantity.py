@@ -10,3 +10,8 @@ def bytes_of(text: str) -> int:
     """A quantity in whole bytes, rounded up as Kubernetes does; ValueError when it is none."""
     value: Decimal = parse_quantity(text)  # type: ignore[no-untyped-call]
     return math.ceil(value)
+
+
+def mebibytes_of(text: str) -> int:
+    """A quantity in whole MiB, rounded down."""
+    return bytes_of(text) // 2**20

@@ -216,7 +216,7 @@ def _next_look(spec: Spec, observed: Observed, plan: Plan) -> float | None:
         looks.append(_BLOCKED)  # ready pods that do not answer the operator
     if _config_maps_named(spec):
         looks.append(_TEXTS)
-    if spec.kv_cache and spec.kv_cache.persistence != "None":
+    if spec.kv_cache and spec.kv_cache.stores:
         looks.append(_STORE)
     return min(looks, default=None)
 

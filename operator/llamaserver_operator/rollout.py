@@ -40,7 +40,7 @@ def _claims_in_use(spec: Spec, observed: Observed) -> Iterable[_Use]:
     places: list[tuple[str, Any]] = []
     if spec.model.cache and model_files(spec).downloads:
         places.append(("spec.model.cache", spec.model.cache))
-    if spec.kv_cache:
+    if spec.kv_cache and spec.kv_cache.volume:
         places.append(("spec.kvCache.volume", spec.kv_cache.volume))
     for field, volume in places:
         if volume.claim_template:
@@ -58,7 +58,7 @@ def claims_named(spec: Spec) -> set[str]:
     names_ = {part.claim_name for part in found if part}
     if spec.model.cache and spec.model.cache.claim_name:
         names_.add(spec.model.cache.claim_name)
-    if spec.kv_cache and spec.kv_cache.volume.claim_name:
+    if spec.kv_cache and spec.kv_cache.volume and spec.kv_cache.volume.claim_name:
         names_.add(spec.kv_cache.volume.claim_name)
     return names_
 

@@ -255,14 +255,24 @@ class KvVolume(Model, frozen=True):
 
 
 class KvCache(Model, frozen=True):
-    """spec.kvCache."""
+    """spec.kvCache: a volume, memory of the pod, or both."""
 
-    volume: KvVolume
+    volume: KvVolume | None = None
     persistence: Literal["None", "OnShutdown", "Continuous"] = "None"
     scope: Literal["Replica", "Shared"] = "Replica"
+    host_memory: str = ""
     min_tokens: int = 0
     ttl_seconds: int = 0
     max_size: str = ""
+
+    def __post_init__(self) -> None:
+        if self.volume is None and (self.stores or not self.host_memory):
+            raise ValueError("persistence needs a volume" if self.stores else "set volume, hostMemory or both")
+
+    @property
+    def stores(self) -> bool:
+        """Whether the server keeps conversations on the volume by itself."""
+        return self.persistence != "None"
 
 
 class Rollout(Model, frozen=True):

@@ -11,17 +11,21 @@ from llamaserver.config import Config
 from llamaserver_operator import names
 from llamaserver_operator.files import model_files
 from llamaserver_operator.parsing import parse
+from llamaserver_operator.resources.pod import pod_template
 
 from tests.contract.conftest import IMAGE, rendered
 from tests.support.random_specs import specs
 from tests.support.schema import LEAVES, Path, defaulted, errors, get, path_of, put, text
 from tests.support.specs import BASES, variants
+from tests.support.worlds import CONFIG
 
 Raw = dict[str, Any]
 HTTP: Raw = {"http": {"url": "http://models.example/model.gguf"}}
 PLAIN: Raw = {"model": {"source": HTTP}}
 GPU: Raw = {**PLAIN, "accelerator": {"vendor": "NVIDIA", "count": 2}}
 STORE: Raw = {**PLAIN, "kvCache": {"persistence": "Continuous", "volume": {"emptyDir": {}}}}
+MEMORY: Raw = {**PLAIN, "kvCache": {"hostMemory": "1Gi"}}
+MIB = {"1Mi": 1, "4Gi": 4096, "1.5Gi": 1536, "1G": 953, "2.9Mi": 2}
 
 
 def cases(words: str, base: Raw, field: str, values: dict[Any, Any]) -> list[tuple[str, Raw, str, Any]]:
@@ -65,9 +69,13 @@ TABLE = [
     *cases("engine.extraArgs", PLAIN, "n_predict", {("--n-predict", "-1"): -1, ("--n-predict=9",): 9}),
     *cases("accelerator.onFallback", GPU, "require_offload", {"Fail": True, "Warn": False}),
     *cases("kvCache.persistence", STORE, "kv_store_mode", {"OnShutdown": "shutdown", "Continuous": "continuous"}),
+    *cases("kvCache.hostMemory", MEMORY, "cache_ram", MIB),
+    *cases("kvCache.hostMemory", STORE, "cache_ram", MIB),
     *cases("kvCache.minTokens", STORE, "kv_store_min_tokens", {1: 1, 100: 100}),
+    *cases("kvCache.minTokens", MEMORY, "kv_store_min_tokens", {1: 1, 100: 100}),
     *cases("kvCache.ttlSeconds", STORE, "kv_store_ttl", {60: 60.0, 86400: 86400.0}),
     *cases("kvCache.maxSize", STORE, "kv_store_max_bytes", {"1Gi": 2**30, "1.5k": 1500, "100m": 1}),
+    *cases("kvCache.maxSize", STORE, "save_timeout", {"1k": 10.0, "5Gi": 52.0, "3E": 86400.0}),
     *cases("kvCache.volume.emptyDir.sizeLimit", STORE, "kv_store_max_bytes", {"5Gi": 4 * 2**30, "1k": 800}),
     *cases("rollout.drainTimeoutSeconds", PLAIN, "drain_timeout", {0: 0.0, 86400: 86400.0}),
     *cases("serving.maxQueue", PLAIN, "max_queue", {0: 0, 64: 64}),
@@ -158,7 +166,25 @@ def test_the_kv_volume(config: Callable[..., Config]):
     assert (read.slot_save_path, read.kv_store) == (f"{names.KV_DIR}/slots", "")
     read = config(STORE)
     assert (read.slot_save_path, read.kv_store) == (f"{names.KV_DIR}/slots", f"{names.KV_DIR}/store")
-    assert (read.kv_store_max_bytes, read.kv_store_ttl) == (0, 0.0)
+    assert (read.kv_store_max_bytes, read.kv_store_ttl, read.cache_ram) == (0, 0.0, 0)
+
+
+def test_host_memory_alone_needs_no_volume(config: Callable[..., Config]):
+    read = config(MEMORY)
+    assert (read.cache_ram, read.slot_save_path, read.kv_store, read.save_timeout) == (1024, "", "", 0.0)
+
+
+@pytest.mark.parametrize("size", [None, "1k", "1Gi", "100Gi", "3E"])
+@pytest.mark.parametrize("drain", [0, 300])
+def test_the_server_ends_by_itself_before_it_is_killed(size: str | None, drain: int, config: Callable[..., Config]):
+    """Whatever the volume does: what the server takes at most is less than the grace, by a margin."""
+    cache = {**STORE["kvCache"], **({"maxSize": size} if size else {})}
+    spec = {**STORE, "kvCache": cache, "rollout": {"drainTimeoutSeconds": drain}}
+    read = config(spec)
+    pod = pod_template(parse(spec), "models", "demo", "image", CONFIG)["spec"]
+    before = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert read.save_timeout >= 10  # 0 would be without end
+    assert pod["terminationGracePeriodSeconds"] == before + read.drain_delay + drain + read.save_timeout + 10
 
 
 def test_keys_and_certificates(config: Callable[..., Config]):

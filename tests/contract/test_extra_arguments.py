@@ -75,6 +75,6 @@ def test_what_is_not_owned_passes():
     free = sorted(
         flag for spellings in SPELLINGS.values() for flag in spellings - OWNED_ARGUMENTS if flag.startswith("--")
     )
-    assert {"--no-mmap", "--numa", "--mlock", "--prompt-budget", "--cache-ram", "--log-format"} <= set(free)
+    assert {"--no-mmap", "--numa", "--mlock", "--prompt-budget", "--log-format"} <= set(free)
     for flag in free:
         extra(flag, f"{flag}=1", "-1", "-")

@@ -264,8 +264,8 @@ def test_cache_restored(reports: Manifest, expected: tuple[str, str]):
 
 
 def test_conditions_that_do_not_apply_are_not_there():
-    by_hand = {**PLAIN, "kvCache": {"volume": {"emptyDir": {}}}}
-    assert "CacheRestored" not in situation(by_hand, NEW, counts(2))
+    for cache in ({"volume": {"emptyDir": {}}}, {"hostMemory": "1Gi"}):
+        assert "CacheRestored" not in situation({**PLAIN, "kvCache": cache}, NEW, counts(2))
     assert "Accelerated" not in situation(PLAIN, NEW, counts(2))
 
 

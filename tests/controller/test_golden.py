@@ -18,7 +18,7 @@ from tests.support.schema import ROOT, defaulted
 from tests.support.worlds import CONFIG, owner, world
 
 GOLDEN = Path(__file__).with_name("golden")
-EXAMPLES = ["smollm2", "gpu", "secured", "shared"]
+EXAMPLES = ["smollm2", "gpu", "secured", "shared", "kv-cache"]
 
 
 def rendered(name: str) -> list[dict[str, Any]]:

@@ -39,6 +39,9 @@ WRONG = [
     ),
     ({"kvCache": {"volume": {}}}, "spec.kvCache.volume: set exactly one of claimName, claimTemplate and emptyDir"),
     ({"kvCache": {"volume": {"emptyDir": {}}, "maxSize": "lots"}}, "spec.kvCache.maxSize: "),
+    ({"kvCache": {"hostMemory": "lots"}}, "spec.kvCache.hostMemory: "),
+    ({"kvCache": {}}, "spec.kvCache: set volume, hostMemory or both"),
+    ({"kvCache": {"hostMemory": "1Gi", "persistence": "OnShutdown"}}, "spec.kvCache: persistence needs a volume"),
     ({"accelerator": {"vendor": "Acme"}}, "spec.accelerator.vendor: Invalid enum value 'Acme'"),
     (
         {"accelerator": {"vendor": "AMD", "resourceClaims": [{"name": "a"}]}},

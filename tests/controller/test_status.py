@@ -15,7 +15,10 @@ from tests.support.schema import CRD
 from tests.support.worlds import CONFIG, Manifest, counts, owner, pod, rolled_out, world
 
 IMAGE = {"image": {"reference": "registry.example/model:1", "path": "model.gguf"}}
-RAW: Manifest = {"model": {"source": IMAGE}, "replicas": 2, "context": {"tokensPerSlot": 1000, "slots": 3}}
+STORE: Manifest = {"persistence": "Continuous", "volume": {"emptyDir": {}}}
+RAW: Manifest = {
+    "model": {"source": IMAGE}, "replicas": 2, "context": {"tokensPerSlot": 1000, "slots": 3}, "kvCache": STORE,
+}  # fmt: skip
 SPEC = parse(RAW)
 NEW = [pod("new-0", ready=True), pod("new-1", ready=True)]
 T1, T2 = "2026-01-01T00:00:00Z", "2026-01-01T01:00:00Z"
@@ -91,6 +94,13 @@ def test_what_is_known_of_the_model_stays_when_no_pod_answers():
     after = status_of(SPEC, around(SPEC, NEW, counts(2), before), (), T2)
     assert after["model"] == before["model"]
     assert "kvCache" not in after
+
+
+@pytest.mark.parametrize("cache", [None, {"hostMemory": "1Gi"}, {**STORE, "persistence": "None"}])
+def test_what_is_no_store_has_no_entries(cache: Manifest | None):
+    """A server with host memory alone reports an empty one."""
+    spec = parse({**RAW, "kvCache": cache})
+    assert "kvCache" not in status_of(spec, around(spec, NEW, counts(2), reports={"new-0": REPORT}), (), T1)
 
 
 def test_a_transition_is_timed_by_the_change_of_the_status_alone():

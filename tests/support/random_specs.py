@@ -27,6 +27,7 @@ _BY_NAME: dict[str, st.SearchStrategy[Any]] = {
     "extraArgs": st.lists(st.sampled_from(_ARGUMENTS), max_size=_FEW, unique=True),
 }
 _BY_PATH: dict[str, st.SearchStrategy[Any]] = {
+    "kvCache.hostMemory": st.sampled_from(["1Mi", "1.5Gi", "20Gi", "1e9", "3E"]),
     "podTemplate.topologySpreadConstraints[]": st.just({"maxSkew": 1, "topologyKey": "zone"}),
     "podTemplate.volumes[]": _NAME.map(lambda name: {"name": f"user-{name}", "emptyDir": {}}),
 }
@@ -102,11 +103,8 @@ def _number(node: Node, path: Path) -> st.SearchStrategy[float]:
 def _ruled(spec: dict[str, Any]) -> dict[str, Any]:
     """The spec, changed where a rule over several fields stands against it."""
     _ruled_engine(spec.get("engine", {}), spec.get("accelerator"))
-    if (cache := spec.get("kvCache")) and cache.get("scope") == "Shared":
-        if template := cache["volume"].get("claimTemplate"):
-            template["accessModes"] = ["ReadWriteMany"]
-        if "emptyDir" in cache["volume"]:
-            cache["scope"] = "Replica"
+    if (cache := spec.get("kvCache")) is not None:
+        _ruled_cache(cache, spec)
     for peer in spec.get("security", {}).get("networkPolicy", {}).get("from", ()):
         if "ipBlock" in peer:
             _drop(peer, "podSelector", "namespaceSelector")
@@ -116,6 +114,22 @@ def _ruled(spec: dict[str, Any]) -> dict[str, Any]:
         for source in adapter["source"].values():
             source.update({key: source[key].replace(",", "_") for key in ("file", "path", "url") if key in source})
     return spec
+
+
+def _ruled_cache(cache: dict[str, Any], spec: dict[str, Any]) -> None:
+    if {"embeddings", "selfExtend"} & set(spec.get("engine", {})):
+        _drop(cache, "hostMemory")
+    elif "hostMemory" in cache:
+        _drop(spec.get("resources", {}).get("limits", {}), "memory")
+    if not {"volume", "hostMemory"} & set(cache):
+        _drop(spec, "kvCache")
+    elif "volume" not in cache:
+        _drop(cache, "persistence", "scope")
+    elif cache.get("scope") == "Shared":
+        if template := cache["volume"].get("claimTemplate"):
+            template["accessModes"] = ["ReadWriteMany"]
+        if "emptyDir" in cache["volume"]:
+            cache["scope"] = "Replica"
 
 
 def _ruled_engine(engine: dict[str, Any], gpu: dict[str, Any] | None) -> None:

@@ -24,6 +24,7 @@ _OTHERS: dict[str, list[Any]] = {
     "kvCache.volume.claimTemplate.accessModes": [["ReadWriteMany"], ["ReadWriteOncePod"]],
     "kvCache.volume.emptyDir.sizeLimit": ["40Gi"],
     "kvCache.maxSize": ["40Gi"],
+    "kvCache.hostMemory": ["8Gi"],
     "engine.gpuLayers": [0, 7],
     "engine.selfExtend.factor": [8],
     "engine.selfExtend.width": [4096],

@@ -1,11 +1,17 @@
 """The server's command line. Only what the spec asks for is written, so that a pinned older server understands it."""
 
+import math
+
 from .. import names
 from ..files import ModelFiles
-from ..quantity import bytes_of
+from ..quantity import bytes_of, mebibytes_of
 from ..spec import KvCache, Spec
 
 DRAIN_DELAY = 5  # seconds that endpoints get to lag behind
+_SAVE_RATE = 100 * 2**20  # bytes/s that a slow network volume takes
+_SAVE_DEFAULT = 60  # seconds for a store without maxSize
+_SAVE_LEAST = 10  # a volume may take as long to begin
+_SAVE_MOST = 86400  # what the server takes
 
 
 def server_arguments(spec: Spec, files: ModelFiles, namespace: str, name: str) -> list[str]:
@@ -93,21 +99,35 @@ def _gpu(spec: Spec) -> list[str]:
 def _kv_cache(cache: KvCache | None) -> list[str]:
     if cache is None:
         return []
-    arguments = ["--slot-save-path", f"{names.KV_DIR}/slots"]
-    if cache.persistence != "None":
+    arguments = ["--slot-save-path", f"{names.KV_DIR}/slots"] if cache.volume else []
+    if cache.host_memory:
+        arguments += ["--cache-ram", str(mebibytes_of(cache.host_memory))]
+    if cache.stores:
         mode = {"OnShutdown": "shutdown", "Continuous": "continuous"}[cache.persistence]
         arguments += ["--kv-store", f"{names.KV_DIR}/store", "--kv-store-mode", mode]
         arguments += _option("--kv-store-max-bytes", _most_bytes(cache))
         arguments += _option("--kv-store-ttl", cache.ttl_seconds)
+        arguments += ["--save-timeout", str(save_seconds(cache))]
+    if cache.stores or cache.host_memory:
         arguments += _option("--kv-store-min-tokens", cache.min_tokens)
     return arguments
+
+
+def save_seconds(cache: KvCache | None) -> int:
+    """Seconds beyond the drain in which the server writes what is not stored yet, on a volume as slow as can be."""
+    if cache is None or not cache.stores:
+        return 0
+    if not cache.max_size:
+        return _SAVE_DEFAULT
+    return min(max(math.ceil(bytes_of(cache.max_size) / _SAVE_RATE), _SAVE_LEAST), _SAVE_MOST)
 
 
 def _most_bytes(cache: KvCache) -> int:
     """0: the server finds out, from what the file system has free. That says nothing of an emptyDir's limit."""
     if cache.max_size:
         return bytes_of(cache.max_size)
-    limit = cache.volume.empty_dir.size_limit if cache.volume.empty_dir else None
+    directory = cache.volume.empty_dir if cache.volume else None
+    limit = directory.size_limit if directory else None
     return bytes_of(limit) * 4 // 5 if limit else 0  # slots saved by hand share it, and past it the pod is evicted
 
 

@@ -17,8 +17,9 @@ def claims(owner: Mapping[str, Any], spec: Spec) -> list[Manifest]:
     if (cache := spec.model.cache) and cache.claim_template:
         owned = cache.retention_policy == "Delete"
         made.append(_claim(metadata(owner, names.model_claim(name), owned=owned), cache.claim_template))
-    if spec.kv_cache and (template := spec.kv_cache.volume.claim_template):
-        owned = spec.kv_cache.volume.retention_policy == "Delete"
+    volume = spec.kv_cache.volume if spec.kv_cache else None
+    if volume and (template := volume.claim_template):
+        owned = volume.retention_policy == "Delete"
         made.append(_claim(metadata(owner, names.kv_claim(name), owned=owned), template))
     return made
 

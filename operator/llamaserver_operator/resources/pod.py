@@ -1,21 +1,18 @@
 """The pod template: the server, and before it the download."""
 
-import math
 from typing import Any
 
 from .. import names
 from ..config import Config
 from ..files import ModelFiles, model_files
-from ..quantity import bytes_of
+from ..quantity import mebibytes_of
 from ..spec import ResourceClaim, Spec
-from .arguments import DRAIN_DELAY, server_arguments
+from .arguments import DRAIN_DELAY, save_seconds, server_arguments
 from .volumes import Volumes, pod_volumes
 
 Manifest = dict[str, Any]
 _PRE_STOP = 3  # seconds that a pod still serves as if nothing happened, while endpoints forget it
 _STARTUP = 1800  # seconds to the first answer of the process
-_SAVE_RATE = 100 * 2**20  # bytes/s that a slow network volume takes
-_SAVE_DEFAULT = 60  # seconds for a store without maxSize
 _MARGIN = 10  # seconds
 _FETCH_NEEDS = {"cpu": "100m", "memory": "128Mi"}  # requests of the download when the spec says nothing
 
@@ -51,11 +48,7 @@ def pod_template(spec: Spec, namespace: str, name: str, image: str, config: Conf
 
 def grace_seconds(spec: Spec) -> int:
     """Seconds from the end's begin to SIGKILL: stop accepting, drain, and save the KV cache."""
-    save = 0
-    if spec.kv_cache and spec.kv_cache.persistence != "None":
-        size = spec.kv_cache.max_size
-        save = math.ceil(bytes_of(size) / _SAVE_RATE) if size else _SAVE_DEFAULT
-    return _PRE_STOP + DRAIN_DELAY + spec.rollout.drain_timeout_seconds + save + _MARGIN
+    return _PRE_STOP + DRAIN_DELAY + spec.rollout.drain_timeout_seconds + save_seconds(spec.kv_cache) + _MARGIN
 
 
 def _pod_security(spec: Spec) -> Manifest:
@@ -119,6 +112,11 @@ def _resources(spec: Spec) -> Manifest:
     made: Manifest = {}
     if (gpu := spec.accelerator) and gpu.resource:
         limits[gpu.resource] = str(gpu.count)  # the API server makes the request of an extended resource from it
+    cache = spec.kv_cache
+    if cache and cache.host_memory and "memory" not in requests and "memory" not in limits:
+        # A figure of the user's is the whole one, and stays. Without any, the scheduler would count nothing; of what
+        # the server takes, this much is known. It is no limit: the model and its context come on top.
+        requests["memory"] = f"{mebibytes_of(cache.host_memory)}Mi"
     if gpu and gpu.resource_claims:
         made["claims"] = [{"name": claim.name} for claim in gpu.resource_claims]
     if requests:

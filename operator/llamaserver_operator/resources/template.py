@@ -68,10 +68,11 @@ def _hash(spec: Spec, texts: Mapping[str, str]) -> str:
     """Hash of what a pod depends on: the spec, but for what is made the same for all here."""
     replace, rollout = msgspec.structs.replace, spec.rollout
     cache, kv = spec.model.cache, spec.kv_cache
+    volume = kv and kv.volume
     pods = replace(
         spec,
         model=replace(spec.model, cache=cache and replace(cache, **_same(cache))),
-        kv_cache=kv and replace(kv, scope="Replica", volume=replace(kv.volume, **_same(kv.volume))),
+        kv_cache=kv and replace(kv, scope="Replica", volume=volume and replace(volume, **_same(volume))),
         replicas=1,
         rollout=type(rollout)(drain_timeout_seconds=rollout.drain_timeout_seconds),
         serving=replace(spec.serving, port=8080, service_type="ClusterIP"),

@@ -5,7 +5,7 @@ from typing import Any
 
 from .. import names
 from ..files import ModelFiles
-from ..spec import ModelCache, Spec, Text
+from ..spec import KvVolume, ModelCache, Spec, Text
 
 Manifest = dict[str, Any]
 
@@ -60,8 +60,8 @@ def pod_volumes(spec: Spec, files: ModelFiles, name: str) -> Volumes:
             made.add(f"source-{file.index}", _claim(part.claim_name, read_only=True), where)
         if image := file.source.image:
             made.add(f"source-{file.index}", {"image": {"reference": image.reference}}, where)
-    if spec.kv_cache:
-        made.add("kv", _kv(spec, name), names.KV_DIR, read_only=False)
+    if spec.kv_cache and (volume := spec.kv_cache.volume):
+        made.add("kv", _kv(volume, name), names.KV_DIR, read_only=False)
     if sources := [_text(path, text, names.config_map(name, spec.inline_texts)) for path, text in spec.texts.items()]:
         made.add("config", {"projected": {"sources": sources}}, names.CONFIG_DIR)
     if keys := spec.security.api_keys_secret_ref:
@@ -80,9 +80,7 @@ def _models(cache: ModelCache | None, name: str) -> Manifest:
     return _claim(cache.claim_name or names.model_claim(name))
 
 
-def _kv(spec: Spec, name: str) -> Manifest:
-    assert spec.kv_cache
-    volume = spec.kv_cache.volume
+def _kv(volume: KvVolume, name: str) -> Manifest:
     if volume.empty_dir:
         limit = volume.empty_dir.size_limit
         return {"emptyDir": {"sizeLimit": limit} if limit else {}}
