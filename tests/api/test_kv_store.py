@@ -1,5 +1,6 @@
 """The default model on a KV store: a chat goes on after a crash, without its prompt and with the same words."""
 
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.client import Client
 from tests.support.paths import model_path
 from tests.support.polling import until
 from tests.support.server import ServerProcess
 
+DOCUMENT = Path(__file__).parents[2] / "docs/metrics.md"
 pytestmark = pytest.mark.model
 RULES = "You help sailors. " + " ".join(f"Rule {n}: a lighthouse number {n} stands on rock {n * 7}." for n in range(40))
 
@@ -65,3 +68,50 @@ def test_manual_slot_files_work_beside_the_store(tmp_path: Path) -> None:
         saved = client.post("/slots/0?action=save", filename="one.bin")
         client.post("/slots/0?action=erase")
         assert client.post("/slots/1?action=restore", filename="one.bin")["n_restored"] == saved["n_saved"]
+
+
+def story(number: int) -> str:
+    return f"Story {number}. " + f"The captain of ship {number} looked at the lighthouse, and the light went out. " * 6
+
+
+def samples(client: Client) -> dict[str, float]:
+    """Every sample of the store, by its name without the prefix and by its label."""
+    families = text_string_to_metric_families(client.http.get("/metrics").text)
+    found = {
+        ":".join([sample.name.removeprefix("llamaserver:"), *sample.labels.values()]): float(sample.value)
+        for family in families
+        for sample in family.samples
+    }
+    return {name: value for name, value in found.items() if name.startswith("kv_")}
+
+
+def test_every_metric_of_the_store_says_what_happened(tmp_path: Path) -> None:
+    options = ("--kv-store", tmp_path, "--cache-ram", "100", "--kv-store-min-tokens", "64", "-np", "1")
+    with serving(*options) as (_, client):
+        first = client.complete(story(1))
+        until(lambda: client.metric("llamaserver:kv_saves_total") == 1, "it is saved")
+        known = samples(client)
+        assert known["kv_store_entries"] == known["kv_ram_entries"] > 1
+        assert known["kv_store_bytes"] == known["kv_written_bytes_total"] > known["kv_ram_bytes"] > 100_000
+        assert known["kv_save_seconds_total"] > 0
+        assert (known["kv_lookups_total"], known["kv_misses_total:ram"], known["kv_misses_total:disk"]) == (1, 1, 1)
+        unused = ("restores_total", "restore_seconds_total", "read_bytes_total", "hits_total:ram", "hits_total:disk")
+        assert [known[f"kv_{name}"] for name in unused] == [0] * 5
+        assert known["kv_restored_tokens_total:ram"] == known["kv_restored_tokens_total:disk"] == 0
+    with serving(*options) as (_, client):
+        assert client.complete(story(1))["content"] == first["content"]
+        client.complete(story(2))
+        client.complete(story(1))
+        client.complete("Once")  # too short to ask
+        client.complete("Story 1. The captain of ship 1 looked at the lighthouse, and the light went out. Then")
+        until(lambda: client.metric("llamaserver:kv_lookups_total") == 3, "all are counted")
+        seen = samples(client)
+        assert [seen[f"kv_hits_total:{tier}"] for tier in ("disk", "ram")] == [1, 1]
+        assert [seen[f"kv_misses_total:{tier}"] for tier in ("disk", "ram")] == [1, 1]
+        assert seen["kv_restored_tokens_total:disk"] == seen["kv_restored_tokens_total:ram"] > 64
+        assert seen["kv_restores_total"] == 2
+        assert seen["kv_restore_seconds_total"] > 0
+        assert seen["kv_read_bytes_total"] > 100_000
+        documented = set(re.findall(r"^\| `((?:llamacpp|llamaserver):\w+)", DOCUMENT.read_text(), re.M))
+        shown = text_string_to_metric_families(client.http.get("/metrics").text)
+        assert documented == {f.name + "_total" * (f.type == "counter") for f in shown}

@@ -13,13 +13,23 @@ from llamaserver.engine.output import Failed
 from llamaserver.engine.sequence import Phase
 from llamaserver.errors import Unavailable
 
-from tests.support.driver import same_as_alone, tokens
+from tests.support.driver import Driver, same_as_alone, tokens
 from tests.support.kv import files
 from tests.support.kv_driver import engine, evaluated, quiet, store_of
 from tests.support.polling import until
 from tests.support.toy import Failure, picture_keys
 
 LAYOUTS = pytest.mark.parametrize("unified", [False, True], ids=["split", "unified"])
+
+
+DECLINED = ("too_short", "slower_than_prefill", "slow_volume", "overtaken", "not_now", "unwanted", "other_layout")
+
+
+def all_counted(driver: Driver) -> bool:
+    """Whether each question was a hit, a miss or declined, and nothing twice."""
+    stats = store_of(driver).stats()
+    declined = sum(stats.discards.get(reason, 0) for reason in DECLINED)
+    return stats.lookups == sum(stats.hits.values()) + min(stats.misses.values()) + declined
 
 
 # ---- conversations go on
@@ -137,12 +147,51 @@ def test_a_store_that_hangs_holds_the_first_request_up_and_no_other(tmp_path: Pa
         driver.run()
         assert same_as_alone(driver, sequence, tokens(100))
         assert evaluated(driver, tokens(80, 1)) == 80  # at once
-        assert store.stats().discards["slow_volume"] == 1
+        assert store.stats().discards == {"slow_volume": 1, "not_asked": 1}
         gate.set()
         until(lambda: driver.core.keeper and driver.core.keeper._stuck and driver.core.keeper._stuck.done, "an answer")
-        before = store.stats().misses
+        assert store.stats().misses == {"disk": 0}
         assert evaluated(driver, tokens(90, 2)) == 90
-        assert store.stats().misses == before + 1  # asked again
+        assert store.stats().misses == {"disk": 1}  # asked again
+
+
+def test_an_offer_that_is_not_used_is_counted_by_its_reason(tmp_path: Path) -> None:
+    with engine(tmp_path) as first:
+        first.answer(tokens(100), n_predict=1)
+        quiet(first)
+    with engine(tmp_path) as second:
+        gone = second.submit(tokens(100), n_predict=1)
+        second.step()
+        until(lambda: gone.offered, "an offer")
+        second.core.cancel(gone)
+        assert store_of(second).stats().discards == {"unwanted": 1}
+        late = second.submit(tokens(100), n_predict=1)
+        second.step()
+        until(lambda: late.offered, "an offer")
+        placement = second.core.scheduler.placement
+        placement.unsettled = True  # as after a copy whose request has gone
+        second.step()
+        placement.unsettled = False
+        second.run()
+        assert second.finish(late).n_cached == 0
+        assert store_of(second).stats().discards == {"unwanted": 1, "not_now": 1}
+        assert store_of(second).stats().hits == {"disk": 0}
+        assert all_counted(second)
+
+
+def test_an_offer_that_comes_too_late_is_counted(tmp_path: Path) -> None:
+    with engine(tmp_path) as first:
+        first.answer(tokens(60), n_predict=1)
+        quiet(first)
+    with engine(tmp_path) as second:
+        long, same = (second.submit(tokens(200), n_predict=1) for _ in range(2))
+        second.step()
+        until(lambda: long.offered and same.offered, "offers")
+        second.run()
+        assert second.finish(long).n_cached == 60
+        assert second.finish(same).n_cached > 160
+        assert store_of(second).stats().discards == {"overtaken": 1}
+        assert all_counted(second)
 
 
 def test_few_states_are_in_memory_at_once(tmp_path: Path) -> None:
@@ -279,6 +328,7 @@ def test_answers_never_depend_on_the_store(tmp_path_factory: pytest.TempPathFact
             for sequence, prompt in asked:
                 assert same_as_alone(driver, sequence, prompt)
             driver.check_idle()
+            assert all_counted(driver)
             assert driver.core.keeper is not None
             driver.core.keeper.draining = True
             quiet(driver)

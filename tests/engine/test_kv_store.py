@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from llamaserver.engine import kvdisk
 from llamaserver.engine.kvblocks import BLOCK, common_prefix, head_size
+from llamaserver.engine.kvterms import Lookup
 
 from tests.support.kv import files, find, found, opened, save, total
 from tests.support.polling import until
@@ -42,7 +43,9 @@ def test_what_is_saved_is_found_again(tmp_path: Path, tiers: str) -> None:
         assert (offer.length, offer.tier) == (500, "disk" if tiers == "disk" else "ram")
         assert found(store, keys(333) + keys(20, 1)) == 333
         assert found(store, keys(500, 2)) == 0
-        assert store.stats().misses == 1
+        stats = store.stats()
+        assert stats.misses == ({"ram": 1, "disk": 1} if tiers == "both" else {tiers: 1})
+        assert (stats.lookups, stats.discards) == (3, {})
 
 
 def test_it_outlives_the_process_and_is_private(tmp_path: Path) -> None:
@@ -422,12 +425,39 @@ def test_a_restore_that_is_slower_than_prefill_is_skipped(tmp_path: Path) -> Non
         save(store, keys(200))
         offer = find(store, keys(200))
         assert offer is not None
-        store.note_restored(offer, 200.0)  # a second a token
+        store.restored(Lookup(keys(200), (), ()), offer, 200.0)  # a second a token
         assert found(store, keys(200), token_seconds=0.001) == 0
         assert store.stats().discards == {"slower_than_prefill": 1}
+        assert store.stats().misses == {"disk": 0}
         assert found(store, keys(200), token_seconds=2.0) == 200
         assert found(store, keys(200), have=150, token_seconds=2.0) == 0  # fifty tokens against two hundred
         assert found(store, keys(200)) == 200  # nobody knows how long prefill takes
+
+
+def test_what_is_there_but_too_short_is_no_miss(tmp_path: Path) -> None:
+    with opened(tmp_path / "kv", min_tokens=100) as store:
+        save(store, keys(150))
+        assert found(store, keys(80) + keys(50, 1)) == 0
+        assert store.stats().discards == {"too_short": 1}
+        assert found(store, keys(10) + keys(120, 1)) == 0  # what all conversations begin with
+        assert found(store, keys(150), have=140) == 0  # a block read for ten tokens
+        assert store.stats().misses == {"disk": 2}
+        assert store.stats().lookups == 3
+
+
+def test_a_question_counts_once(tmp_path: Path) -> None:
+    with opened(tmp_path / "kv") as store:
+        lookup = Lookup(keys(200), (), ())
+        store.find(lookup)
+        until(lambda: lookup.done, "an answer")
+        store.decline(lookup, "unwanted")  # it was a miss
+        assert (store.stats().misses, store.stats().discards) == ({"disk": 1}, {})
+        given_up = Lookup(keys(200), (), (), dropped=True)
+        store.decline(given_up, "slow_volume")
+        store.find(given_up)
+        until(lambda: given_up.done, "it is passed over")
+        store.decline(given_up, "unwanted")
+        assert (store.stats().misses, store.stats().discards) == ({"disk": 1}, {"slow_volume": 1})
 
 
 def _age(folder: Path, seconds: float) -> None:

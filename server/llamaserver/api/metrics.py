@@ -78,8 +78,8 @@ def _kv_store(kept: StoreStats) -> Iterator[Metric]:
     ):
         yield GaugeMetricFamily(name, text, value=value)
     for name, text, total in (
-        ("llamaserver:kv_misses", "Prompts of which the store had nothing more than the cache.", kept.misses),
-        ("llamaserver:kv_saves", "Conversations given to the store.", kept.saves),
+        ("llamaserver:kv_lookups", "Prompts that the store was asked about.", kept.lookups),
+        ("llamaserver:kv_saves", "Conversations written to the store.", kept.saves),
         ("llamaserver:kv_save_seconds", "Seconds that writing them took.", kept.save_seconds),
         ("llamaserver:kv_restores", "Prompts that began from the store.", kept.restores),
         ("llamaserver:kv_restore_seconds", "Seconds that reading them took.", kept.restore_seconds),
@@ -88,7 +88,8 @@ def _kv_store(kept: StoreStats) -> Iterator[Metric]:
     ):
         yield CounterMetricFamily(name, text, value=total)
     for name, text, label, values in (
-        ("llamaserver:kv_hits", "Prompts that began from the store.", "tier", kept.hits),
+        ("llamaserver:kv_hits", "Prompts that began from this tier.", "tier", kept.hits),
+        ("llamaserver:kv_misses", "Prompts of which no tier had more than the cache.", "tier", kept.misses),
         ("llamaserver:kv_restored_tokens", "Prompt tokens not evaluated for it.", "tier", kept.tokens_restored),
         ("llamaserver:kv_discards", "What was not kept or not used.", "reason", kept.discards),
     ):

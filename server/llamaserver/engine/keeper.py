@@ -44,7 +44,7 @@ class Keeper:
             if room <= 0:
                 return
             if self._waits_for_its_slot(sequence) or (sequence.n_decoded and sequence.rest()):
-                sequence.drop_lookup()  # an answer now would only take memory, and the turn of others
+                self.forget(sequence)  # an answer now would only take memory, and the turn of others
                 continue
             lookup = sequence.lookup or self._ask(sequence)
             if not lookup.done and self._clock() > lookup.until:
@@ -57,9 +57,8 @@ class Keeper:
 
     def _give_up(self, sequence: Sequence) -> None:
         """The volume hangs: go on without, and ask nothing more until it has answered this."""
-        self.store.discard("slow_volume")
         self._stuck = sequence.lookup
-        sequence.drop_lookup()
+        self.forget(sequence, "slow_volume")
         sequence.lookup = _nothing(sequence)
 
     @property
@@ -72,8 +71,10 @@ class Keeper:
         partial = self._backend.info.partial_reuse
         limit = len(sequence.keys) - (2 if partial else 1)  # as for what the cache holds: the end is always evaluated
         have, _ = self._placement.best_source(sequence)
-        wanted = sequence.kind == "completion" and sequence.params.cache_prompt
-        if not wanted or self._hangs or not self.store.may_have(have, limit):
+        wanted = sequence.kind == "completion" and sequence.params.cache_prompt and self.store.may_have(have, limit)
+        if not wanted or self._hangs:
+            if wanted:
+                self.store.discard("not_asked")
             sequence.lookup = _nothing(sequence)
             return sequence.lookup
         rate = self._stats.prompt_token_seconds()
@@ -88,14 +89,20 @@ class Keeper:
         self.store.find(sequence.lookup)
         return sequence.lookup
 
-    def load(self, resident: Resident, offer: Offer) -> bool:
+    def forget(self, sequence: Sequence, reason: str = "unwanted") -> None:
+        """Nobody waits for the answer any more, or will use it."""
+        if sequence.lookup is not None:
+            self.store.decline(sequence.lookup, reason)
+            sequence.drop_lookup()
+
+    def load(self, resident: Resident, lookup: Lookup, offer: Offer) -> bool:
         """Put a saved state into an empty resident."""
         began = self._clock()
         fits = self._backend.state_import(resident.seq, offer.state)
         if not fits or self._backend.pos_max(resident.seq) + 1 != offer.length:
-            self.store.discard("other_layout")
+            self.store.decline(lookup, "other_layout")
             return False
-        self.store.note_restored(offer, self._clock() - began)
+        self.store.restored(lookup, offer, self._clock() - began)
         return True
 
     # ---- cached sequences
@@ -164,4 +171,4 @@ class Keeper:
 
 def _nothing(sequence: Sequence) -> Lookup:
     """An answer without an offer."""
-    return Lookup(sequence.keys[:0], (), (), done=True)
+    return Lookup(sequence.keys[:0], (), (), done=True, counted=True)

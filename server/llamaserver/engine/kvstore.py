@@ -65,14 +65,20 @@ class KVStore:
         self._wake: Callable[[], None] = lambda: None
         self._lock = threading.RLock()  # the indexes; may be held while a slow disk is read
         self._counting = threading.Lock()  # the numbers; never held for long
-        self._counts: dict[str, Counter[str]] = {"hits": Counter(), "tokens": Counter(), "discards": Counter()}
+        self._tiers = [
+            *(["ram"] if options.ram_bytes else []),
+            *(["disk"] if options.folder is not None and options.mode != "off" else []),
+        ]
+        none = dict.fromkeys(self._tiers, 0)
+        self._hits, self._misses, self._tokens = Counter(none), Counter(none), Counter(none)
+        self._discards: Counter[str] = Counter()
         self._stats = StoreStats()
         self._ram = RamTier(options.ram_bytes if options.ram_bytes >= 0 else 1 << 62)
         self._disk = (
             DiskTier(
                 options.folder, shape.fingerprint, Limits(options.max_bytes, options.ttl), self.discard, self._lock
             )
-            if options.folder is not None and options.mode != "off"
+            if options.folder is not None and "disk" in self._tiers
             else None
         )
         self._questions: SimpleQueue[Lookup | None] = SimpleQueue()
@@ -117,6 +123,8 @@ class KVStore:
 
     def find(self, lookup: Lookup) -> None:
         """Answer a question soon; its `done` says when."""
+        with self._counting:
+            self._stats = replace(self._stats, lookups=self._stats.lookups + 1)
         self._questions.put(lookup)
 
     @property
@@ -146,20 +154,35 @@ class KVStore:
         self._saves.put(save)
         return save
 
-    def note_restored(self, offer: Offer, seconds: float) -> None:
-        """An offer has reached the cache, which took that long."""
+    def restored(self, lookup: Lookup, offer: Offer, seconds: float) -> None:
+        """A question's offer has reached the cache, which took that long."""
         took = offer.seconds + seconds
         with self._counting:
+            lookup.counted = True
             self._rate = (took / offer.length, time.monotonic())
-            self._counts["hits"][offer.tier] += 1
-            self._counts["tokens"][offer.tier] += offer.length
+            self._hits[offer.tier] += 1
+            self._tokens[offer.tier] += offer.length
             stats = self._stats
             self._stats = replace(stats, restores=stats.restores + 1, restore_seconds=stats.restore_seconds + took)
 
     def discard(self, reason: str) -> None:
         """Count something that was not kept or not used."""
         with self._counting:
-            self._counts["discards"][reason] += 1
+            self._discards[reason] += 1
+
+    def decline(self, lookup: Lookup, reason: str) -> None:
+        """Count a question that is neither a hit nor a miss; whoever ends it first says why."""
+        with self._counting:
+            if not lookup.counted:
+                self._discards[reason] += 1
+            lookup.counted = True
+
+    def _miss(self, lookup: Lookup) -> None:
+        """Count a question that no tier could answer."""
+        with self._counting:
+            if not lookup.counted:
+                self._misses.update(self._tiers)
+            lookup.counted = True
 
     # ---- monitoring (any thread)
 
@@ -173,9 +196,10 @@ class KVStore:
                 bytes_written=self._disk.written if self._disk else 0,
                 ram_entries=len(self._ram.index),
                 ram_bytes=self._ram.bytes,
-                hits=dict(self._counts["hits"]),
-                tokens_restored=dict(self._counts["tokens"]),
-                discards=dict(self._counts["discards"]),
+                hits=dict(self._hits),
+                misses=dict(self._misses),
+                tokens_restored=dict(self._tokens),
+                discards=dict(self._discards),
             )
 
     def listing(self) -> list[tuple[BlockId, tuple[str, ...]]]:
@@ -204,7 +228,7 @@ class KVStore:
                 lookup.offer = None if lookup.dropped else self._answer(lookup)
             except Exception:
                 _log.exception("looking into the KV store failed")
-                self.discard("defect")
+                self.decline(lookup, "defect")
             lookup.done = True
             self._wake()
 
@@ -216,11 +240,14 @@ class KVStore:
         while True:
             found = self._match(lookup, start)
             length = found[-1][0].start + found[-1][1] if found else 0
-            if not self.may_have(lookup.have, length):
-                self._missed()
+            if length < lookup.have + WORTH_RESTORING:
+                self._miss(lookup)
+                return None
+            if length < self.options.min_tokens:
+                self.decline(lookup, "too_short")
                 return None
             if self._too_slow(length, length - lookup.have, lookup.token_seconds):
-                self.discard("slower_than_prefill")
+                self.decline(lookup, "slower_than_prefill")
                 return None
             blocks = self._read(found, lookup)
             if lookup.dropped:
@@ -229,14 +256,11 @@ class KVStore:
                 continue  # something was gone or damaged; it is not in the index any more
             state = self._join(blocks, found)
             if state is None:
+                self.decline(lookup, "other_layout")
                 return None
             self._used([block for block, _ in found])
             tier: Literal["ram", "disk"] = "disk" if any(from_disk for _, from_disk in blocks) else "ram"
             return Offer(length, state, tier, time.monotonic() - began)
-
-    def _missed(self) -> None:
-        with self._counting:
-            self._stats = replace(self._stats, misses=self._stats.misses + 1)
 
     def _match(self, lookup: Lookup, start: bytes) -> Found:
         with self._lock:
@@ -307,7 +331,6 @@ class KVStore:
                 [(block.payload, block.id.count, used) for (block, _), (_, used) in zip(blocks, found, strict=True)]
             )
         except ValueError:
-            self.discard("other_layout")
             for block, _ in blocks:
                 self._drop(block.id)
             return None

@@ -46,18 +46,20 @@ class Lookup:
     offer: Offer | None = None
     done: bool = False
     dropped: bool = False  # nobody wants to know any more
+    counted: bool = False  # as a hit, a miss, or by the reason why it came to nothing
 
 
 @dataclass(frozen=True, slots=True)
 class StoreStats:
-    """Numbers for monitoring; dictionaries by tier or reason."""
+    """Numbers for monitoring; dictionaries by tier or reason. docs/metrics.md says what counts as what."""
 
     entries: int = 0
     bytes: int = 0
     ram_entries: int = 0
     ram_bytes: int = 0
+    lookups: int = 0
     hits: dict[str, int] = field(default_factory=dict)
-    misses: int = 0
+    misses: dict[str, int] = field(default_factory=dict)
     tokens_restored: dict[str, int] = field(default_factory=dict)
     discards: dict[str, int] = field(default_factory=dict)
     save_seconds: float = 0.0

@@ -10,7 +10,7 @@ from array import array
 from typing import Protocol
 
 from .backend import Backend
-from .kvterms import WORTH_RESTORING, Offer
+from .kvterms import WORTH_RESTORING, Lookup, Offer
 from .sequence import Phase, Sequence
 from .slots import CellLedger, Resident, Slot, common_prefix
 
@@ -23,8 +23,11 @@ class Keeping(Protocol):
     def leaving(self, resident: Resident) -> None:
         """Keys of this resident are about to be dropped; its state may be read now."""
 
-    def load(self, resident: Resident, offer: Offer) -> bool:
+    def load(self, resident: Resident, lookup: Lookup, offer: Offer) -> bool:
         """Put a saved state into an empty resident; False when it does not fit."""
+
+    def forget(self, sequence: Sequence, reason: str = "unwanted") -> None:
+        """Drop what was asked and offered; the reason counts when nothing has come of it."""
 
 
 class Placement:
@@ -132,15 +135,12 @@ class Placement:
         """Give the sequence a resident that holds its longest cached prefix; return its length."""
         slot = sequence.slot
         assert slot is not None
-        offer, sequence.cached_from = sequence.offer, ""
-        if sequence.lookup is not None:
-            sequence.lookup.offer = None  # it is large
         length, source = self._worthy_source(sequence)
-        if offer is not None and offer.length >= length + WORTH_RESTORING:
-            if self._restore(sequence, slot, offer):
-                sequence.cached_from = offer.tier
-                return offer.length
+        if self._prefers_offer(sequence, length):
+            if restored := self._restore(sequence, slot):
+                return restored
             length, source = self._worthy_source(sequence)
+        self.forget_offer(sequence, "overtaken")
         if source is None:
             target = self._empty(slot)
         elif source is slot.resident and (self._may_take_over(source, length) or not self._has_spare_id(source)):
@@ -166,18 +166,29 @@ class Placement:
     def _prefers_offer(self, sequence: Sequence, length: int) -> bool:
         return sequence.offer is not None and sequence.offered >= length + WORTH_RESTORING
 
-    def _restore(self, sequence: Sequence, slot: Slot, offer: Offer) -> bool:
-        """Start from a saved state; False, and the slot empty, when that is not possible."""
-        target = self._empty(slot)
+    def _restore(self, sequence: Sequence, slot: Slot) -> int:
+        """Start from a saved state; its length, or 0 when that is not possible."""
+        lookup, offer = sequence.lookup, sequence.offer
+        assert lookup is not None
+        assert offer is not None
         if self.keeping is None or self.unsettled or not self.free_cells(offer.length):
-            return False
-        if not self.keeping.load(target, offer):
+            self.forget_offer(sequence, "not_now")
+            return 0
+        target = self._empty(slot)
+        fits = self.keeping.load(target, lookup, offer)
+        self.forget_offer(sequence)
+        if not fits:
             self.clear(target)
-            return False
+            return 0
         self.extend(target, sequence.keys[: offer.length])
-        target.stored = offer.length
+        target.stored, sequence.cached_from = offer.length, offer.tier
         self._hold(sequence, slot, target)
-        return True
+        return offer.length
+
+    def forget_offer(self, sequence: Sequence, reason: str = "unwanted") -> None:
+        """Drop what the store was asked for this request and has offered: it is large."""
+        if self.keeping is not None:
+            self.keeping.forget(sequence, reason)
 
     def _copy_of(self, source: Resident, length: int, slot: Slot) -> Resident:
         target = self._empty(slot, sparing=source)

@@ -209,7 +209,7 @@ class Scheduler:
         self.placement.release(sequence)
         self.placement.drop(resident)
         sequence.slot, sequence.phase = None, Phase.QUEUED
-        sequence.drop_lookup()
+        self.placement.forget_offer(sequence)
         if slot:
             slot.sequence = None
         self.queue.appendleft(sequence)
@@ -378,7 +378,7 @@ class Scheduler:
 
     def finish(self, sequence: Sequence) -> None:
         """Free the slot (or the place in the queue)."""
-        sequence.drop_lookup()
+        self.placement.forget_offer(sequence)
         if sequence.phase is Phase.QUEUED:
             if sequence in self.queue:
                 self.queue.remove(sequence)
