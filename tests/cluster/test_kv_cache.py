@@ -42,7 +42,7 @@ def keeper(llama: Llama) -> Llama:
 def stored(llama: Llama, pod: Object) -> int:
     """Blocks that a pod knows of in the store; none while it has something to write."""
     with llama.pod_port(pod) as relay:
-        store = get(f"{relay.url}/status")["kv_store"]
+        store = until(lambda: get(f"{relay.url}/status").get("kv_store"), "the store is opened")
         return 0 if store["unsaved"] else int(store["entries"])
 
 

@@ -135,12 +135,16 @@ def test_a_store_whose_folder_hangs_delays_no_start(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(kvdisk.DiskTier, "open", slowly)
     store = KVStore(StoreOptions(folder=tmp_path / "kv"), Shape(b"toy" + bytes(13), codec=ToyCodec()))
-    store.start(lambda: None)
+    seen: list[bool] = []
+    store.start(lambda: seen.append(store.stats().opening))
     driver = make(store=store, slot_ctx=256)
     assert opening.wait(30)
     assert driver.answer(tokens(100), n_predict=1).n_decoded == 1
     assert not opened
+    assert store.stats().opening
+    woken = len(seen)
     gate.set()
+    assert until(lambda: seen[woken:], "whoever waits is told")[0] is False
     quiet(driver)
     assert len(files(tmp_path)) == 2
     store.stop()

@@ -1,7 +1,8 @@
-"""The KV store's endpoint over a volume that hangs: it takes no thread that other requests need."""
+"""What is said of a KV store whose volume hangs, and that it takes no thread that other requests need."""
 
 import asyncio
 import threading
+from dataclasses import replace
 
 from llamaserver.engine.kvterms import StoreStats
 from llamaserver.engine.snapshot import Snapshot
@@ -34,3 +35,12 @@ async def test_listings_that_hang_hold_up_nobody_else(ports):
         store.gate.set()
     for answer in await asyncio.gather(*asked):
         assert (await answer.json())["entries"] == 3
+
+
+async def test_a_store_that_is_being_opened_is_not_called_empty(ports):
+    """Left out, it is unknown to the operator, which would tell its owner of an empty one."""
+    server = await ports()
+    for kept, shown in ((None, None), (StoreStats(opening=True), None), (StoreStats(entries=3), 3)):
+        server.context.engine.snapshot = replace(server.context.engine.snapshot, kv_store=kept)
+        body = await (await server.management.get("/status")).json()
+        assert body.get("kv_store", {}).get("entries") == shown

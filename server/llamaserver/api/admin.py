@@ -276,7 +276,7 @@ async def status(request: web.Request) -> web.StreamResponse:
             "layers_total": info.layers_total,
         }
         body["system_info"] = info.system_info
-    if (kept := snapshot.kv_store) is not None:
+    if (kept := snapshot.kv_store) is not None and not kept.opening:  # until then it is not known whether it is empty
         body["kv_store"] = {
             "entries": kept.entries,
             "bytes": kept.bytes,

@@ -92,7 +92,7 @@ class KVStore:
     # ---- life
 
     def start(self, wake: Callable[[], None]) -> None:
-        """Start the threads, which open the folder; `wake` is called when an answer is there or a save has ended."""
+        """Start the threads, which open the folder; `wake` is called when there is something to see."""
         self._wake = wake
         for name, loop in (("kv-read", self._read_loop), ("kv-write", self._write_loop)):
             thread = threading.Thread(target=loop, name=name, daemon=True)
@@ -191,6 +191,7 @@ class KVStore:
         with self._counting:
             return replace(
                 self._stats,
+                opening=not self.opened.is_set(),
                 entries=len(self._disk.index) if self._disk else 0,
                 bytes=self._disk.bytes if self._disk else 0,
                 bytes_written=self._disk.written if self._disk else 0,
@@ -343,6 +344,7 @@ class KVStore:
         if self._disk is not None:
             self._disk.open()
         self.opened.set()
+        self._wake()
         while True:
             if self._disk is not None and time.monotonic() - self._swept > _SWEEP_EVERY:
                 self._disk.sweep()

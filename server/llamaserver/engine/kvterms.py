@@ -53,6 +53,7 @@ class Lookup:
 class StoreStats:
     """Numbers for monitoring; dictionaries by tier or reason. docs/metrics.md says what counts as what."""
 
+    opening: bool = False  # the folder has not been looked through yet: entries and bytes are not known
     entries: int = 0
     bytes: int = 0
     ram_entries: int = 0
