@@ -6,6 +6,7 @@
 import hashlib
 import json
 import logging
+import os
 import uuid
 from pathlib import Path
 
@@ -27,9 +28,10 @@ def sha256(path: Path) -> str:
     """The digest of the file: the kept one, else computed and kept where the folder can be written."""
     if found := recorded(path):
         return found
+    status = path.stat()  # before: should another file take the name meanwhile, the digest is not taken for its
     found = compute(path)
     try:
-        record(path, path, found)
+        record(path, status, found)
     except OSError as error:
         _log.info("the SHA-256 of %s cannot be kept: %s", path, error)
     return found
@@ -41,9 +43,8 @@ def compute(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def record(path: Path, measured: Path, digest: str) -> None:
-    """Keep for `path` the digest of `measured`: the same file, or one that is about to take its name."""
-    status = measured.stat()
+def record(path: Path, status: os.stat_result, digest: str) -> None:
+    """Keep the digest of a file that has, or is about to take, the name `path`; `status` is that file's."""
     kept = {"sha256": digest, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
     fresh = path.with_name(f".{uuid.uuid4().hex}.sha256")
     try:

@@ -279,7 +279,7 @@ def _finish(part: Path, target: Path, size: int, expected: str, lock: Lock) -> N
             part.unlink()
             raise aiohttp.ClientPayloadError("another wrote to the same file; starting anew")
         os.fsync(file.fileno())
-    digest.record(target, part, found)
+    digest.record(target, part.stat(), found)
     part.replace(target)
     folder = os.open(target.parent, os.O_RDONLY)
     try:

@@ -3,8 +3,10 @@
 import hashlib
 import json
 import logging
+import os
 import re
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,9 +28,46 @@ _SETTINGS = (
 
 def wanted(config: Config) -> bool:
     """Whether there is to be a store at all. Self-extend moves positions: its states are of no use to others."""
-    on_disk = bool(config.kv_store) and config.kv_store_mode != "off"
     in_memory = config.cache_ram != 0 and not config.embedding
-    return (on_disk or in_memory) and config.grp_attn_n == 1
+    return (_on_disk(config) or in_memory) and config.grp_attn_n == 1
+
+
+def _on_disk(config: Config) -> bool:
+    return bool(config.kv_store) and config.kv_store_mode != "off"
+
+
+class Identities:
+    """What tells the files of a model apart, found out while they are loaded: reading them takes as long."""
+
+    def __init__(self, config: Config, model: Path) -> None:
+        paths = files(config, model)
+        self._before = {path: _stamp(path) for path in paths}
+        pool = ThreadPoolExecutor(1, "digest")
+        self._found = pool.submit(digests, paths, config.kv_store) if _on_disk(config) else pool.submit(_names, paths)
+        pool.shutdown(wait=False)
+
+    def result(self) -> dict[Path, str] | None:
+        """One of each file; None when it may not be of the file that was loaded."""
+        found = self._found.result()
+        for path, stamp in self._before.items():
+            if _stamp(path) != stamp:
+                _log.warning("%s has changed while it was loaded: conversations are not kept", path)
+                return None
+        return found
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """What another file that takes the name does not have in common with this one."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _names(paths: Iterable[Path]) -> dict[Path, str]:
+    """Enough for what stays in this process: nothing is read."""
+    return {path: hashlib.sha256(os.fsencode(path)).hexdigest() for path in paths}
 
 
 def files(config: Config, model: Path) -> list[Path]:
@@ -65,13 +104,13 @@ def _kept(path: Path, store: str) -> str:
     return found
 
 
-def open_store(config: Config, model: Path, backend: Backend, known: Mapping[Path, str]) -> KVStore | None:
+def open_store(config: Config, model: Path, backend: Backend, identities: Identities) -> KVStore | None:
     """The store for this model, None where states are not to be kept or cannot be."""
     info = backend.info
-    if not info.causal:
+    if not info.causal or (known := identities.result()) is None:
         return None
     options = StoreOptions(
-        folder=Path(config.kv_store) if config.kv_store and config.kv_store_mode != "off" else None,
+        folder=Path(config.kv_store) if _on_disk(config) else None,
         mode=config.kv_store_mode,
         max_bytes=config.kv_store_max_bytes,
         ttl=config.kv_store_ttl,

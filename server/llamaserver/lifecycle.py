@@ -12,7 +12,6 @@ import signal
 import ssl
 from asyncio import FIRST_COMPLETED
 from collections.abc import AsyncIterator, Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,7 +85,7 @@ class Server:
         self._environ = environ
         self._model = Path(config.model)
         self._engine = Engine(self._load, engine_settings(config), self._open_store)
-        self._digests: Future[dict[Path, str]] | None = None
+        self._identities: kv.Identities | None = None
         self._context: Context = build_context(config, self._engine)
         self._context.preparing = bool(config.system_prompt_file)
         self._runners: list[web.AppRunner] = []
@@ -97,16 +96,14 @@ class Server:
     def _load(self, progress: Callable[[float], bool]) -> Backend:
         from .engine.llama_backend import LlamaBackend
 
-        if kv.wanted(self._config):  # reading the files takes as long as loading them: both at once
-            paths, pool = kv.files(self._config, self._model), ThreadPoolExecutor(1, "digest")
-            self._digests = pool.submit(kv.digests, paths, self._config.kv_store)
-            pool.shutdown(wait=False)
+        if kv.wanted(self._config):
+            self._identities = kv.Identities(self._config, self._model)
         return LlamaBackend(load_options(self._config, self._model), progress)
 
     def _open_store(self, backend: Backend) -> KVStore | None:
-        if self._digests is None:
+        if self._identities is None:
             return None
-        return kv.open_store(self._config, self._model, backend, self._digests.result())
+        return kv.open_store(self._config, self._model, backend, self._identities)
 
     async def run(self) -> int:
         """Serve until told to stop; returns the exit code."""

@@ -1,6 +1,8 @@
 """Which servers may use each other's states, and how the files behind that are told apart."""
 
 import os
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from llamaserver import digest, kv
 from llamaserver.config import Config
 from llamaserver.engine.backend import ModelInfo
 
+from tests.support.polling import until
 from tests.support.toy import ToyBackend
 
 
@@ -102,6 +105,84 @@ def test_a_digest_that_cannot_be_kept_beside_the_model_is_kept_in_the_store(
     for path in (store / ".digests").iterdir():
         path.write_text("{half")
     assert kv.digests([model], str(store)) == {model: "anew"}
+
+
+def replaced(path: Path) -> None:
+    """Another file of the same size takes the name, as after a download or rsync."""
+    other = path.with_name("other")
+    other.write_bytes(bytes(path.stat().st_size))
+    os.utime(other, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
+    other.replace(path)
+
+
+@pytest.mark.parametrize("what", ["model", "projector", "adapter"])
+@pytest.mark.parametrize("when", ["before it is read", "after it was read"])
+@pytest.mark.parametrize("change", [replaced, Path.unlink, lambda path: os.utime(path, (1, 1))])
+def test_there_is_no_store_for_a_file_that_is_not_the_one_loaded(
+    what: str,
+    when: str,
+    change: Callable[[Path], object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    paths = {name: tmp_path / name for name in ("model", "projector", "adapter")}
+    for path in paths.values():
+        path.write_bytes(b"weights")
+    config = Config(kv_store=str(tmp_path / "kv"), mmproj=str(paths["projector"]), lora=((str(paths["adapter"]), 1.0),))
+    gate = threading.Event()
+    digests = kv.digests
+
+    def held(*asked: Any) -> dict[Path, str]:
+        found = digests(*asked) if when == "after it was read" else {}
+        assert gate.wait(30)
+        return found or digests(*asked)
+
+    monkeypatch.setattr(kv, "digests", held)
+    identities = kv.Identities(config, paths["model"])
+    if when == "after it was read":
+        until(lambda: digest.recorded(paths[what]), "it has been read")
+    change(paths[what])
+    gate.set()
+    if change is Path.unlink and when == "before it is read":
+        with pytest.raises(FileNotFoundError):
+            kv.open_store(config, paths["model"], ToyBackend(n_lora=1), identities)
+        return
+    assert kv.open_store(config, paths["model"], ToyBackend(n_lora=1), identities) is None
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert str(paths[what]) in line
+
+
+def test_what_stays_as_it_was_has_a_store(model: Path, tmp_path: Path) -> None:
+    config = Config(kv_store=str(tmp_path / "kv"))
+    store = kv.open_store(config, model, ToyBackend(), kv.Identities(config, model))
+    assert store is not None
+    assert store._shape.fingerprint == made(config, model, ToyBackend().info)
+
+
+def test_a_digest_is_not_kept_for_the_file_that_came_after(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compute = digest.compute
+
+    def slowly(path: Path) -> str:
+        found = compute(path)
+        path.write_bytes(b"other weights")
+        return found
+
+    monkeypatch.setattr(digest, "compute", slowly)
+    digest.sha256(model)
+    assert digest.recorded(model) == ""
+
+
+def test_nothing_is_read_for_what_stays_in_memory(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digest, "compute", lambda path: pytest.fail("read"))
+    adapters = [model.with_name(f"{name}.gguf") for name in "ab"]
+    for path in adapters:
+        path.write_bytes(b"adapter")
+    config = Config(cache_ram=10, lora=tuple((str(path), 1.0) for path in adapters))
+    store = kv.open_store(config, model, ToyBackend(n_lora=2), kv.Identities(config, model))
+    assert store is not None
+    assert len(set(store._shape.adapters)) == 2
+    assert not list(model.parent.glob("*.sha256"))
 
 
 @pytest.mark.parametrize(
