@@ -4,9 +4,7 @@ import json
 import random
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,40 +16,12 @@ import pytest
 from tests.support.client import Client, read_events
 from tests.support.images import base64_of, png
 from tests.support.kv import files, total
+from tests.support.kv_server import LONG, conversation, saved, serving, terminate, turn
 from tests.support.models import Models
 from tests.support.polling import until
-from tests.support.server import ServerProcess, free_port
+from tests.support.server import free_port
 
 pytestmark = pytest.mark.model
-LONG = "the llama and one image of the world, " * 12
-QUICK = ("-t", "1", "-c", "2048", "-np", "2", "-cb", "--metrics", "-fa", "off", "--drain-delay", "0")
-TINY = 0  # the files of the tiny models are small: nothing is too short to keep
-
-
-@contextmanager
-def serving(model: Path, folder: Path | None, *options: object) -> Iterator[tuple[ServerProcess, Client]]:
-    kept = ("--kv-store", folder, "--kv-store-min-tokens", TINY) if folder else ()
-    with ServerProcess(*map(str, ("-m", model, *QUICK, *kept, *options))) as server:
-        yield server, Client(server.url)
-
-
-def saved(client: Client, count: float = 1) -> None:
-    until(lambda: client.metric("llamaserver:kv_saves_total") >= count, "the conversation is saved")
-
-
-def terminate(server: ServerProcess) -> None:
-    assert server.stop(signal.SIGTERM) == 0, server.log[-2000:]
-
-
-def turn(client: Client, history: list[int], n_predict: int = 12, **fields: Any) -> Any:
-    return client.complete(history, n_predict=n_predict, return_tokens=True, ignore_eos=True, **fields)
-
-
-def conversation(client: Client, text: str = LONG) -> tuple[list[int], str]:
-    """One turn: everything said so far and the next question, and what the answer was."""
-    tokens = client.post("/tokenize", content=text, add_special=True)["tokens"]
-    answer = turn(client, tokens)
-    return [*tokens, *answer["tokens"], 300, 301, 302], answer["content"]
 
 
 # ---- going on
@@ -236,36 +206,6 @@ def test_a_crash_loses_nothing_that_was_saved(models: Models, tmp_path: Path) ->
         server.stop(signal.SIGKILL)
     with serving(models.llama(), tmp_path) as (_, client):
         assert turn(client, history)["timings"]["prompt_n"] <= 5
-
-
-@pytest.mark.slow
-def test_killed_at_random_moments_while_saving(models: Models, tmp_path: Path) -> None:
-    """A server is killed while it writes ten conversations; what is left must be right. (The store alone: hundreds.)"""
-    with serving(models.llama(), None) as (_, client):
-        prompts = [f"{number} {LONG}" for number in range(10)]
-        wanted = [client.complete(prompt, n_predict=4)["content"] for prompt in prompts]
-    order = random.Random(4)
-    restored = 0.0
-    for life in range(30):
-        with serving(models.llama(), tmp_path, "--kv-store-max-bytes", "600000") as (server, client):
-            number = order.randrange(len(prompts))
-            answer = client.complete(prompts[number], n_predict=4)
-            assert answer["content"] == wanted[number], f"life {life}"
-            restored += answer["timings"]["cache_source"] == "disk"
-            stream = threading.Thread(target=_ask_all, args=(server.url, prompts), daemon=True)
-            stream.start()
-            time.sleep(order.random() * 0.25)  # the moment is what is tested
-            server.stop(signal.SIGKILL)
-            stream.join(30)
-    assert restored > 3
-
-
-def _ask_all(url: str, prompts: list[str]) -> None:
-    for prompt in prompts:
-        try:
-            httpx2.post(f"{url}/completion", json={"prompt": prompt, "n_predict": 4}, timeout=30, trust_env=False)
-        except httpx2.HTTPError:
-            return
 
 
 def test_a_folder_that_cannot_be_written_is_no_error(models: Models, tmp_path: Path) -> None:
