@@ -16,6 +16,7 @@ from .stats import Stats
 
 _AT_ONCE = 2  # questions and unused answers
 _PATIENCE = 5.0  # seconds that a slow volume may hold a prompt up, at least
+_PATIENCE_TO_SAVE = 1.0  # seconds that it may hold one up for another conversation's sake, at most
 
 
 class Keeper:
@@ -33,6 +34,7 @@ class Keeper:
         self.postponed = False  # something is to be saved once the disk is tried again
         self._saving: list[tuple[Resident, Save]] = []
         self._stuck: Lookup | None = None  # not answered in time
+        self._full_since: float | None = None  # when somebody first waited for the queue of saves
         placement.keeping = self
 
     # ---- prompts
@@ -141,12 +143,30 @@ class Keeper:
             self.store.discard("unsettled")
         elif not self.store.has_room:
             self.store.discard("queue_full")
-        elif self.store.paused(self.draining) and not self.store.options.ram_bytes:
+        elif self._paused:
             self.store.discard("paused")
         else:
             self._save(resident)
 
+    @property
+    def _paused(self) -> bool:
+        return self.store.paused(self.draining) and not self.store.options.ram_bytes
+
+    def awaits(self, resident: Resident) -> bool:
+        """Whether it cannot be saved now, but a decode or a save later, and its loss would cost more than that."""
+        if not self._unsaved(resident) or self._paused:
+            return False
+        if self._placement.unsettled:
+            return True
+        if self.store.has_room:
+            return False
+        now = self._clock()
+        self._full_since = now if self._full_since is None else self._full_since
+        cost = (resident.savable - resident.stored) * self._stats.prompt_token_seconds()
+        return now - self._full_since < min(cost, _PATIENCE_TO_SAVE)
+
     def _save(self, resident: Resident) -> None:
+        self._full_since = None
         count = resident.savable
         state = self._backend.state_export(resident.seq)
         save = self.store.save(resident.keys[:count], resident.lora, state, urgent=self.draining)

@@ -23,6 +23,9 @@ class Keeping(Protocol):
     def leaving(self, resident: Resident) -> None:
         """Keys of this resident are about to be dropped; its state may be read now."""
 
+    def awaits(self, resident: Resident) -> bool:
+        """Whether dropping keys of this resident is better done a little later."""
+
     def load(self, resident: Resident, lookup: Lookup, offer: Offer) -> bool:
         """Put a saved state into an empty resident; False when it does not fit."""
 
@@ -130,6 +133,31 @@ class Placement:
         return source.owner is None and length * 2 >= len(source.keys)
 
     # ---- placing
+
+    def better_later(self, sequence: Sequence) -> bool:
+        """Whether placing it after the next decode loses less: no state is read or loaded while a copy is pending."""
+        if self.keeping is None:
+            return False
+        if sequence.offer is not None and self.unsettled:
+            return True
+        victim = self._victim(sequence)
+        return victim is not None and self.keeping.awaits(victim)
+
+    def _victim(self, sequence: Sequence) -> Resident | None:
+        """Whose keys `place` would drop for the sequence's id. Who goes later, for its cells, is not foreseen."""
+        slot = sequence.slot
+        assert slot is not None
+        length, source = self._worthy_source(sequence)
+        if self._prefers_offer(sequence, length):
+            source = None
+        if source is not None and source.slot in (slot, None) and self._may_take_over(source, length):
+            return source if length < len(source.keys) else None
+        held = slot.resident if slot.resident and slot.resident.keys else None
+        if not self._has_spare_id(source):
+            return held
+        if self._free or (slot.resident is not None and held is None):
+            return None
+        return min((r for r in self.retired if r is not source), key=lambda r: r.last_used)
 
     def place(self, sequence: Sequence) -> int:
         """Give the sequence a resident that holds its longest cached prefix; return its length."""

@@ -70,7 +70,8 @@ class Scheduler:
 
     def admit(self) -> list[Sequence]:
         """Place what can be placed; return the sequences whose prefill starts now."""
-        started = [s for s in self.running() if s.phase is Phase.FOLLOWING and self._start(s)]
+        following = [s for s in self.running() if s.phase is Phase.FOLLOWING]
+        started = [s for s in sorted(following, key=lambda s: s.id_task) if self._start(s)]
         for sequence in list(self.queue):
             if sequence.n_decoded and sequence.rest():
                 continue  # stepped back because its client does not read
@@ -101,14 +102,14 @@ class Scheduler:
         return waiting + len(running) <= self.placement.room_beside(sequence)
 
     def _start(self, sequence: Sequence) -> bool:
-        """Begin prefill unless another sequence is about to compute the same prefix."""
+        """Begin prefill, unless another sequence is about to compute the same prefix, or less is lost a step later."""
         leader = self.placement.leader_for(sequence)
         if leader is not None:
             sequence.leader = leader
             return False
         sequence.leader = None
-        if sequence.offer is not None and self.placement.unsettled and self._decodes_soon():
-            return False  # no state is loaded between a copy and the decode that carries it out
+        if self._decodes_soon() and self.placement.better_later(sequence):
+            return False
         length = self.placement.place(sequence)
         if sequence.n_decoded == 0:
             sequence.n_cached = length
@@ -117,7 +118,8 @@ class Scheduler:
         return True
 
     def _decodes_soon(self) -> bool:
-        return any(s.phase in (Phase.PREFILL, Phase.DECODE) and not s.cancelled for s in self.running())
+        active = [s for s in self.running() if s.phase in (Phase.PREFILL, Phase.DECODE) and not s.cancelled]
+        return any(s.phase is Phase.PREFILL or not s.rest() for s in active)
 
     # ---- planning
 

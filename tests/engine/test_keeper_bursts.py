@@ -1,0 +1,216 @@
+"""Many requests at once take the places of many conversations: those are saved first, and nobody waits for ever."""
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from llamaserver.engine import kvdisk
+from llamaserver.engine.kvterms import Lookup, Offer
+from llamaserver.engine.sequence import MAX_BACKLOG, Phase, Sequence
+from llamaserver.engine.stats import Stats
+
+from tests.support.driver import Driver, same_as_alone, tokens
+from tests.support.kv import files
+from tests.support.kv_driver import engine, evaluated, quiet, store_of
+from tests.support.polling import until
+
+SLOTS = 8
+LAYOUTS = pytest.mark.parametrize("unified", [False, True], ids=["split", "unified"])
+TIERS = pytest.mark.parametrize("kept", [{"mode": "shutdown"}, {"ram_bytes": -1, "mode": "off"}], ids=["disk", "ram"])
+SHARED = tokens(60, 99)
+
+
+def full(driver: Driver) -> list[list[int]]:
+    """A conversation on every slot, saved nowhere; their prompts."""
+    prompts = [tokens(90, seed) for seed in range(SLOTS)]
+    for seed, prompt in enumerate(prompts):
+        driver.answer(prompt, n_predict=1, id_slot=seed)
+    assert store_of(driver).stats().saves == 0
+    return prompts
+
+
+def burst(kind: str) -> list[list[int]]:
+    prompts = [tokens(100, 10 + seed) for seed in range(SLOTS)]
+    return [[*SHARED, *prompt[60:]] for prompt in prompts] if kind == "shared" else prompts
+
+
+def slow_to_evaluate(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is lost takes long to compute again; the store has written by the end of any decode."""
+    store = store_of(driver)
+    monkeypatch.setattr(Stats, "prompt_token_seconds", lambda stats: 1.0)
+    driver.backend.on_decode = lambda batch: until(lambda: not store.waiting, "the store has written")
+
+
+def answered(driver: Driver, sequence: Sequence) -> None:
+    """The store has been asked for this prompt."""
+    assert driver.core.keeper is not None
+    driver.core.keeper.prepare([sequence])
+    until(lambda: not sequence.held, "the store answers")
+
+
+def idle_ones_saved(driver: Driver) -> None:
+    keeper = driver.core.keeper
+    assert keeper is not None
+
+    def saved() -> bool:
+        driver.step()
+        return not keeper.candidates() and not keeper.store.waiting
+
+    until(saved, "what is idle is saved")
+
+
+def lost(driver: Driver) -> dict[str, int]:
+    reasons = ("unsettled", "queue_full", "paused")
+    return {reason: n for reason, n in store_of(driver).stats().discards.items() if reason in reasons}
+
+
+@LAYOUTS
+@TIERS
+@pytest.mark.parametrize("kind", ["shared", "apart"])
+def test_a_burst_loses_no_conversation(
+    tmp_path: Path, unified: bool, kept: dict[str, Any], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = {"n_slots": SLOTS, "slot_ctx": 256, "unified": unified, "n_ctx": 4096 if unified else 0, "spare": 0}
+    with engine(tmp_path if "ram_bytes" not in kept else None, **where, **kept) as driver:
+        old = full(driver)
+        slow_to_evaluate(driver, monkeypatch)
+        asked = [(driver.submit(prompt, n_predict=4), prompt) for prompt in burst(kind)]
+        driver.run()
+        assert all(same_as_alone(driver, one, prompt) for one, prompt in asked)
+        assert lost(driver) == {}
+        for prompt in old:
+            assert evaluated(driver, [*prompt, 7]) <= 5
+            until(lambda: not store_of(driver).waiting, "what has left is kept")
+        assert lost(driver) == {}
+
+
+@pytest.mark.parametrize("kind", ["shared", "apart"])
+def test_nobody_waits_long_for_a_store_that_hangs(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with engine(tmp_path, n_slots=SLOTS, mode="shutdown") as driver:
+        full(driver)
+        monkeypatch.setattr(Stats, "prompt_token_seconds", lambda stats: 1.0)
+        store, gate = store_of(driver), threading.Event()
+        keep = store._keep
+        store._keep = lambda save: (gate.wait(30), keep(save))[1]  # type: ignore[method-assign,func-returns-value]
+        asked = [driver.submit(prompt, n_predict=100) for prompt in burst(kind)]
+        try:
+            phases = {Phase.DECODE: 2, Phase.FOLLOWING: SLOTS - 2}  # two are being saved
+            driver.run(until=lambda: Counter(one.phase for one in asked) == phases or bool(lost(driver)))
+            assert lost(driver) == {}
+            waiting = [one for one in asked if one.phase is Phase.FOLLOWING]
+            driver.clock.now += 2
+            driver.run(until=lambda: all(one.phase is not Phase.FOLLOWING for one in waiting))
+            assert lost(driver) == {"queue_full": len(waiting)}  # nobody has waited a second time
+        finally:
+            gate.set()
+        driver.run()
+
+
+def paused(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kvdisk.DiskTier, "paused", lambda disk, urgent=False: True)
+
+
+def without_a_stream(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    (stream,) = driver.core.scheduler.running()
+    driver.core.cancel(stream)
+
+
+def with_one_that_nobody_reads(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    (stream,) = driver.core.scheduler.running()
+    stream.taken = stream.emitted - MAX_BACKLOG - 1
+
+
+@pytest.mark.parametrize(
+    ("state", "waits"),
+    [
+        (lambda *_: None, True),
+        (paused, False),
+        (without_a_stream, False),
+        (with_one_that_nobody_reads, False),
+    ],
+    ids=["a stream", "paused", "no stream", "a stream that nobody reads"],
+)
+@pytest.mark.parametrize("obstacle", ["unsettled", "queue"])
+def test_when_an_admission_waits(
+    tmp_path: Path,
+    state: Callable[[Driver, pytest.MonkeyPatch], None],
+    waits: bool,
+    obstacle: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with engine(tmp_path, n_slots=2, mode="shutdown") as driver:
+        driver.answer(tokens(100, 1), n_predict=1, id_slot=1)
+        stream = driver.submit(tokens(60, 2), n_predict=150, id_slot=0)
+        driver.run(until=lambda: stream.phase is Phase.DECODE)
+        monkeypatch.setattr(Stats, "prompt_token_seconds", lambda stats: 1.0)
+        placement, store = driver.core.scheduler.placement, store_of(driver)
+        other = driver.submit(tokens(90, 3), n_predict=1)
+        answered(driver, other)
+        state(driver, monkeypatch)
+        if obstacle == "unsettled":
+            placement.unsettled = True
+        else:
+            monkeypatch.setattr(store, "_waiting", 2)
+        driver.core.scheduler.admit()
+        assert other.phase is (Phase.FOLLOWING if waits else Phase.PREFILL)
+        monkeypatch.setattr(store, "_waiting", 0)
+        placement.settled()
+        driver.core.scheduler.admit()
+        assert other.phase is Phase.PREFILL
+        until(lambda: not store.waiting, "it is written")
+        assert bool(files(tmp_path)) is waits
+
+
+def test_what_is_saved_or_goes_on_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with engine(tmp_path, n_slots=2) as driver:
+        driver.answer(tokens(100, 1), n_predict=1, id_slot=1)
+        quiet(driver)  # saved as it ended
+        stream = driver.submit(tokens(60, 2), n_predict=150, id_slot=0)
+        driver.run(until=lambda: stream.phase is Phase.DECODE)
+        placement = driver.core.scheduler.placement
+        for prompt in (tokens(90, 3), [*tokens(90, 3), *tokens(9, 4)]):  # another conversation, and its next turn
+            other = driver.submit(prompt, n_predict=1)
+            answered(driver, other)
+            placement.unsettled = True
+            driver.core.scheduler.admit()
+            assert other.phase is Phase.PREFILL
+            placement.unsettled = False
+            while other.phase is not Phase.DONE:
+                driver.step()
+            idle_ones_saved(driver)
+
+
+def test_an_offer_that_cannot_be_taken_empties_no_slot(tmp_path: Path) -> None:
+    with engine(tmp_path, n_slots=1, mode="shutdown") as driver:
+        driver.answer(tokens(100, 1), n_predict=1)
+        placement = driver.core.scheduler.placement
+        (resident,) = placement.residents()
+        one = driver.submit([*tokens(100, 1)[:50], *tokens(100, 2)], n_predict=1)
+        driver.core.scheduler.queue.clear()
+        one.lookup = Lookup(one.keys, (), (), done=True)
+        one.lookup.offer = Offer(120, driver.backend.state_export(resident.seq), "disk", 0.0)
+        one.slot, placement.slots[0].sequence = placement.slots[0], one
+        placement.unsettled = True
+        assert placement.place(one) == 50
+        assert list(resident.keys) == tokens(100, 1)[:50]
+        assert one.cached_from == "slot"
+        assert store_of(driver).stats().discards == {"not_now": 1, "unsettled": 1}
+
+
+def test_those_that_wait_go_on_in_the_order_they_came(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with engine(tmp_path, n_slots=4, mode="shutdown") as driver:
+        for slot in range(4):
+            driver.answer(tokens(90, slot), n_predict=1, id_slot=slot)
+        leader = driver.submit([*SHARED, *tokens(40, 5)], n_predict=100, id_slot=3)
+        later = [driver.submit([*SHARED, *tokens(40, 6 + slot)], n_predict=100, id_slot=slot) for slot in (2, 1, 0)]
+        monkeypatch.setattr(Stats, "prompt_token_seconds", lambda stats: 1.0)
+        driver.backend.on_decode = lambda batch: until(lambda: not store_of(driver).waiting, "the store has written")
+        begun: list[int] = []
+        while len(begun) < 4:
+            driver.step()
+            begun += [one.id_task for one in (leader, *later) if one.resident and one.id_task not in begun]
+        assert begun == sorted(begun)
+        assert lost(driver) == {}
