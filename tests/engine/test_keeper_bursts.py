@@ -96,6 +96,7 @@ def test_nobody_waits_long_for_a_store_that_hangs(tmp_path: Path, kind: str, mon
         keep = store._keep
         store._keep = lambda save: (gate.wait(30), keep(save))[1]  # type: ignore[method-assign,func-returns-value]
         asked = [driver.submit(prompt, n_predict=100) for prompt in burst(kind)]
+        driver.backend.on_decode = lambda batch: until(lambda: not any(one.held for one in asked), "it can still read")
         try:
             phases = {Phase.DECODE: 2, Phase.FOLLOWING: SLOTS - 2}  # two are being saved
             driver.run(until=lambda: Counter(one.phase for one in asked) == phases or bool(lost(driver)))

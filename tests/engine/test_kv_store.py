@@ -4,12 +4,13 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import threading
 import time
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from llamaserver.engine.kvterms import Lookup
 from tests.support.kv import files, find, found, opened, save, total
 from tests.support.polling import until
 from tests.support.toy import STATE_BYTES
+from tests.support.volumes import tmpfs
 
 TOKEN = STATE_BYTES + 8  # bytes of a token in a file: its state and its key
 
@@ -301,13 +303,8 @@ def test_a_file_that_another_process_removes_is_a_miss(tmp_path: Path) -> None:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 256 KiB."""
-    mounted = tmp_path / "small"
-    mounted.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(mounted)], check=False)
-    if done.returncode:
-        pytest.skip("NOT TESTED: a full disk needs the right to mount a tmpfs")
-    yield mounted
-    subprocess.run(["umount", str(mounted)], check=True)
+    with tmpfs(tmp_path / "small", "256k") as volume:
+        yield volume.path
 
 
 def test_a_full_disk_costs_old_conversations_only(small_disk: Path) -> None:
@@ -357,6 +354,36 @@ def test_two_stores_share_a_folder(tmp_path: Path) -> None:
         assert found(one, keys(300)) == 300
         assert one.clear() == 5
         assert found(other, keys(300)) == 0
+
+
+def test_a_folder_that_takes_long_to_list_is_listed_now_and_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tenth of a second and less is nothing; of three seconds, once a minute."""
+    now, takes, listed, scandir = 1000.0, 0.0, 0, os.scandir
+
+    def list_slowly(path: Path) -> Any:
+        nonlocal now, listed
+        now, listed = now + takes, listed + 1
+        return scandir(path)
+
+    clock = SimpleNamespace(monotonic=lambda: now, time=time.time, time_ns=time.time_ns)
+    monkeypatch.setattr(kvdisk, "time", clock)
+    monkeypatch.setattr(os, "scandir", list_slowly)
+    disk = kvdisk.DiskTier(tmp_path, bytes(16), kvdisk.Limits(), lambda reason: None, threading.Lock())
+    disk._folder.mkdir()
+    for seconds, least, most in ((0.05, 600, 600), (3.0, 9, 11)):
+        takes = seconds
+        disk.refresh(now=True)
+        listed = 0
+        for _ in range(600):
+            now += 1
+            disk.refresh()
+        assert least <= listed <= most
+    listed = 0
+    disk.refresh(now=True)
+    disk.refresh()
+    assert listed == 1
 
 
 def test_two_stores_write_evict_and_read_together(tmp_path: Path) -> None:
@@ -422,16 +449,17 @@ def _write_until_killed(folder: Path, life: int) -> None:
 
 def test_a_restore_that_is_slower_than_prefill_is_skipped(tmp_path: Path) -> None:
     with opened(tmp_path / "kv") as store:
-        save(store, keys(200))
-        offer = find(store, keys(200))
-        assert offer is not None
-        store.restored(Lookup(keys(200), (), ()), offer, 200.0)  # a second a token
-        assert found(store, keys(200), token_seconds=0.001) == 0
+        save(store, keys(600))
+        for length, rate in ((600, 1.0), (511, 0.0), (40, 1000.0)):  # what few tokens take says nothing of many
+            offer = find(store, keys(length))
+            assert offer is not None
+            store.restored(Lookup(keys(length), (), ()), offer, length * rate)
+        assert found(store, keys(600), token_seconds=0.001) == 0
         assert store.stats().discards == {"slower_than_prefill": 1}
         assert store.stats().misses == {"disk": 0}
-        assert found(store, keys(200), token_seconds=2.0) == 200
-        assert found(store, keys(200), have=150, token_seconds=2.0) == 0  # fifty tokens against two hundred
-        assert found(store, keys(200)) == 200  # nobody knows how long prefill takes
+        assert found(store, keys(600), token_seconds=2.0) == 600
+        assert found(store, keys(600), have=450, token_seconds=2.0) == 0  # a hundred and fifty tokens against all
+        assert found(store, keys(600)) == 600  # nobody knows how long prefill takes
 
 
 def test_what_is_there_but_too_short_is_no_miss(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ decode that carries it out (`Placement.unsettled`).
 from collections.abc import Callable, Iterable
 
 from .backend import Backend
-from .kvstore import KVStore, Save
-from .kvterms import Lookup, Offer
+from .kvstore import KVStore
+from .kvterms import Lookup, Offer, Save
 from .placement import Placement
 from .sequence import Sequence
 from .slots import Resident

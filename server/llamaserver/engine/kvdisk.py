@@ -28,6 +28,8 @@ _log = logging.getLogger(__name__)
 _TEMPORARY = ".tmp-"
 _ALIVE = ".used"  # touched by who uses the folder
 _SETTLED = 2_000_000_000  # nanoseconds after which a folder's time tells whether it has changed
+_LISTING_SHARE = 20  # a listing that takes long is done at most every so many times that long
+_QUICK = 0.1  # seconds; below, it is not worth being out of date
 _ABANDONED = 3600.0  # seconds after which a temporary file has no writer any more
 _ORPHANED = 24 * 3600.0  # seconds without a user after which another fingerprint's folder goes
 _LOW_WATER = 0.9  # an eviction leaves this much of max_bytes
@@ -72,6 +74,7 @@ class DiskTier:
         self._note = note
         self._lock = lock  # held while the index changes
         self._seen = -1  # the folder's time at the last look
+        self._look_again = 0.0  # not before: a folder of many files, or far away
         self._names: set[str] = set()
         self._keys: dict[bytes, array[int]] = {}
         self._touched: dict[bytes, float] = {}
@@ -86,13 +89,16 @@ class DiskTier:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             (self._folder / _ALIVE).touch(0o600)
         self.sweep()
-        self.refresh()
+        self.refresh(now=True)
 
     # ---- looking
 
-    def refresh(self) -> None:
-        """See what others have written or removed since the last look."""
+    def refresh(self, *, now: bool = False) -> None:
+        """See what others have written or removed since the last look; where looking takes long, now and then."""
+        if time.monotonic() < self._look_again and not now:
+            return
         with self._lock, self._tolerant("list"):
+            began = time.monotonic()
             stamp = self._folder.stat().st_mtime_ns
             if stamp == self._seen:
                 return
@@ -104,6 +110,8 @@ class DiskTier:
                 if block is not None:
                     self.index.add(block)
             self._names, self._seen = names, stamp if time.time_ns() - stamp > _SETTLED else -1
+            took = time.monotonic() - began
+            self._look_again = began + _LISTING_SHARE * took if took > _QUICK else began
 
     def _drop(self, name: str) -> None:
         block = BlockId.parse(name)
@@ -271,7 +279,7 @@ class DiskTier:
                 file.path.unlink()
                 count += 1
         self._seen = -1
-        self.refresh()
+        self.refresh(now=True)
         self.bytes = sum(file.size for file in self._files())
         return count
 
@@ -307,7 +315,7 @@ class DiskTier:
                 removed = True
             self.bytes = total
         if removed:
-            self.refresh()
+            self.refresh(now=True)
         return removed
 
     def _files(self) -> Iterator[_File]:

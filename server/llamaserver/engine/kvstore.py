@@ -24,7 +24,7 @@ from .backend import ByteArray, ParsedState, StateCodec
 from .kvblocks import BLOCK, Block, BlockId, Found
 from .kvdisk import DiskTier, Limits
 from .kvram import RamTier
-from .kvterms import WORTH_RESTORING, Lookup, Offer, StoreOptions, StoreStats
+from .kvterms import WORTH_RESTORING, Lookup, Offer, Save, StoreOptions, StoreStats
 from .slots import common_prefix
 
 _log = logging.getLogger(__name__)
@@ -32,6 +32,7 @@ _QUEUE = 2  # saves that wait; beyond them conversations stay where they are
 _QUEUE_BYTES = 256 << 20  # beyond them it is one at a time
 _SWEEP_EVERY = 60.0
 _FORGET_RATE = 300.0  # seconds after which a measured rate is no reason not to try again
+_TELLING = 512  # tokens whose restore tells a rate; of fewer it tells what one file takes to be found
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +43,6 @@ class Shape:
     adapters: tuple[bytes, ...] = ()
     codec: StateCodec | None = None
     window: int = 0
-
-
-@dataclass(slots=True)
-class Save:
-    """A sequence on its way into the store; whether it is there is known once `done`."""
-
-    keys: "array[int]"
-    scales: tuple[float, ...]
-    state: ByteArray
-    urgent: bool = False  # there is no later
-    done: bool = False
-    failed: bool = False  # not on the disk: worth another try
 
 
 class KVStore:
@@ -159,7 +148,8 @@ class KVStore:
         took = offer.seconds + seconds
         with self._counting:
             lookup.counted = True
-            self._rate = (took / offer.length, time.monotonic())
+            if offer.length >= _TELLING:
+                self._rate = (took / offer.length, time.monotonic())
             self._hits[offer.tier] += 1
             self._tokens[offer.tier] += offer.length
             stats = self._stats

@@ -49,6 +49,18 @@ class Lookup:
     counted: bool = False  # as a hit, a miss, or by the reason why it came to nothing
 
 
+@dataclass(slots=True)
+class Save:
+    """A sequence on its way into the store; whether it is there is known once `done`."""
+
+    keys: "array[int]"
+    scales: tuple[float, ...]
+    state: ByteArray
+    urgent: bool = False  # there is no later
+    done: bool = False
+    failed: bool = False  # not on the disk: worth another try
+
+
 @dataclass(frozen=True, slots=True)
 class StoreStats:
     """Numbers for monitoring; dictionaries by tier or reason. docs/metrics.md says what counts as what."""
