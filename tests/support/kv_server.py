@@ -42,8 +42,8 @@ def turn(client: Client, history: list[int], n_predict: int = 12, **fields: Any)
     return client.complete(history, n_predict=n_predict, return_tokens=True, ignore_eos=True, **fields)
 
 
-def conversation(client: Client, text: str = LONG) -> tuple[list[int], str]:
+def conversation(client: Client, text: str = LONG, **fields: Any) -> tuple[list[int], str]:
     """One turn: everything said so far and the next question, and what the answer was."""
     tokens = client.post("/tokenize", content=text, add_special=True)["tokens"]
-    answer = turn(client, tokens)
+    answer = turn(client, tokens, **fields)
     return [*tokens, *answer["tokens"], 300, 301, 302], answer["content"]
