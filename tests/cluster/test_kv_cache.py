@@ -26,24 +26,35 @@ def talk(url: str, text: str, n_predict: int = 8) -> tuple[str, int]:
     return text + answer["content"], answer["timings"]["prompt_n"]
 
 
+VOLUME = {"claimTemplate": {"size": "1Gi", "accessModes": ["ReadWriteMany"]}, "retentionPolicy": "Delete"}
+
+
+def chat(llama: Llama, slots: int = 4, **cache: Any) -> Llama:
+    """A served chat model with room for a story in each slot."""
+    return llama.apply(
+        model={"source": {"huggingFace": {"file": "chat.gguf"}}},
+        context={"tokensPerSlot": 2048, "slots": slots},
+        kvCache=cache,
+        rollout={"drainTimeoutSeconds": 20},
+    ).until_ready()
+
+
 @pytest.fixture
 def keeper(llama: Llama) -> Llama:
-    """A served chat model whose KV cache is stored as conversations end."""
-    volume = {"claimTemplate": {"size": "1Gi", "accessModes": ["ReadWriteMany"]}, "retentionPolicy": "Delete"}
-    llama.apply(
-        model={"source": {"huggingFace": {"file": "chat.gguf"}}},
-        context={"tokensPerSlot": 2048},
-        kvCache={"persistence": "Continuous", "scope": "Shared", "volume": volume},
-        rollout={"drainTimeoutSeconds": 20},
-    )
-    return llama.until_ready()
+    """One whose KV cache is stored as conversations end."""
+    return chat(llama, persistence="Continuous", scope="Shared", volume=VOLUME)
+
+
+def store(llama: Llama, pod: Object) -> Object:
+    """What a pod reports of its store."""
+    with llama.pod_port(pod) as relay:
+        return dict(until(lambda: get(f"{relay.url}/status").get("kv_store"), "the store is opened"))
 
 
 def stored(llama: Llama, pod: Object) -> int:
     """Blocks that a pod knows of in the store; none while it has something to write."""
-    with llama.pod_port(pod) as relay:
-        store = until(lambda: get(f"{relay.url}/status").get("kv_store"), "the store is opened")
-        return 0 if store["unsaved"] else int(store["entries"])
+    known = store(llama, pod)
+    return 0 if known["unsaved"] else int(known["entries"])
 
 
 def tell(llama: Llama, story: str) -> str:
@@ -115,6 +126,43 @@ def test_a_conversation_goes_on_in_the_next_pod(keeper: Llama) -> None:
     status = keeper.object["status"]["kvCache"]
     assert status["entries"] > 0
     assert status["bytes"] > 0
+
+
+def test_a_conversation_is_written_when_its_pod_ends(llama: Llama) -> None:
+    chat(llama, persistence="OnShutdown", volume=VOLUME)
+    for number, end in enumerate([by_rolling, by_deletion]):
+        (before,) = llama.pods
+        known = store(llama, before)["entries"]
+        with llama.service() as relay:
+            text, evaluated = talk(relay.url, f"Story number {number}. {STORY}")
+        assert evaluated > LONG
+        assert store(llama, before)["entries"] == known, "nothing is written yet"
+        end(llama)
+        _only_the_next_pod(llama, before)
+        llama.until_ready()
+        with llama.service() as relay:
+            _, evaluated = talk(relay.url, f"{text} And then")
+        assert evaluated < HANDFUL, end.__name__
+        assert store(llama, llama.pods[0])["entries"] > known
+
+
+def test_a_conversation_that_lost_its_slot_goes_on_from_host_memory(llama: Llama) -> None:
+    """Without a volume; the scheduler knows of the memory, though the spec says nothing about it."""
+    llama.spec["resources"]["requests"].pop("memory")
+    chat(llama, slots=1, hostMemory="64Mi")
+    (pod,) = llama.pods
+    (server,) = pod["spec"]["containers"]
+    assert server["resources"] == {"requests": {"cpu": "50m", "memory": "64Mi"}}
+    with llama.service() as relay:
+        text, evaluated = talk(relay.url, f"Story number 1. {STORY}")
+        assert evaluated > LONG
+        _, evaluated = talk(relay.url, f"Another one. {STORY}")
+        assert evaluated > LONG
+        _, evaluated = talk(relay.url, f"{text} And then")
+    assert evaluated < HANDFUL
+    with llama.pod_port(pod) as relay, urllib.request.urlopen(f"{relay.url}/metrics", timeout=10) as answer:
+        assert b'llamaserver:kv_hits_total{tier="ram"} 1.0' in answer.read()
+    assert "kvCache" not in llama.object["status"], "that is the volume's"
 
 
 def test_replicas_use_each_others_prefixes_and_the_busy_one_survives_a_scale_down(keeper: Llama) -> None:
