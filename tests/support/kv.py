@@ -18,10 +18,10 @@ from tests.support.toy import STATE_BYTES, ToyCodec
 FINGERPRINT = b"toy" + bytes(13)
 
 
-def state_of(keys: "array[int]") -> ByteArray:
-    """A state of the toy's size whose bytes tell which keys it was made of."""
+def state_of(keys: "array[int]", model: int = 0) -> ByteArray:
+    """A state of the toy's size whose bytes tell which keys it was made of, by which model."""
     state = np.zeros((len(keys), STATE_BYTES), np.uint8)
-    running = 0
+    running = model
     for row, key in enumerate(keys):
         running = (running * 31 + key) % (1 << 32)
         state[row, :8] = np.frombuffer(running.to_bytes(8, "little"), np.uint8)
@@ -52,20 +52,22 @@ def opened(
         assert "defect" not in store.stats().discards
 
 
-def save(store: KVStore, keys: "array[int]", scales: tuple[float, ...] = ()) -> None:
+def save(store: KVStore, keys: "array[int]", scales: tuple[float, ...] = (), model: int = 0) -> None:
     """Save a sequence, and wait until that is done."""
     until(lambda: store.has_room, "room in the queue")
-    store.save(keys, scales, state_of(keys))
+    store.save(keys, scales, state_of(keys, model))
     until(lambda: not store.waiting, "the store has saved")
 
 
-def find(store: KVStore, keys: "array[int]", scales: tuple[float, ...] = (), **fields: Any) -> Offer | None:
+def find(
+    store: KVStore, keys: "array[int]", scales: tuple[float, ...] = (), model: int = 0, **fields: Any
+) -> Offer | None:
     """What the store offers; its state must be that of the keys."""
     lookup = Lookup(keys, scales, **{"media": (), **fields})
     store.find(lookup)
     until(lambda: lookup.done, "the store answers")
     if lookup.offer is not None:
-        np.testing.assert_array_equal(lookup.offer.state, state_of(keys[: lookup.offer.length]))
+        np.testing.assert_array_equal(lookup.offer.state, state_of(keys[: lookup.offer.length], model))
     return lookup.offer
 
 
