@@ -327,6 +327,7 @@ def test_scale_subresource(cluster, api, served):
     [
         ("spec", "The GPUs of each pod. Without it the model runs on the CPU."),
         ("spec.kvCache.volume", "Exactly one of claimName, claimTemplate and emptyDir has to be set."),
+        ("spec.kvCache.hostMemory", "where resources says nothing about memory, the pod requests this much."),
     ],
 )
 def test_explain_reads_like_documentation(cluster, api, field, text):

@@ -25,7 +25,7 @@ PLAIN: Raw = {"model": {"source": HTTP}}
 GPU: Raw = {**PLAIN, "accelerator": {"vendor": "NVIDIA", "count": 2}}
 STORE: Raw = {**PLAIN, "kvCache": {"persistence": "Continuous", "volume": {"emptyDir": {}}}}
 MEMORY: Raw = {**PLAIN, "kvCache": {"hostMemory": "1Gi"}}
-MIB = {"1Mi": 1, "4Gi": 4096, "1.5Gi": 1536, "1G": 953, "2.9Mi": 2}
+MIB = {"1Mi": 1, "4Gi": 4096, "1.5Gi": 1536, "1G": 953, "2.9Mi": 2, "1Pi": 2**30}
 
 
 def cases(words: str, base: Raw, field: str, values: dict[Any, Any]) -> list[tuple[str, Raw, str, Any]]:

@@ -27,7 +27,7 @@ _BY_NAME: dict[str, st.SearchStrategy[Any]] = {
     "extraArgs": st.lists(st.sampled_from(_ARGUMENTS), max_size=_FEW, unique=True),
 }
 _BY_PATH: dict[str, st.SearchStrategy[Any]] = {
-    "kvCache.hostMemory": st.sampled_from(["1Mi", "1.5Gi", "20Gi", "1e9", "3E"]),
+    "kvCache.hostMemory": st.sampled_from(["1Mi", "1.5Gi", "20Gi", "1e9", "1Pi"]),
     "podTemplate.topologySpreadConstraints[]": st.just({"maxSkew": 1, "topologyKey": "zone"}),
     "podTemplate.volumes[]": _NAME.map(lambda name: {"name": f"user-{name}", "emptyDir": {}}),
 }
