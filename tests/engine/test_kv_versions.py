@@ -43,7 +43,7 @@ OTHERS: dict[type, Callable[[Any], Any]] = {
     int: lambda value: value + 1,
     float: lambda value: value + 0.5,
     str: lambda value: f"{value}other",
-    tuple: lambda value: (*value, ("other", 0.5)),
+    tuple: lambda value: (*value, ("adapter", 0.5)),
     frozenset: lambda value: value | {"other"},
     dict: lambda value: {**value, "other": "other"},
     type(None): lambda _: True,

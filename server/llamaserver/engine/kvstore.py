@@ -330,7 +330,7 @@ class KVStore:
 
     def _write_loop(self) -> None:
         with suppress(OSError):
-            # Decode goes first. Preempted with the GIL held, it delays others by less than it would at their priority.
+            # Decode goes first. Measured alone, a spinning neighbour's longest gap was shorter so than at equal nice.
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
         if self._disk is not None:
             self._disk.open()
