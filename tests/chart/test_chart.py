@@ -8,8 +8,8 @@ import yaml
 from llamaserver_operator import config
 
 from tests.localcluster.binaries import Missing
-from tests.localcluster.prepare import required
 from tests.support.helm import CHART, ROOT, Helm, HelmError, Object
+from tests.support.lacking import lacking
 
 GOLDEN = Path(__file__).parent / "golden" / "defaults.yaml"
 NAMESPACED = {"watchNamespaces": ["team-a", "team-b"]}
@@ -25,7 +25,7 @@ def helm() -> Helm:
     try:
         return Helm()
     except Missing as missing:
-        (pytest.fail if required() else pytest.skip)(f"NO HELM: {missing}")
+        lacking(f"NO HELM: {missing}")
 
 
 def one(objects: list[Object], kind: str, name: str = "") -> Object:

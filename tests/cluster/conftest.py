@@ -16,7 +16,7 @@ from tests.localcluster.binaries import Missing
 from tests.localcluster.cluster import folder_named
 from tests.localcluster.hub import Hub
 from tests.localcluster.kubectl import KubectlError
-from tests.localcluster.prepare import required
+from tests.support.lacking import lacking
 from tests.support.llama import REPO, Llama
 from tests.support.models import Models
 from tools import images, model
@@ -43,7 +43,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
         except Missing as missing:
             text = f"NO LOCAL CLUSTER: {missing}"
             request.config.stash[LACKING] = text
-            (pytest.fail if required() else pytest.skip)(text)
+            lacking(text)
         finally:
             own.down()
 

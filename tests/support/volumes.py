@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
+from tests.support.lacking import lacking
 from tests.support.polling import until
 
 _EXT4_SHUTDOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN
@@ -23,7 +22,7 @@ class Volume:
         self._what = what
         path.mkdir()
         if not self._mount():
-            pytest.skip("NOT TESTED: trouble with a volume needs the right to mount one")
+            lacking("NOT TESTED: trouble with a volume needs the right to mount one")
 
     def remount(self, options: str) -> None:
         """Make it `ro` or `rw`."""
