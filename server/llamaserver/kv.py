@@ -12,6 +12,7 @@ from pathlib import Path
 
 from . import digest
 from .config import Config
+from .engine import kvblocks
 from .engine.backend import Backend, ModelInfo
 from .engine.kvstore import KVStore, Shape
 from .engine.kvterms import StoreOptions
@@ -140,6 +141,8 @@ def fingerprint(config: Config, model: Path, info: ModelInfo, known: Mapping[Pat
         "settings": [str(getattr(config, name)) for name in _SETTINGS],
         "flash_attn": info.flash_attn or config.flash_attn,  # with it values lie in another order
         "library": [version("llama-cpp-python"), info.state_version],
+        # Two releases on one volume would else each take the other's files for damage, and remove them.
+        "format": [kvblocks.FORMAT, kvblocks.BLOCK],
         "long_rope": _long_rope(info),
         # A state that cannot be cut fits only the layout it was made in.
         "layout": None if info.partial_reuse else [info.unified, info.n_seq_max],
