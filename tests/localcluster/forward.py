@@ -57,14 +57,18 @@ class Relay:
         return f"http://{self.host}:{self.port}"
 
     def is_open(self) -> bool:
-        """Whether somebody listens at the address: a connection there is not closed at once."""
-        with socket.create_connection((self.host, self.port), timeout=0.5) as probe:
-            try:
-                return bool(probe.recv(1))
-            except TimeoutError:
+        """Whether somebody listens at the address; a Service may still lead to a pod that is gone, and hang."""
+        with ThreadPoolExecutor(1) as pool:  # as in listen()
+            return pool.submit(self._connects).result()
+
+    def _connects(self) -> bool:
+        if self._namespace:
+            enter_network(self._namespace)
+        try:
+            with socket.create_connection(self._target, timeout=0.5):
                 return True
-            except OSError:
-                return False
+        except OSError:
+            return False
 
     def wait(self) -> None:
         """Wait for the end of the relay."""
