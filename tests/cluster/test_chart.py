@@ -116,9 +116,7 @@ def refusals(cluster: Cluster, account: str) -> list[str]:
 
 def answer(cluster: Cluster, namespace: str, name: str) -> int:
     """How many tokens the model answers with."""
-    service = cluster.kubectl.get("service", name, namespace)["spec"]
-    with cluster.forward(service["clusterIP"], service["ports"][0]["port"]) as relay:
-        until(relay.is_open, "the Service has an endpoint", 30, pause=0.2)
+    with cluster.service(name, namespace) as relay:
         body = json.dumps({"prompt": "Hello", "n_predict": 4, "temperature": 0, "ignore_eos": True}).encode()
         request = urllib.request.Request(f"{relay.url}/completion", body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=60) as reply:
@@ -212,9 +210,7 @@ def test_of_two_pods_one_acts(cluster, helm, operators, namespace):
     assert sum(holder.startswith(pod) for pod in pods) == 1
     apply(cluster, namespace, scaled_to_zero("served"))
     until(lambda: condition(cluster, namespace, "served") == ("False", "ScaledToZero"), "the object is served", 60)
-    service = cluster.kubectl.get("service", "pair-llamaserver-operator-metrics", operators)["spec"]
-    with cluster.forward(service["clusterIP"], service["ports"][0]["port"]) as relay:
-        until(relay.is_open, "the Service has an endpoint", 30, pause=0.2)
+    with cluster.service("pair-llamaserver-operator-metrics", operators) as relay:
         told = urllib.request.urlopen(f"{relay.url}/metrics", timeout=30).read().decode()
     assert "llamaserver_operator_is_leader" in told
 

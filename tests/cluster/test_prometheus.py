@@ -127,13 +127,13 @@ def test_prometheus_sees_the_tokens_of_a_completion(
         assert before == dict.fromkeys(both, 0.0)
         assert llama.complete(ignore_eos=True)["tokens_predicted"] == 4
         trusted = ssl.create_default_context(cafile=tmp_path / "model.crt")
-        asked = json.dumps({"prompt": "Hello", "n_predict": 6, "ignore_eos": True}).encode()
+        asked = json.dumps({"prompt": "Hello", "n_predict": 8, "temperature": 0, "ignore_eos": True}).encode()
         with secure.service() as relay:
             url, key = f"https://localhost:{relay.port}/completion", {"Authorization": "Bearer open-sesame"}
             request = urllib.request.Request(url, asked, key)
             with urllib.request.urlopen(request, timeout=60, context=trusted) as answer:
-                predicted = json.load(answer)["tokens_predicted"]  # more than 6, to end a character
-        counted = {llama.name: 4.0, secure.name: float(predicted)}
+                assert json.load(answer)["tokens_predicted"] == 8
+        counted = {llama.name: 4.0, secure.name: 8.0}
         until(lambda: prometheus.values(TOKENS, NAME) == counted, "the tokens are counted", 60, pause=0.5)
 
         ((labels, _),) = [each for each in prometheus.query(TOKENS) if each[0][NAME] == secure.name]

@@ -95,13 +95,16 @@ def test_any_mixture_of_changes_is_told_apart_by_those_that_count(options: set[s
 
 
 @ANY
-@given(st.dictionaries(st.sampled_from(["model", "eyes", "library", "state", "format"]), st.integers(1, 1 << 40)))
+@given(
+    st.dictionaries(st.sampled_from(["model", "eyes", "library", "state", "format", "block"]), st.integers(1, 1 << 40))
+)
 def test_each_version_of_files_and_library_is_a_place_of_its_own(versions: dict[str, int]) -> None:
     def of(versions: dict[str, int]) -> bytes:
         config = Config(mmproj="eyes.gguf")
         known = {MODEL: f"{versions.get('model', 0):064x}", Path("eyes.gguf"): f"{versions.get('eyes', 0):064x}"}
-        library, form = (versions.get(name, 0) for name in ("library", "format"))
-        with patch.object(kv, "version", lambda _: f"0.{library}"), patch.object(kvblocks, "FORMAT", form):
+        library, form, block = (versions.get(name, 0) for name in ("library", "format", "block"))
+        file = patch.multiple(kvblocks, FORMAT=form, BLOCK=block)
+        with patch.object(kv, "version", lambda _: f"0.{library}"), file:
             return made(config, replace(INFO, state_version=versions.get("state", 0)), known)
 
     assert (of(versions) != of({})) == bool(versions)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.support.polling import until
@@ -101,6 +102,14 @@ class Cluster:
     def forward(self, host: str, port: int) -> Relay:
         """A relay from a free port of the host's 127.0.0.1 to an address of the cluster: `with ... as relay`."""
         return Relay(listen(("127.0.0.1", 0)), (host, port), self.sandbox.network)
+
+    @contextmanager
+    def service(self, name: str, namespace: str) -> Iterator[Relay]:
+        """A way to a Service, once the node's proxy knows its endpoints (which lags behind readiness)."""
+        spec = self.kubectl.get("service", name, namespace)["spec"]
+        with self.forward(spec["clusterIP"], spec["ports"][0]["port"]) as relay:
+            until(relay.is_open, "the Service has an endpoint", 30, pause=0.2)
+            yield relay
 
     def expose(self, port: int) -> Relay:
         """The way back: a port of the host's 127.0.0.1, reachable by pods at the relay's `url`."""

@@ -17,7 +17,6 @@ from typing import Any
 
 import yaml
 
-from tests.support.polling import until
 from tools import model
 from tools.cache import say
 
@@ -79,9 +78,7 @@ def _running() -> Iterator[None]:
         cluster.kubectl("apply", "--filename", str(EXAMPLE))
         name = example["metadata"]["name"]
         _wait_until_ready(cluster, name)
-        service = cluster.kubectl.get("service", name, "default")["spec"]
-        relay = stack.enter_context(cluster.forward(service["clusterIP"], service["ports"][0]["port"]))
-        until(relay.is_open, "the Service has an endpoint", 30, pause=0.2)
+        relay = stack.enter_context(cluster.service(name, "default"))
         _step(5, f"a chat completion through the Service: {_QUESTION}")
         say(f"\n  {_chat(relay.url)}\n")
         _tell_how_to_go_on(cluster, name, relay)

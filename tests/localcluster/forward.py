@@ -9,9 +9,13 @@ import ctypes
 import os
 import socket
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
+
+T = TypeVar("T")
 
 _CLONE_NEWNET = 0x40000000
 _CHUNK = 1 << 16
@@ -32,13 +36,17 @@ def enter_network(namespace: Path) -> None:
 def listen(address: tuple[str, int], namespace: Path | None = None) -> socket.socket:
     """A listening socket, in the namespace if one is given."""
 
-    def opened() -> socket.socket:
+    return _inside(namespace, lambda: socket.create_server(address, backlog=512))
+
+
+def _inside(namespace: Path | None, act: Callable[[], T]) -> T:
+    def entered() -> T:
         if namespace:
             enter_network(namespace)
-        return socket.create_server(address, backlog=512)
+        return act()
 
     with ThreadPoolExecutor(1) as pool:  # a thread of its own: it does not come back from the namespace
-        return pool.submit(opened).result()
+        return pool.submit(entered).result()
 
 
 class Relay:
@@ -58,14 +66,8 @@ class Relay:
 
     def is_open(self) -> bool:
         """Whether somebody listens at the address; a Service may still lead to a pod that is gone, and hang."""
-        with ThreadPoolExecutor(1) as pool:  # as in listen()
-            return pool.submit(self._connects).result()
-
-    def _connects(self) -> bool:
-        if self._namespace:
-            enter_network(self._namespace)
         try:
-            with socket.create_connection(self._target, timeout=0.5):
+            with _inside(self._namespace, lambda: socket.create_connection(self._target, timeout=0.5)):
                 return True
         except OSError:
             return False

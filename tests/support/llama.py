@@ -3,8 +3,7 @@
 import copy
 import json
 import urllib.request
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -133,13 +132,9 @@ class Llama:
 
     # ---- ask
 
-    @contextmanager
-    def service(self) -> Iterator[Relay]:
-        """A way to the Service, once the node's proxy knows its endpoints (which lags behind readiness)."""
-        spec = self.child("service")["spec"]
-        with self.cluster.forward(spec["clusterIP"], spec["ports"][0]["port"]) as relay:
-            until(relay.is_open, "the Service has an endpoint", 30, pause=0.2)
-            yield relay
+    def service(self) -> AbstractContextManager[Relay]:
+        """A way to the Service."""
+        return self.cluster.service(self.name, self.namespace)
 
     def pod_port(self, pod: Object, port: int = 8081) -> AbstractContextManager[Relay]:
         """A way to a port of a pod."""
