@@ -7,7 +7,6 @@ import asyncio
 import json
 import logging
 import os
-import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from types import TracebackType
@@ -86,20 +85,18 @@ class Cluster:
         configuration: Configuration,
         metrics: Metrics,
         timeout: float = _TIMEOUT,
-        discovery_seconds: float = 10.0,
     ) -> None:
         self._client = ApiClient(configuration)
         self._client.user_agent = names.MANAGER
         self._metrics = metrics
         self._timeout = timeout
-        self._discovery_seconds = discovery_seconds
-        self._served: dict[str, tuple[float, frozenset[str]]] = {}
+        self._served: dict[str, frozenset[str]] = {}
         self.may_write: Callable[[], bool] = lambda: True
 
     @classmethod
-    async def connect(cls, metrics: Metrics | None = None, discovery_seconds: float = 10.0) -> Self:
+    async def connect(cls, metrics: Metrics | None = None) -> Self:
         """A client with this process's credentials; nothing is sent yet."""
-        return cls(await credentials(), metrics or Metrics(), discovery_seconds=discovery_seconds)
+        return cls(await credentials(), metrics or Metrics())
 
     async def close(self) -> None:
         """Close the connections."""
@@ -132,17 +129,24 @@ class Cluster:
         return [{"apiVersion": kind.api_version, "kind": kind.kind, **item} for item in answer.get("items") or []]
 
     async def serves(self, group: str, version: str, plural: str) -> bool:
-        """Whether the API server knows that kind now (or knew it a few seconds ago)."""
+        """Whether the API server knows that kind, as of the first question since `rediscover`.
+
+        All who ask in between get one answer, even those whose question was sent before: who compares it with the
+        last one then knows of each change that anybody else has acted on.
+        """
         path = Kind(group, version, "", plural).group_path
-        known = self._served.get(path)
-        if known is None or time.monotonic() - known[0] > self._discovery_seconds:
+        if path not in self._served:
             try:
                 answer = await self._send("GET", None, path)
                 plurals = frozenset(resource["name"] for resource in answer.get("resources") or [])
             except NotFound:
                 plurals = frozenset()
-            known = self._served[path] = (time.monotonic(), plurals)
-        return plural in known[1]
+            self._served.setdefault(path, plurals)
+        return plural in self._served[path]
+
+    def rediscover(self) -> None:
+        """Forget what is served: the next question is sent."""
+        self._served.clear()
 
     # ---- writing
 

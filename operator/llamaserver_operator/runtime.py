@@ -49,8 +49,7 @@ class Operator:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
-        fresh = self._config.discovery_seconds / 2  # so that each look of ours is a new one
-        async with await Cluster.connect(self._metrics, fresh) as cluster:
+        async with await Cluster.connect(self._metrics) as cluster:
             lease = Lease(cluster, self._config, self._metrics)
             cluster.may_write = lease.holds
             health = Health(self._config, self._metrics, self._problem, lambda: lease.contacted)
@@ -127,21 +126,26 @@ class Operator:
         """Watch what there is; begin anew, and look at everything, when a kind comes or goes."""
         watching: asyncio.Task[None] | None = None
         watched: frozenset[Kind] = frozenset()
+        cluster.rediscover()  # it may have led before, long ago
         try:
             while True:
+                looked = False
                 with contextlib.suppress(ClusterError):  # what was there is there still, as far as we know
                     served = await self._served(cluster)
                     if served != watched:
                         await _cancel(watching)
                         watch = Watch(cluster, self._config, served, queue.add, self._metrics)
                         watching = asyncio.create_task(watch.run(), name="watch")
-                        first, watched = not watched, served
-                        if not first:
+                        if watched:
                             _log.info(
                                 "kinds came or went", extra={"fields": {"watched": sorted(k.plural for k in served)}}
                             )
                             await self._add_all(cluster, queue, 0.0)
+                        watched = served
+                    looked = True
                 await asyncio.sleep(self._config.discovery_seconds)
+                if looked:  # else a reconcile may have an answer that was not compared yet
+                    cluster.rediscover()
         finally:
             await _cancel(watching)
 

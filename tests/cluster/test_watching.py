@@ -1,5 +1,6 @@
 """What wakes the operator, and with which rights: the real process, its service account, the API server's audit log."""
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,6 +26,7 @@ POD_SPEC = {
         }
     ],
 }
+ROUNDS = 5
 LABELS = {"app": "x"}
 # kind: API version, the rest of a small object
 CHILDREN: dict[str, tuple[str, dict[str, Any]]] = {
@@ -263,6 +265,33 @@ def test_a_kind_that_comes_later_is_watched_without_a_restart(world: World) -> N
     kubectl.create(child(world.namespace, "ConfigMap", "late"))
     world.until_more("late")
     assert operator.health("/healthz") == (200, "ok")
+
+
+def test_what_a_reconcile_saw_gone_is_told_when_it_is_there_again(world: World) -> None:
+    """However soon: the object of that reconcile wants one now, and no event says so."""
+    kubectl, crd = world.cluster.kubectl, MONITORS["metadata"]["name"]
+
+    def seen(wanted: str) -> bool:
+        return str(kubectl.get("configmap", "object-written", world.namespace)["data"]["monitors"]) == wanted
+
+    def touched_until_gone() -> bool:
+        patch = {"metadata": {"annotations": {"touched": str(time.monotonic_ns())}}}
+        kubectl.patch("configmap", "child-object", patch, namespace=world.namespace)
+        return seen("False")
+
+    kubectl.delete("customresourcedefinition", crd)
+    world.account.allow(LEASES, WRITES, *WATCHED)
+    world.start(f"--watch-namespace={world.namespace}")
+    kubectl.create(child(world.namespace, "ConfigMap", "object"))
+    world.until_more("object")
+    try:
+        for _ in range(ROUNDS):
+            kubectl.create(MONITORS)
+            until(lambda: seen("True"), "it is seen", 30)
+            kubectl.delete("customresourcedefinition", crd)
+            until(touched_until_gone, "its end is seen", 30)
+    finally:
+        kubectl.delete("customresourcedefinition", crd)
 
 
 def test_an_operator_that_may_not_hold_the_lease_says_so_and_is_not_ready(world: World, tmp_path: Path) -> None:

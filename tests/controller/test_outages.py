@@ -170,13 +170,39 @@ async def test_names_and_selectors_cannot_change_the_path(fake: Fake) -> None:
     ]
 
 
-async def test_what_is_served_is_asked_again_after_a_while_only(fake: Fake) -> None:
-    known = '{"resources": [{"name": "servicemonitors"}]}'
-    cluster = await fake.cluster(answer(200, known))
+MONITORS = ("monitoring.coreos.com", "v1", "servicemonitors")
+KNOWN = '{"resources": [{"name": "servicemonitors"}]}'
+
+
+async def test_what_is_served_is_asked_again_when_told_to(fake: Fake) -> None:
+    cluster = await fake.cluster(answer(200, KNOWN))
     for _ in range(10):
-        assert await cluster.serves("monitoring.coreos.com", "v1", "servicemonitors")
+        assert await cluster.serves(*MONITORS)
         assert not await cluster.serves("monitoring.coreos.com", "v1", "podmonitors")
     assert len(fake.requests) == 1
+    cluster.rediscover()
+    assert await cluster.serves(*MONITORS)
+    assert len(fake.requests) == 2
+
+
+async def test_a_question_from_before_gets_the_answer_of_the_others(fake: Fake) -> None:
+    asked = asyncio.Event()
+
+    async def handler(_: web.Request) -> web.Response:
+        if not asked.is_set():
+            asked.set()
+            await fake.release.wait()
+            return web.Response(status=404, text="{}")
+        return web.Response(text=KNOWN, content_type="application/json")
+
+    cluster = await fake.cluster(handler)
+    before = asyncio.create_task(cluster.serves(*MONITORS))
+    await asked.wait()
+    cluster.rediscover()
+    assert await cluster.serves(*MONITORS)
+    fake.release.set()
+    assert await before
+    assert await cluster.serves(*MONITORS)
 
 
 # ---- model pods

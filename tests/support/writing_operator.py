@@ -1,7 +1,8 @@
 """The real operator around a reconcile that writes each time: `python -m tests.support.writing_operator FLAGS`.
 
 For an object NAME it counts in the ConfigMap NAME-written, and comes again at once while that has "again" in its data;
-"slow" there is the seconds that it takes between reading and writing.
+"slow" there is the seconds that it takes between reading and writing. "monitors" tells whether it found
+ServiceMonitors served.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ import sys
 from llamaserver_operator import logs
 from llamaserver_operator.cluster import Cluster, PodReader
 from llamaserver_operator.config import Config, parse
-from llamaserver_operator.kinds import CONFIG_MAP
+from llamaserver_operator.kinds import CONFIG_MAP, SERVICE_MONITOR
 from llamaserver_operator.runtime import Operator
 
 _AGAIN = 0.05
@@ -25,12 +26,14 @@ class Writer:
         self._identity = config.identity
 
     async def reconcile(self, namespace: str, name: str) -> float | None:
+        kind = SERVICE_MONITOR
+        monitors = await self._cluster.serves(kind.group, kind.version, kind.plural)
         found = await self._cluster.get(CONFIG_MAP, namespace, f"{name}-written") or {}
         data = found.get("data", {})
         await asyncio.sleep(float(data.get("slow", 0)))
         count = int(data.get("count", 0)) + 1
         metadata = {"namespace": namespace, "name": f"{name}-written"}
-        written = {"count": str(count), "by": self._identity}
+        written = {"count": str(count), "by": self._identity, "monitors": str(monitors)}
         await self._cluster.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": written})
         return _AGAIN if "again" in data else None
 
