@@ -45,7 +45,8 @@ _APPLY = "application/apply-patch+yaml"  # JSON is YAML
 _ERRORS = {400: Invalid, 403: Forbidden, 404: NotFound, 409: Conflict, 422: Invalid, 429: Unreachable}
 _WEBHOOK = "failed calling webhook"
 _NOT_OF_THE_SCHEMA = "failed to create typed patch object"  # how server-side apply says 422
-_NOT_KNOWN_YET = "cannot find RESTMapping"  # an admission plugin that has not heard of a new CRD: passes in seconds
+# 403 that pass in seconds: an admission plugin that has not heard of a new CRD, and a CRD that is on its way out.
+_PASSING = ("cannot find RESTMapping", "custom resource definition is terminating")
 
 
 async def credentials() -> Configuration:
@@ -72,7 +73,7 @@ def _error(status: int, data: bytes) -> ClusterError:
         kind = Invalid
     if status == 500 and _WEBHOOK in message:
         kind = WebhookFailed
-    if status == 403 and _NOT_KNOWN_YET in message:
+    if status == 403 and any(text in message for text in _PASSING):
         kind = Unreachable
     return kind(message or f"the API server answered {status}")
 
@@ -91,6 +92,7 @@ class Cluster:
         self._metrics = metrics
         self._timeout = timeout
         self._served: dict[str, frozenset[str]] = {}
+        self.doubted = asyncio.Event()  # set when a kind was asked for that is not there: `rediscover` is due
         self.may_write: Callable[[], bool] = lambda: True
 
     @classmethod
@@ -124,7 +126,11 @@ class Cluster:
     ) -> list[Object]:
         """The objects of a namespace ("": of all) that match; not more than `limit`, unless that is 0."""
         query = {"labelSelector": selector, "fieldSelector": field_selector, "limit": str(limit or "")}
-        answer = await self._send("GET", kind, kind.path(namespace), query, verb="LIST")
+        try:
+            answer = await self._send("GET", kind, kind.path(namespace), query, verb="LIST")
+        except NotFound:  # a list of nothing is empty
+            self.doubted.set()
+            raise
         # items of a list do not say what they are
         return [{"apiVersion": kind.api_version, "kind": kind.kind, **item} for item in answer.get("items") or []]
 

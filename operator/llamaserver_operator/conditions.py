@@ -81,6 +81,18 @@ class View:
         return self.refused is None and is_complete(self.spec, self.observed)
 
     @property
+    def untold(self) -> bool:
+        """Whether all pods are ready and none of them told how it is, as may happen to busy ones."""
+        return self.complete and not self.serving
+
+    def told_before(self, condition: str) -> Condition | None:
+        """While nothing is told: what was known."""
+        before = self.observed.owner.get("status", {}).get("conditions", []) if self.untold else []
+        found = (item for item in before if item["type"] == condition and item["status"] != "Unknown")
+        item = next(found, None)
+        return Condition(condition, item["status"], item["reason"], item["message"]) if item else None
+
+    @property
     def refused(self) -> Problem | None:
         """What the API server did not take: pods, if there are any, are of an earlier spec."""
         return next((item for item in self.problems if item.reason in _REFUSALS), None)
@@ -217,7 +229,8 @@ def accelerated(view: View) -> Condition:
     def otherwise() -> Condition:
         worst = view.worst_accelerator
         if worst is None:
-            return Condition("Accelerated", "Unknown", "Pending", "no pod has loaded the model yet")
+            pending = Condition("Accelerated", "Unknown", "Pending", "no pod has loaded the model yet")
+            return view.told_before("Accelerated") or pending
         layers, total = worst.get("layers_offloaded", 0), worst.get("layers_total", 0)
         if layers:
             return Condition("Accelerated", "True", "Offloaded", f"{layers} of {total} layers on {worst.get('device')}")
@@ -235,7 +248,8 @@ def cache_restored(view: View) -> Condition:
     def otherwise() -> Condition:
         stores = view.stores
         if not stores:
-            return Condition("CacheRestored", "Unknown", "Pending", "no pod has opened the store yet")
+            pending = Condition("CacheRestored", "Unknown", "Pending", "no pod has opened the store yet")
+            return view.told_before("CacheRestored") or pending
         entries = max(int(store.get("entries", 0)) for store in stores)
         reused = sum(int(store.get("restored_tokens", 0)) for store in stores)
         if not entries:

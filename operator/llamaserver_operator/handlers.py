@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import kopf
+from kopf._cogs.structs.references import Insights  # a parameter's type, which has no public name
 
 from . import names
 from .cluster import Cluster, credentials
@@ -23,7 +24,7 @@ from .workqueue import Key, pause
 
 _log = logging.getLogger(__name__)
 _LOOK_AGAIN = 60.0  # seconds until another look at what was not allowed
-_GOODBYE = 1.0
+_GOODBYE = 0.2
 
 
 def settings() -> kopf.OperatorSettings:
@@ -166,7 +167,8 @@ class _Thread:
         self._stop = asyncio.Event()  # of the inner loop
         self._muted = False
         self._receive = notify
-        self._registry = registry(kinds, self._pass_on)
+        self._kinds = frozenset(kinds)
+        self._registry = registry(self._kinds, self._pass_on)
         self._namespaces = namespaces
         threading.Thread(target=self._main, name="watch", daemon=True).start()
 
@@ -192,15 +194,28 @@ class _Thread:
         self._inner = asyncio.get_running_loop()
         if self._muted:
             return
-        await kopf.operator(
-            registry=self._registry,
-            settings=settings(),
-            identity=names.MANAGER,  # type: ignore[arg-type]  # kopf would ask for the user's name: a container has none
-            standalone=True,
-            clusterwide=not self._namespaces,
-            namespaces=self._namespaces,
-            stop_flag=self._stop,
+        insights = Insights()
+        watching = asyncio.ensure_future(
+            kopf.operator(
+                registry=self._registry,
+                settings=settings(),
+                identity=names.MANAGER,  # type: ignore[arg-type]  # kopf would ask for the user's name: a container has none
+                standalone=True,
+                clusterwide=not self._namespaces,
+                namespaces=self._namespaces,
+                stop_flag=self._stop,
+                insights=insights,
+            )
         )
+        scanned = asyncio.ensure_future(insights.ready_resources.wait())
+        await asyncio.wait({watching, scanned}, return_when=asyncio.FIRST_COMPLETED)
+        missed = {kind.plural for kind in self._kinds} - {found.plural for found in insights.watched_resources}
+        if scanned.done() and missed:  # kopf looks for itself, once, and leaves out what is not there at that moment
+            self._stop.set()
+        await watching
+        scanned.cancel()
+        if missed and not self._muted:
+            raise RuntimeError(f"kopf did not find {', '.join(sorted(missed))}")
 
     def _pass_on(self, key: Key) -> None:
         with contextlib.suppress(RuntimeError):

@@ -17,6 +17,7 @@ from .rollout import Problem, shared_claim_problem, surges
 from .spec import Spec
 
 Manifest = dict[str, Any]
+_UNTOLD = 1_000_000  # requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +154,12 @@ def _costs(spec: Spec, observed: Observed) -> Mapping[str, int] | None:
     if not 0 < spec.replicas < before:
         return None
     pods = (pod["metadata"]["name"] for pod in observed.pods)
-    return {pod: _busy(observed.reports.get(pod, {})) for pod in pods}
+    return {pod: _busy(observed.reports.get(pod)) for pod in pods}
 
 
-def _busy(report: Mapping[str, Any]) -> int:
+def _busy(report: Mapping[str, Any] | None) -> int:
+    if report is None:  # perhaps too busy to tell; one that is not ready goes first whatever it costs
+        return _UNTOLD
     return int(report.get("slots", {}).get("processing", 0)) + int(report.get("requests_deferred", 0))
 
 

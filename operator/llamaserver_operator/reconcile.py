@@ -69,7 +69,7 @@ class Reconciler:
             await self._tell(observed, rejected(observed, plan.problems[0], _now()))
             return _COLLECTING
         try:
-            plan = await self._without_strangers(spec, observed, plan)
+            observed, plan = await self._with_unlabelled(spec, observed, plan)
             observed = await self._execute(observed, plan)
         except (Forbidden, Invalid) as error:
             problems = (Problem(type(error).__name__, str(error), blocking=False), *plan.problems)
@@ -124,26 +124,34 @@ class Reconciler:
 
     # ---- do
 
-    async def _without_strangers(self, spec: Spec, observed: Observed, plan: Plan) -> Plan:
-        """The plan, unless one of its new children would take over somebody else's object."""
+    async def _with_unlabelled(self, spec: Spec, observed: Observed, plan: Plan) -> tuple[Observed, Plan]:
+        """Also what has a new child's name but not the label: a child that lost it, or somebody else's object."""
         have = {(item["kind"], item["metadata"]["name"]) for item in observed.all_children()}
         new = [item for item in plan.apply if (item["kind"], item["metadata"]["name"]) not in have]
-        found = await asyncio.gather(
+        answers = await asyncio.gather(
             *(self._cluster.get(kind_of(item), item["metadata"]["namespace"], item["metadata"]["name"]) for item in new)
         )
-        strangers = [item for item in found if item and owner_uid(item) != observed.uid]
-        return make_plan(spec, replace(observed, strangers=strangers), self._config) if strangers else plan
+        found = [item for item in answers if item]
+        if not found:
+            return observed, plan
+        children = dict(observed.children)
+        for item in found:
+            if owner_uid(item) == observed.uid:
+                children[kind_of(item)] = [*children.get(kind_of(item), ()), item]
+        strangers = [item for item in found if owner_uid(item) != observed.uid]
+        observed = replace(observed, children=children, strangers=strangers)
+        return observed, make_plan(spec, observed, self._config)
 
     async def _execute(self, observed: Observed, plan: Plan) -> Observed:
         """Returns what was observed, with the Deployment as it is now."""
-        namespace = observed.owner["metadata"]["namespace"]
+        namespace, before = observed.owner["metadata"]["namespace"], observed
         await self._write_costs(namespace, plan.costs or {})
-        if plan.replacing:
-            await self._tell_replacing(observed)
         for wanted in plan.apply:
             applied = await self._apply(observed, wanted)
             if applied and wanted["kind"] == kinds.DEPLOYMENT.kind:
                 observed = replace(observed, children={**observed.children, kinds.DEPLOYMENT: [applied]})
+        if plan.replacing:
+            await self._tell_replacing(before)
         for child in plan.delete:
             metadata = child["metadata"]
             _log.info("deleting %s %s: no longer wanted", child["kind"], metadata["name"])

@@ -23,6 +23,7 @@ from .workqueue import Key, WorkQueue
 
 _log = logging.getLogger(__name__)
 _DRAIN = 5.0  # seconds that running reconciles get when the instance is told to stop
+_SOON = 1.0  # seconds between two looks at what there is, at least
 _MAY_BE_ABSENT = (LLAMA_SERVER, SERVICE_MONITOR)  # kinds of CRDs, which come and go
 
 
@@ -143,11 +144,20 @@ class Operator:
                             await self._add_all(cluster, queue, 0.0)
                         watched = served
                     looked = True
-                await asyncio.sleep(self._config.discovery_seconds)
+                await self._until_next_look(cluster)
                 if looked:  # else a reconcile may have an answer that was not compared yet
                     cluster.rediscover()
         finally:
             await _cancel(watching)
+
+    async def _until_next_look(self, cluster: Cluster) -> None:
+        """It is due now and then, and soon after somebody met a kind that is not there."""
+        seconds = self._config.discovery_seconds
+        await asyncio.sleep(min(_SOON, seconds))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, seconds - _SOON)):
+                await cluster.doubted.wait()
+        cluster.doubted.clear()
 
     async def _served(self, cluster: Cluster) -> frozenset[Kind]:
         absent = {kind for kind in _MAY_BE_ABSENT if not await cluster.serves(kind.group, kind.version, kind.plural)}

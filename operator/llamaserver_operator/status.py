@@ -28,7 +28,8 @@ def status_of(spec: Spec, observed: Observed, problems: tuple[Problem, ...], now
         "slots": {"total": ready * spec.context.slots, "perReplica": spec.context.slots},
         "context": {"totalTokens": spec.context.tokens_per_slot * spec.context.slots},
     }
-    made |= _model(spec, view, observed) | _download(view) | _kv_cache(view) | _accelerator(spec, view)
+    made |= _model(spec, view, observed) | _download(view)
+    made |= _told_before(spec, view) if view.untold else _kv_cache(view) | _accelerator(spec, view)
     return _finish(made, observed, conditions(spec, observed, problems), now)
 
 
@@ -81,6 +82,13 @@ def _download(view: View) -> Manifest:
         if report.get("state") == "downloading" and about.get("total_bytes"):
             return {"download": {"bytes": int(about["bytes"]), "totalBytes": int(about["total_bytes"])}}
     return {}
+
+
+def _told_before(spec: Spec, view: View) -> Manifest:
+    """What pods told before, as far as the spec still asks for it."""
+    asked = {"kvCache": spec.kv_cache and spec.kv_cache.stores, "accelerator": spec.accelerator}
+    before = view.observed.owner.get("status", {})
+    return {key: before[key] for key, wanted in asked.items() if wanted and key in before}
 
 
 def _kv_cache(view: View) -> Manifest:

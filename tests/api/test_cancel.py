@@ -59,7 +59,7 @@ def test_a_queued_request_leaves_the_queue(one_slot: Client) -> None:
 
 def test_cancellation_beside_streams_loses_nothing(client: Client) -> None:
     prompts = [f"Story number {number}: once upon a time" for number in range(3)]
-    fields: dict[str, Any] = {"n_predict": 60, "ignore_eos": True, "temperature": 0}
+    fields: dict[str, Any] = {"n_predict": 200, "ignore_eos": True, "temperature": 0}
 
     def stream(prompt: str) -> str:
         return "".join(event["content"] for event in client.events("/completion", prompt=prompt, **fields))
@@ -70,7 +70,7 @@ def test_cancellation_beside_streams_loses_nothing(client: Client) -> None:
     until(
         lambda: sum(slot["next_token"]["n_decoded"] > 1 for slot in client.slots() if slot["state"]) == 3, "3 streams"
     )
-    with Abandoned(client, {"prompt": list(range(100, 1000)), "n_predict": 1}):
+    with Abandoned(client, {"prompt": list(range(100, 1000)), "n_predict": -1, "ignore_eos": True}):
         until(lambda: sum(slot["state"] for slot in client.slots()) == 4, "the fourth runs too")
     runner.join(120)
     assert [len(client.post("/tokenize", content=text)["tokens"]) > 40 for text in texts] == [True] * 3

@@ -68,14 +68,14 @@ def test_slots(client: Client) -> None:
 
 
 def test_slots_while_running(client: Client) -> None:
-    body = {"prompt": "Count: one, two,", "n_predict": 200, "stream": True, "ignore_eos": True, "id_slot": 1}
+    body = {"prompt": "Count: one, two,", "n_predict": 900, "stream": True, "ignore_eos": True, "id_slot": 1}
     with client.http.stream("POST", "/completion", json=body) as answer:
         lines = answer.iter_lines()
         next(lines)
         slot = client.slots()[1]
-        assert (slot["state"], slot["stream"], slot["n_predict"]) == (1, True, 200)
+        assert (slot["state"], slot["stream"], slot["n_predict"]) == (1, True, 900)
         assert slot["next_token"]["has_next_token"]
-        assert 0 < slot["next_token"]["n_remain"] <= 200
+        assert 0 < slot["next_token"]["n_remain"] <= 900
         health = client.get("/health")
         assert (health["slots_processing"], health["slots_idle"]) == (1, 3)
         assert client.metric("llamacpp:requests_processing") == 1

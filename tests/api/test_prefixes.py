@@ -60,7 +60,7 @@ def test_another_slot_takes_the_prefix_over(layouts: Client, request: pytest.Fix
 
 def test_a_busy_slot_gives_its_prefix(layouts: Client) -> None:
     prompt = text(3, 200)
-    body = {"prompt": prompt, "n_predict": 120, "stream": True, "ignore_eos": True, "temperature": 0}
+    body = {"prompt": prompt, "n_predict": -1, "stream": True, "ignore_eos": True, "temperature": 0}
     with layouts.http.stream("POST", "/completion", json=body) as running:
         lines = running.iter_lines()
         next(lines)
@@ -83,7 +83,7 @@ def test_requests_in_flight_share_one_computation(layouts: Client, request: pyte
 
 def test_followers_finish_when_the_leader_is_cancelled(layouts: Client) -> None:
     prompt = text(5, 900)
-    body = {"prompt": prompt, "n_predict": 3, "stream": True}
+    body = {"prompt": prompt, "n_predict": -1, "ignore_eos": True, "stream": True}
     answers: list[Any] = []
     with Abandoned(layouts, body):
         until(lambda: any(slot["state"] for slot in layouts.slots()), "the leader runs")

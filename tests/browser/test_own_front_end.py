@@ -35,7 +35,7 @@ def test_files_in_path_win_and_ours_are_the_fallback(tmp_path):
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "index.html").write_text("<p>deep</p>\n")
     with start("--path", str(tmp_path)) as server:
-        get = httpx2.Client(base_url=server.url, trust_env=False).get
+        get = httpx2.Client(base_url=server.url, timeout=60, trust_env=False).get
         assert get("/index.js").text == "mine\n"
         assert get("/deep/").text == "<p>deep</p>\n"
         assert "export async function* llama(" in get("/completion.js").text
@@ -55,6 +55,6 @@ def test_files_in_path_win_and_ours_are_the_fallback(tmp_path):
     ],
 )
 def test_our_files_have_their_types_and_need_no_key(keyed_server, path, kind):
-    answer = httpx2.get(keyed_server.url + path, trust_env=False)
+    answer = httpx2.get(keyed_server.url + path, timeout=60, trust_env=False)
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith(kind)

@@ -61,7 +61,15 @@ def helm(cluster) -> Helm:
 
 def deploy(helm: Helm, release: str, namespace: str, values: Object | None = None, *options: str, chart=CHART) -> None:
     where = [f"--namespace={namespace}", "--wait", "--timeout=3m", *options]
-    helm("upgrade", "--install", release, str(chart), *where, values={"registry": "localhost", **(values or {})})
+    helm(
+        "upgrade",
+        "--install",
+        release,
+        str(chart),
+        *where,
+        values={"registry": "localhost", **(values or {})},
+        timeout=200,
+    )
 
 
 @pytest.fixture

@@ -121,11 +121,6 @@ def certificate(tmp_path: Path) -> tuple[str, str]:
     return made.read_text(), key.read_text()
 
 
-def until_event(llama: Llama, reason: str) -> None:
-    """Wait for a Warning; it is told just after the condition."""
-    until(lambda: ("Warning", reason) in [event[:2] for event in llama.events()], f"{llama.name}: {reason} is told")
-
-
 @contextmanager
 def unchecked_arguments(llama: Llama) -> Iterator[None]:
     """A CRD that lets options of the operator's own through, as an older one may have done."""
@@ -173,10 +168,11 @@ def test_whatever_stops_a_model_is_told(another: Callable[[str], Llama], hub: Hu
         another(name).apply(**case.changes)
     for name, case in CASES.items():
         llama = another(name)
-        message = llama.until_condition(case.condition, "False", case.reason, 240)
+        told = llama.until_conditions(case.condition, "False", case.reason, 240)
+        message = told[case.condition][2]
         assert [word for word in case.words if word not in message] == [], f"{name}: {message}"
-        assert llama.condition("Ready") == ("False", case.reason, message), name
-        until_event(llama, case.reason)
+        assert told["Ready"] == ("False", case.reason, message), name
+        llama.until_event(case.reason)
     assert first.child("deployment") == {}  # nothing is made of a spec that was not accepted
     assert another("refused").child("deployment") == {}
 
@@ -221,7 +217,7 @@ def test_old_pods_serve_while_a_rollout_fails_or_a_spec_is_refused(llama: Llama)
     assert llama.condition("Progressing")[:2] == ("False", "ModelNotFound")
     assert uid in llama.pod_uids
     assert llama.complete()["tokens_predicted"]
-    until_event(llama, "RolloutFailing")
+    llama.until_event("RolloutFailing")
 
     llama.apply(model=hub_file("tiny.gguf"), context={"slots": 1}).until_ready()
     assert llama.condition("Progressing")[:2] == ("True", "Complete")

@@ -7,7 +7,7 @@ import pytest
 from tests.localcluster.hub import Hub
 from tests.support.installed import Installed
 from tests.support.llama import REPO, Llama, spec_of
-from tests.support.polling import until
+from tests.support.polling import tried, until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -67,8 +67,8 @@ def test_without_an_operator_models_serve_and_objects_and_namespaces_go(llama: L
         assert llama.complete(ignore_eos=True)["tokens_predicted"] >= 4
         (pod,) = llama.pods
         kubectl.delete("pod", pod["metadata"]["name"], llama.namespace, wait=False)
-        until(lambda: ready(llama) - {pod["metadata"]["uid"]}, "another pod serves", 120, pause=0.2)
-        assert llama.complete(ignore_eos=True)["tokens_predicted"] >= 4
+        until(lambda: ready(llama) - {pod["metadata"]["uid"]}, "another pod is ready", 120, pause=0.2)
+        until(tried(lambda: llama.complete(ignore_eos=True)["tokens_predicted"] >= 4), "and serves", 60, pause=0.2)
 
         late = Llama(llama.cluster, llama.namespace, "late", spec_of()).apply()
         for each in (other, late):

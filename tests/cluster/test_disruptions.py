@@ -3,7 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -130,7 +130,9 @@ def held(llama: Llama, pod: Object) -> Iterator[str]:
 
 
 def refuses(url: str) -> bool:
-    return httpx2.get(f"{url}/props", trust_env=False).status_code == 503
+    with suppress(httpx2.HTTPError):
+        return httpx2.get(f"{url}/props", timeout=60, trust_env=False).status_code == 503
+    return False
 
 
 def test_clients_that_keep_their_connections_notice_no_rollout(llama: Llama) -> None:

@@ -73,7 +73,7 @@ def test_a_pod_gets_the_gpu_and_another_waits_for_one(
     words = "Insufficient nvidia.com/gpu"
     assert words in second.until_condition("Scheduled", "False", "Unschedulable")
     assert words in second.until_condition("Ready", "False", "Unschedulable")
-    assert any(kind == "Warning" and words in text for kind, _, text in second.events())
+    second.until_event("Unschedulable", words)
 
     gpus(2)
     second.until_ready()
@@ -111,6 +111,16 @@ def test_an_edit_moves_the_only_gpu_to_the_new_pod_unless_surge_is_asked_for(
     assert not llama.pod_uids & second
     assert llama.object["status"]["slots"] == {"total": 1, "perReplica": 1}
     assert reasons(llama).count("ReplacingPods") == 2
+
+
+def remove(llama: Llama) -> None:
+    """With its pods, on a node that has no kubelet to end them."""
+    kubectl, mine = llama.cluster.kubectl, f"llamaserver.dev/name={llama.name}"
+    kubectl.delete("llamaserver", llama.name, llama.namespace)
+    sets = lambda: kubectl.get("replicasets", "", llama.namespace, mine)["items"]  # noqa: E731
+    until(lambda: not sets(), "nothing makes new pods", 60, pause=0.25)
+    where = f"--namespace={llama.namespace}"
+    kubectl("delete", "pods", f"--selector={mine}", "--force", "--grace-period=0", where)
 
 
 def test_devices_of_other_names_and_vendors(llama: Llama, cluster: Cluster, gpus: Callable[..., None]) -> None:
@@ -164,14 +174,11 @@ def test_pods_go_to_the_nodes_that_the_spec_names(llama: Llama, cluster: Cluster
         other.apply(accelerator={"vendor": "NVIDIA"}, podTemplate={**tolerated, "affinity": {"nodeAffinity": nodes}})
         assert "affinity" in other.until_condition("Scheduled", "False", "Unschedulable")
         term["matchExpressions"][0]["values"] = ["h100"]
-        kubectl.delete("llamaserver", llama.name, llama.namespace)
-        # No kubelet of that node ends its pods.
-        kubectl("delete", "pods", "--all", "--force", "--grace-period=0", f"--namespace={llama.namespace}")
+        remove(llama)
         other.apply(podTemplate={"affinity": {"nodeAffinity": nodes}})
         other.until_condition("Scheduled", "True", "Scheduled")
         assert placed(other) == {node.name}
-        kubectl.delete("llamaserver", other.name, other.namespace)
-        kubectl("delete", "pods", "--all", "--force", "--grace-period=0", f"--namespace={llama.namespace}")
+        remove(other)
 
 
 @pytest.fixture
@@ -238,14 +245,14 @@ def test_falling_back_to_the_cpu(llama: Llama, gpus: Callable[..., None]) -> Non
     row = llama.cluster.kubectl("get", "llama", f"--namespace={llama.namespace}", "--output=wide")
     assert "CPU" in row.splitlines()[1].split()
     (serving,) = llama.pods
-    assert ("Warning", "RunningOnCPU") in [event[:2] for event in llama.events()]
+    llama.until_event("RunningOnCPU")
     assert not any("Ready is False" in text for kind, _, text in llama.events() if kind == "Warning")
 
     llama.apply(accelerator={"onFallback": "Fail"})
     assert words in llama.until_condition("Ready", "True", "RolloutFailing")
     assert llama.until_condition("Progressing", "False", "RunningOnCPU") == words
     llama.until_condition("Accelerated", "False", "RunningOnCPU")
-    assert ("Warning", "RolloutFailing") in [event[:2] for event in llama.events()]
+    llama.until_event("RolloutFailing")
     new = next(pod for pod in llama.pods if pod["metadata"]["uid"] != serving["metadata"]["uid"])
     (state,) = new["status"]["containerStatuses"]
     assert (state["ready"], state["restartCount"]) == (False, 0)

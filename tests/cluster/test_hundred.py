@@ -7,6 +7,7 @@ from statistics import quantiles
 
 import pytest
 
+from tests.localcluster import product
 from tests.support.installed import Installed
 from tests.support.llama import Llama, spec_of
 from tests.support.polling import until
@@ -28,6 +29,8 @@ def test_a_hundred_objects_get_their_deployments(llama: Llama, capsys: pytest.Ca
     names = {f"model-{number}" for number in range(OBJECTS)}
     items = [{**api, "metadata": {"name": name}, "spec": spec_of(replicas=0)} for name in sorted(names)]
     whole = json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
+    lease = lambda: cluster.kubectl.get("lease", "llamaserver-operator", product.NAMESPACE)["spec"]  # noqa: E731
+    terms = lease()["leaseTransitions"]
     cluster.kubectl("create", "--filename=-", f"--namespace={namespace}", stdin=whole, timeout=180)
 
     def told() -> set[str]:
@@ -58,4 +61,5 @@ def test_a_hundred_objects_get_their_deployments(llama: Llama, capsys: pytest.Ca
         print(f"API requests per object: {len(requests) / OBJECTS:.1f} ({dict(verbs)})")
     assert len(requests) / OBJECTS < MOST_REQUESTS
     applied = Counter(event["objectRef"].get("name") for event in requests if event["verb"] == "patch")
-    assert max(applied.values()) <= 8, "each child once, the status a few times"
+    terms = 1 + lease()["leaseTransitions"] - terms  # who leads anew knows nothing of what was applied
+    assert max(applied.values()) <= 8 * terms, "each child once, the status a few times"

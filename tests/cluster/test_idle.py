@@ -10,6 +10,7 @@ from tests.support.polling import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
+LONG = {"progressDeadlineSeconds": 3600}  # Kubernetes writes when it is over
 LOOKS = 15  # at the default of one in 5 minutes, that is more than an hour
 KINDS = (
     "llamaservers,deployments,replicasets,services,serviceaccounts,configmaps,persistentvolumeclaims,"
@@ -31,7 +32,7 @@ def test_looking_at_unchanged_objects_writes_nothing(llama: Llama, tmp_path: Pat
     others = {
         "zero": (spec_of(replicas=0), "ScaledToZero"),
         "blocked": (spec_of(systemPrompt=missing), "ConfigMapNotFound"),
-        "waiting": (spec_of(podTemplate={"nodeSelector": {"none": "such"}}, replicas=2), "Unschedulable"),
+        "waiting": (spec_of(podTemplate={"nodeSelector": {"none": "such"}}, replicas=2, rollout=LONG), "Unschedulable"),
     }
     for name, (spec, reason) in others.items():
         Llama(cluster, namespace, name, spec).apply().until_condition("Ready", "False", reason)

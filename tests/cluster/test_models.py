@@ -11,7 +11,7 @@ from tests.localcluster.kubectl import Object
 from tests.support.images import base64_of, png
 from tests.support.llama import REPO, Llama, get, post
 from tests.support.models import Models
-from tests.support.polling import until
+from tests.support.polling import tried, until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -107,7 +107,9 @@ def test_adapters_projector_and_texts_reach_the_server(llama: Llama, hub: Hub, t
     llama.until_ready()
     with llama.service() as relay:
         new = {"prompt": "two hello"}
-        until(lambda: post(f"{relay.url}/apply-template", chat) == new, "the new pod answers", 30, pause=0.5)
+        told = tried(lambda: post(f"{relay.url}/apply-template", chat) == new)
+        until(told, "the new pod answers", 30, pause=0.5)
     llama.apply(systemPrompt={"inline": json.dumps({"prompt": "Be kind.", "assistant_name": "Bo"})}).until_ready()
     with llama.service() as relay:  # which leads to the old pod a moment longer
-        until(lambda: get(f"{relay.url}/props")["assistant_name"] == "Bo", "the new pod answers", 30, pause=0.5)
+        named = tried(lambda: get(f"{relay.url}/props")["assistant_name"] == "Bo")
+        until(named, "the new pod answers", 30, pause=0.5)

@@ -58,7 +58,7 @@ def test_one_pod_at_a_time_may_be_evicted(llama: Llama, cluster: Cluster) -> Non
 
 def test_who_may_reach_which_port(llama: Llama, cluster: Cluster) -> None:
     llama.apply(replicas=0)
-    until(lambda: llama.child("networkpolicy"), "a policy is made", 60, pause=0.25)
+    until(lambda: llama.child("deployment"), "all is made", 60, pause=0.25)  # it is the last
     spec = llama.child("networkpolicy")["spec"]
     assert spec["policyTypes"] == ["Ingress"]
     deployment = llama.child("deployment")["spec"]

@@ -12,6 +12,7 @@ import pytest
 from tests.localcluster import Cluster, binaries, product
 from tests.localcluster.kubectl import KubectlError, Object
 from tests.support import certificates
+from tests.support.definitions import until_served
 from tests.support.llama import Llama
 from tests.support.polling import until
 from tests.support.prometheus import Prometheus
@@ -26,7 +27,7 @@ NAME = "llamaserver_dev_name"  # the label that the ServiceMonitor takes over fr
 
 def install_monitors(cluster: Cluster) -> None:
     cluster.kubectl("apply", "--server-side", f"--filename={binaries.service_monitors()}")
-    cluster.kubectl("wait", "--for=condition=Established", f"crd/{CRD}")
+    until_served(cluster, CRD)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.localcluster import Cluster
-from tests.localcluster.kubectl import Object
+from tests.localcluster.kubectl import KubectlError, Object
 from tests.support.installed import NAME
 from tests.support.llama import Llama, spec_of
 from tests.support.polling import until
@@ -44,12 +44,21 @@ def _apply_as_helm(cluster: Cluster, role: Object) -> None:
 def test_a_denied_request_is_told_and_made_up_for_when_it_is_allowed(llama: Llama) -> None:
     llama.spec = spec_of(replicas=0)
     user = f"system:serviceaccount:llamaserver-system:{NAME}"
+
+    def refused() -> bool:
+        try:
+            llama.cluster.kubectl("auth", "can-i", "patch", "networkpolicies", f"--as={user}")
+        except KubectlError:
+            return True
+        return False
+
     with without(llama.cluster, "networkpolicies", {"create", "patch"}):
+        until(refused, "the API server has heard of it")
         llama.apply()
         message = llama.until_condition("Accepted", "False", "Forbidden")
         assert message.startswith("NetworkPolicy model: ")
         assert f'User "{user}" cannot patch resource "networkpolicies"' in message
-        assert "Forbidden" in {reason for kind, reason, _ in llama.events() if kind == "Warning"}
+        llama.until_event("Forbidden")
     llama.until_condition("Accepted", "True", "Valid")
     llama.until_condition("Ready", "False", "ScaledToZero")
     assert llama.child("networkpolicy")

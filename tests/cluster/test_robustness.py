@@ -13,7 +13,7 @@ from tests.support.polling import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
-SWIFT = ("--lease-seconds=2", "--renew-seconds=1.5", "--retry-seconds=0.2", "--discovery-seconds=2")
+SWIFT = ("--lease-seconds=4", "--renew-seconds=2.5", "--retry-seconds=0.2", "--discovery-seconds=2")
 KINDS = "deployments,services,serviceaccounts,configmaps,persistentvolumeclaims,networkpolicies,poddisruptionbudgets"
 LIVES, OBJECTS = 5, 5  # so many lives of an operator, so many new objects in each
 

@@ -38,8 +38,8 @@ def test_pods_stay_unless_their_own_inputs_change_or_the_object_follows_upgrades
     module, log = "tests.support.upgraded_operator", tmp_path / "later.log"
     with Installed(llama.cluster).replaced(log, f"--server-image={NEW}", module=module):
         until(lambda: seen(follower) == (NEW, "later"), "the follower's template is the new one", 60, pause=0.2)
+        until(lambda: not follower.pod_uids & followers, "its pods are new", 180, pause=0.2)
         follower.until_ready()
-        until(lambda: not follower.pod_uids & followers, "its pods are new", 60, pause=0.2)
         llama.cluster.kubectl.delete("llama", "follower", llama.namespace, wait=False)
 
         # What the pods do not depend on reaches everything else.
@@ -60,6 +60,13 @@ def test_pods_stay_unless_their_own_inputs_change_or_the_object_follows_upgrades
         assert (service["type"], service["ports"][0]["port"]) == ("NodePort", 9000)
         assert not llama.child("networkpolicy")
         assert llama.child("persistentvolumeclaim", "model-model-cache")["metadata"]["ownerReferences"]
+
+        # Nor is a Deployment that lost the label by which it is found taken for none.
+        lost = {"metadata": {"labels": {"llamaserver.dev/name": None}}}
+        llama.cluster.kubectl.patch("deployment", "model", lost, namespace=llama.namespace)
+        labels = lambda: llama.child("deployment")["metadata"]["labels"]  # noqa: E731
+        until(lambda: labels().get("llamaserver.dev/name") == "model", "it has its label again", 60, pause=0.2)
+        assert llama.child("deployment")["spec"]["template"] == deployment["spec"]["template"]
 
         # An edit that the pods depend on: by the new renderer, but with the image that was chosen at creation.
         llama.apply(replicas=1, model={"alias": "other"})

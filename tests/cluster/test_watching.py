@@ -10,6 +10,7 @@ import pytest
 
 from tests.localcluster import Cluster
 from tests.support.accounts import LEASES, WATCHED, WRITES, Account, without
+from tests.support.definitions import until_served
 from tests.support.operator_process import OperatorProcess
 from tests.support.polling import until
 
@@ -256,7 +257,7 @@ def test_a_kind_that_comes_later_is_watched_without_a_restart(world: World) -> N
     try:
         until(lambda: operator.said("kinds came or went"), "the new kind is found")
         world.until_more("early", seen)  # everything is looked at again: it may want one now
-        kubectl("wait", "--for=condition=Established", "crd/servicemonitors.monitoring.coreos.com")
+        until_served(world.cluster, MONITORS["metadata"]["name"])
         kubectl.create(child(world.namespace, "ServiceMonitor", "monitored"))
         world.until_more("monitored")
     finally:
@@ -265,6 +266,23 @@ def test_a_kind_that_comes_later_is_watched_without_a_restart(world: World) -> N
     kubectl.create(child(world.namespace, "ConfigMap", "late"))
     world.until_more("late")
     assert operator.health("/healthz") == (200, "ok")
+
+
+def test_a_kind_that_goes_is_noticed_by_who_misses_it_not_at_the_next_look(world: World) -> None:
+    """Until it is, nothing is watched, and reconciles fail."""
+    kubectl, crd = world.cluster.kubectl, MONITORS["metadata"]["name"]
+    world.account.allow(LEASES, WRITES, *WATCHED)
+    kubectl.create(MONITORS)
+    try:
+        until_served(world.cluster, crd)
+        operator = world.start(f"--watch-namespace={world.namespace}", "--discovery-seconds=3600")
+        kubectl.create(child(world.namespace, "ServiceMonitor", "monitored"))
+        world.until_more("monitored")
+    finally:
+        kubectl.delete("customresourcedefinition", crd)
+    until(lambda: operator.said("kinds came or went"), "its end is noticed")
+    kubectl.create(child(world.namespace, "ConfigMap", "late"))
+    world.until_more("late")
 
 
 def test_what_a_reconcile_saw_gone_is_told_when_it_is_there_again(world: World) -> None:

@@ -30,6 +30,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.contract.conftest import IMAGE, rendered
 from tests.contract.recorded import Recorded
 from tests.support.models import Models
+from tests.support.polling import until
 from tests.support.schema import CRD, ROOT, Node
 from tests.support.server import ServerProcess, free_port
 from tests.support.worlds import CONFIG, counts, owner, pod, rolled_out, world
@@ -75,7 +76,9 @@ def server(folders: Path, port: int) -> Iterator[Running]:
         body = b'{"prompt": "hello", "n_predict": 4}'
         with urllib.request.urlopen(f"{process.url}/completion", data=body, timeout=60) as answer:
             assert answer.status == 200
-        yield Running(f"http://127.0.0.1:{port}")
+        running = Running(f"http://127.0.0.1:{port}")
+        until(lambda: "kv_store" in running.status, "the store is open")
+        yield running
 
 
 def test_probes_and_the_service_monitor_find_their_paths(server: Running):

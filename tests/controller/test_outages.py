@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 from kubernetes.aio.client import Configuration
 from llamaserver_operator.cluster import Cluster, PodReader
-from llamaserver_operator.errors import Conflict, Forbidden, NotLeading, Unreachable, WebhookFailed
+from llamaserver_operator.errors import Conflict, Forbidden, NotFound, NotLeading, Unreachable, WebhookFailed
 from llamaserver_operator.kinds import CONFIG_MAP, LEASE
 from llamaserver_operator.metrics import Metrics
 
@@ -109,11 +109,17 @@ async def test_a_connection_cut_in_the_middle(fake: Fake) -> None:
         await cluster.get(CONFIG_MAP, "ns", "thing")
 
 
-async def test_a_refusal_for_want_of_a_mapping_passes(fake: Fake) -> None:
-    """Right after the CRD was installed, admission knows owners of that kind some seconds later."""
-    text = "cannot set blockOwnerDeletion in this case because cannot find RESTMapping for Kind LlamaServer"
+@pytest.mark.parametrize(
+    "text",
+    [
+        # Right after the CRD was installed, admission knows owners of that kind some seconds later.
+        "cannot set blockOwnerDeletion in this case because cannot find RESTMapping for Kind LlamaServer",
+        "create not allowed while custom resource definition is terminating",
+    ],
+)
+async def test_a_refusal_that_is_no_missing_right_passes(fake: Fake, text: str) -> None:
     cluster = await fake.cluster(answer(403, f'{{"kind": "Status", "message": "{text}"}}'))
-    with pytest.raises(Unreachable, match="RESTMapping"):
+    with pytest.raises(Unreachable, match=text):
         await cluster.get(CONFIG_MAP, "ns", "thing")
 
 
@@ -183,6 +189,15 @@ async def test_what_is_served_is_asked_again_when_told_to(fake: Fake) -> None:
     cluster.rediscover()
     assert await cluster.serves(*MONITORS)
     assert len(fake.requests) == 2
+
+
+async def test_a_list_that_is_not_there_puts_in_doubt_what_is_served(fake: Fake) -> None:
+    cluster = await fake.cluster(answer(404, "{}"))
+    assert await cluster.get(CONFIG_MAP, "ns", "thing") is None
+    assert not cluster.doubted.is_set(), "an object that is not there is nothing special"
+    with pytest.raises(NotFound):
+        await cluster.list(CONFIG_MAP, "ns")
+    assert cluster.doubted.is_set()
 
 
 async def test_a_question_from_before_gets_the_answer_of_the_others(fake: Fake) -> None:

@@ -375,7 +375,8 @@ def test_busy_pods_cost_more_when_the_deployment_shrinks():
     }
     pods = [pod(f"new-{i}", ready=True) for i in range(3)]
     observed = rolled_out(before, plan, pods, counts(3), reports=reports)
-    costs = make_plan(parse({**FULL, "replicas": 1}), observed, CONFIG).costs
-    assert costs == {"new-0": 7, "new-1": 1, "new-2": 0}
+    costs = make_plan(parse({**FULL, "replicas": 1}), observed, CONFIG).costs or {}
+    assert (costs["new-0"], costs["new-1"]) == (7, 1)
+    assert costs["new-2"] > 1000, "it may be too busy to tell"
     for same_or_more_or_none in (3, 4, 0):
         assert make_plan(parse({**FULL, "replicas": same_or_more_or_none}), observed, CONFIG).costs is None

@@ -93,7 +93,28 @@ def test_what_is_known_of_the_model_stays_when_no_pod_answers():
     before = status_of(SPEC, around(SPEC, NEW, counts(2), reports={"new-0": REPORT}), (), T1)
     after = status_of(SPEC, around(SPEC, NEW, counts(2), before), (), T2)
     assert after["model"] == before["model"]
-    assert "kvCache" not in after
+
+
+def test_ready_pods_that_do_not_answer_are_as_they_were():
+    spec = parse({**RAW, "accelerator": {"vendor": "NVIDIA"}})
+    before = status_of(spec, around(spec, NEW, counts(2), reports={"new-0": REPORT}), (), T1)
+    assert {"kvCache", "accelerator"} <= set(before)
+    assert status_of(spec, around(spec, NEW, counts(2), before), (), T2) == before
+
+
+def test_pods_that_are_not_ready_are_not_as_others_were():
+    spec = parse({**RAW, "accelerator": {"vendor": "NVIDIA"}})
+    before = status_of(spec, around(spec, NEW, counts(2), reports={"new-0": REPORT}), (), T1)
+    after = status_of(spec, around(spec, [pod("new-0")], counts(2, 2, 0), before), (), T2)
+    assert not {"kvCache", "accelerator"} & set(after)
+    assert condition(after, "Accelerated")["reason"] == condition(after, "CacheRestored")["reason"] == "Pending"
+
+
+def test_what_is_not_asked_for_any_more_goes_though_nobody_answers():
+    spec = parse({**RAW, "accelerator": {"vendor": "NVIDIA"}})
+    before = status_of(spec, around(spec, NEW, counts(2), reports={"new-0": REPORT}), (), T1)
+    plain = parse({**RAW, "kvCache": None})
+    assert not {"kvCache", "accelerator"} & set(status_of(plain, around(plain, NEW, counts(2), before), (), T2))
 
 
 @pytest.mark.parametrize("cache", [None, {"hostMemory": "1Gi"}, {**STORE, "persistence": "None"}])

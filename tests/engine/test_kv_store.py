@@ -420,12 +420,17 @@ def test_killed_hundreds_of_times_while_writing(tmp_path: Path) -> None:
     order = random.Random(6)
     lengths = []
     for life in range(200):
+        begun, begin = os.pipe()
         child = os.fork()
         if child == 0:
-            _write_until_killed(tmp_path / "kv", life)
+            _write_until_killed(tmp_path / "kv", life, begin)
+        os.close(begin)
+        if life % 2:  # every other one has saved something
+            os.read(begun, 1)
         time.sleep(order.random() * 0.04)  # the moment is what is tested
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+        os.close(begun)
         with opened(tmp_path / "kv", max_bytes=20 * 200 * TOKEN) as store:
             lengths += [found(store, keys(300, seed)) for seed in range(4)]  # `find` compares every byte
             discards = store.stats().discards
@@ -433,12 +438,14 @@ def test_killed_hundreds_of_times_while_writing(tmp_path: Path) -> None:
     assert len(set(lengths)) > 10  # kills have hit all kinds of moments
 
 
-def _write_until_killed(folder: Path, life: int) -> None:
+def _write_until_killed(folder: Path, life: int, begin: int) -> None:
     try:
         with opened(folder, max_bytes=20 * 200 * TOKEN) as store:
             for turn in range(10_000):
                 seed = (life + turn) % 4
                 save(store, keys(60 + (37 * turn + life) % 240, seed))
+                if turn == 0:
+                    os.write(begin, b"1")
                 found(store, keys(300, seed))
     finally:
         os._exit(1)

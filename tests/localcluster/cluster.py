@@ -165,7 +165,8 @@ class Cluster:
 
     def audit(self, user: str = "") -> Iterator[Object]:
         """Which objects were asked for so far, by one user or by all but the cluster's own servers."""
-        for line in self.components.audit_log.read_text().splitlines():
+        whole = self.components.audit_log.read_text().rpartition("\n")[0]  # the last line may be in the making
+        for line in whole.splitlines():
             event = json.loads(line)
             if "objectRef" in event and user in ("", event["user"]["username"]):
                 yield event

@@ -115,6 +115,7 @@ class Components:
             "cert-dir": str(self.folder / "apiserver"),
             "audit-policy-file": str(self._path("audit.json")),
             "audit-log-path": str(self.audit_log),
+            "audit-log-maxsize": "10000",  # MB; one file holds all
         }
 
     def _controller_manager(self) -> dict[str, str]:

@@ -63,7 +63,11 @@ def told(server: ServerProcess, client: Client, reason: str, message: str) -> No
     """The trouble is counted, and is in the log, not once a request."""
     sample = f'\nllamaserver:kv_discards_total{{reason="{reason}"}}'  # there from the first one on
     until(lambda: sample in client.http.get("/metrics").text, "the count")
-    lines = [line for line in server.log.splitlines() if "KV store" in line and message in line]
+
+    def said() -> list[str]:
+        return [line for line in server.log.splitlines() if "KV store" in line and message in line]
+
+    lines = until(said, "a line in the log")
     assert 1 <= len(lines) <= 3, server.log
     assert all('"WARNING"' in line for line in lines)
 

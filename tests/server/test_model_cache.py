@@ -213,31 +213,24 @@ def test_a_server_keeps_what_it_uses_and_removes_what_was_dropped(folder, tmp_pa
 
 
 def test_a_rollout_keeps_the_old_model_while_an_old_pod_lives(folder, tmp_path):
-    """The old pod: a process that gives signs of life under another host's name."""
+    """The old pod: a sign of life under another host's name, first of an hour ahead, then of an hour ago."""
     downloaded(folder, "ns/a", "old", "new")
     age(10, marker(folder, "old", "ns/a"))
     (folder / ".users").mkdir()
-    old = user(folder, "ns/a", "old-pod")
+    old, mine = user(folder, "ns/a", "old-pod"), user(folder, "ns/a")
     old.write_text(json.dumps(["old"]))
-    alive = threading.Event()
-    seen = set()
+    age(-3600, old)
+    looks = set()
 
-    def live():
-        while not alive.wait(0.05):
-            old.touch()
-            seen.add(user(folder, "ns/a").exists() and user(folder, "ns/a").stat().st_mtime_ns)
+    def looked():
+        looks.add(mine.exists() and mine.stat().st_mtime_ns)
+        return len(looks) >= 6
 
-    thread = threading.Thread(target=live)
-    thread.start()
-    try:
-        with server(folder, tmp_path, "new", prune_after="4"):
-            until(lambda: len(seen) >= 6, "the new pod has looked five times")
-            assert (folder / "old/model.gguf").exists()
-            alive.set()
-            until(lambda: not (folder / "old").exists(), "the old pod is gone for long")
-    finally:
-        alive.set()
-        thread.join()
+    with server(folder, tmp_path, "new"):
+        until(looked, "the new pod has looked five times")
+        assert (folder / "old/model.gguf").exists()
+        age(3600, old)
+        until(lambda: not (folder / "old").exists(), "the old pod is gone for long")
     assert (folder / "new/model.gguf").exists()
 
 

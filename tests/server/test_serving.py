@@ -86,7 +86,7 @@ def test_tls_and_keys_with_rotation_and_a_management_port_without_either(pairs, 
         until(lambda: shows(url, pairs["two"]), "the new certificate is shown", pause=0.2)
         assert not shows(url, pairs["one"])
 
-        manage = httpx2.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False)
+        manage = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False)
         assert manage.get("/livez").text == "ok\n"
         assert manage.get("/readyz").text == "ok\n"
         assert "llamacpp:tokens_predicted_total 2" in manage.get("/metrics").text
@@ -103,7 +103,7 @@ def test_require_offload_keeps_a_server_without_gpu_unready():
     port = free_port()
     args = ("-m", str(model_path()), "--require-offload", "-ngl", "0", "--management-port", str(port))
     with ServerProcess(*args) as server:
-        manage = httpx2.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False)
+        manage = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False)
         ready = manage.get("/readyz")
         assert ready.status_code == 503
         assert "--require-offload" in ready.text
@@ -123,6 +123,7 @@ def test_json_logs_on_stdout_and_in_llama_log(tmp_path):
         client = Client(server.url)
         client.complete("x")
         client.error("/completion", {"prompt": 7})
+        until(lambda: "is ready" in server.log, "the log says so")
         records = [json.loads(line) for line in server.log.splitlines()]
         assert [json.loads(line) for line in (tmp_path / "llama.log").read_text().splitlines()] == records
     assert all({"timestamp", "level", "logger", "msg"} <= set(record) for record in records)
@@ -290,7 +291,7 @@ def test_the_images_entrypoint_takes_the_documents_arguments(tmp_path):
     ) as server:
         assert Client(server.url).get("/props")["default_generation_settings"]["n_ctx"] == 512
         assert f"('0.0.0.0', {server.port})" in server.log
-        ready = httpx2.get(f"http://127.0.0.1:{env['LLAMA_ARG_MANAGEMENT_PORT']}/readyz", trust_env=False)
+        ready = httpx2.get(f"http://127.0.0.1:{env['LLAMA_ARG_MANAGEMENT_PORT']}/readyz", timeout=60, trust_env=False)
         assert ready.status_code == 200
     assert not (tmp_path / "llama.log").exists()
 

@@ -93,7 +93,7 @@ def exit_code(server):
 
 
 def test_a_drain_turns_clients_away_and_finishes_what_runs():
-    with started("--drain-delay", "3", "--drain-timeout", "120") as (server, management):
+    with started("--drain-delay", "6", "--drain-timeout", "120") as (server, management):
         assert ready(management).status_code == 200
         stream = Reader(server.url, n_predict=200, ignore_eos=True)
         held = Held(server.port)
@@ -114,11 +114,11 @@ def test_a_drain_turns_clients_away_and_finishes_what_runs():
         assert int(refused.headers["Retry-After"]) > 0
         assert refused.headers["Connection"] == "close"
         assert refused.json()["error"]["type"] == "unavailable_error"
-        health = httpx2.get(f"{server.url}/health", trust_env=False)
+        health = httpx2.get(f"{server.url}/health", timeout=60, trust_env=False)
         assert (health.status_code, health.json()["status"]) == (503, "shutting down")
-        state = httpx2.get(f"{management}/status", trust_env=False).json()
+        state = httpx2.get(f"{management}/status", timeout=60, trust_env=False).json()
         assert (state["state"], state["ready"]) == ("draining", False)
-        assert httpx2.get(f"{management}/livez", trust_env=False).status_code == 200
+        assert httpx2.get(f"{management}/livez", timeout=60, trust_env=False).status_code == 200
 
         head, body = held.finish()
         assert head.startswith("HTTP/1.1 200 ")

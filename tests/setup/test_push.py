@@ -61,7 +61,7 @@ def _read(url):
 def _answers(url):
     try:
         return bool(_read(url))
-    except (urllib.error.URLError, ConnectionError):
+    except OSError:  # urllib's too
         return False
 
 

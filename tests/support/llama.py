@@ -12,6 +12,8 @@ from tests.localcluster.forward import Relay
 from tests.localcluster.kubectl import Object
 from tests.support.polling import until
 
+Condition = tuple[str, str, str]  # status, reason, message
+_NONE: Condition = ("", "", "")
 REPO = "test/models"  # the repository that the product fixture's hub has
 
 
@@ -66,28 +68,39 @@ class Llama:
     def generation(self) -> int:
         return int(self.object["metadata"]["generation"])
 
-    def condition(self, kind: str) -> tuple[str, str, str]:
-        """Status, reason and message; of the present generation only, empty before."""
+    @property
+    def conditions(self) -> dict[str, Condition]:
+        """All as of one moment; of the present generation only."""
         body = self.object
-        for item in body.get("status", {}).get("conditions", []):
-            if item["type"] == kind and item["observedGeneration"] == body["metadata"]["generation"]:
-                return item["status"], item["reason"], item.get("message", "")
-        return "", "", ""
+        return {
+            item["type"]: (item["status"], item["reason"], item.get("message", ""))
+            for item in body.get("status", {}).get("conditions", [])
+            if item["observedGeneration"] == body["metadata"]["generation"]
+        }
 
-    def until_condition(self, kind: str, status: str, reason: str, deadline: float = 120) -> str:
-        """Wait for a condition; its message."""
+    def condition(self, kind: str) -> Condition:
+        """Status, reason and message; empty before there are any."""
+        return self.conditions.get(kind, _NONE)
+
+    def until_conditions(self, kind: str, status: str, reason: str, deadline: float = 120) -> dict[str, Condition]:
+        """Wait for a condition; all that were told with it."""
         wanted = (status, reason)
-        seen: list[tuple[str, str, str]] = [("", "", "")]
+        seen: dict[str, Condition] = {}
 
         def reached() -> bool:
-            seen[0] = self.condition(kind)
-            return seen[0][:2] == wanted
+            nonlocal seen
+            seen = self.conditions
+            return seen.get(kind, _NONE)[:2] == wanted
 
         try:
             until(reached, f"{kind} is {wanted}", deadline, pause=0.25)
         except AssertionError as error:
-            raise AssertionError(f"{error}; it is {seen[0]}") from None
-        return seen[0][2]
+            raise AssertionError(f"{error}; it is {seen.get(kind)}") from None
+        return seen
+
+    def until_condition(self, kind: str, status: str, reason: str, deadline: float = 120) -> str:
+        """Wait for a condition; its message."""
+        return self.until_conditions(kind, status, reason, deadline)[kind][2]
 
     def until_ready(self, deadline: float = 180) -> "Llama":
         self.until_condition("Ready", "True", "Serving", deadline)
@@ -119,6 +132,14 @@ class Llama:
         mine = [item for item in found if item["involvedObject"].get("name") == self.name]
         mine = [item for item in mine if item["involvedObject"].get("kind") == "LlamaServer"]
         return [(item["type"], item["reason"], item["message"]) for item in mine]
+
+    def until_event(self, reason: str, words: str = "") -> None:
+        """Wait for a Warning; it is told just after the condition."""
+
+        def told() -> bool:
+            return any(kind == "Warning" and why == reason and words in text for kind, why, text in self.events())
+
+        until(told, f"{self.name}: {reason} is told")
 
     # ---- do
 

@@ -17,6 +17,18 @@ def until(probe: Callable[[], T], what: str, deadline: float = 30.0, pause: floa
     return result
 
 
+def tried(probe: Callable[[], T], error: type[Exception] = OSError) -> Callable[[], T | None]:
+    """The probe, for which such an error (OSError: also those of urllib) is no answer yet."""
+
+    def once() -> T | None:
+        try:
+            return probe()
+        except error:
+            return None
+
+    return once
+
+
 async def eventually(probe: Callable[[], T], what: str, deadline: float = 30.0, pause: float = 0.005) -> T:
     """As `until`, where the event loop must go on."""
     end = time.monotonic() + deadline
