@@ -45,7 +45,8 @@ _APPLY = "application/apply-patch+yaml"  # JSON is YAML
 _ERRORS = {400: Invalid, 403: Forbidden, 404: NotFound, 409: Conflict, 422: Invalid, 429: Unreachable}
 _WEBHOOK = "failed calling webhook"
 _NOT_OF_THE_SCHEMA = "failed to create typed patch object"  # how server-side apply says 422
-# 403 that pass in seconds: an admission plugin that has not heard of a new CRD, and a CRD that is on its way out.
+# 403 that pass in seconds: an admission plugin that has not heard of a new CRD, and a CRD that is on its way out, as
+# discovery will say.
 _PASSING = ("cannot find RESTMapping", "custom resource definition is terminating")
 
 
@@ -135,7 +136,7 @@ class Cluster:
         return [{"apiVersion": kind.api_version, "kind": kind.kind, **item} for item in answer.get("items") or []]
 
     async def serves(self, group: str, version: str, plural: str) -> bool:
-        """Whether the API server knows that kind, as of the first question since `rediscover`.
+        """Whether the API server takes objects of that kind, as of the first question since `rediscover`.
 
         All who ask in between get one answer, even those whose question was sent before: who compares it with the
         last one then knows of each change that anybody else has acted on.
@@ -144,7 +145,9 @@ class Cluster:
         if path not in self._served:
             try:
                 answer = await self._send("GET", None, path)
-                plurals = frozenset(resource["name"] for resource in answer.get("resources") or [])
+                # A CRD that is being deleted, which may take long, allows no new ones.
+                found = (each for each in answer.get("resources") or [] if "create" in each.get("verbs", ()))
+                plurals = frozenset(each["name"] for each in found)
             except NotFound:
                 plurals = frozenset()
             self._served.setdefault(path, plurals)
@@ -153,6 +156,7 @@ class Cluster:
     def rediscover(self) -> None:
         """Forget what is served: the next question is sent."""
         self._served.clear()
+        self.doubted.clear()
 
     # ---- writing
 

@@ -83,7 +83,7 @@ class View:
     @property
     def untold(self) -> bool:
         """Whether all pods are ready and none of them told how it is, as may happen to busy ones."""
-        return self.complete and not self.serving
+        return self.spec.replicas > 0 and self.complete and not self.reports
 
     def told_before(self, condition: str) -> Condition | None:
         """While nothing is told: what was known."""

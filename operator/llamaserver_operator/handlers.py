@@ -213,8 +213,7 @@ class _Thread:
         if scanned.done() and missed:  # kopf looks for itself, once, and leaves out what is not there at that moment
             self._stop.set()
         await watching
-        scanned.cancel()
-        if missed and not self._muted:
+        if scanned.done() and missed and not self._muted:
             raise RuntimeError(f"kopf did not find {', '.join(sorted(missed))}")
 
     def _pass_on(self, key: Key) -> None:

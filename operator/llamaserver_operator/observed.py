@@ -15,7 +15,8 @@ class Observed:
     """The object and everything around it."""
 
     owner: Manifest
-    children: Mapping[Kind, Sequence[Manifest]] = field(default_factory=dict)  # those with the object's label
+    # those with the object's label, or that lost it
+    children: Mapping[Kind, Sequence[Manifest]] = field(default_factory=dict)
     strangers: Sequence[Manifest] = ()  # objects of other owners under names that our children would have
     replica_sets: Sequence[Manifest] = ()
     pods: Sequence[Manifest] = ()

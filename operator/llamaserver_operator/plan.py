@@ -158,7 +158,8 @@ def _costs(spec: Spec, observed: Observed) -> Mapping[str, int] | None:
 
 
 def _busy(report: Mapping[str, Any] | None) -> int:
-    if report is None:  # perhaps too busy to tell; one that is not ready goes first whatever it costs
+    # Perhaps too busy to tell, and then busier than any that told. One that is not ready goes first whatever it costs.
+    if report is None:
         return _UNTOLD
     return int(report.get("slots", {}).get("processing", 0)) + int(report.get("requests_deferred", 0))
 

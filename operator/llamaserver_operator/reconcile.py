@@ -140,6 +140,8 @@ class Reconciler:
                 children[kind_of(item)] = [*children.get(kind_of(item), ()), item]
         strangers = [item for item in found if owner_uid(item) != observed.uid]
         observed = replace(observed, children=children, strangers=strangers)
+        namespace = observed.owner["metadata"]["namespace"]
+        observed = replace(observed, warnings=await self._warnings(namespace, observed))
         return observed, make_plan(spec, observed, self._config)
 
     async def _execute(self, observed: Observed, plan: Plan) -> Observed:

@@ -127,12 +127,14 @@ class Operator:
         """Watch what there is; begin anew, and look at everything, when a kind comes or goes."""
         watching: asyncio.Task[None] | None = None
         watched: frozenset[Kind] = frozenset()
+        behind = False  # not everything was looked at since the last change
         cluster.rediscover()  # it may have led before, long ago
         try:
             while True:
                 looked = False
                 with contextlib.suppress(ClusterError):  # what was there is there still, as far as we know
                     served = await self._served(cluster)
+                    looked = True
                     if served != watched:
                         await _cancel(watching)
                         watch = Watch(cluster, self._config, served, queue.add, self._metrics)
@@ -141,9 +143,10 @@ class Operator:
                             _log.info(
                                 "kinds came or went", extra={"fields": {"watched": sorted(k.plural for k in served)}}
                             )
-                            await self._add_all(cluster, queue, 0.0)
-                        watched = served
-                    looked = True
+                        behind, watched = bool(watched), served
+                    if behind:
+                        await self._add_all(cluster, queue, 0.0)
+                        behind = False
                 await self._until_next_look(cluster)
                 if looked:  # else a reconcile may have an answer that was not compared yet
                     cluster.rediscover()
@@ -157,7 +160,6 @@ class Operator:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, seconds - _SOON)):
                 await cluster.doubted.wait()
-        cluster.doubted.clear()
 
     async def _served(self, cluster: Cluster) -> frozenset[Kind]:
         absent = {kind for kind in _MAY_BE_ABSENT if not await cluster.serves(kind.group, kind.version, kind.plural)}

@@ -107,6 +107,7 @@ def test_pods_of_one_claim_download_once_and_go_on_after_crashes(llama: Llama, h
         message = llama.condition("ModelAvailable")[2]
         assert message.endswith("large.gguf: 4 of 8 MiB"), message
         until(lambda: sorted(each["waiting_for_lock"] for each in reports(llama)) == [False, True], "one waits", 60)
+        assert len(hub.downloads("shared/models")) == 1
         # Another object with the same source on the same claim waits, too, and says so.
         other.apply(model={**model, "cache": {"claimName": "model-model-cache"}})
         other.until_condition("ModelAvailable", "False", "WaitingForDownload")

@@ -177,7 +177,7 @@ async def test_names_and_selectors_cannot_change_the_path(fake: Fake) -> None:
 
 
 MONITORS = ("monitoring.coreos.com", "v1", "servicemonitors")
-KNOWN = '{"resources": [{"name": "servicemonitors"}]}'
+KNOWN = '{"resources": [{"name": "servicemonitors", "verbs": ["list", "create"]}]}'
 
 
 async def test_what_is_served_is_asked_again_when_told_to(fake: Fake) -> None:
@@ -189,6 +189,11 @@ async def test_what_is_served_is_asked_again_when_told_to(fake: Fake) -> None:
     cluster.rediscover()
     assert await cluster.serves(*MONITORS)
     assert len(fake.requests) == 2
+
+
+async def test_a_kind_that_is_on_its_way_out_is_not_served(fake: Fake) -> None:
+    cluster = await fake.cluster(answer(200, KNOWN.replace("create", "delete")))
+    assert not await cluster.serves(*MONITORS)
 
 
 async def test_a_list_that_is_not_there_puts_in_doubt_what_is_served(fake: Fake) -> None:

@@ -110,6 +110,12 @@ def test_pods_that_are_not_ready_are_not_as_others_were():
     assert condition(after, "Accelerated")["reason"] == condition(after, "CacheRestored")["reason"] == "Pending"
 
 
+def test_no_pods_are_not_as_others_were():
+    before = status_of(SPEC, around(SPEC, NEW, counts(2), reports={"new-0": REPORT}), (), T1)
+    zero = parse({**RAW, "replicas": 0})
+    assert "kvCache" not in status_of(zero, around(zero, [], counts(0), before), (), T2)
+
+
 def test_what_is_not_asked_for_any_more_goes_though_nobody_answers():
     spec = parse({**RAW, "accelerator": {"vendor": "NVIDIA"}})
     before = status_of(spec, around(spec, NEW, counts(2), reports={"new-0": REPORT}), (), T1)

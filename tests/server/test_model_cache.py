@@ -229,7 +229,7 @@ def test_a_rollout_keeps_the_old_model_while_an_old_pod_lives(folder, tmp_path):
     with server(folder, tmp_path, "new"):
         until(looked, "the new pod has looked five times")
         assert (folder / "old/model.gguf").exists()
-        age(3600, old)
+        age(7200, old)
         until(lambda: not (folder / "old").exists(), "the old pod is gone for long")
     assert (folder / "new/model.gguf").exists()
 
