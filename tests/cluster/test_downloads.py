@@ -84,7 +84,7 @@ def test_an_outage_of_the_hub_is_told_and_passes(llama: Llama, hub: Hub, large: 
             assert "the server answered 503" in message
         llama.until_condition("ModelAvailable", "False", "Downloading")
         assert llama.condition("Progressing")[:2] == ("True", "RollingOut")
-        llama.apply(rollout={"progressDeadlineSeconds": 10})
+        llama.apply(rollout={"progressDeadlineSeconds": 60})
         message = llama.until_condition("Progressing", "False", "ProgressDeadlineExceeded")
         assert "timed out progressing" in message
         assert llama.condition("Ready")[:2] == ("False", "Downloading")  # which says more
