@@ -117,8 +117,7 @@ def remove(llama: Llama) -> None:
     """With its pods, on a node that has no kubelet to end them."""
     kubectl, mine = llama.cluster.kubectl, f"llamaserver.dev/name={llama.name}"
     kubectl.delete("llamaserver", llama.name, llama.namespace)
-    sets = lambda: kubectl.get("replicasets", "", llama.namespace, mine)["items"]  # noqa: E731
-    until(lambda: not sets(), "nothing makes new pods", 60, pause=0.25)
+    until(lambda: not kubectl.get("replicasets", "", llama.namespace, mine), "nothing makes new pods", 60, pause=0.25)
     where = f"--namespace={llama.namespace}"
     kubectl("delete", "pods", f"--selector={mine}", "--force", "--grace-period=0", where)
 
