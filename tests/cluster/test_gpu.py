@@ -119,7 +119,7 @@ def remove(llama: Llama) -> None:
     kubectl.delete("llamaserver", llama.name, llama.namespace)
     until(lambda: not kubectl.get("replicasets", "", llama.namespace, mine), "nothing makes new pods", 60, pause=0.25)
     where = f"--namespace={llama.namespace}"
-    kubectl("delete", "pods", f"--selector={mine}", "--force", "--grace-period=0", where)
+    kubectl("delete", "pods", f"--selector={mine}", "--ignore-not-found", "--force", "--grace-period=0", where)
 
 
 def test_devices_of_other_names_and_vendors(llama: Llama, cluster: Cluster, gpus: Callable[..., None]) -> None:
