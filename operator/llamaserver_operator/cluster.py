@@ -135,13 +135,13 @@ class Cluster:
         # items of a list do not say what they are
         return [{"apiVersion": kind.api_version, "kind": kind.kind, **item} for item in answer.get("items") or []]
 
-    async def serves(self, group: str, version: str, plural: str) -> bool:
+    async def serves(self, kind: Kind) -> bool:
         """Whether the API server takes objects of that kind, as of the first question since `rediscover`.
 
         All who ask in between get one answer, even those whose question was sent before: who compares it with the
         last one then knows of each change that anybody else has acted on.
         """
-        path = Kind(group, version, "", plural).group_path
+        path = kind.group_path
         if path not in self._served:
             try:
                 answer = await self._send("GET", None, path)
@@ -151,7 +151,7 @@ class Cluster:
             except NotFound:
                 plurals = frozenset()
             self._served.setdefault(path, plurals)
-        return plural in self._served[path]
+        return kind.plural in self._served[path]
 
     def rediscover(self) -> None:
         """Forget what is served: the next question is sent."""

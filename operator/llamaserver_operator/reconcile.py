@@ -83,7 +83,7 @@ class Reconciler:
     async def _observe(self, owner: Manifest, spec: Spec) -> Observed:
         namespace, name = owner["metadata"]["namespace"], owner["metadata"]["name"]
         monitor = kinds.SERVICE_MONITOR
-        has_monitors = await self._cluster.serves(monitor.group, monitor.version, monitor.plural)
+        has_monitors = await self._cluster.serves(monitor)
         listed = (*_CHILDREN, monitor) if has_monitors else _CHILDREN
         mine = names.selector_text({names.NAME_LABEL: name})
         lists = await asyncio.gather(

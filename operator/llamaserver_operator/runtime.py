@@ -162,7 +162,7 @@ class Operator:
                 await cluster.doubted.wait()
 
     async def _served(self, cluster: Cluster) -> frozenset[Kind]:
-        absent = {kind for kind in _MAY_BE_ABSENT if not await cluster.serves(kind.group, kind.version, kind.plural)}
+        absent = {kind for kind in _MAY_BE_ABSENT if not await cluster.serves(kind)}
         return frozenset({LLAMA_SERVER, *CHILDREN} - absent)
 
 

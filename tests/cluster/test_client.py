@@ -7,7 +7,17 @@ from typing import Any
 import pytest
 from llamaserver_operator.cluster import Cluster as Client
 from llamaserver_operator.errors import Conflict, Forbidden, Invalid, NotFound, NotLeading
-from llamaserver_operator.kinds import CONFIG_MAP, DEPLOYMENT, KINDS, LEASE, NAMESPACE, POD, SERVICE, SERVICE_MONITOR
+from llamaserver_operator.kinds import (
+    CONFIG_MAP,
+    DEPLOYMENT,
+    KINDS,
+    LEASE,
+    NAMESPACE,
+    POD,
+    SERVICE,
+    SERVICE_MONITOR,
+    Kind,
+)
 from llamaserver_operator.metrics import Metrics
 
 from tests.localcluster import Cluster
@@ -165,7 +175,7 @@ async def test_a_missing_right_is_told(
             await client.get(CONFIG_MAP, namespace, "thing")
         with pytest.raises(Forbidden):
             await client.list(CONFIG_MAP, namespace)
-        assert await client.serves("apps", "v1", "deployments"), "anybody may ask what there is"
+        assert await client.serves(DEPLOYMENT), "anybody may ask what there is"
 
 
 async def test_a_namespace_that_ends_takes_nothing_new(client: Client, cluster: Cluster, namespace: str) -> None:
@@ -185,9 +195,9 @@ async def test_a_namespace_that_ends_takes_nothing_new(client: Client, cluster: 
 async def test_what_the_api_server_serves(client: Client) -> None:
     for kind in KINDS:
         if kind.group not in ("llamaserver.dev", "monitoring.coreos.com"):
-            assert await client.serves(kind.group, kind.version, kind.plural), kind
-    assert not await client.serves("apps", "v1", "nothings")
-    assert not await client.serves("no.such.group", "v1", "nothings")
+            assert await client.serves(kind), kind
+    assert not await client.serves(Kind("apps", "v1", "Nothing", "nothings"))
+    assert not await client.serves(Kind("no.such.group", "v1", "Nothing", "nothings"))
 
 
 async def test_without_the_lease_nothing_is_written_but_the_lease(client: Client, namespace: str) -> None:

@@ -3,7 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,7 +12,7 @@ import pytest
 
 from tests.localcluster.kubectl import Object
 from tests.support.llama import Llama, spec_of
-from tests.support.polling import until
+from tests.support.polling import tried, until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -130,9 +130,7 @@ def held(llama: Llama, pod: Object) -> Iterator[str]:
 
 
 def refuses(url: str) -> bool:
-    with suppress(httpx2.HTTPError):
-        return httpx2.get(f"{url}/props", timeout=60, trust_env=False).status_code == 503
-    return False
+    return httpx2.get(f"{url}/props", timeout=60, trust_env=False).status_code == 503
 
 
 def test_clients_that_keep_their_connections_notice_no_rollout(llama: Llama) -> None:
@@ -151,7 +149,8 @@ def test_clients_that_keep_their_connections_notice_no_rollout(llama: Llama) -> 
             old = [holding.enter_context(held(llama, pod)) for pod in llama.pods]
             llama.apply(serving={"maxQueue": 99}).until_ready()
             assert not before & llama.pod_uids
-            until(lambda: all(map(refuses, old)), "both are still there, and refuse", 60, pause=0.2)
+            refused = tried(lambda: all(map(refuses, old)), httpx2.HTTPError)
+            until(refused, "both are still there, and refuse", 60, pause=0.2)
             busy.go_on()
             assert [client.failure() for client in idle] == [""] * len(idle)
         busy.go_on()

@@ -10,7 +10,7 @@ from aiohttp import web
 from kubernetes.aio.client import Configuration
 from llamaserver_operator.cluster import Cluster, PodReader
 from llamaserver_operator.errors import Conflict, Forbidden, NotFound, NotLeading, Unreachable, WebhookFailed
-from llamaserver_operator.kinds import CONFIG_MAP, LEASE
+from llamaserver_operator.kinds import CONFIG_MAP, LEASE, SERVICE_MONITOR, Kind
 from llamaserver_operator.metrics import Metrics
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -176,24 +176,24 @@ async def test_names_and_selectors_cannot_change_the_path(fake: Fake) -> None:
     ]
 
 
-MONITORS = ("monitoring.coreos.com", "v1", "servicemonitors")
+OTHER = Kind("monitoring.coreos.com", "v1", "PodMonitor", "podmonitors")
 KNOWN = '{"resources": [{"name": "servicemonitors", "verbs": ["list", "create"]}]}'
 
 
 async def test_what_is_served_is_asked_again_when_told_to(fake: Fake) -> None:
     cluster = await fake.cluster(answer(200, KNOWN))
     for _ in range(10):
-        assert await cluster.serves(*MONITORS)
-        assert not await cluster.serves("monitoring.coreos.com", "v1", "podmonitors")
+        assert await cluster.serves(SERVICE_MONITOR)
+        assert not await cluster.serves(OTHER)
     assert len(fake.requests) == 1
     cluster.rediscover()
-    assert await cluster.serves(*MONITORS)
+    assert await cluster.serves(SERVICE_MONITOR)
     assert len(fake.requests) == 2
 
 
 async def test_a_kind_that_is_on_its_way_out_is_not_served(fake: Fake) -> None:
     cluster = await fake.cluster(answer(200, KNOWN.replace("create", "delete")))
-    assert not await cluster.serves(*MONITORS)
+    assert not await cluster.serves(SERVICE_MONITOR)
 
 
 async def test_a_list_that_is_not_there_puts_in_doubt_what_is_served(fake: Fake) -> None:
@@ -216,13 +216,13 @@ async def test_a_question_from_before_gets_the_answer_of_the_others(fake: Fake) 
         return web.Response(text=KNOWN, content_type="application/json")
 
     cluster = await fake.cluster(handler)
-    before = asyncio.create_task(cluster.serves(*MONITORS))
+    before = asyncio.create_task(cluster.serves(SERVICE_MONITOR))
     await asked.wait()
     cluster.rediscover()
-    assert await cluster.serves(*MONITORS)
+    assert await cluster.serves(SERVICE_MONITOR)
     fake.release.set()
     assert await before
-    assert await cluster.serves(*MONITORS)
+    assert await cluster.serves(SERVICE_MONITOR)
 
 
 # ---- model pods

@@ -260,7 +260,7 @@ def test_a_signal_ends_a_server_whose_library_is_stuck(endless, sig, code):
     with ServerProcess("-m", str(endless), wait=False) as server:
         until(lambda: answer(server.url), "the port is bound")
         assert answer(server.url)[0] == 503
-        assert server.stop(sig, timeout=60) == code
+        assert server.stop(sig, timeout=10) == code
 
 
 @pytest.mark.parametrize(("sig", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
@@ -268,6 +268,6 @@ def test_a_signal_ends_a_server_that_downloads(held, tmp_path, sig, code):
     args = ("--model-url", f"{held.url}/model.gguf", "--models-dir", str(tmp_path))
     with ServerProcess(*args, wait=False) as server:
         until((tmp_path / "model.gguf.part").exists, "the download begins")
-        assert server.stop(sig, timeout=60) == code
+        assert server.stop(sig, timeout=10) == code
         assert "Traceback" not in server.log
     assert (tmp_path / "model.gguf.part").exists()

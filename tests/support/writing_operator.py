@@ -26,8 +26,7 @@ class Writer:
         self._identity = config.identity
 
     async def reconcile(self, namespace: str, name: str) -> float | None:
-        kind = SERVICE_MONITOR
-        monitors = await self._cluster.serves(kind.group, kind.version, kind.plural)
+        monitors = await self._cluster.serves(SERVICE_MONITOR)
         found = await self._cluster.get(CONFIG_MAP, namespace, f"{name}-written") or {}
         data = found.get("data", {})
         await asyncio.sleep(float(data.get("slow", 0)))
