@@ -14,17 +14,14 @@ from pathlib import Path
 from . import system_packages
 from .cache import say
 
-# Threads of every build: two servers on the same cores must not starve each other.
-THREAD_FLAGS: tuple[str, ...] = ()
-# The fastest code for this machine; the peer of the benchmarks is built with the same.
-NATIVE_FLAGS = ("-DGGML_NATIVE=ON", *THREAD_FLAGS)
-# One build for any x86-64 or arm64: the best of several CPU modules is chosen at run time. All
-# libraries go into one folder of the package, where the server tells ggml to look for them.
-PORTABLE_FLAGS = (
+# One build of llama.cpp for any x86-64 or arm64 processor, the same for `make serve`, the tests, the images
+# and the benchmarks: the server chooses the best of several CPU modules when it starts. All libraries go
+# into one folder of the package, where the server tells ggml to look for them, each under one name.
+FLAGS = (
     "-DGGML_NATIVE=OFF",
-    *THREAD_FLAGS,
     "-DGGML_BACKEND_DL=ON",
     "-DGGML_CPU_ALL_VARIANTS=ON",
+    "-DCMAKE_PLATFORM_NO_VERSIONED_SONAME=ON",
     "-DCMAKE_INSTALL_BINDIR=llama_cpp/lib",
     "-DCMAKE_INSTALL_LIBDIR=llama_cpp/lib",
 )
@@ -33,22 +30,9 @@ _STEP = re.compile(r"^\s*\[(\d+)/(\d+)\]")
 _QUIET_SECONDS = 15.0
 
 
-def cpu_features() -> str:
-    """What -march=native depends on, as text."""
-    info = Path("/proc/cpuinfo")
-    if not info.exists():
-        return platform.processor()
-    for line in info.read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() in {"flags", "Features"}:
-            return " ".join(sorted(value.split()))
-    return platform.processor()
-
-
-def build_key(*parts: str, native: bool) -> str:
-    """A short name for one build: its inputs, the platform and, if native, the CPU."""
-    libc = "-".join(platform.libc_ver())
-    everything = [*parts, platform.system(), platform.machine(), libc, cpu_features() if native else ""]
+def build_key(*parts: str) -> str:
+    """A short name for one build: its inputs, the machine's kind and its C library."""
+    everything = [*parts, platform.system(), platform.machine(), "-".join(platform.libc_ver())]
     return hashlib.sha256("\n".join(everything).encode()).hexdigest()[:16]
 
 

@@ -189,7 +189,7 @@ def _wheel(accelerator: str) -> Path | None:
     here = tuple(int(part) for part in platform.libc_ver()[1].split(".")[:2] if part.isdigit())
     if accelerator != "cpu" or not here or here > _BASE_LIBC:
         return None
-    command = [str(buildtools.python()), "-m", "tools.wheel", "portable"]
+    command = [str(buildtools.python()), "-m", "tools.wheel"]
     made = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
     return Path(made.stdout.strip()) if made.returncode == 0 else sys.exit(made.returncode)
 

@@ -42,7 +42,7 @@ def install(venv: Path) -> None:
 def _wanted() -> dict[str, str]:
     return {
         "packages": f"packages {sha256_of(locked.LOCK)}",
-        "llama": f"llama {wheel.folder_for('native').name}",
+        "llama": f"llama {wheel.folder().name}",
     } | {name: f"{name} {ROOT} {sha256_of(ROOT / name / 'pyproject.toml')}" for name in OWN_PACKAGES}
 
 
@@ -73,7 +73,7 @@ def fill(python: Path, wanted: str) -> None:
 
 
 def _install_llama(python: Path) -> None:
-    build = [str(python), "-m", "tools.wheel", "native"]
+    build = [str(python), "-m", "tools.wheel"]
     found = subprocess.run(build, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
     if found.returncode != 0:
         sys.exit(found.returncode)

@@ -1,7 +1,8 @@
-"""What we change in llama.cpp's source before it is compiled, for our library and the benchmarks' peer alike.
+"""The changes to llama.cpp's source before it is compiled, for our library and the benchmarks' peer alike.
 
-A patch does nothing until somebody asks for it at run time, so both sides of a benchmark can run
-the same library. It is exact text, replaced once: a release that changed it stops the build.
+A patch mends a fault for both sides, or does nothing until somebody asks for it at run time, so both
+sides of a benchmark run the same library. It is exact text that must occur once. A release that
+changed the text stops the build.
 """
 
 import hashlib
@@ -25,12 +26,49 @@ _MUL_MAT = """void ggml_compute_forward_mul_mat(
               struct ggml_tensor * dst) {
 """
 
+_AMX = "vendor/llama.cpp/ggml/src/ggml-cpu/amx/mmq.cpp"
+_TILE_CONFIG = "inline void ggml_tile_config_init(void) {\n"
+
+# GCC 12 describes the AMX instructions to its optimiser with too little memory: `_tile_loadconfig`
+# reads 64 bytes and names 8, `_tile_loadd` reads a tile and names none. So -O3 drops the stores of
+# the configuration, and the first matrix product ends with SIGSEGV or SIGILL on every CPU with AMX
+# (llama.cpp issue 20824). The same stores to a tile could move behind its load. A compiler barrier
+# costs no instruction.
+_TILE_BARRIERS = (
+    Patch(
+        _AMX,
+        _TILE_CONFIG,
+        """#if defined(__GNUC__) && !defined(__clang__)
+#define GGML_COMPILER_BARRIER() __asm__ volatile("" ::: "memory")
+#undef _tile_loadd
+#define _tile_loadd(dst, base, stride)             \\
+    do {                                           \\
+        GGML_COMPILER_BARRIER();                   \\
+        _tile_loadd_internal(dst, base, stride);   \\
+        GGML_COMPILER_BARRIER();                   \\
+    } while (0)
+#endif
+
+"""
+        + _TILE_CONFIG,
+    ),
+    Patch(
+        _AMX,
+        "    _tile_loadconfig(&tc);\n",
+        """#if defined(__GNUC__)
+    __asm__ volatile("" : "+m"(tc));
+#endif
+    _tile_loadconfig(&tc);
+""",
+    ),
+)
+
 # With GGML_ROWS_BY_THREAD=1 each thread takes one run of a matrix's rows while few tokens are
 # evaluated, as it does on NUMA machines, instead of one chunk of rows after another as it comes free.
 # Nine chunks for two threads are five and four, and each jump leaves the prefetcher behind: measured
 # on two cores, one stream of the default model decodes 1.4 times as fast, eight streams 1.1 times
 # (docs/performance.md). Each row is computed as before, so the results are the same bit for bit.
-PATCHES = (
+_ROWS_BY_THREAD = (
     Patch(
         _CPU,
         _MUL_MAT,
@@ -54,6 +92,15 @@ PATCHES = (
         "    if (nchunk0 * nchunk1 < nth * 4 || ggml_is_numa() || (nchunk1 == 1 && rows_by_thread())) {\n",
     ),
 )
+
+# The Python package needs the libraries llama, ggml and mtmd alone. Compiling the command line's helpers
+# takes a minute and more.
+_NO_COMMON = Patch(
+    "CMakeLists.txt",
+    'set(LLAMA_BUILD_COMMON ON CACHE BOOL "Build llama.cpp common library" FORCE)',
+    'set(LLAMA_BUILD_COMMON OFF CACHE BOOL "Build llama.cpp common library" FORCE)',
+)
+PATCHES = (*_TILE_BARRIERS, *_ROWS_BY_THREAD, _NO_COMMON)
 
 
 def digest() -> str:

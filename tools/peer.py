@@ -11,11 +11,12 @@ import tempfile
 from pathlib import Path
 
 from . import sdist
-from .build import NATIVE_FLAGS, build_key, processors, require_compiler, run_build
+from .build import FLAGS as LIBRARY_FLAGS
+from .build import build_key, processors, require_compiler, run_build
 from .cache import cache_dir, exclusive, replacing
 
 FLAGS = (
-    *NATIVE_FLAGS,
+    *(flag for flag in LIBRARY_FLAGS if not flag.startswith("-DCMAKE_INSTALL")),
     "-DCMAKE_BUILD_TYPE=Release",
     "-DLLAMA_BUILD_UI=OFF",
     "-DLLAMA_CURL=OFF",
@@ -26,7 +27,7 @@ FLAGS = (
 
 def folder() -> Path:
     """Where the cache keeps this build."""
-    key = build_key(*sdist.identity(), *FLAGS, native=True)
+    key = build_key(*sdist.identity(), *FLAGS)
     return cache_dir() / "peer" / f"llama-server-{sdist.pin().version}-{key}"
 
 

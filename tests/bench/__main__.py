@@ -21,7 +21,6 @@ from . import builds, machine, report
 from .cancel import cancel
 from .kv_store import kv_overhead, kv_ram, kv_restart, kv_throughput
 from .long_prompt import long_prompt
-from .portable import portable
 from .prefix import shared_prefix
 from .rounds import QUICK, Bench, Row, Samples, Sizes
 from .sides import OURS, PEER, Shape, clean_environment
@@ -37,7 +36,6 @@ WORKLOADS: dict[str, Callable[[Bench], tuple[list[Row], Samples]]] = {
     "tiny": tiny,
     "cancel": cancel,
     "two_servers": two_servers,
-    "portable": portable,
     "kv_restart": kv_restart,
     "kv_ram": kv_ram,
     "kv_throughput": kv_throughput,

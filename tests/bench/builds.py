@@ -25,7 +25,7 @@ def of_ours(shape: Shape) -> Build:
     """The wheel's flags, and system_info from the running server's management port."""
     with ours(shape) as side:
         info = str(side.status()["system_info"])
-    return Build(_flags(wheel.folder_for("native")), _normal(info))
+    return Build(_flags(wheel.folder()), _normal(info))
 
 
 def of_peer(shape: Shape, program: Path) -> Build:

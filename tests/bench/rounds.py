@@ -25,7 +25,6 @@ class Sizes:
     prefix: int = 900
     long_prompt: int = 1600
     tiny: int = 3000
-    portable: int = 384
     two_servers: int = 96
     deserted: int = 2000
     before_cancel: float = 0.5  # seconds
@@ -39,7 +38,6 @@ QUICK = Sizes(
     prefix=200,
     long_prompt=800,
     tiny=300,
-    portable=48,
     two_servers=32,
     deserted=1200,
     before_cancel=0.2,
