@@ -7,6 +7,7 @@ import asyncio
 import json
 import logging
 import os
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from types import TracebackType
@@ -41,7 +42,10 @@ _STATUS_BYTES = 1 << 20
 _MESSAGE = 1024  # the API server's limit for an Event's message
 _JSON = "application/json"
 _MERGE = "application/merge-patch+json"
-_APPLY = "application/apply-patch+yaml"  # JSON is YAML
+# A content type that the client library does not know, so that it sends our bytes as they are; the API server cuts off
+# what follows the semicolon. No version of it takes server-side apply as plain JSON.
+_APPLY = "application/apply-patch+yaml; charset=utf-8"
+_ESCAPED = re.compile("[\x7f-\uffff]")  # of what json.dumps leaves as it is
 _ERRORS = {400: Invalid, 403: Forbidden, 404: NotFound, 409: Conflict, 422: Invalid, 429: Unreachable}
 _WEBHOOK = "failed calling webhook"
 _NOT_OF_THE_SCHEMA = "failed to create typed patch object"  # how server-side apply says 422
@@ -62,6 +66,20 @@ async def credentials() -> Configuration:
     except (ConfigException, OSError) as error:
         raise ConfigError(f"no way to the API server: {error}") from error
     return configuration
+
+
+def yaml_of(body: Mapping[str, Any]) -> bytes:
+    """JSON that is YAML with the same meaning.
+
+    Characters beyond U+FFFF stay as they are, since YAML has no surrogates. All others that are not ASCII are escaped:
+    YAML takes NEL, U+2028 and U+2029 for line breaks, and refuses DEL, C1 controls and a byte order mark.
+    """
+
+    def escaped(found: re.Match[str]) -> str:
+        code = ord(found[0])
+        return f"\\u{0xFFFD if 0xD800 <= code <= 0xDFFF else code:04x}"  # a lone surrogate is no character
+
+    return _ESCAPED.sub(escaped, json.dumps(body, ensure_ascii=False)).encode()
 
 
 def _error(status: int, data: bytes) -> ClusterError:
@@ -172,7 +190,7 @@ class Cluster:
         kind, metadata = kind_of(body), body["metadata"]
         path = kind.path(metadata.get("namespace", ""), metadata["name"], subresource)
         query = {"fieldManager": names.MANAGER, "force": "true"}
-        return await self._send("PATCH", kind, path, query, body, _APPLY, verb="APPLY")
+        return await self._send("PATCH", kind, path, query, yaml_of(body), _APPLY, verb="APPLY")
 
     async def create(self, body: Mapping[str, Any]) -> Object:
         """A new object; Conflict when there is one of that name."""
@@ -243,7 +261,7 @@ class Cluster:
         kind: Kind | None,
         path: str,
         query: Mapping[str, str] | None = None,
-        body: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | bytes | None = None,
         content_type: str = _JSON,
         *,
         verb: str = "",

@@ -34,6 +34,8 @@ _SHORT = re.compile(r"-[A-Za-z]")
 
 def parse(spec: Mapping[str, Any]) -> Spec:
     """The spec of an object; InvalidSpec names the field."""
+    for field in _with_nul(spec, "spec"):
+        raise InvalidSpec(f"{field}: has a NUL character, which no argument, variable or file name can hold")
     try:
         parsed = msgspec.convert(spec, Spec)
     except msgspec.ValidationError as error:
@@ -41,6 +43,19 @@ def parse(spec: Mapping[str, Any]) -> Spec:
         raise InvalidSpec(f"spec{path.rstrip('`')}: {text}") from None
     _check(parsed)
     return parsed
+
+
+def _with_nul(value: Any, field: str) -> Iterator[str]:
+    """Fields whose texts, or whose keys, have a NUL character."""
+    if isinstance(value, str) and "\0" in value:
+        yield field
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _with_nul(key, field)
+            yield from _with_nul(item, f"{field}.{key}")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _with_nul(item, f"{field}[{index}]")
 
 
 def _check(spec: Spec) -> None:

@@ -42,7 +42,7 @@ ROPE = {"None": "none", "Linear": "linear", "YaRN": "yarn"}
 POOLING = {"None": "none", "Mean": "mean", "CLS": "cls", "Last": "last", "Rank": "rank"}
 EXTEND: Raw = {**PLAIN, "engine": {"selfExtend": {"factor": 2, "width": 512}}}
 TABLE = [
-    *cases("model.alias", PLAIN, "alias", {"chat": "chat", "-x y": "-x y"}),
+    *cases("model.alias", PLAIN, "alias", {"chat": "chat", "-x y": "-x y", "🦙 $(HOME) $$5": "🦙 $(HOME) $$5"}),
     *cases("context.tokensPerSlot", PLAIN, "ctx_size", {64: 256, 8192: 32768}),
     *cases("context.slots", PLAIN, "parallel", {1: 1, 256: 256}),
     *cases("context.slots", PLAIN, "ctx_size", {1: 4096, 3: 12288}),

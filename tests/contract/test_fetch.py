@@ -62,18 +62,19 @@ def test_the_download_brings_the_files_where_the_server_looks(base: Raw):
     [
         (HUB, ["https://huggingface.co/org/model/resolve/v1/q4/model.gguf"]),
         (HTTP, ["https://models.example/a%20b.gguf?download=true"]),
+        ({"http": {"url": "https://models.example/$(A).gguf"}}, ["https://models.example/$(A).gguf"]),
         (SPLIT, [f"https://huggingface.co/org/model/resolve/main/q4/big-0000{i}-of-00003.gguf" for i in (1, 2, 3)]),
         (SPLIT_HTTP, [f"https://models.example/big-0000{i}-of-00002.gguf?x=1" for i in (1, 2)]),
     ],
-    ids=["hub", "http", "split", "split-http"],
+    ids=["hub", "http", "dollar", "split", "split-http"],
 )
 def test_sources_and_digests_arrive(source: Raw, urls: list[str]):
     server, download = containers({"model": {"source": source, "sha256": DIGEST}})
     (text,) = arguments(download).file
-    files = fetch_spec.wanted(text, {})
+    files = fetch_spec.wanted(text.replace("$$", "$"), {})
     assert [file.source.url for file in files] == urls
     assert [file.source.sha256 for file in files] == [DIGEST, *[""] * (len(urls) - 1)]
-    model = options.parse(server["args"], {}).model
+    model = options.parse(server["args"], {}).model.replace("$$", "$")
     assert model == f"{names.MODELS_DIR}/{files[0].path}"
 
 

@@ -31,6 +31,9 @@ WRONG = [
     ),
     ({"context": {"slots": 0}}, "spec.context.slots: Expected `int` >= 1"),
     ({"context": {"slots": "4"}}, "spec.context.slots: Expected `int`, got `str`"),
+    ({"model": {"source": HTTP, "alias": "a\0"}}, "spec.model.alias: has a NUL character"),
+    ({"podTemplate": {"env": [{"name": "A", "value": "\0"}]}}, "spec.podTemplate.env[0].value: has a NUL character"),
+    ({"podTemplate": {"labels": {"a\0b": "c"}}}, "spec.podTemplate.labels: has a NUL character"),
     ({"replicas": -1}, "spec.replicas: Expected `int` >= 0"),
     ({"chatTemplate": {}}, "spec.chatTemplate: set exactly one of inline and configMapKeyRef"),
     (

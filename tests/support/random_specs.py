@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from .schema import SPEC, Node, Path, text
 
 _FEW = 3  # most items of a list or map
-_LETTERS = string.ascii_letters + string.digits + " -._/,:=@{}'\"\\äß中"
+_LETTERS = string.ascii_letters + string.digits + " -._/,:=@{}'\"\\$()\näß中🦙\x85\u2028\ufeff\x7f"
 _QUANTITIES = ("1", "1k", "1.5Gi", "20Gi", "1e9", "3E", "0.5", "100m")
 _NAME = st.from_regex(r"[a-z]([-a-z0-9]{0,8}[a-z0-9])?", fullmatch=True, alphabet=string.ascii_lowercase + "-019")
 _PART = st.text(string.ascii_letters + "-_. ,0", min_size=1, max_size=8).filter(lambda part: part not in (".", ".."))

@@ -15,16 +15,21 @@ _SAVE_MOST = 86400  # what the server takes
 
 
 def server_arguments(spec: Spec, files: ModelFiles, namespace: str, name: str) -> list[str]:
-    """Arguments of the server container."""
-    return [
+    """Arguments of the server container. Those of extraArgs may refer to variables, as in any pod."""
+    ours = [
         *_model(spec, files, namespace, name),
         *_context(spec),
         *_engine(spec),
         *_gpu(spec),
         *_kv_cache(spec.kv_cache),
         *_serving(spec),
-        *spec.engine.extra_args,
     ]
+    return [*map(literal, ours), *spec.engine.extra_args]
+
+
+def literal(argument: str) -> str:
+    """An argument that Kubernetes leaves as it is: it would put a variable's value in place of $(NAME)."""
+    return argument.replace("$", "$$")
 
 
 def _option(flag: str, value: object) -> list[str]:

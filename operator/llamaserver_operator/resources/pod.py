@@ -7,7 +7,7 @@ from ..config import Config
 from ..files import ModelFiles, model_files
 from ..quantity import mebibytes_of
 from ..spec import ResourceClaim, Spec
-from .arguments import DRAIN_DELAY, save_seconds, server_arguments
+from .arguments import DRAIN_DELAY, literal, save_seconds, server_arguments
 from .volumes import Volumes, pod_volumes
 
 Manifest = dict[str, Any]
@@ -130,7 +130,7 @@ def _fetch(spec: Spec, files: ModelFiles, volumes: Volumes, owner: str, hf_endpo
     arguments = ["fetch", "--models-dir", names.MODELS_DIR, "--management-port", str(names.MANAGEMENT_PORT)]
     arguments += ["--owner", owner]
     for file in files.downloads:
-        arguments += ["--file", file.fetch_argument]
+        arguments += ["--file", literal(file.fetch_argument)]
     container: Manifest = {
         "name": names.FETCH_CONTAINER,
         "args": arguments,

@@ -1,0 +1,114 @@
+"""Any character in any text reaches the API server as it is: server-side apply is YAML, and YAML is not quite JSON."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+import yaml
+from aiohttp import web
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kubernetes.aio.client import Configuration
+from llamaserver_operator.cluster import Cluster, yaml_of
+from llamaserver_operator.metrics import Metrics
+
+Object = dict[str, Any]
+LOCAL = "127.0.0.1"
+# What YAML treats as special, each where a careless encoder would send it as it is, or as a surrogate pair.
+SPECIAL = {
+    "an emoji": "🦙",
+    "emoji of several": "👩🏽‍🚀🏳️‍🌈",
+    "CJK beyond U+FFFF": "𠀀𪛟",
+    "the last character": "\U0010ffff",
+    "not a character": "\ufffe\uffff\U0001ffff",
+    "private use": "\ue000\uf8ff\U000f0000",
+    "NEL": "a\x85b",
+    "line and paragraph separators": "a\u2028b\u2029c",
+    "a byte order mark": "\ufeffa\ufeffb",
+    "DEL and C1 controls": "\x7f\x80\x9f",
+    "C0 controls": "".join(map(chr, range(0x20))),
+    "line breaks of all kinds": "a\r\nb\rc\nd",
+    "blanks at both ends": " \t\u00a0a\u3000 ",
+    "YAML's own": "- ? : , [] {} # & * ! | > ' \" % @ ` ~ null yes 1e3 <<",
+    "escapes as text": "\\ud83e\\udd99 \\n \\x00",
+    "right to left": "\u202eabc\u202c \u05d0\u0627",
+    "nothing": "",
+}
+# Values of the API: text, numbers that YAML and JSON write alike, and objects of them.
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT.filter(lambda key: len(key) < 100), inner),
+    max_leaves=8,
+)
+
+
+def config_map(text: str) -> Object:
+    about = {"namespace": "ns", "name": "thing", "annotations": {"note": text}}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": about, "data": {"text": text}}
+
+
+@pytest.mark.parametrize("name", SPECIAL)
+def test_special_characters(name: str) -> None:
+    body = config_map(SPECIAL[name])
+    sent = yaml_of(body)
+    assert yaml.safe_load(sent) == body
+    assert json.loads(sent) == body
+
+
+@given(st.dictionaries(TEXT.filter(lambda key: len(key) < 100), VALUES))
+@settings(max_examples=150, deadline=None)
+def test_any_object_is_the_same_as_yaml_and_as_json(body: Object) -> None:
+    sent = yaml_of(body)
+    assert yaml.safe_load(sent) == body
+    assert json.loads(sent) == body
+
+
+@given(st.text())
+@settings(max_examples=100, deadline=None)
+def test_half_a_surrogate_pair_becomes_the_replacement_character(text: str) -> None:
+    """No answer of an API server has one; if one gets here all the same, it costs no more than itself."""
+    sent = yaml_of({"text": text})
+    assert yaml.safe_load(sent)["text"] == "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in text)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[tuple[Cluster, list[tuple[str, str, bytes]]]]:
+    """A client, and what its server received: path, content type, body."""
+    received: list[tuple[str, str, bytes]] = []
+
+    async def handler(request: web.BaseRequest) -> web.Response:
+        received.append((request.path, request.headers["Content-Type"], await request.read()))
+        return web.json_response({})
+
+    async with AsyncExitStack() as stack:
+        runner = web.ServerRunner(web.Server(handler))
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        await web.TCPSite(runner, LOCAL, 0).start()
+        configuration = Configuration(host=f"http://{LOCAL}:{runner.addresses[0][1]}")
+        yield await stack.enter_async_context(Cluster(configuration, Metrics())), received
+
+
+async def test_what_is_applied_is_sent_in_that_form(server: tuple[Cluster, list[tuple[str, str, bytes]]]) -> None:
+    client, received = server
+    body = config_map("".join(SPECIAL.values()))
+    await client.apply(body)
+    await client.apply_status(body)
+    path = "/api/v1/namespaces/ns/configmaps/thing"
+    assert [request[0] for request in received] == [path, f"{path}/status"]
+    for _, content_type, data in received:
+        assert content_type.split(";")[0] == "application/apply-patch+yaml"
+        assert yaml.safe_load(data) == body
+
+
+async def test_all_other_writes_are_json(server: tuple[Cluster, list[tuple[str, str, bytes]]]) -> None:
+    client, received = server
+    text = "".join(SPECIAL.values())
+    await client.create(config_map(text))
+    await client.replace(config_map(text))
+    await client.create_event("ns", config_map(""), "Normal", "Tried", text)
+    sent = [json.loads(data) for _, content_type, data in received if content_type == "application/json"]
+    assert [body.get("data", {}).get("text", body.get("message")) for body in sent] == [text] * 3
