@@ -9,6 +9,7 @@ from .conditions import Condition, View, accepted, conditions
 from .observed import Observed
 from .resources.services import endpoint
 from .rollout import Problem
+from .running import current, ready_servers, service_port
 from .spec import Spec
 
 Manifest = dict[str, Any]
@@ -18,16 +19,13 @@ def status_of(spec: Spec, observed: Observed, problems: tuple[Problem, ...], now
     """The whole status; `now` is the time of transitions, RFC 3339."""
     view = View(spec, observed, problems)
     counts = (observed.deployment or {}).get("status", {})
-    ready = int(counts.get("readyReplicas", 0))
     made: Manifest = {
         "replicas": int(counts.get("replicas", 0)),
-        "readyReplicas": ready,
+        "readyReplicas": int(counts.get("readyReplicas", 0)),
         "updatedReplicas": int(counts.get("updatedReplicas", 0)),
         "selector": names.selector_text(names.selector(observed.owner["metadata"]["name"])),
-        "endpoint": endpoint(observed.owner, spec),
-        "slots": {"total": ready * spec.context.slots, "perReplica": spec.context.slots},
-        "context": {"totalTokens": spec.context.tokens_per_slot * spec.context.slots},
     }
+    made |= _capacity(observed) | _endpoint(spec, view)
     made |= _model(spec, view, observed) | _download(view)
     made |= _told_before(spec, view) if view.untold else _kv_cache(view) | _accelerator(spec, view)
     return _finish(made, observed, conditions(spec, observed, problems), now)
@@ -58,6 +56,22 @@ def _condition(condition: Condition, before: Mapping[str, Any] | None, generatio
         "observedGeneration": generation,
         "lastTransitionTime": before["lastTransitionTime"] if before and same else now,
     }
+
+
+def _capacity(observed: Observed) -> Manifest:
+    """What the pods have. During a rollout, or when one fails, that is not what the spec asks for."""
+    total, server = sum(pod.slots for pod in ready_servers(observed)), current(observed)
+    if server is None:
+        return {"slots": {"total": total}}
+    return {"slots": {"total": total, "perReplica": server.slots}, "context": {"totalTokens": server.context}}
+
+
+def _endpoint(spec: Spec, view: View) -> Manifest:
+    server, port = current(view.observed), service_port(view.observed)
+    if port is None and view.blocked:
+        return {}  # there is no Service
+    tls = server.tls if server else spec.security.tls is not None
+    return {"endpoint": endpoint(view.observed.owner, tls=tls, port=port or spec.serving.port)}
 
 
 def _model(spec: Spec, view: View, observed: Observed) -> Manifest:

@@ -12,7 +12,7 @@ from llamaserver_operator.spec import Spec
 from llamaserver_operator.status import rejected, status_of, transitions
 
 from tests.support.schema import CRD
-from tests.support.worlds import CONFIG, Manifest, counts, owner, pod, rolled_out, world
+from tests.support.worlds import CONFIG, Manifest, counts, deployment, owner, pod, rolled_out, world
 
 IMAGE = {"image": {"reference": "registry.example/model:1", "path": "model.gguf"}}
 STORE: Manifest = {"persistence": "Continuous", "volume": {"emptyDir": {}}}
@@ -81,6 +81,70 @@ def test_every_field_of_the_schema_is_written_by_some_status():
 def test_https_and_port_in_the_endpoint():
     spec = parse({**RAW, "serving": {"port": 443}, "security": {"tls": {"secretName": "c"}}})
     assert status_of(spec, world(spec), (), T1)["endpoint"] == "https://demo.models.svc:443"
+
+
+def old_pod(name: str, raw: Manifest, *, ready: bool = True) -> Manifest:
+    """A pod of an earlier spec."""
+    made = parse(raw)
+    template = deployment(make_plan(made, world(made), CONFIG))["spec"]["template"]["spec"]
+    return {**(found := pod(name, "old", ready=ready)), "spec": {**template, **found["spec"]}}
+
+
+ONE_SLOT: Manifest = {**RAW, "context": {"tokensPerSlot": 500, "slots": 1}}
+
+
+@pytest.mark.parametrize(
+    ("pods", "slots", "context"),
+    [
+        # A rollout of one slot to three that fails, or has only begun.
+        ([old_pod("old-0", ONE_SLOT)], {"total": 1, "perReplica": 1}, 500),
+        ([old_pod("old-0", ONE_SLOT), pod("new-0")], {"total": 1, "perReplica": 1}, 500),
+        # Half way: both serve.
+        ([old_pod("old-0", ONE_SLOT), NEW[0]], {"total": 4, "perReplica": 3}, 3000),
+        ([NEW[0], old_pod("old-0", ONE_SLOT, ready=False)], {"total": 3, "perReplica": 3}, 3000),
+        (NEW, {"total": 6, "perReplica": 3}, 3000),
+        # Nothing serves: what the Deployment starts.
+        ([pod("new-0")], {"total": 0, "perReplica": 3}, 3000),
+        ([], {"total": 0, "perReplica": 3}, 3000),
+        # A pod that ends gets no requests.
+        (
+            [{**NEW[0], "metadata": {**NEW[0]["metadata"], "deletionTimestamp": T1}}, NEW[1]],
+            {"total": 3, "perReplica": 3}, 3000,
+        ),
+        # Another container of the same pod, or a foreign image's arguments, say nothing.
+        ([{**NEW[0], "spec": {"containers": [{"name": "server", "args": ["--parallel"]}]}}],
+         {"total": 0, "perReplica": 3}, 3000),
+    ],
+)  # fmt: skip
+def test_slots_and_context_are_those_of_the_pods(pods: list[Manifest], slots: Manifest, context: int):
+    status = status_of(SPEC, around(SPEC, pods, counts(2)), (), T1)
+    assert status["slots"] == slots
+    assert status["context"] == {"totalTokens": context}
+
+
+def test_a_refused_edit_changes_nothing_that_pods_have():
+    """The Deployment is of the spec before, and so is what it starts."""
+    before = around(SPEC, NEW, counts(2))
+    wish: Manifest = {"context": {"tokensPerSlot": 9999, "slots": 9}, "serving": {"port": 9000}}
+    wished = parse({**RAW, **wish, "security": {"tls": {"secretName": "c"}}})
+    problem = Problem("NeedsReadWriteMany", "spec.model.cache: needs ReadWriteMany")
+    status = status_of(wished, before, (problem,), T1)
+    assert status["slots"] == {"total": 6, "perReplica": 3}
+    assert status["context"] == {"totalTokens": 3000}
+    assert status["endpoint"] == "http://demo.models.svc:8080"
+
+
+def test_the_endpoint_is_https_when_a_pod_serves_it():
+    plain = old_pod("old-0", RAW)
+    spec = parse({**RAW, "security": {"tls": {"secretName": "c"}}})
+    for pods, scheme in (([plain, pod("new-0")], "http"), ([plain, NEW[0]], "https"), ([], "https")):
+        status = status_of(spec, around(spec, pods, counts(2)), (), T1)
+        assert status["endpoint"] == f"{scheme}://demo.models.svc:8080"
+
+
+def test_no_service_has_no_endpoint():
+    problem = Problem("NeedsReadWriteMany", "spec.model.cache: needs ReadWriteMany")
+    assert "endpoint" not in status_of(SPEC, world(SPEC), (problem,), T1)
 
 
 def test_before_there_is_anything():

@@ -116,7 +116,8 @@ def rolled_out(spec: Spec, plan: Plan, pods: Iterable[Manifest], status: Manifes
     template = live["spec"]["template"]
     old = {**template, "metadata": {"labels": {**template["metadata"]["labels"], "was": "another"}}}
     sets = [replica_set("old", old), replica_set("new", template)]
-    return replace(world(spec), children=made, replica_sets=sets, pods=list(pods), **more)
+    started = [{**item, "spec": template["spec"] | item["spec"]} for item in pods]
+    return replace(world(spec), children=made, replica_sets=sets, pods=started, **more)
 
 
 def counts(replicas: int, updated: int | None = None, available: int | None = None) -> Manifest:

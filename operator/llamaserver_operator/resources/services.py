@@ -31,8 +31,7 @@ def _service(owner: Mapping[str, Any], about: Manifest, body: Manifest) -> Manif
     return {"apiVersion": "v1", "kind": "Service", "metadata": about, "spec": {**body, "selector": selector}}
 
 
-def endpoint(owner: Mapping[str, Any], spec: Spec) -> str:
+def endpoint(owner: Mapping[str, Any], *, tls: bool, port: int) -> str:
     """URL of the Service inside the cluster."""
     mine = owner["metadata"]
-    scheme = "https" if spec.security.tls else "http"
-    return f"{scheme}://{mine['name']}.{mine['namespace']}.svc:{spec.serving.port}"
+    return f"{'https' if tls else 'http'}://{mine['name']}.{mine['namespace']}.svc:{port}"

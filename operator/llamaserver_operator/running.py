@@ -1,0 +1,56 @@
+"""What pods run, whatever the spec asks for by now: read from the arguments that they were started with. Pure."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from . import kinds, names
+from .observed import Observed, ending, is_ready
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """One server: its slots, the context of all of them in tokens, and whether it serves HTTPS."""
+
+    slots: int
+    context: int
+    tls: bool
+
+
+def ready_servers(observed: Observed) -> list[Running]:
+    """The servers of all pods that get requests, whatever their template."""
+    pods = [pod for pod in observed.pods if is_ready(pod) and not ending(pod)]
+    return [found for pod in pods if (found := _server(pod["spec"]))]
+
+
+def current(observed: Observed) -> Running | None:
+    """A server of the newest template that is ready, else any ready one, else one as the Deployment would start it."""
+    newest = [pod["spec"] for pod in observed.new_pods() if is_ready(pod)]
+    template = [observed.deployment["spec"]["template"]["spec"]] if observed.deployment else []
+    found = [*_servers(newest), *ready_servers(observed), *_servers(template)]
+    return found[0] if found else None
+
+
+def service_port(observed: Observed) -> int | None:
+    """The port of the Service as it is; None when there is none."""
+    name = observed.owner["metadata"]["name"]
+    for service in observed.children.get(kinds.SERVICE, ()):
+        if service["metadata"]["name"] == name:
+            return int(service["spec"]["ports"][0]["port"])
+    return None
+
+
+def _servers(specs: Iterable[Mapping[str, Any]]) -> list[Running]:
+    return [found for spec in specs if (found := _server(spec))]
+
+
+def _server(spec: Mapping[str, Any]) -> Running | None:
+    for container in spec.get("containers", ()):
+        if container["name"] == names.SERVER_CONTAINER:
+            arguments = container.get("args", [])
+            values = dict(pairwise(arguments))
+            numbers = [values.get(flag, "") for flag in ("--parallel", "--ctx-size")]
+            if all(number.isdecimal() for number in numbers):
+                return Running(int(numbers[0]), int(numbers[1]), "--ssl-cert-file" in values)
+    return None
