@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import ssl
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from .errors import ConfigError
 
 _log = logging.getLogger(__name__)
 _CHECK_EVERY = 5.0  # seconds
+_CERTIFICATE = re.compile(rb"-----BEGIN (\w+ )?CERTIFICATE-----")
+_KEY = re.compile(rb"-----BEGIN (\w+ )?PRIVATE KEY-----")
+_OTHER_KEY = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH")
 
 Stamps = tuple[tuple[int, int], ...]
 
@@ -19,13 +23,48 @@ def _no_password() -> str:
 
 
 def load(certificate: str, key: str) -> ssl.SSLContext:
-    """A server context; ConfigError when the files cannot be used."""
+    """A server context; ConfigError names the file that cannot be used, and what is wrong with it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         context.load_cert_chain(certificate, key, password=_no_password)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"--ssl-cert-file {certificate}, --ssl-key-file {key}: {error}") from error
+        raise ConfigError(_problem(certificate, key, error)) from error
     return context
+
+
+def _problem(certificate: str, key: str, error: Exception) -> str:
+    """OpenSSL's own words tell neither."""
+    for option, path, form, what in (
+        ("--ssl-cert-file", certificate, _CERTIFICATE, "certificate"),
+        ("--ssl-key-file", key, _KEY, "private key"),
+    ):
+        if problem := _no_pem(path, form, what):
+            return f"{option} {path}{problem}"
+    try:
+        ssl.create_default_context(cadata=Path(certificate).read_text(encoding="utf-8", errors="replace"))
+    except (OSError, ValueError, TypeError):
+        return f"--ssl-cert-file {certificate} is a damaged PEM certificate"
+    reason = getattr(error, "reason", None)
+    if reason in _OTHER_KEY:
+        return f"--ssl-key-file {key} does not belong to --ssl-cert-file {certificate}"
+    if reason:
+        return f"--ssl-cert-file {certificate} is refused by OpenSSL: {reason.lower().replace('_', ' ')}"
+    return f"--ssl-key-file {key} is a damaged PEM private key"
+
+
+def _no_pem(path: str, form: re.Pattern[bytes], what: str) -> str:
+    """What is wrong with a file at first sight; empty when nothing is."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        return f": {error.strerror or error}"
+    if not data.strip():
+        return " is empty"
+    if not (found := form.search(data)):
+        return f" is no PEM {what}"
+    if found[1] == b"ENCRYPTED " or b"Proc-Type: 4,ENCRYPTED" in data:
+        return f" is encrypted; a {what} without a password is needed"
+    return ""
 
 
 async def watch(context: ssl.SSLContext, certificate: str, key: str, seen: Stamps) -> None:

@@ -82,23 +82,51 @@ async def test_broken_files_leave_the_old_ones_in_use(serve, pair, pairs, caplog
     assert await served(serve, pairs) == "two"
 
 
-@pytest.mark.parametrize("broken", ["missing", "garbage", "other key"])
-def test_files_that_cannot_be_used_at_start(pair, pairs, broken):
-    certificate, key = pair
-    if broken == "missing":
-        certificate = certificate.with_name("no.crt")
-    elif broken == "garbage":
-        certificate.write_text("x")
+BLOCK = "-----BEGIN {0}-----\nx\n-----END {0}-----\n"
+# What is wrong: (which file it is, what is in it, what is said of it). A name is the file of another pair.
+BROKEN = {
+    "no certificate": ("crt", None, "{crt}: No such file or directory"),
+    "an empty certificate": ("crt", "\n", "{crt} is empty"),
+    "garbage for a certificate": ("crt", "x", "{crt} is no PEM certificate"),
+    "DER": ("crt", "\x30\x82\udcff", "{crt} is no PEM certificate"),
+    "a request for a certificate": ("crt", BLOCK.format("CERTIFICATE REQUEST"), "{crt} is no PEM certificate"),
+    "a damaged certificate": ("crt", BLOCK.format("CERTIFICATE"), "{crt} is a damaged PEM certificate"),
+    "a key for a certificate": ("crt", "one.key", "{crt} is no PEM certificate"),
+    "no key": ("key", None, "{key}: No such file or directory"),
+    "an empty key": ("key", "", "{key} is empty"),
+    "garbage for a key": ("key", "x", "{key} is no PEM private key"),
+    "a public key": ("key", BLOCK.format("PUBLIC KEY"), "{key} is no PEM private key"),
+    "a damaged key": ("key", BLOCK.format("EC PRIVATE KEY"), "{key} is a damaged PEM private key"),
+    "a certificate for a key": ("key", "one.crt", "{key} is no PEM private key"),
+    "the key of another certificate": ("key", "two.key", "{key} does not belong to --ssl-cert-file {crt}"),
+    "an encrypted key": ("key", "locked.key", "{key} is encrypted; a private key without a password is needed"),
+    "an old encrypted key": (
+        "key", BLOCK.format("RSA PRIVATE KEY").replace("x", "Proc-Type: 4,ENCRYPTED\nx"),
+        "{key} is encrypted; a private key without a password is needed",
+    ),
+    "a weak key": ("both", "weak", "{crt} is refused by OpenSSL: ee key too small"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_the_file_that_cannot_be_used_is_named_with_what_is_wrong(name, pair, pairs, tmp_path):
+    which, content, message = BROKEN[name]
+    folder = pairs["one"][0].parent
+    files = dict(zip(("crt", "key"), pair, strict=True))
+    certificates.make(folder, "locked", password="secret")
+    if which == "both":
+        weak = certificates.make(folder, content, "rsa:512")
+        certificates.replace(pair, weak)
+    elif content is None:
+        files[which].unlink()
+    elif (folder / content).is_file():
+        files[which].write_bytes((folder / content).read_bytes())
     else:
-        key = pairs["two"][1]
-    with pytest.raises(ConfigError, match=r"--ssl-cert-file .*, --ssl-key-file "):
-        tls.load(str(certificate), str(key))
-
-
-def test_an_encrypted_key_is_refused_instead_of_asking(tmp_path):
-    certificate, key = certificates.make(tmp_path, "locked", password="secret")
-    with pytest.raises(ConfigError, match="the private key is encrypted"):
-        tls.load(str(certificate), str(key))
+        files[which].write_text(content, errors="surrogateescape")
+    option = "--ssl-key-file " if message.startswith("{key}") else "--ssl-cert-file "
+    with pytest.raises(ConfigError) as refused:
+        tls.load(*map(str, pair))
+    assert str(refused.value) == option + message.format(**files)
 
 
 def test_the_command_refuses_bad_files_with_2(tmp_path):
