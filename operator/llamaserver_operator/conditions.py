@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from .observed import Observed, is_ready
 from .pods import Trouble, lacks_accelerator, trouble
+from .remedies import explained, quota
 from .rollout import Problem, is_complete, surges
 from .spec import Spec
 
@@ -41,7 +42,7 @@ class View:
         return [found for pod in pods if (found := self._trouble_of(pod))]
 
     def _trouble_of(self, pod: Mapping[str, Any]) -> Trouble | None:
-        found = trouble(pod, self.observed.warnings)
+        found = explained(trouble(pod, self.observed.warnings), pod, self.spec, self.observed)
         report = self.observed.reports.get(pod["metadata"]["name"], {})
         receives = report.get("state") == "downloading" and report.get("download", {}).get("bytes")
         # The container keeps its last failure in its status, also while the next attempt goes well.
@@ -197,7 +198,7 @@ def _failure(view: View, native: Mapping[str, Mapping[str, str]]) -> tuple[str, 
         return refused.reason, refused.message
     failed, deadline = native.get("ReplicaFailure", {}), native.get("Progressing", {})
     if failed.get("status") == "True":
-        return failed.get("reason", "FailedCreate"), failed.get("message", "")
+        return failed.get("reason", "FailedCreate"), quota(failed.get("message", ""), view.observed)
     if found := _stopper(view):
         return found.reason, found.message
     if deadline.get("status") == "False":

@@ -15,6 +15,7 @@ from .spec import Source, Spec
 class ModelFile:
     """One file: its path in the server container, and its source."""
 
+    field: str  # that names it
     source: Source
     sha256: str
     index: int  # among all files of the pod; volumes are numbered by it
@@ -89,8 +90,12 @@ class ModelFiles:
 
 def model_files(spec: Spec) -> ModelFiles:
     """The files that a spec names."""
-    adapters = tuple(ModelFile(item.source, item.sha256, 1 + i) for i, item in enumerate(spec.lora_adapters))
+    adapters = tuple(
+        ModelFile(f"spec.loraAdapters[{item.name}].source", item.source, item.sha256, 1 + i)
+        for i, item in enumerate(spec.lora_adapters)
+    )
     projector = None
-    if spec.projector:
-        projector = ModelFile(spec.projector.source, spec.projector.sha256, 1 + len(adapters))
-    return ModelFiles(ModelFile(spec.model.source, spec.model.sha256, 0), adapters, projector)
+    if part := spec.projector:
+        projector = ModelFile("spec.projector.source", part.source, part.sha256, 1 + len(adapters))
+    model = ModelFile("spec.model.source", spec.model.source, spec.model.sha256, 0)
+    return ModelFiles(model, adapters, projector)

@@ -47,13 +47,14 @@ SERVICE_ACCOUNT = Kind("", "v1", "ServiceAccount", "serviceaccounts")
 CONFIG_MAP = Kind("", "v1", "ConfigMap", "configmaps")
 EVENT = Kind("", "v1", "Event", "events")
 NAMESPACE = Kind("", "v1", "Namespace", "namespaces", namespaced=False)
+NODE = Kind("", "v1", "Node", "nodes", namespaced=False)
 DISRUPTION_BUDGET = Kind("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets")
 NETWORK_POLICY = Kind("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies")
 SERVICE_MONITOR = Kind("monitoring.coreos.com", "v1", "ServiceMonitor", "servicemonitors")
 LEASE = Kind("coordination.k8s.io", "v1", "Lease", "leases")
 
 KINDS = (
-    LLAMA_SERVER, DEPLOYMENT, REPLICA_SET, POD, SERVICE, CLAIM, SERVICE_ACCOUNT, CONFIG_MAP, EVENT, NAMESPACE,
+    LLAMA_SERVER, DEPLOYMENT, REPLICA_SET, POD, SERVICE, CLAIM, SERVICE_ACCOUNT, CONFIG_MAP, EVENT, NAMESPACE, NODE,
     DISRUPTION_BUDGET, NETWORK_POLICY, SERVICE_MONITOR, LEASE,
 )  # fmt: skip
 # What the operator makes (or, pods, has made) for an object, each with the object's label: events of these count.

@@ -23,7 +23,9 @@ class Observed:
     reports: Mapping[str, Manifest] = field(default_factory=dict)  # pod name: what its management port says
     config_maps: Mapping[str, Manifest | None] = field(default_factory=dict)  # those that the spec names
     claims: Mapping[str, Manifest | None] = field(default_factory=dict)  # likewise
-    warnings: Sequence[Manifest] = ()  # Events about pods that do not start
+    warnings: Sequence[Manifest] = ()  # Events about a pod that does not start, or about its claims
+    pending_claims: Sequence[Manifest] = ()  # those of that pod that have no volume yet
+    node_infos: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # of that pod's node
     has_service_monitors: bool = False
 
     @property

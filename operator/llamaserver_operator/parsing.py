@@ -10,25 +10,12 @@ from typing import Any
 
 import msgspec
 
+from . import owned
 from .errors import InvalidSpec
 from .quantity import bytes_of
 from .spec import Spec
 
-# Options that fields of the spec, or the operator, set: every long spelling that the server knows. A contract test
-# holds the list against the server's own table. Short ones are all refused: argparse takes -c512 for -c 512.
-OWNED_ARGUMENTS = frozenset(
-    """
-    --model --model-url --hf-repo --hf-file --hf-token --hf-revision --model-sha256 --models-dir --models-owner
-    --models-use --alias --lora --lora-scaled --mmproj --chat-template --chat-template-file --system-prompt-file
-    --ctx-size --parallel --cont-batching --no-cont-batching --batch-size --ubatch-size --grp-attn-n --grp-attn-w
-    --cache-type-k --cache-type-v --flash-attn --rope-scaling --rope-freq-base --rope-freq-scale --rope-scale
-    --yarn-orig-ctx --embedding --embeddings --pooling --threads --gpu-layers --n-gpu-layers --main-gpu --split-mode
-    --tensor-split --require-offload --host --port --management-host --management-port --api-key --api-key-file
-    --ssl-key-file --ssl-cert-file --timeout --max-queue --slots --no-slots --slots-endpoint-disable
-    --slot-save-path --cache-ram --kv-store --kv-store-mode --kv-store-max-bytes --kv-store-ttl --kv-store-min-tokens
-    --drain-delay --drain-timeout --save-timeout --stay-on-load-error --log-disable --termination-log
-    """.split()  # noqa: SIM905  one long list that reads as a text
-)
+# Short options are all refused: argparse takes -c512 for -c 512.
 _SHORT = re.compile(r"-[A-Za-z]")
 
 
@@ -59,11 +46,7 @@ def _with_nul(value: Any, field: str) -> Iterator[str]:
 
 
 def _check(spec: Spec) -> None:
-    for argument in spec.engine.extra_args:
-        if _SHORT.match(argument):
-            raise InvalidSpec(f"spec.engine.extraArgs: {argument}: write options in their long form, --name")
-        if (flag := argument.partition("=")[0]) in OWNED_ARGUMENTS:
-            raise InvalidSpec(f"spec.engine.extraArgs: {flag} belongs to a field of this object or to the operator")
+    _check_options(spec)
     for volume in spec.pod_template.volumes:
         _check_volume(volume, f"spec.podTemplate.volumes[{volume.get('name')}]")
     for adapter in spec.lora_adapters:
@@ -76,6 +59,17 @@ def _check(spec: Spec) -> None:
             bytes_of(text)
         except ValueError as error:
             raise InvalidSpec(f"spec.{field}: {error}") from None
+
+
+def _check_options(spec: Spec) -> None:
+    for argument in spec.engine.extra_args:
+        if _SHORT.match(argument):
+            raise InvalidSpec(f"spec.engine.extraArgs: {argument}: write options in their long form, --name")
+        if means := owned.ARGUMENTS.get(flag := argument.partition("=")[0]):
+            raise InvalidSpec(f"spec.engine.extraArgs: {flag} is {means}")
+    for variable in spec.pod_template.env:
+        if means := owned.VARIABLES.get(name := str(variable.get("name"))):
+            raise InvalidSpec(f"spec.podTemplate.env: {name} is {means}")
 
 
 def _check_volume(volume: Mapping[str, Any], field: str) -> None:

@@ -13,7 +13,7 @@ from .resources import policies, services
 from .resources.claims import claims
 from .resources.deployment import deployment
 from .resources.template import current_template, recorded
-from .rollout import Problem, shared_claim_problem, surges
+from .rollout import Problem, claim_conflicts, shared_claim_problem, surges
 from .spec import Spec
 
 Manifest = dict[str, Any]
@@ -34,7 +34,8 @@ class Plan:
 
 def make_plan(spec: Spec, observed: Observed, config: Config) -> Plan:
     """The plan; with a blocking problem, nothing is touched."""
-    problems = [*_texts_missing(spec, observed), *shared_claim_problem(spec, observed), *_strangers(observed)]
+    claims_in_the_way = (*shared_claim_problem(spec, observed), *claim_conflicts(spec, observed))
+    problems = [*_texts_missing(spec, observed), *claims_in_the_way, *_strangers(observed)]
     if problems:
         return Plan(problems=tuple(problems))
     if leftovers := _leftovers(observed):

@@ -21,7 +21,8 @@ from .kinds import Kind, kind_of
 from .observed import Observed, is_ready, owner_uid
 from .parsing import parse
 from .plan import Plan, cost_annotation, make_plan
-from .rollout import Problem, claims_named
+from .remedies import mounts_images
+from .rollout import Problem, claims_named, claims_of
 from .spec import Spec
 from .status import rejected, status_of, transitions
 
@@ -101,7 +102,7 @@ class Reconciler:
             claims=await self._named(kinds.CLAIM, namespace, claims_named(spec)),
             has_service_monitors=has_monitors,
         )
-        return replace(observed, warnings=await self._warnings(namespace, observed))
+        return await self._closer(namespace, observed)
 
     async def _reports(self, pods: list[Manifest]) -> dict[str, Manifest]:
         found = await asyncio.gather(*(self._pods.status(pod) for pod in pods))
@@ -111,16 +112,32 @@ class Reconciler:
         found = await asyncio.gather(*(self._cluster.get(kind, namespace, name) for name in sorted(wanted)))
         return dict(zip(sorted(wanted), found, strict=True))
 
-    async def _warnings(self, namespace: str, observed: Observed) -> list[Manifest]:
-        """Events about the first pod whose containers do not start: a volume may be the reason."""
-        for pod in observed.new_pods():
-            status = pod.get("status", {})
-            states = [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
-            begun = any("running" in item.get("state", {}) or item.get("lastState") for item in states)
-            if pod["spec"].get("nodeName") and not is_ready(pod) and not begun:
-                selector = f"involvedObject.uid={pod['metadata']['uid']},type=Warning"
-                return await self._cluster.list(kinds.EVENT, namespace, field_selector=selector)
-        return []
+    async def _closer(self, namespace: str, observed: Observed) -> Observed:
+        """What else there is to know of the first pod that does not start: a volume or the node may be the reason."""
+        pod = next((pod for pod in observed.new_pods() if not is_ready(pod) and not _begun_or_over(pod)), None)
+        if pod is None:
+            return observed
+        if node := pod["spec"].get("nodeName"):
+            warnings = await self._events(namespace, pod, "Warning")
+            infos = {node: await self._node_info(node)} if mounts_images(pod) else {}
+            return replace(observed, warnings=warnings, pending_claims=(), node_infos=infos)
+        claims = await self._named(kinds.CLAIM, namespace, claims_of(pod))
+        pending = [claim for claim in claims.values() if claim and claim.get("status", {}).get("phase") == "Pending"]
+        warnings = [event for claim in pending for event in await self._events(namespace, claim)]
+        return replace(observed, warnings=warnings, pending_claims=pending, node_infos={})
+
+    async def _events(self, namespace: str, about: Manifest, kind: str = "") -> list[Manifest]:
+        selector = f"involvedObject.uid={about['metadata']['uid']}" + (f",type={kind}" if kind else "")
+        return await self._cluster.list(kinds.EVENT, namespace, field_selector=selector)
+
+    async def _node_info(self, name: str) -> dict[str, str]:
+        """Versions on a node; empty where the operator may not read nodes, as when it watches some namespaces only."""
+        try:
+            node = await self._cluster.get(kinds.NODE, "", name)
+        except Forbidden:
+            node = None
+        found: dict[str, str] = (node or {}).get("status", {}).get("nodeInfo", {})
+        return found
 
     # ---- do
 
@@ -141,7 +158,7 @@ class Reconciler:
         strangers = [item for item in found if owner_uid(item) != observed.uid]
         observed = replace(observed, children=children, strangers=strangers)
         namespace = observed.owner["metadata"]["namespace"]
-        observed = replace(observed, warnings=await self._warnings(namespace, observed))
+        observed = await self._closer(namespace, observed)
         return observed, make_plan(spec, observed, self._config)
 
     async def _execute(self, observed: Observed, plan: Plan) -> Observed:
@@ -232,9 +249,17 @@ def _next_look(spec: Spec, observed: Observed, plan: Plan) -> float | None:
 
 
 def _runs(pod: Mapping[str, Any]) -> bool:
+    return any("running" in item.get("state", {}) for item in _containers(pod))
+
+
+def _begun_or_over(pod: Mapping[str, Any]) -> bool:
+    over = pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
+    return over or _runs(pod) or any(item.get("lastState") for item in _containers(pod))
+
+
+def _containers(pod: Mapping[str, Any]) -> list[Manifest]:
     status = pod.get("status", {})
-    states = [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
-    return any("running" in item.get("state", {}) for item in states)
+    return [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
 
 
 def _fingerprint(live: Mapping[str, Any]) -> str:

@@ -1,13 +1,14 @@
 """How pods are replaced: what the volumes allow, and what a scarce accelerator asks for. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from . import kinds, names
 from .files import model_files
-from .observed import Observed
+from .observed import Observed, ending, owner_uid
 from .pods import lacks_accelerator
-from .spec import Spec
+from .spec import ClaimTemplate, KvVolume, ModelCache, Spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +38,22 @@ def _claims_in_use(spec: Spec, observed: Observed) -> Iterable[_Use]:
         if claim := observed.claims.get(name):
             yield _Use(field, frozenset(claim.get("spec", {}).get("accessModes", ())))
 
-    places: list[tuple[str, Any]] = []
-    if spec.model.cache and model_files(spec).downloads:
-        places.append(("spec.model.cache", spec.model.cache))
-    if spec.kv_cache and spec.kv_cache.volume:
-        places.append(("spec.kvCache.volume", spec.kv_cache.volume))
-    for field, volume in places:
+    for field, volume, _ in _volumes(spec):
         if volume.claim_template:
             yield _Use(f"{field}.claimTemplate.accessModes", frozenset(volume.claim_template.access_modes))
         elif volume.claim_name:
             yield from existing(volume.claim_name, f"{field}.claimName")
     for file in model_files(spec):
         if part := file.source.persistent_volume_claim:
-            yield from existing(part.claim_name, f"the source on claim {part.claim_name!r}")
+            yield from existing(part.claim_name, f"{file.field}.persistentVolumeClaim.claimName")
+
+
+def _volumes(spec: Spec) -> Iterator[tuple[str, ModelCache | KvVolume, Callable[[str], str]]]:
+    """The volumes that may be claims: field, value, and what names the claim that is made for an object."""
+    if spec.model.cache and model_files(spec).downloads:
+        yield "spec.model.cache", spec.model.cache, names.model_claim
+    if spec.kv_cache and spec.kv_cache.volume:
+        yield "spec.kvCache.volume", spec.kv_cache.volume, names.kv_claim
 
 
 def claims_named(spec: Spec) -> set[str]:
@@ -63,6 +67,30 @@ def claims_named(spec: Spec) -> set[str]:
     return names_
 
 
+def claims_of(pod: Mapping[str, Any]) -> set[str]:
+    """Names of the claims that a pod mounts, those that were made for it alone included."""
+    found = set()
+    for volume in pod["spec"].get("volumes", ()):
+        if claim := volume.get("persistentVolumeClaim"):
+            found.add(str(claim["claimName"]))
+        elif "ephemeral" in volume:
+            found.add(f"{pod['metadata']['name']}-{volume['name']}")
+    return found
+
+
+def claim_field(spec: Spec, owner: str, claim: str) -> str:
+    """The field that has pods mount a claim."""
+    for field, volume, made in _volumes(spec):
+        if volume.claim_template and claim == made(owner):
+            return f"{field}.claimTemplate"
+        if volume.claim_name == claim:
+            return f"{field}.claimName"
+    for file in model_files(spec):
+        if (part := file.source.persistent_volume_claim) and part.claim_name == claim:
+            return f"{file.field}.persistentVolumeClaim.claimName"
+    return "spec.podTemplate.volumes"
+
+
 def shared_claim_problem(spec: Spec, observed: Observed) -> Iterable[Problem]:
     """More than one pod on a claim that one node, or one pod, may mount."""
     for use in _claims_in_use(spec, observed):
@@ -71,6 +99,35 @@ def shared_claim_problem(spec: Spec, observed: Observed) -> Iterable[Problem]:
             modes = ", ".join(sorted(use.modes)) or "none"
             why = f"{spec.replicas} replicas share it" if spec.replicas > 1 else "kvCache.scope is Shared"
             yield Problem("NeedsReadWriteMany", f"{use.field}: needs ReadWriteMany ({why}), has {modes}")
+
+
+def claim_conflicts(spec: Spec, observed: Observed) -> Iterable[Problem]:
+    """Claims that were kept from an earlier object or spec, and that cannot become what the spec asks for."""
+    owner = observed.owner["metadata"]
+    have = {claim["metadata"]["name"]: claim for claim in observed.children.get(kinds.CLAIM, ())}
+    for field, volume, made in _volumes(spec):
+        template, live = volume.claim_template, have.get(name := made(owner["name"]))
+        if template is None or live is None or owner_uid(live) not in ("", observed.uid):
+            continue
+        lost = "the model is downloaded again" if field == "spec.model.cache" else "the conversations in it are lost"
+        remedy = f"delete it (kubectl delete pvc {name} --namespace={owner['namespace']}; {lost})"
+        if ending(live):
+            remedy = "it is being deleted, which waits for the pods that mount it"
+        for part, wanted, found in _differences(template, live["spec"]):
+            text = (
+                f"claim {name} of an earlier object or spec has {part} {found}, {field}.claimTemplate asks for {wanted}"
+            )
+            yield Problem("ClaimConflict", f"{text}: {remedy}, or ask for {found}")
+
+
+def _differences(wanted: ClaimTemplate, live: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """What of a claim can never change: name, as it is wanted, as it is."""
+    modes, have = wanted.access_modes, live.get("accessModes", ())
+    if set(modes) != set(have):
+        yield "accessModes", ", ".join(sorted(modes)), ", ".join(sorted(have))
+    storage, used = wanted.storage_class_name, live.get("storageClassName", "")
+    if storage is not None and storage != used:
+        yield "storageClassName", storage or '""', used or '""'
 
 
 def surges(spec: Spec, observed: Observed) -> bool:

@@ -21,7 +21,7 @@ class Running:
 def ready_servers(observed: Observed) -> list[Running]:
     """The servers of all pods that get requests, whatever their template."""
     pods = [pod for pod in observed.pods if is_ready(pod) and not ending(pod)]
-    return [found for pod in pods if (found := _server(pod["spec"]))]
+    return [found for pod in pods if (found := server_of(pod["spec"]))]
 
 
 def current(observed: Observed) -> Running | None:
@@ -42,10 +42,11 @@ def service_port(observed: Observed) -> int | None:
 
 
 def _servers(specs: Iterable[Mapping[str, Any]]) -> list[Running]:
-    return [found for spec in specs if (found := _server(spec))]
+    return [found for spec in specs if (found := server_of(spec))]
 
 
-def _server(spec: Mapping[str, Any]) -> Running | None:
+def server_of(spec: Mapping[str, Any]) -> Running | None:
+    """The server of a pod's spec; None when it has none that its arguments tell of."""
     for container in spec.get("containers", ()):
         if container["name"] == names.SERVER_CONTAINER:
             arguments = container.get("args", [])

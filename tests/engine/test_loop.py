@@ -203,16 +203,17 @@ async def test_a_prompt_that_is_too_long_is_cut_or_refused() -> None:
         assert (end.reason, end.truncated, end.n_decoded) == ("limit", True, 2)
 
 
-async def test_the_queue_is_bounded() -> None:
-    async with running(EngineSettings(n_slots=1, slot_ctx=128, max_queue=2)) as (engine, backend):
+@pytest.mark.parametrize(("limit", "words"), [(1, "1 request is waiting"), (2, "2 requests are waiting")])
+async def test_the_queue_is_bounded(limit: int, words: str) -> None:
+    async with running(EngineSettings(n_slots=1, slot_ctx=128, max_queue=limit)) as (engine, backend):
         gate = Gate(backend)
-        streams = [engine.submit(request(engine, tokens(5, seed))) for seed in range(3)]
-        with pytest.raises(Unavailable) as caught:
+        streams = [engine.submit(request(engine, tokens(5, seed))) for seed in range(1 + limit)]
+        with pytest.raises(Unavailable, match=words) as caught:
             engine.submit(request(engine, tokens(5)))
         assert caught.value.retry_after == 1
         gate.open()
         await eventually(
-            lambda: engine.snapshot.requests_deferred == 2 or engine.snapshot.counters.requests_total == 3,
+            lambda: engine.snapshot.requests_deferred == limit or engine.snapshot.counters.requests_total == 1 + limit,
             "the engine to get there",
         )
         answers = [await collect(stream) for stream in streams]

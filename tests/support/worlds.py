@@ -6,10 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 from llamaserver_operator import kinds
+from llamaserver_operator.conditions import View
 from llamaserver_operator.config import Config
 from llamaserver_operator.kinds import Kind, kind_of
 from llamaserver_operator.observed import Observed
-from llamaserver_operator.plan import Plan
+from llamaserver_operator.parsing import parse
+from llamaserver_operator.plan import Plan, make_plan
 from llamaserver_operator.rollout import claims_named
 from llamaserver_operator.spec import Spec
 
@@ -127,3 +129,17 @@ def counts(replicas: int, updated: int | None = None, available: int | None = No
     return {
         "replicas": replicas, "updatedReplicas": updated, "readyReplicas": available, "availableReplicas": available,
     }  # fmt: skip
+
+
+def with_pod(raw: Manifest, one: Manifest, status: Manifest | None = None, **more: Any) -> tuple[Spec, Observed]:
+    """An object's spec, and its world with one pod; `status` is the object's own."""
+    spec = parse(raw)
+    plan = make_plan(spec, world(spec), CONFIG)
+    return spec, rolled_out(spec, plan, [one], counts(1, 1, 0), owner=owner(status=status or {}), **more)
+
+
+def told(raw: Manifest, one: Manifest, status: Manifest | None = None, **more: Any) -> tuple[str, str, str] | None:
+    """Condition, reason and message of the trouble of an object's only pod."""
+    spec, found = with_pod(raw, one, status, **more)
+    troubles = View(spec, found, ()).troubles
+    return (troubles[0].condition, troubles[0].reason, troubles[0].message) if troubles else None

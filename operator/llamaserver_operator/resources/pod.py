@@ -134,7 +134,6 @@ def _fetch(spec: Spec, files: ModelFiles, volumes: Volumes, owner: str, hf_endpo
     container: Manifest = {
         "name": names.FETCH_CONTAINER,
         "args": arguments,
-        "ports": [{"name": "fetch", "containerPort": names.MANAGEMENT_PORT, "protocol": "TCP"}],
         "securityContext": _CONTAINER_SECURITY,
         "volumeMounts": volumes.fetch,
         "resources": _fetch_resources(spec),

@@ -45,7 +45,7 @@ def network_policy(owner: Mapping[str, Any], spec: Spec, config: Config) -> Mani
         "podSelector": {"matchLabels": dict(config.operator_pod_labels)},
     }
     prometheus = {"namespaceSelector": {"matchLabels": dict(config.prometheus_namespace_labels)}}
-    # by number: the download's container names the port differently
+    # by number: the download's container gives the port no name
     monitors = {"ports": [{"port": names.MANAGEMENT_PORT, "protocol": "TCP"}], "from": [operator, prometheus]}
     return {
         "apiVersion": "networking.k8s.io/v1",

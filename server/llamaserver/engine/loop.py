@@ -170,7 +170,8 @@ class Engine:
         self._check_ready()
         limit = self.settings.max_queue
         if limit and len(self._streams) >= self.settings.n_slots + limit:
-            raise Unavailable(f"{limit} requests are waiting already", retry_after=1)
+            waiting = "1 request is" if limit == 1 else f"{limit} requests are"
+            raise Unavailable(f"{waiting} waiting already", retry_after=1)
         self._next_task += 1
         sequence = make_sequence(
             request, self._next_task, self.settings, self.info, self.vocab, scales=self.lora_scales

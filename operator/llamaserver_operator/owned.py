@@ -1,0 +1,87 @@
+"""Options of the server that are not the user's to give: which field, if any, sets each.
+
+A contract test holds the list against the server's own table of options, and the rules of the CRD against the list.
+"""
+
+_OPERATOR = "set by the operator"
+
+# Every long spelling.
+_FIELDS = {
+    "model.source": "--model",
+    "model.source.http": "--model-url",
+    "model.source.huggingFace": "--hf-repo --hf-file --hf-revision",
+    "model.credentialsSecretRef": "--hf-token",
+    "model.sha256": "--model-sha256",
+    "model.cache": "--models-dir --models-owner --models-use",
+    "model.alias": "--alias",
+    "loraAdapters": "--lora --lora-scaled",
+    "projector": "--mmproj",
+    "chatTemplate": "--chat-template --chat-template-file",
+    "systemPrompt": "--system-prompt-file",
+    "context.tokensPerSlot": "--ctx-size",
+    "context.slots": "--parallel",
+    "engine.batchTokens": "--batch-size",
+    "engine.microBatchTokens": "--ubatch-size",
+    "engine.selfExtend.factor": "--grp-attn-n",
+    "engine.selfExtend.width": "--grp-attn-w",
+    "engine.kvType.key": "--cache-type-k",
+    "engine.kvType.value": "--cache-type-v",
+    "engine.flashAttention": "--flash-attn",
+    "engine.ropeScaling.type": "--rope-scaling",
+    "engine.ropeScaling.frequencyBase": "--rope-freq-base",
+    "engine.ropeScaling.frequencyScale": "--rope-freq-scale --rope-scale",
+    "engine.ropeScaling.originalContext": "--yarn-orig-ctx",
+    "engine.embeddings": "--embedding --embeddings",
+    "engine.embeddings.pooling": "--pooling",
+    "engine.threads": "--threads",
+    "engine.gpuLayers": "--gpu-layers --n-gpu-layers",
+    "engine.mainGpu": "--main-gpu",
+    "engine.splitMode": "--split-mode",
+    "engine.tensorSplit": "--tensor-split",
+    "accelerator.onFallback": "--require-offload",
+    "serving.port": "--port",
+    "security.apiKeysSecretRef": "--api-key --api-key-file",
+    "security.tls": "--ssl-key-file --ssl-cert-file",
+    "serving.requestTimeoutSeconds": "--timeout",
+    "serving.maxQueue": "--max-queue",
+    "serving.slotsEndpoint": "--slots --no-slots --slots-endpoint-disable",
+    "kvCache.volume": "--slot-save-path --kv-store",
+    "kvCache.hostMemory": "--cache-ram",
+    "kvCache.persistence": "--kv-store-mode",
+    "kvCache.maxSize": "--kv-store-max-bytes",
+    "kvCache.ttlSeconds": "--kv-store-ttl",
+    "kvCache.minTokens": "--kv-store-min-tokens",
+    "rollout.drainTimeoutSeconds": "--drain-timeout",
+    _OPERATOR: (
+        "--cont-batching --no-cont-batching --host --management-host --management-port --drain-delay --save-timeout "
+        "--stay-on-load-error --log-disable --termination-log"
+    ),
+}
+# Variables that are not called as the option is. HF_TOKEN is free: downloads take it from podTemplate.env, too.
+_OTHERWISE = {
+    "--parallel": "LLAMA_ARG_N_PARALLEL",
+    "--batch-size": "LLAMA_ARG_BATCH",
+    "--ubatch-size": "LLAMA_ARG_UBATCH",
+    "--rope-scaling": "LLAMA_ARG_ROPE_SCALING_TYPE",
+    "--api-key": "LLAMA_API_KEY LLAMA_ARG_API_KEY",
+    "--slots": "LLAMA_ARG_ENDPOINT_SLOTS LLAMA_ARG_NO_ENDPOINT_SLOTS",
+    "--cont-batching": "LLAMA_ARG_CONT_BATCHING LLAMA_ARG_NO_CONT_BATCHING",
+}
+_WITHOUT_VARIABLE = {"--no-cont-batching", "--embedding", "--gpu-layers", "--no-slots", "--slots-endpoint-disable"}
+
+
+def _means(field: str) -> str:
+    return field if field == _OPERATOR else f"spec.{field}"
+
+
+def _variables(flag: str) -> str:
+    return _OTHERWISE.get(flag, f"LLAMA_ARG_{flag[2:].upper().replace('-', '_')}")
+
+
+ARGUMENTS = {flag: _means(field) for field, flags in _FIELDS.items() for flag in flags.split()}
+VARIABLES = {
+    variable: means
+    for flag, means in ARGUMENTS.items()
+    if flag not in _WITHOUT_VARIABLE
+    for variable in _variables(flag).split()
+}

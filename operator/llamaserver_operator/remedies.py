@@ -1,0 +1,239 @@
+"""What the object's fields have to do with a trouble of its pods, and what to change. Pure; one function a trouble."""
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from . import names
+from .files import model_files
+from .observed import Observed
+from .pods import Trouble, unscheduled
+from .rollout import claim_field
+from .running import server_of
+from .spec import Spec
+
+Manifest = Mapping[str, Any]
+_MIB = 2**20
+# While a claim is Pending, these events of it say that it only waits for its pod to be placed.
+_FOR_ITS_POD = ("WaitForFirstConsumer", "WaitForPodScheduled")
+_WHILE = {
+    "download": "while it downloaded", "load": "while it loaded the model", "warm-up": "while it warmed up",
+    "serving": "while it served", "draining": "while it ended",
+}  # fmt: skip
+_TLS_FILE = re.compile(rf"--ssl-(?:cert|key)-file {re.escape(names.TLS_DIR)}/")
+_VOLUMES = ("CreateContainerError", "FailedMount")
+_NO_RUNTIME = 'mkdir ""'  # a runtime without image volumes takes them for paths of the node
+_NO_KUBELET = "no volume plugin matched"
+_FULL_VOLUME = re.compile(r'EmptyDir volume "([^"]+)" exceeds')
+
+
+def explained(found: Trouble | None, pod: Manifest, spec: Spec, observed: Observed) -> Trouble | None:
+    """The trouble of a pod of the object, told with the fields that it comes from."""
+    if not pod["spec"].get("nodeName") and (found is None or found.condition == "Scheduled"):
+        return _pending_claim(pod, spec, observed) or found
+    if found is None:
+        return None
+    if found.reason in _VOLUMES:
+        return _image_volume(found, pod, spec, observed)
+    return _BY_REASON.get(found.reason, _files)(found, pod, observed)
+
+
+# ---- claims that get no volume
+
+
+def _pending_claim(pod: Manifest, spec: Spec, observed: Observed) -> Trouble | None:
+    """The claim that keeps a pod from being placed, in the words of who should have made its volume."""
+    said = unscheduled(pod).lower()
+    if said and "volume" not in said:
+        return None
+    for claim in observed.pending_claims:
+        name, uid = claim["metadata"]["name"], claim["metadata"]["uid"]
+        if text := _failure_of_claim(item for item in observed.warnings if item["involvedObject"].get("uid") == uid):
+            field = claim_field(spec, observed.owner["metadata"]["name"], name)
+            if field.endswith("claimTemplate") and "storageclass" in text.lower().replace(" ", ""):
+                field += ".storageClassName"
+            return Trouble("Scheduled", "ClaimPending", f"claim {name} is Pending: {text} ({field})")
+    return None
+
+
+def _failure_of_claim(events: Iterable[Manifest]) -> str:
+    """The last event of a claim, if it tells of a failure."""
+    telling = [item for item in events if _fails(item) or item.get("reason") in _FOR_ITS_POD]
+    last = max(telling, key=lambda item: (_time(item), _fails(item)), default=None)
+    return " ".join(str(last.get("message", "")).split())[-500:] if last and _fails(last) else ""
+
+
+def _fails(event: Manifest) -> bool:
+    return event.get("type") == "Warning" or event.get("reason") == "FailedBinding"
+
+
+def _time(event: Manifest) -> str:
+    return str(event.get("lastTimestamp") or event.get("eventTime") or "")
+
+
+# ---- memory
+
+
+def _memory(found: Trouble, pod: Manifest, observed: Observed) -> Trouble:
+    container = next(_killed(pod), None)
+    if container is None:
+        return found
+    name, noted = container["name"], _last_line(container)
+    limit = _resources(pod, name).get("limits", {}).get("memory")
+    cause = f"at its memory limit of {limit}" if limit else f"as node {pod['spec'].get('nodeName')} had no memory left"
+    during = _WHILE.get("download" if name == names.FETCH_CONTAINER else str(noted.get("phase")), "")
+    text = " ".join(filter(None, (f"container {name} was killed", cause, during)))
+    more = "raise spec.resources.limits.memory" if limit else "set spec.resources.requests.memory to what it needs"
+    if name != names.SERVER_CONTAINER:
+        return replace(found, message=f"{text}; {more}")
+    needs = [f"the model has {size}"] if (size := _size_of_model(pod, observed)) else []
+    if server := server_of(pod["spec"]):
+        needs.append(f"the context {server.slots} x {server.context // server.slots:,} tokens")
+    lower = "spec.context or spec.kvCache.hostMemory" if "--cache-ram" in _arguments(pod) else "spec.context"
+    about = f": {', '.join(needs)}" if needs else ""
+    return replace(found, message=f"{text}{about}; {more}, or lower {lower}")
+
+
+def _killed(pod: Manifest) -> Iterator[Manifest]:
+    status = pod.get("status", {})
+    for container in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
+        if _terminated(container).get("reason") == "OOMKilled" and not container.get("ready"):
+            yield container
+
+
+def _terminated(container: Manifest) -> Manifest:
+    last: Manifest = container.get("lastState", {}).get("terminated") or {}
+    return container.get("state", {}).get("terminated") or last
+
+
+def _last_line(container: Manifest) -> dict[str, Any]:
+    """What the server noted of itself while it ran."""
+    for line in str(_terminated(container).get("message", "")).splitlines():
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(value, dict) and "phase" in value:
+            return value
+    return {}
+
+
+# ---- storage of the node
+
+
+def _eviction(found: Trouble, pod: Manifest, observed: Observed) -> Trouble:
+    text = found.message
+    if full := _FULL_VOLUME.search(text):
+        fields = {"kv": "raise spec.kvCache.volume.emptyDir.sizeLimit, or lower spec.kvCache.maxSize"}
+        remedy = fields.get(full[1], "raise its sizeLimit in spec.podTemplate.volumes")
+    elif "ephemeral" in text:
+        remedy = _room(text, pod, observed)
+    elif "resource: memory" in text:
+        remedy = "set spec.resources.requests.memory to what the server needs, so that it gets a node with that much"
+    else:
+        return found
+    return replace(found, message=f"{text.rstrip('. ')}; {remedy}")
+
+
+def _room(text: str, pod: Manifest, observed: Observed) -> str:
+    """A model without a cache is the largest part of what a pod writes."""
+    limited = "limit" in text
+    change = "raise spec.resources.limits" if limited else "set spec.resources.requests"
+    change += ".ephemeral-storage" if limited else ".ephemeral-storage to what it needs"
+    volumes = {item["name"]: item for item in pod["spec"].get("volumes", ())}
+    if "emptyDir" not in volumes.get("models", {}):
+        return change
+    size = f" ({found})" if (found := _size_of_model(pod, observed)) else ""
+    return (
+        f"without spec.model.cache the model{size} lies on the pod's scratch volume: set spec.model.cache, or {change}"
+    )
+
+
+# ---- images as volumes
+
+
+def _image_volume(found: Trouble, pod: Manifest, spec: Spec, observed: Observed) -> Trouble:
+    """A node whose container runtime, or kubelet, knows no image volumes. Neither says so."""
+    if not mounts_images(pod) or not (_NO_RUNTIME in found.message or _NO_KUBELET in found.message):
+        return found
+    node = str(pod["spec"].get("nodeName"))
+    info = observed.node_infos.get(node, {})
+    if _NO_RUNTIME in found.message:
+        version, needed = info.get("containerRuntimeVersion", "").replace("://", " "), "containerd 2.1 or CRI-O 1.33"
+    else:
+        version, needed = f"kubelet {info.get('kubeletVersion', '')}", "Kubernetes 1.35"
+    fields = [f"{file.field}.image" for file in model_files(spec) if file.source.image] or ["spec.podTemplate.volumes"]
+    about = f" ({version})" if info else ""
+    text = f"node {node}{about} cannot mount image volumes ({', '.join(fields)}); {needed} or later is needed"
+    return Trouble(found.condition, "ImageVolumesUnsupported", text)
+
+
+def mounts_images(pod: Manifest) -> bool:
+    """Whether it depends on the node whether the pod can start."""
+    return any("image" in item for item in pod["spec"].get("volumes", ()))
+
+
+# ---- files that come from fields
+
+
+def _files(found: Trouble, pod: Manifest, observed: Observed) -> Trouble:
+    """The server knows files only: name the Secret, or the field, that they come from."""
+    text = found.message
+    secrets = {item["name"]: item["secret"] for item in pod["spec"].get("volumes", ()) if "secret" in item}
+    if "tls" in secrets and _TLS_FILE.search(text):
+        name = secrets["tls"].get("secretName", "")
+        text = f'Secret "{name}" (spec.security.tls): {_TLS_FILE.sub("", text)}'
+    if "api-keys" in secrets:
+        name = secrets["api-keys"].get("secretName", "")
+        place = f'Secret "{name}" (spec.security.apiKeysSecretRef)'
+        text = text.replace(f"--api-key-file {names.API_KEYS_DIR}", place)
+    text = text.replace(f"--chat-template-file {names.CONFIG_DIR}/chat-template", "spec.chatTemplate")
+    text = text.replace(f"--system-prompt-file {names.CONFIG_DIR}/system-prompt", "spec.systemPrompt")
+    return replace(found, message=text)
+
+
+_BY_REASON: dict[str, Callable[[Trouble, Manifest, Observed], Trouble]] = {
+    "OOMKilled": _memory,
+    "Evicted": _eviction,
+}
+
+
+# ---- pods that cannot be created
+
+
+def quota(message: str, observed: Observed) -> str:
+    """What the API server says about a pod that it refuses; with a remedy when a quota holds up a rollout."""
+    if "exceeded quota" not in message:
+        return message
+    update = (observed.deployment or {}).get("spec", {}).get("strategy", {}).get("rollingUpdate", {})
+    if update.get("maxSurge") and observed.pods:
+        remedy = "the quota has no room for one pod more while the old one serves: raise it, or set "
+        return f"{message}; {remedy}spec.rollout.strategy: Replace"
+    return f"{message}; raise the quota, or lower spec.resources or spec.replicas"
+
+
+# ---- what they share
+
+
+def _resources(pod: Manifest, container: str) -> Manifest:
+    both = [*pod["spec"].get("initContainers", ()), *pod["spec"].get("containers", ())]
+    found = (item.get("resources", {}) for item in both if item["name"] == container)
+    return next(found, {})
+
+
+def _arguments(pod: Manifest) -> list[str]:
+    containers = pod["spec"].get("containers", ())
+    return next((item.get("args", []) for item in containers if item["name"] == names.SERVER_CONTAINER), [])
+
+
+def _size_of_model(pod: Manifest, observed: Observed) -> str:
+    """As the server noted it when it began to load; as the object's status has it; empty when nobody knows."""
+    status, known = observed.owner.get("status", {}), observed.owner.get("status", {}).get("model", {})
+    noted = (_last_line(item).get("model_bytes") for item in pod.get("status", {}).get("containerStatuses", ()))
+    same = any(known.get("file") and word.endswith(f"/{known['file']}") for word in _arguments(pod))
+    sizes = (*noted, known.get("sizeBytes") if same else 0, status.get("download", {}).get("totalBytes"))
+    size = next((size for size in sizes if isinstance(size, int) and size > 0), 0)
+    return f"{math.ceil(size / _MIB)} MiB" if size else ""
