@@ -70,7 +70,7 @@ CASES = {
         {"resources": {"requests": None, "limits": {"memory": "24Mi"}}},
         "Progressing",
         "OOMKilled",
-        ("spec.resources.limits.memory",),
+        ("memory limit of 24Mi", "raise spec.resources.limits.memory"),
     ),
     "no-such-key": Case(
         {
@@ -86,7 +86,7 @@ CASES = {
         {"security": {"tls": {"secretName": "has-one-key"}}},
         "Progressing",
         "BadArguments",
-        ("/etc/llamaserver/tls/tls.crt", "No such file"),
+        ('Secret "has-one-key" (spec.security.tls): tls.crt: No such file',),
     ),
     "refused": Case(
         {"podTemplate": {"labels": {"team": "no label at all"}}},
@@ -228,7 +228,7 @@ def test_old_pods_serve_while_a_rollout_fails_or_a_spec_is_refused(llama: Llama)
     with unchecked_arguments(llama):
         llama.apply(engine={"extraArgs": ["--port=1"]})
         message = llama.until_condition("Accepted", "False", "InvalidSpec")
-        assert "spec.engine.extraArgs: --port belongs to" in message
+        assert "spec.engine.extraArgs: --port is spec.serving.port" in message
         assert llama.condition("Ready") == ("False", "InvalidSpec", message)
         assert llama.pod_uids == {uid}
         assert llama.complete()["tokens_predicted"]

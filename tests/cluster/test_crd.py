@@ -160,7 +160,12 @@ def test_what_a_rule_refuses(api, sample, fragment):
 def test_every_rule_and_pattern_has_samples():
     told = {sample["message"] for sample in SAMPLES}
     nodes = list(schema_nodes(crd()["spec"]["versions"][0]["schema"]))
-    rules = {rule["message"] for node in nodes for rule in node.get("x-kubernetes-validations", [])}
+    rules = {
+        rule["message"]
+        for node in nodes
+        for rule in node.get("x-kubernetes-validations", [])
+        if "messageExpression" not in rule  # test_messages.py has what these say
+    }
     patterns = {f"should match '{node['pattern']}'" for node in nodes if isinstance(node.get("pattern"), str)}
     assert len(rules) > 15
     assert len(patterns) > 10
