@@ -1,27 +1,22 @@
 """The SHA-256 of a model, kept beside it, so that a start does not read 100 GB only to know it.
 
-`FILE.sha256` is JSON: {sha256, size, mtime_ns}. It counts only while size and time are still the file's.
+`FILE.sha256` is JSON: {sha256, size, mtime_ns}.
 """
 
 import hashlib
-import json
 import logging
 import os
-import uuid
 from pathlib import Path
 
+from . import sidecar
+
 _log = logging.getLogger(__name__)
+_ENDING = ".sha256"
 
 
 def recorded(path: Path) -> str:
     """The digest that was kept for the file as it is now; "" when there is none."""
-    try:
-        kept = json.loads(_sidecar(path).read_bytes())
-        status = path.stat()
-        fits = (kept["size"], kept["mtime_ns"]) == (status.st_size, status.st_mtime_ns)
-        return str(kept["sha256"]) if fits else ""
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
+    return str(sidecar.read(path, _ENDING).get("sha256", ""))
 
 
 def sha256(path: Path) -> str:
@@ -45,14 +40,4 @@ def compute(path: Path) -> str:
 
 def record(path: Path, status: os.stat_result, digest: str) -> None:
     """Keep the digest of a file that has, or is about to take, the name `path`; `status` is that file's."""
-    kept = {"sha256": digest, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
-    fresh = path.with_name(f".{uuid.uuid4().hex}.sha256")
-    try:
-        fresh.write_text(json.dumps(kept))
-        fresh.replace(_sidecar(path))
-    finally:
-        fresh.unlink(missing_ok=True)
-
-
-def _sidecar(path: Path) -> Path:
-    return path.with_name(path.name + ".sha256")
+    sidecar.write(path, _ENDING, status, {"sha256": digest})

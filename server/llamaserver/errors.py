@@ -91,11 +91,18 @@ class ConfigError(Exception):
 
 
 class ModelLoadError(Exception):
-    """The model, an adapter or the projector cannot be loaded."""
+    """The model, an adapter or the projector cannot be loaded; `file` names the one whose bytes may be the cause."""
+
+    def __init__(self, message: str, file: str = "") -> None:
+        super().__init__(message)
+        self.file = file
 
 
 class DownloadError(ModelLoadError):
-    """A download failed: ModelNotFound, Unauthorized, ChecksumMismatch, DiskFull, DownloadFailed or BadSpec."""
+    """A download failed.
+
+    `reason` is ModelNotFound, Unauthorized, NotGGUF, ChecksumMismatch, DiskFull, DownloadFailed or BadSpec.
+    """
 
     def __init__(self, message: str, reason: str = "DownloadFailed") -> None:
         super().__init__(message)

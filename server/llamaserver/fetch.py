@@ -18,7 +18,7 @@ from typing import NoReturn
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
-from . import download, logs, model_cache, termination
+from . import download, http_client, logs, model_cache, termination, transfer
 from .config import Config
 from .errors import ConfigError, DownloadError
 from .fetch_spec import Wanted, wanted
@@ -81,20 +81,24 @@ async def fetch_all(files: Sequence[Wanted], folder: Path, progress: Progress) -
     """One file after the other."""
     progress.sizes = {file.path: 0 for file in files}
     if len(files) > 1:  # a single one tells its size itself
-        async with download.session() as client:
+        async with http_client.session() as client:
             for file in files:
                 if not (folder / file.path).exists():
-                    progress.sizes[file.path] = await download.size(client, file.source)
+                    progress.sizes[file.path] = await transfer.size(client, file.source)
     for file in files:
         progress.file = file.path
 
         def received(have: int, total: int, path: str = file.path) -> None:
             progress.have[path], progress.sizes[path] = have, total
+            progress.error = ""
 
         def waits(waiting: bool) -> None:
             progress.waiting = waiting
 
-        target = await download.fetch(file.source, folder / file.path, received, waits, replace=True)
+        def fails(why: str) -> None:
+            progress.error = why
+
+        target = await download.fetch(file.source, folder / file.path, received, waits, fails, replace=True)
         received(target.stat().st_size, target.stat().st_size)
 
 
@@ -170,7 +174,7 @@ def _name(claim: model_cache.Claim) -> None:
         claim.name()
         claim.use()
     except OSError as error:
-        raise download.cannot_write(claim.folder, error) from error
+        raise transfer.cannot_write(claim.folder, error) from error
 
 
 def _make_room(claim: model_cache.Claim) -> bool:

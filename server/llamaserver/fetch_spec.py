@@ -3,17 +3,18 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
 from . import huggingface
-from .download import Source, bearer, shard_urls, shards
 from .errors import DownloadError
+from .source import Source, bearer, shard_urls, shards, shown
 
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
 _SHA256 = re.compile(r"(?i)[0-9a-f]{64}")
+_TOKEN = "BEARER_TOKEN"  # noqa: S105  a variable's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +42,11 @@ def wanted(text: str, environ: Mapping[str, str]) -> list[Wanted]:
     sources = _sources(spec, environ)
     paths = [str(path.with_name(name)) for name in shards(path.name)]
     if len(paths) != len(sources):
-        raise _bad(f"{path.name} must be named like {sources[0].url}: the parts of a split model tell their number")
+        like = shown(sources[0].url)
+        raise _bad(f"{path.name} must be named like {like}: the parts of a split model tell their number")
     hashes = [sha256, *[""] * (len(sources) - 1)]
     return [
-        Wanted(Source(source.url, digest, source.headers), place)
+        Wanted(replace(source, sha256=digest), place)
         for source, digest, place in zip(sources, hashes, paths, strict=True)
     ]
 
@@ -55,9 +57,9 @@ def _sources(spec: dict[str, Any], environ: Mapping[str, str]) -> list[Source]:
     if "http" in spec:
         url = _text(_object(spec["http"], "http", {"url"}), "url")
         if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-            raise _bad(f"http.url must begin with http:// or https://, not be {url!r}")
-        headers = bearer(environ.get("BEARER_TOKEN", ""))
-        return [Source(part, headers=headers) for part in shard_urls(url)]
+            raise _bad(f"http.url must begin with http:// or https://, not be {shown(url)!r}")
+        headers = bearer(url, environ.get(_TOKEN, ""))
+        return [Source(part, headers=headers, token_name=_TOKEN) for part in shard_urls(url)]
     hub = _object(spec["huggingFace"], "huggingFace", {"repo", "revision", "file"})
     repo, file, revision = _text(hub, "repo"), _text(hub, "file"), _text(hub, "revision", "main")
     if not _REPO.fullmatch(repo):

@@ -10,21 +10,23 @@ from urllib.parse import quote
 
 import aiohttp
 
-from .download import Source, bearer, check_status, retried, session
 from .errors import DownloadError, ModelLoadError
+from .http_client import check_status, retried, session
+from .source import Source, bearer, shown
+
+_TOKEN = "HF_TOKEN"  # noqa: S105  a variable's name
 
 
 def source(repo: str, file: str, revision: str, environ: Mapping[str, str]) -> Source:
     """The file of a repository, through HF_ENDPOINT and with HF_TOKEN where they are set."""
-    url = f"{_endpoint(environ)}/{quote(repo)}/resolve/{quote(revision, safe='')}/{quote(file)}"
-    return Source(url, headers=_authorization(environ))
+    return _source(f"{quote(repo)}/resolve/{quote(revision, safe='')}/{quote(file)}", repo, environ)
 
 
 async def choose_file(repo: str, quant: str, revision: str, environ: Mapping[str, str]) -> str:
     """The GGUF file of a repository for a quantization such as Q4_K_M ("" takes Q4_K_M, else the first)."""
-    url = f"{_endpoint(environ)}/api/models/{quote(repo)}/revision/{quote(revision, safe='')}"
+    listed = _source(f"api/models/{quote(repo)}/revision/{quote(revision, safe='')}", repo, environ)
     async with session() as client:
-        listing = await retried(repo, lambda: _listing(client, url, _authorization(environ)))
+        listing = await retried(listed.url, lambda: _listing(client, listed))
     names = sorted(str(item.get("rfilename", "")) for item in listing.get("siblings", []))
     models = [name for name in names if name.endswith(".gguf") and "mmproj" not in name]
     # whole words: F16 must not find BF16, nor Q4_K a file of Q4_K_M
@@ -36,21 +38,19 @@ async def choose_file(repo: str, quant: str, revision: str, environ: Mapping[str
     return found[0]
 
 
-def _endpoint(environ: Mapping[str, str]) -> str:
-    return (environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+def _source(path: str, repo: str, environ: Mapping[str, str]) -> Source:
+    endpoint = (environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+    headers = bearer(endpoint, environ.get(_TOKEN, ""))
+    return Source(f"{endpoint}/{path}", headers=headers, token_name=_TOKEN, page=shown(f"{endpoint}/{repo}"))
 
 
-def _authorization(environ: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    return bearer(environ.get("HF_TOKEN", ""))
-
-
-async def _listing(client: aiohttp.ClientSession, url: str, headers: tuple[tuple[str, str], ...]) -> dict[str, Any]:
-    async with client.get(url, headers=headers) as response:
-        check_status(response, url)
+async def _listing(client: aiohttp.ClientSession, source: Source) -> dict[str, Any]:
+    async with client.get(source.url, headers=dict(source.headers)) as response:
+        check_status(response, source)
         try:
             listing = await response.json(content_type=None)
         except ValueError as error:
-            raise ModelLoadError(f"{url} did not answer with JSON") from error
+            raise ModelLoadError(f"{shown(source.url)} did not answer with JSON") from error
     if not isinstance(listing, dict):
-        raise ModelLoadError(f"{url} did not answer with a repository")
+        raise ModelLoadError(f"{shown(source.url)} did not answer with a repository")
     return listing

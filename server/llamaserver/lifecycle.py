@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from . import digest, download, huggingface, kv, model_cache, termination, tls
+from . import digest, download, huggingface, kv, model_cache, origin, termination, tls
 from .api.app import build_app, build_context, build_management_app
 from .api.context import Context, Download
 from .api.system import load_system_prompt
@@ -29,6 +29,7 @@ from .engine.loop import Engine
 from .engine.settings import EngineSettings
 from .engine.snapshot import Snapshot
 from .errors import ConfigError, ModelLoadError, Unavailable
+from .source import Source, file_name
 from .threads import default_threads
 
 if TYPE_CHECKING:
@@ -197,7 +198,7 @@ class Server:
         if config.model_url or config.hf_repo:
             self._model = await self._download()
         self._engine.start()
-        await self._engine.loaded()
+        await self._loaded()
         info = self._engine.info
         self._context.model_sha256 = await asyncio.to_thread(digest.recorded, Path(info.path))
         if config.system_prompt_file:
@@ -211,6 +212,15 @@ class Server:
         if config.require_offload and not info.layers_offloaded:
             _log.error("--require-offload: no layer is on a GPU; staying unready")
 
+    async def _loaded(self) -> None:
+        """Wait for the model. Of files from the cache it is kept whether they can be loaded: downloads read that."""
+        try:
+            await self._engine.loaded()
+        except ModelLoadError as error:
+            raise await asyncio.to_thread(origin.blamed, error) from error
+        files = (str(self._model), self._config.mmproj, *(path for path, _ in self._config.lora))
+        await asyncio.to_thread(origin.praise, [Path(file) for file in files if file])
+
     async def _download(self) -> Path:
         config = self._config
         if config.hf_repo:
@@ -220,10 +230,10 @@ class Server:
             source = huggingface.source(repo, file, config.hf_revision, environ)
             folder = config.models_dir / repo / config.hf_revision  # files of one name are not one file
         else:
-            source = download.Source(config.model_url)
+            source = Source(config.model_url)
             folder = config.models_dir
         source = replace(source, sha256=config.model_sha256)
-        target = Path(config.model) if config.model else folder / download.file_name(source.url)
+        target = Path(config.model) if config.model else folder / file_name(source.url)
         self._context.download = Download(target.name)
         try:
             return await download.fetch_model(source, target, self._on_download)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import llamaserver
 import pytest
-from llamaserver import download, termination
+from llamaserver import http_client, termination
 from llamaserver_operator import pods
 
 from tests.support.worlds import pod
@@ -16,7 +16,7 @@ MODULES = sorted(Path(llamaserver.__file__).parent.glob("*.py"))
 
 def written() -> set[str]:
     """Reasons in the server's code: what DownloadError and termination.write are given."""
-    found = set(download._REASONS.values()) | {"DownloadFailed"}  # the default of DownloadError
+    found = set(http_client._REASONS.values()) | {"DownloadFailed"}  # the default of DownloadError
     for module in MODULES:
         tree = ast.parse(module.read_text())
         local = {

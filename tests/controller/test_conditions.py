@@ -183,6 +183,12 @@ def test_model_available(name: str):
     assert words in found.message
 
 
+def test_a_download_that_fails_before_its_size_is_known_tells_why():
+    told = report("downloading", download={}, error="http://h/m.gguf: the server answered 500, attempt 3 of 6")
+    found = situation(PLAIN, [STARTING], counts(1, 1, 0), reports={"new-0": told})["ModelAvailable"]
+    assert (found.reason, found.message) == ("Downloading", told["error"])
+
+
 def test_reports_of_old_pods_do_not_count():
     found = situation(PLAIN, [*OLD, STARTING], counts(3, 1, 2), reports={"old-0": report("ready")})
     assert found["ModelAvailable"].reason == "Pending"

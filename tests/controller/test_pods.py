@@ -186,6 +186,48 @@ def test_what_is_told_of_a_pod(name: str):
     assert "\n" not in found.message
 
 
+def failed(reason: str, **download: Any) -> Manifest:
+    """A pod one of whose containers has ended for this reason; `download` is what the spec says of the other."""
+    name = "server" if reason == "ModelLoadFailed" else "fetch"
+    status = {**server({"waiting": CRASH_LOOP}), "name": name, "lastState": ended(1, message=last_word(reason))}
+    made = pod(**{"containerStatuses" if name == "server" else "initContainerStatuses": [status]})
+    made["spec"]["initContainers"] = [{"name": "fetch", **download}]
+    return made
+
+
+SOURCES = [{"configMapRef": {"name": "other"}}, {"secretRef": {"name": "tok"}}]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            failed("Unauthorized"),
+            "why; spec.model.credentialsSecretRef can name a Secret with the key HF_TOKEN or BEARER_TOKEN",
+        ),
+        (
+            failed("Unauthorized", envFrom=SOURCES),
+            'why; tokens are the keys HF_TOKEN and BEARER_TOKEN of Secret "tok" (spec.model.credentialsSecretRef)',
+        ),
+        (failed("ModelLoadFailed"), "why; each new pod begins with the download"),
+        (failed("NotGGUF", envFrom=SOURCES), "why"),
+    ],
+    ids=["no-secret", "secret", "load", "other"],
+)
+def test_a_failed_download_tells_where_the_object_can_be_changed(given: Manifest, message: str):
+    found = trouble(given)
+    assert found
+    assert found.message == message
+
+
+def test_a_model_that_is_not_downloaded_gets_no_such_advice():
+    without = failed("ModelLoadFailed")
+    del without["spec"]["initContainers"]
+    found = trouble(without)
+    assert found
+    assert found.message == "why"
+
+
 def event(reason: str, message: str, at: str = "2026-01-01T00:00:00Z", name: str = "new-0") -> Manifest:
     about = {"kind": "Pod", "name": name, "uid": f"uid-of-{name}"}
     return {"type": "Warning", "reason": reason, "message": message, "lastTimestamp": at, "involvedObject": about}

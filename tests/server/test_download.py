@@ -10,12 +10,16 @@ from dataclasses import dataclass, field
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from llamaserver import digest, download, fetch_lock
-from llamaserver.download import Source, fetch, fetch_model, file_name, shard_urls
+from llamaserver import digest, fetch_lock, http_client
+from llamaserver.download import fetch, fetch_model
 from llamaserver.errors import DownloadError, ModelLoadError
+from llamaserver.source import Source, file_name, shard_urls
+from llamaserver.transfer import Transfer
 
-DATA = bytes(range(256)) * 12_000  # 3 MB: several chunks
-OTHER = bytes(reversed(DATA))
+from tests.support.gguf_bytes import whole
+
+DATA = whole(bytes(range(256)) * 12_000)  # 3 MB: several chunks
+OTHER = whole(bytes(reversed(DATA))[: len(DATA) - 64])  # of the same size
 
 
 @dataclass
@@ -76,7 +80,7 @@ class Mirror:
 
 @pytest.fixture
 async def mirror(monkeypatch):
-    monkeypatch.setattr(download, "_FIRST_DELAY", 0.0)
+    monkeypatch.setattr(http_client, "_FIRST_DELAY", 0.0)
     mirror = Mirror()
     app = web.Application()
     app.router.add_get("/{path:.*}", mirror.answer)
@@ -107,7 +111,7 @@ async def test_a_file_is_fetched_with_progress_and_leaves_its_digest_beside_it(m
     seen = []
     assert await fetch(Source(mirror.url), target, lambda *step: seen.append(step)) == target
     assert target.read_bytes() == DATA
-    assert left(target) == ["model.gguf", "model.gguf.sha256"]
+    assert left(target) == ["model.gguf", "model.gguf.origin", "model.gguf.sha256"]
     assert seen[-1] == (len(DATA), len(DATA))
     assert [have for have, _ in seen] == sorted({have for have, _ in seen})
     assert {total for _, total in seen} == {len(DATA)}
@@ -116,7 +120,7 @@ async def test_a_file_is_fetched_with_progress_and_leaves_its_digest_beside_it(m
 
 async def test_what_is_there_is_not_fetched_again(mirror, target):
     target.parent.mkdir()
-    target.write_bytes(b"mine")
+    target.write_bytes(whole(b"mine"))
     assert await fetch(Source(mirror.url), target, ignore) == target
     assert mirror.requests == []
 
@@ -139,7 +143,7 @@ async def test_a_later_start_goes_on_too(mirror, target):
     await fetch(Source(mirror.url), target, mirror.progress)
     assert mirror.ranges_asked()[-1] == "bytes=1000000-"
     assert target.read_bytes() == DATA
-    assert left(target) == ["model.gguf", "model.gguf.sha256"]
+    assert left(target) == ["model.gguf", "model.gguf.origin", "model.gguf.sha256"]
 
 
 async def test_a_file_that_changed_in_between_is_fetched_anew(mirror, target):
@@ -155,13 +159,15 @@ async def test_a_file_that_changed_in_between_is_fetched_anew(mirror, target):
 async def test_a_file_that_shrank_is_fetched_anew(mirror, target):
     """A server that takes If-Range for granted: 416 for what lies beyond the new end."""
 
+    short = whole(b"x" * 900_000)
+
     def shrink(mirror):
-        mirror.data = OTHER[:900_000]
+        mirror.data = short
 
     mirror.plan = [1_000_000, shrink]
     await fetch(Source(mirror.url), target, mirror.progress)
     assert mirror.ranges_asked() == ["", "bytes=1000000-", ""]
-    assert target.read_bytes() == OTHER[:900_000]
+    assert target.read_bytes() == short
 
 
 async def test_a_part_that_is_whole_already_is_only_moved(mirror, target):
@@ -170,7 +176,7 @@ async def test_a_part_that_is_whole_already_is_only_moved(mirror, target):
     (target.parent / "model.gguf.part.etag").write_text('"one"')
     await fetch(Source(mirror.url, sha(DATA)), target, ignore)
     assert mirror.ranges_asked() == [f"bytes={len(DATA)}-"]
-    assert left(target) == ["model.gguf", "model.gguf.sha256"]
+    assert left(target) == ["model.gguf", "model.gguf.origin", "model.gguf.sha256"]
 
 
 async def test_a_part_without_its_tag_is_not_trusted(mirror, target):
@@ -260,13 +266,13 @@ async def test_lasting_errors_are_told_at_once(mirror, target, status, text, rea
 
 @pytest.mark.parametrize("url", ["http://", "ftp://there/m.gguf", "not a url/m.gguf"])
 async def test_an_address_that_is_none(url, target, monkeypatch):
-    monkeypatch.setattr(download, "_FIRST_DELAY", 0.0)
+    monkeypatch.setattr(http_client, "_FIRST_DELAY", 0.0)
     with pytest.raises(ModelLoadError, match="cannot download"):
         await fetch(Source(url), target, ignore)
 
 
 async def test_nobody_listens(target, monkeypatch, unused_tcp_port):
-    monkeypatch.setattr(download, "_FIRST_DELAY", 0.0)
+    monkeypatch.setattr(http_client, "_FIRST_DELAY", 0.0)
     with pytest.raises(ModelLoadError, match="cannot download"):
         await fetch(Source(f"http://127.0.0.1:{unused_tcp_port}/m.gguf"), target, ignore)
 
@@ -387,10 +393,10 @@ async def test_no_space_is_told_before_anything_is_written(mirror, target, monke
 
 
 async def test_a_disk_that_fills_up(mirror, target, monkeypatch):
-    def full(part, *_):
+    def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(download, "_finish", full)
+    monkeypatch.setattr(Transfer, "_finish", full)
     with pytest.raises(DownloadError, match=r"cannot write .*model\.gguf: No space left on device") as failed:
         await fetch(Source(mirror.url), target, ignore)
     assert failed.value.reason == "DiskFull"
@@ -418,7 +424,7 @@ async def test_all_shards_of_a_split_model(mirror, target):
     first = await fetch_model(Source(url, headers=(("X-Mine", "1"),)), target, ignore)
     names = [f"big-0000{n}-of-00003.gguf" for n in (1, 2, 3)]
     assert first == target.parent / names[0]
-    assert left(target) == sorted([*names, *(f"{name}.sha256" for name in names)])
+    assert left(target) == sorted(f"{name}{end}" for name in names for end in ("", ".origin", ".sha256"))
     assert [request.path.rsplit("/", 1)[1] for request in mirror.requests] == names
     assert {request.headers["X-Mine"] for request in mirror.requests} == {"1"}
 

@@ -11,24 +11,26 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from llamaserver import download, fetch, model_cache
+from llamaserver import fetch, http_client, model_cache, transfer
 from llamaserver.digest import recorded
 from llamaserver.errors import DownloadError
 from llamaserver.fetch_spec import wanted
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.gguf_bytes import Tensor, header, whole
 from tests.support.mirror import Mirror
 from tests.support.polling import until
 from tests.support.server import free_port
 
 KEY = "hf-9f2c1a7b3d"
+ENDINGS = ("", ".origin", ".sha256")  # of what lies there after a download
 
 
 @pytest.fixture
 def data(tmp_path):
     """3 MB that stand for a model."""
     path = tmp_path / "source.bin"
-    path.write_bytes(bytes(range(256)) * 12_000)
+    path.write_bytes(whole(bytes(range(256)) * 12_000))
     return path
 
 
@@ -133,8 +135,8 @@ def test_files_land_where_the_operator_says_with_their_owner(start, folder, mirr
     assert everything(folder) == sorted(
         [
             f".users/{owner}.{host}",
-            f"{KEY}/.owners/{owner}", f"{KEY}/model-Q4_1.gguf", f"{KEY}/model-Q4_1.gguf.sha256",
-            f"http-1/.owners/{owner}", "http-1/model.gguf", "http-1/model.gguf.sha256",
+            f"{KEY}/.owners/{owner}", *(f"{KEY}/model-Q4_1.gguf{end}" for end in ENDINGS),
+            f"http-1/.owners/{owner}", *(f"http-1/model.gguf{end}" for end in ENDINGS),
         ]
     )  # fmt: skip
     assert json.loads((folder / ".users" / f"{owner}.{host}").read_text()) == [KEY, "http-1"]
@@ -173,10 +175,11 @@ def test_the_management_port_tells_the_progress(start, folder, held):
 
 def test_the_progress_is_that_of_all_files(start, folder, held):
     (folder / "a").mkdir(parents=True)
-    (folder / "a/first.gguf").write_bytes(b"12345")
+    (folder / "a/first.gguf").write_bytes(whole(b"12345"))
+    small = len(whole(b"12345"))
     running = start(http(held, "a/first.gguf"), http(held, "b/second.gguf"))
-    until(lambda: running.status().get("download", {}).get("bytes") == 5 + (1 << 20), "a MiB of the second")
-    expected = {"file": "b/second.gguf", "bytes": 5 + (1 << 20), "total_bytes": 5 + len(held.data)}
+    until(lambda: running.status().get("download", {}).get("bytes") == small + (1 << 20), "a MiB of the second")
+    expected = {"file": "b/second.gguf", "bytes": small + (1 << 20), "total_bytes": small + len(held.data)}
     assert running.status()["download"] == expected
 
 
@@ -191,7 +194,7 @@ def test_of_two_that_start_together_one_downloads(start, folder, held):
     held.release()
     assert [one.ends() for one in both] == [0, 0]
     assert transfers(held) == [""]
-    assert everything(folder) == ["http-1/model.gguf", "http-1/model.gguf.sha256"]
+    assert everything(folder) == [f"http-1/model.gguf{end}" for end in ENDINGS]
 
 
 def test_after_the_holder_is_killed_the_other_goes_on(start, folder, held):
@@ -208,7 +211,7 @@ def test_after_the_holder_is_killed_the_other_goes_on(start, folder, held):
     assert second.ends() == 0
     assert transfers(held) == ["", f"bytes={have}-"]
     assert (folder / "http-1/model.gguf").read_bytes() == held.data
-    assert everything(folder) == ["http-1/model.gguf", "http-1/model.gguf.sha256"]
+    assert everything(folder) == [f"http-1/model.gguf{end}" for end in ENDINGS]
 
 
 @pytest.mark.parametrize(("sig", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -263,7 +266,8 @@ def test_a_disk_that_fills_up_tells_its_reason(start, folder, tmp_path):
     """A file whose size nobody tells, on a disk that has little more free than is kept free."""
     big = tmp_path / "big"
     with big.open("wb") as file:
-        file.truncate(80 << 20)
+        file.write(header([Tensor((80 << 20,))]))
+        file.truncate(100 << 20)
     folder.mkdir()
     mount = f"mount -t tmpfs -o size=70m none {shlex.quote(str(folder))}"
     private = ("unshare", "--mount", *(("--map-root-user",) if os.geteuid() else ()))
@@ -284,10 +288,10 @@ async def test_a_full_disk_is_freed_of_what_the_owner_no_longer_uses(folder, mir
     (folder / "hf-former" / "model.gguf").write_bytes(b"former")
     past = (folder / "hf-former").stat().st_mtime - idle
     os.utime(folder / "hf-former" / ".owners" / model_cache.escaped("a/b"), (past, past))
-    real = download.shutil.disk_usage(folder)
+    real = transfer.shutil.disk_usage(folder)
     full = real._replace(free=1 << 20)
     monkeypatch.setattr(
-        download.shutil, "disk_usage", lambda _: full if (folder / "hf-former" / "model.gguf").exists() else real
+        transfer.shutil, "disk_usage", lambda _: full if (folder / "hf-former" / "model.gguf").exists() else real
     )
     args = fetch.parse(["--models-dir", str(folder), "--owner", "a/b", "--file", json.dumps(http(mirror))], {})
     if fits:
@@ -314,7 +318,7 @@ def test_a_folder_that_cannot_be_written_tells_its_reason(start, folder, mirror)
 
 
 async def test_a_server_that_stays_unreachable_is_a_failed_download(tmp_path, monkeypatch, unused_tcp_port):
-    monkeypatch.setattr(download, "_FIRST_DELAY", 0.0)
+    monkeypatch.setattr(http_client, "_FIRST_DELAY", 0.0)
     files = wanted(json.dumps({"path": "k/m", "http": {"url": f"http://127.0.0.1:{unused_tcp_port}/m"}}), {})
     with pytest.raises(DownloadError) as failed:
         await fetch.fetch_all(files, tmp_path, fetch.Progress())

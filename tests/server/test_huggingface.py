@@ -3,8 +3,10 @@
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from llamaserver import download, huggingface
+from llamaserver import download, http_client, huggingface
 from llamaserver.errors import ModelLoadError
+
+from tests.support.gguf_bytes import whole
 
 FILES = [
     "README.md",
@@ -37,7 +39,7 @@ class Hub:
         self.seen.append((request.raw_path, request.headers.get("Authorization")))
         if self.elsewhere:
             raise web.HTTPFound(self.elsewhere)
-        return web.Response(body=b"GGUF")
+        return web.Response(body=whole(b"model"))
 
 
 def application(hub):
@@ -49,7 +51,7 @@ def application(hub):
 
 @pytest.fixture
 async def hub(monkeypatch):
-    monkeypatch.setattr(download, "_FIRST_DELAY", 0.0)
+    monkeypatch.setattr(http_client, "_FIRST_DELAY", 0.0)
     hub = Hub()
     async with TestServer(application(hub)) as server:
         hub.environ = {"HF_ENDPOINT": str(server.make_url("/")), "HF_TOKEN": "hf_secret"}
@@ -98,7 +100,8 @@ async def test_the_listing_is_tried_again(hub):
 
 async def test_a_hub_that_is_down_is_a_clear_error(hub):
     hub.failures = 100
-    with pytest.raises(ModelLoadError, match="cannot download who/what: the server answered 503"):
+    told = "/api/models/who/what/revision/main: the server answered 503 Service Unavailable, 6 times"
+    with pytest.raises(ModelLoadError, match=f"cannot download http://[^ ]*{told}"):
         await huggingface.choose_file("who/what", "", "main", hub.environ)
 
 

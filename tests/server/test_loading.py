@@ -91,7 +91,7 @@ def test_the_ports_answer_before_the_model_is_there(held, tmp_path):
         assert (state["model"]["sha256"], state["model"]["quantization"]) == (held.sha256, "Q4_1")
         assert client.get("/health") == {"status": "ok", "slots_idle": 1, "slots_processing": 0}
         assert client.complete("The capital of France is")["content"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.gguf", "model.gguf.sha256"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.gguf", "model.gguf.origin", "model.gguf.sha256"]
     assert hashlib.sha256((tmp_path / "model.gguf").read_bytes()).hexdigest() == held.sha256
 
     before = len(held.requests)

@@ -123,7 +123,8 @@ class LlamaBackend(LlamaMemory):
             lib.llama_numa_init(_NUMA[options.numa])
         self._model = _load_model(options, progress, log)
         if lib.llama_model_has_encoder(self._model) and lib.llama_model_has_decoder(self._model):
-            raise ModelLoadError(f"cannot serve {options.model}: models with encoder and decoder are not supported")
+            text = f"cannot serve {options.model}: models with encoder and decoder are not supported"
+            raise ModelLoadError(text, options.model)
         self.vocab = LlamaVocab(lib.llama_model_get_vocab(self._model))
         self._context = _make_context(self._model, options, self._abort_flag, log)
         self._memory = lib.llama_get_memory(self._context)
@@ -144,7 +145,7 @@ class LlamaBackend(LlamaMemory):
     def _load_adapter(self, path: str, log: "llama_devices.LogCapture") -> Any:
         adapter = lib.llama_adapter_lora_init(self._model, path.encode())
         if not adapter:
-            raise ModelLoadError(f"cannot load LoRA adapter {path}: {log.last_error()}")
+            raise ModelLoadError(f"cannot load LoRA adapter {path}: {log.last_error()}", path)
         return adapter
 
     def _load_projector(self, options: LoadOptions, log: "llama_devices.LogCapture") -> MediaProjector:
@@ -335,7 +336,7 @@ def _load_model(options: LoadOptions, progress: Callable[[float], bool], log: "l
     params.progress_callback = callback
     model = lib.llama_model_load_from_file(options.model.encode(), params)
     if not model:
-        raise ModelLoadError(f"cannot load model {options.model}: {log.last_error()}")
+        raise ModelLoadError(f"cannot load model {options.model}: {log.last_error()}", options.model)
     return model
 
 

@@ -76,7 +76,7 @@ class MediaProjector:
         params.cb_eval = self._watch
         self._handle = mtmd.mtmd_init_from_file(options.path.encode(), model, params)
         if not self._handle:
-            raise ModelLoadError(f"cannot load projector {options.path}: {log.last_error()}")
+            raise ModelLoadError(f"cannot load projector {options.path}: {log.last_error()}", options.path)
         self._lock = threading.Lock()
         self._width = lib.llama_model_n_embd_inp(model)
         self._sections = 4 if mtmd.mtmd_decode_use_mrope(self._handle) else 1
