@@ -156,10 +156,9 @@ def _downloading(report: Mapping[str, Any]) -> Condition:
     if report.get("waiting_for_lock"):
         return Condition("ModelAvailable", "False", "WaitingForDownload", "another pod downloads to the same volume")
     have, total = about.get("bytes", 0), about.get("total_bytes", 0)
-    text = f"{about.get('file') or 'the model'}: {_sizes(have, total)}" if total else "starting"
-    if report.get("error"):
-        text = f"{text}; {report['error']}"
-    return Condition("ModelAvailable", "False", "Downloading", text)
+    text = f"{about.get('file') or 'the model'}: {_sizes(have, total)}" if total else ""
+    told = [part for part in (text, str(report.get("error") or "")) if part]
+    return Condition("ModelAvailable", "False", "Downloading", "; ".join(told) or "starting")
 
 
 def _sizes(have: int, total: int) -> str:

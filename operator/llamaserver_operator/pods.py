@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from . import names
@@ -15,10 +15,9 @@ _MISSING = re.compile(r'(secret|configmap)s? "([^"]+)" not found')
 _MISSING_KEY = re.compile(r"couldn't find key (\S+) in (Secret|ConfigMap) (\S+)")
 _PULLING = {"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
 _MODEL = {
-    "ModelNotFound", "Unauthorized", "ChecksumMismatch", "DiskFull", "DownloadFailed", "BadSpec", "ModelLoadFailed",
+    "ModelNotFound", "Unauthorized", "NotGGUF", "ChecksumMismatch", "DiskFull", "DownloadFailed", "BadSpec",
+    "ModelLoadFailed",
 }  # fmt: skip
-
-_HINTS = {"Unauthorized": "; its token comes from spec.model.credentialsSecretRef, as HF_TOKEN or BEARER_TOKEN"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +36,27 @@ def trouble(pod: Manifest, warnings: Sequence[Manifest] = ()) -> Trouble | None:
         return Trouble("Scheduled", "Unschedulable", text)
     for container in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
         if found := _container(container):
-            return found
+            return replace(found, message=found.message + _hint(found.reason, pod))
     if status.get("reason") in ("Evicted", "UnexpectedAdmissionError"):
         return Trouble("Progressing", status["reason"], status.get("message", ""))
     return _mount(pod, warnings)
+
+
+def _hint(reason: str, pod: Manifest) -> str:
+    """What to do about a download, in words of the object: the container that failed knows none of it."""
+    containers = pod["spec"].get("initContainers", [])
+    fetch = next((item for item in containers if item["name"] == names.FETCH_CONTAINER), None)
+    if fetch is None:
+        return ""
+    if reason == "Unauthorized":
+        secrets = [item["secretRef"]["name"] for item in fetch.get("envFrom", []) if "secretRef" in item]
+        if not secrets:
+            return "; spec.model.credentialsSecretRef can name a Secret with the key HF_TOKEN or BEARER_TOKEN"
+        where = f'Secret "{secrets[0]}" (spec.model.credentialsSecretRef)'
+        return f"; tokens are the keys HF_TOKEN and BEARER_TOKEN of {where}"
+    if reason == "ModelLoadFailed":
+        return "; each new pod begins with the download"
+    return ""
 
 
 def unscheduled(pod: Manifest) -> str:
@@ -80,7 +96,7 @@ def _termination(name: str, condition: str, ended: Manifest, *, loops: bool) -> 
     told = _told(ended.get("message", ""))
     if told:
         reason, message = told
-        return Trouble("ModelAvailable" if reason in _MODEL else condition, reason, message + _HINTS.get(reason, ""))
+        return Trouble("ModelAvailable" if reason in _MODEL else condition, reason, message)
     if ended.get("reason") == "OOMKilled":
         text = f"container {name} was killed for want of memory; raise spec.resources.limits.memory"
         return Trouble("Progressing", "OOMKilled", text)
