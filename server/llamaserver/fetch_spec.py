@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
 
 from . import huggingface
 from .errors import DownloadError
-from .source import Source, bearer, shard_urls, shards, shown
+from .source import Source, bearer, is_http, shard_urls, shards, shown
 
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
 _SHA256 = re.compile(r"(?i)[0-9a-f]{64}")
@@ -56,7 +55,7 @@ def _sources(spec: dict[str, Any], environ: Mapping[str, str]) -> list[Source]:
         raise _bad("exactly one of huggingFace and http is needed")
     if "http" in spec:
         url = _text(_object(spec["http"], "http", {"url"}), "url")
-        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+        if not is_http(url):
             raise _bad(f"http.url must begin with http:// or https://, not be {shown(url)!r}")
         headers = bearer(url, environ.get(_TOKEN, ""))
         return [Source(part, headers=headers, token_name=_TOKEN) for part in shard_urls(url)]

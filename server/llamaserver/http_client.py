@@ -78,8 +78,8 @@ def check_status(response: aiohttp.ClientResponse, source: Source) -> None:
     if status in (200, 206):
         return
     text = f"{shown(source.url)} answered {_phrase(response)}"
-    if response.history:
-        text += f" after a redirect to {shown(str(response.url))}"
+    if place := redirected(response):
+        text += f" after a redirect to {place}"
     if said := printable(response.headers.get("X-Error-Message", "")):  # Hugging Face
         text += f" ({said})"
     if status in (401, 403):
@@ -87,6 +87,12 @@ def check_status(response: aiohttp.ClientResponse, source: Source) -> None:
     elif 300 <= status < 400:
         text += ", without a place to go to"
     raise DownloadError(text, _REASONS.get(status, "DownloadFailed"))
+
+
+def redirected(response: aiohttp.ClientResponse) -> str:
+    """Where the answer comes from, if that is another place than was asked."""
+    first = response.history[0].url if response.history else response.url
+    return shown(str(response.url)) if response.url != first else ""
 
 
 def _phrase(response: aiohttp.ClientResponse) -> str:

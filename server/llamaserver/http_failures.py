@@ -4,6 +4,7 @@ import os
 import ssl
 from collections.abc import Callable
 from typing import Any, Final
+from urllib.parse import urljoin
 
 import aiohttp
 
@@ -82,8 +83,16 @@ def _why(error: OSError) -> str:
 
 
 def _endless(error: aiohttp.TooManyRedirects) -> str:
-    last = error.history[-1].headers.get("Location", "")
-    return f"too many redirects ({len(error.history)}), the last to {shown(last)}"
+    last = error.history[-1]
+    return f"too many redirects ({len(error.history)}), the last to {_target(last)}"
+
+
+def _target(redirect: aiohttp.ClientResponse) -> str:
+    place = redirect.headers.get("Location", "")
+    try:
+        return shown(urljoin(str(redirect.url), place))
+    except ValueError:
+        return shown(place)
 
 
 def _elsewhere(error: aiohttp.ClientError) -> str:

@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from .errors import DownloadError, ModelLoadError
 
@@ -22,9 +22,30 @@ class Source:
 
 def shown(url: str) -> str:
     """A URL as others may see it: the user, the password and the query may be secrets, as in signed URLs."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:  # what is no address has its secrets anywhere
+        return f"{url.partition('://')[0]}://…" if "://" in url else "…"
     query = "?…" if parts.query else ""
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}{query}" if parts.netloc else parts.path
+    return f"{parts.scheme}://{host}{port}{parts.path}{query}" if parts.netloc else f"{parts.path}{query}"
+
+
+def is_http(url: str) -> bool:
+    """Whether it is an address that can be asked."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError:
+        raise DownloadError(f"{shown(url)} is no HTTP address", "BadSpec") from None
 
 
 def bearer(url: str, token: str) -> tuple[tuple[str, str], ...]:
@@ -33,7 +54,7 @@ def bearer(url: str, token: str) -> tuple[tuple[str, str], ...]:
     DownloadError BadSpec for what can stand in no header.
     """
     token = token.strip()
-    if not token or "@" in urlsplit(url).netloc:
+    if not token or "@" in _split(url).netloc:
         return ()
     if not token.isascii() or not token.isprintable():
         raise DownloadError("the token has characters that no token can have, such as a line break", "BadSpec")
@@ -42,7 +63,7 @@ def bearer(url: str, token: str) -> tuple[tuple[str, str], ...]:
 
 def file_name(url: str) -> str:
     """The last part of the URL's path; ModelLoadError when that is no file name."""
-    name = unquote(urlsplit(url).path).rsplit("/", 1)[-1]
+    name = unquote(_split(url).path).rsplit("/", 1)[-1]
     if not name or name in (".", "..") or "/" in name or "\0" in name:
         raise ModelLoadError(f"the URL {shown(url)} names no file")
     return name
@@ -59,5 +80,5 @@ def shards(name: str) -> list[str]:
 
 def shard_urls(url: str) -> list[str]:
     """The same for a URL, whose query stays."""
-    path = urlsplit(url).path
+    path = _split(url).path
     return [url.replace(path, part) for part in shards(path)] if _SHARD.search(path) else [url]

@@ -217,8 +217,8 @@ class Transfer:
         about = [response.content_type]
         if encoding := response.headers.get("Content-Encoding"):
             about.append(f"Content-Encoding {encoding}")
-        if response.history:
-            about.append(f"redirected to {shown(str(response.url))}")
+        if place := http_client.redirected(response):
+            about.append(f"redirected to {place}")
         if response.content_type == "text/html":
             path = "Is it /resolve/ in place of /blob/?" if "/blob/" in self.source.url else ""
             advice = f"{path or 'Is a sign-in or another URL needed?'} "

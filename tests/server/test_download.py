@@ -13,7 +13,7 @@ from aiohttp.test_utils import TestServer
 from llamaserver import digest, fetch_lock, http_client
 from llamaserver.download import fetch, fetch_model
 from llamaserver.errors import DownloadError, ModelLoadError
-from llamaserver.source import Source, file_name, shard_urls
+from llamaserver.source import Source, file_name, shard_urls, shown
 from llamaserver.transfer import Transfer
 
 from tests.support.gguf_bytes import whole
@@ -457,3 +457,20 @@ def test_the_file_name_of_a_url(url, name):
 def test_a_url_without_a_file_name(url):
     with pytest.raises(ModelLoadError, match="names no file"):
         file_name(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("http://h/m.gguf", "http://h/m.gguf"),
+        ("https://user:pass@h:8443/a@b/m.gguf?X-Amz-Signature=x#y", "https://h:8443/a@b/m.gguf?…"),
+        ("https://token@h/m.gguf", "https://h/m.gguf"),
+        ("http://[::1]:80/m.gguf", "http://[::1]:80/m.gguf"),
+        ("http://user:pa/ss@h/m.gguf", "http://…"),
+        ("http://[::1/m.gguf?sig=x", "http://…"),
+        ("/m.gguf?sig=x", "/m.gguf?…"),
+        ("", ""),
+    ],
+)
+def test_a_url_is_shown_without_its_secrets(url, told):
+    assert shown(url) == told
