@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
 
 from . import digest, download, huggingface, kv, model_cache, origin, termination, tls
 from .api.app import build_app, build_context, build_management_app
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _RETIRED = 8  # sequences that a unified cache keeps beside the slots
 _STORE_STALLS = 10.0  # seconds without a byte written after which an ending server goes
+_FORGOTTEN = 3.0  # seconds without a request after which nobody is led here any more
+_LOOK = 0.1  # seconds between two looks at what runs
 _QUIT = 1.5  # seconds that a stop without drain may take
 
 
@@ -204,6 +207,7 @@ class Server:
         if config.system_prompt_file:
             await load_system_prompt(self._context, config.system_prompt_file)
             self._context.preparing = False
+        self._context.settled.set()
         _log.info(
             "model %s is ready: %s, %d slots of %d tokens, %s, %d/%d layers offloaded",
             info.path, info.description, config.parallel, self._engine.settings.slot_ctx, info.device,
@@ -255,6 +259,7 @@ class Server:
             if not isinstance(error, ModelLoadError | ConfigError):
                 _log.error("loading failed", exc_info=error)
             self._engine.snapshot = Snapshot(state="failed", error=str(error))
+            self._context.settled.set()
             if not self._config.stay_on_load_error:
                 reason = "BadArguments" if isinstance(error, ConfigError) else "ModelLoadFailed"
                 termination.write(self._config.termination_log, reason, str(error) or type(error).__name__)
@@ -266,41 +271,55 @@ class Server:
 
     async def _drain(self) -> None:
         """Let clients find another server, then running requests end."""
-        config, began = self._config, asyncio.get_running_loop().time()
-        _log.info("draining: unready now, refusing in %gs", config.drain_delay)
-        self._context.draining = True
+        config, drain, clock = self._config, self._context.drain, asyncio.get_running_loop().time
+        began = clock()
+        refusal = began + config.drain_delay
+        deadline = refusal + config.drain_timeout
+        _log.info("draining: unready now, refusing new connections in %gs", config.drain_delay)
+        drain.begin()
         self._engine.save_all()
-        if await self._quits_within(config.drain_delay):
-            return
-        self._context.refusing = True
+        while not self._quit.is_set() and not self._is_over():
+            if clock() >= deadline:
+                await self._cut_off()
+                break
+            if clock() >= refusal and not drain.refusing:
+                drain.refuse(spared=self._connections())
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._quit.wait(), _LOOK)
+        drain.refuse()
         self._close_idle_connections()
-        finished = asyncio.create_task(self._context.quiet.wait())
-        quitting = asyncio.create_task(self._quit.wait())
-        await asyncio.wait({finished, quitting}, timeout=config.drain_timeout, return_when=FIRST_COMPLETED)
-        if not finished.done():
-            _log.warning("running requests are cut off")
-            cut = self._engine.cut_off(Unavailable("the server is shutting down; this answer is not complete"))
-            ending: set[asyncio.Future[Any]] = {cut, quitting}
-            await asyncio.wait(ending, timeout=config.save_timeout or None, return_when=FIRST_COMPLETED)
-        finished.cancel()
-        limit = config.drain_delay + config.drain_timeout + config.save_timeout
-        await self._finish_saving(quitting, began + limit if config.save_timeout else math.inf)
-        quitting.cancel()
+        if not self._quit.is_set():
+            end = deadline + config.save_timeout if config.save_timeout else math.inf
+            await self._finish_saving(end)
+
+    def _connections(self) -> list[RequestHandler]:
+        """Those of the client port that are open."""
+        server = self._runners[0].server
+        return server.connections if server is not None else []
+
+    def _is_over(self) -> bool:
+        """Whether the drain has nothing to wait for. Without a delay, nobody is expected to come."""
+        return self._context.drain.is_over(self._connections(), min(_FORGOTTEN, self._config.drain_delay))
+
+    async def _cut_off(self) -> None:
+        """End running requests with an error."""
+        _log.warning("running requests are cut off")
+        self._context.drain.refuse()
+        cut = self._engine.cut_off(Unavailable("the server is shutting down; this answer is not complete"))
+        await self._until_quit_or(cut, self._config.save_timeout or None)
 
     def _close_idle_connections(self) -> None:
-        """Their next requests would be refused, or meet the end. Not those of monitoring."""
-        server = self._runners[0].server
-        for connection in server.connections if server is not None else ():
-            if self._context.is_idle(connection) and connection.transport is not None:
+        """Not those of monitoring: they go on until the end."""
+        for connection in self._connections():
+            if self._context.drain.is_idle(connection) and connection.transport is not None:
                 connection.transport.close()
 
-    async def _finish_saving(self, quitting: "asyncio.Task[bool]", end: float) -> None:
+    async def _finish_saving(self, end: float) -> None:
         """Wait for the KV store as long as it gets on, and not beyond `end`."""
         saved = asyncio.create_task(self._engine.saved())
         clock, left = asyncio.get_running_loop().time, (-1, -1)
-        while not saved.done() and not quitting.done() and left != (left := self._left_to_save()) and clock() < end:
-            wait = min(_STORE_STALLS, end - clock())
-            await asyncio.wait({saved, quitting}, timeout=wait, return_when=FIRST_COMPLETED)
+        while not saved.done() and not self._quit.is_set() and left != (left := self._left_to_save()) and clock() < end:
+            await self._until_quit_or(saved, min(_STORE_STALLS, end - clock()))
         if not saved.done():
             _log.warning("%d conversations are not saved", self._engine.snapshot.kv_unsaved)
             saved.cancel()
@@ -310,15 +329,16 @@ class Server:
         store = self._engine.store
         return self._engine.snapshot.kv_unsaved, store.stats().bytes_written if store is not None else 0
 
-    async def _quits_within(self, seconds: float) -> bool:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._quit.wait(), seconds)
-            return True
-        return False
+    async def _until_quit_or(self, done: "asyncio.Future[Any]", seconds: float | None) -> None:
+        """Wait for it, for a signal to end at once, or for so many seconds."""
+        quitting = asyncio.create_task(self._quit.wait())
+        await asyncio.wait({done, quitting}, timeout=seconds, return_when=FIRST_COMPLETED)
+        quitting.cancel()
 
     async def _stop(self, code: int) -> int:
         """End the engine, then the ports; a library call that does not return is left behind."""
-        self._context.draining = self._context.refusing = True
+        self._context.drain.refuse()
+        self._context.settled.set()
         try:
             await asyncio.wait_for(self._engine.stop(), _QUIT)
         except TimeoutError:

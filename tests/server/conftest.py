@@ -16,6 +16,11 @@ class Ports:
     def __init__(self, context, client, management):
         self.context, self.client, self.management = context, client, management
 
+    @property
+    def connections(self):
+        """Of the client port, as the server has them."""
+        return self.client.server.runner.server.connections
+
     async def raw(self, request: bytes) -> bytes:
         """Send bytes as they are; everything that comes until the server closes."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.client.port)

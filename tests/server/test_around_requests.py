@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 
 import pytest
 from llamaserver.engine.snapshot import SlotView, Snapshot
@@ -93,7 +94,7 @@ async def test_endpoints_while_loading(ports):
 async def test_a_draining_server_closes_connections_and_says_so(ports):
     server = await ports()
     server.context.engine.snapshot = READY
-    server.context.draining = True
+    server.context.drain.begin()
     health = await server.client.get("/health")
     assert (health.status, (await health.json())["status"]) == (503, "shutting down")
     for path, status in (("/", 200), ("/nothing", 404), ("/metrics", 501)):
@@ -104,7 +105,7 @@ async def test_a_draining_server_closes_connections_and_says_so(ports):
 
 async def test_a_refusing_server_tells_when_to_come_again(ports):
     server = await ports(api_keys=("key",))
-    server.context.draining = server.context.refusing = True
+    server.context.drain.refuse()
     for method, path in (("GET", "/"), ("POST", "/completion"), ("GET", "/v1/models")):
         answer = await server.client.request(method, path, headers={"Origin": "https://app.example"})
         assert answer.status == 503
@@ -115,18 +116,91 @@ async def test_a_refusing_server_tells_when_to_come_again(ports):
     assert (await server.client.get("/health")).status == 503
 
 
-async def test_quiet_means_that_no_request_is_being_answered(ports):
-    """A drain waits for requests whose body is still on its way, too."""
+async def test_requests_whose_body_is_on_its_way_are_waited_for(ports):
     server = await ports()
-    assert server.context.quiet.is_set()
+    drain = server.context.drain
+    assert not drain.busy
     reader, writer = await asyncio.open_connection("127.0.0.1", server.client.port)
     writer.write(b"POST /completion HTTP/1.1\r\nHost: x\r\nContent-Length: 20\r\n\r\n{")
-    await eventually(lambda: not server.context.quiet.is_set(), "the request begins")
+    await eventually(lambda: drain.busy, "the request begins")
+    assert not drain.is_over([], 0)
     writer.write(b'"prompt": "123456"}')
     assert b" 503 " in await reader.readline()
-    async with asyncio.timeout(10):
-        await server.context.quiet.wait()
+    await eventually(lambda: not drain.busy, "the request ends")
+    assert drain.is_over([], 0)
     writer.close()
+
+
+class Kept:
+    """A connection that its client keeps open."""
+
+    def __init__(self, reader, writer):
+        self._reader, self.writer = reader, writer
+
+    def send(self, *paths):
+        self.writer.write(b"".join(b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n" % path.encode() for path in paths))
+
+    async def answer(self):
+        """The status of the next answer, and whether it says that it is the last one."""
+        head = (await self._reader.readuntil(b"\r\n\r\n")).decode()
+        length = re.search(r"(?i)content-length: (\d+)", head)
+        await self._reader.readexactly(int(length[1]))
+        return int(head.split()[1]), "connection: close" in head.lower()
+
+    async def ended(self):
+        return await self._reader.read() == b""
+
+
+@pytest.fixture
+async def connect():
+    made = []
+
+    async def to(server):
+        made.append(Kept(*await asyncio.open_connection("127.0.0.1", server.client.port)))
+        return made[-1]
+
+    yield to
+    for each in made:
+        each.writer.close()
+
+
+async def test_kept_connections_get_one_last_answer_when_new_ones_are_refused(ports, connect):
+    server = await ports()
+    kept = await connect(server)
+    kept.send("/")
+    assert await kept.answer() == (200, False)
+    server.context.drain.refuse(spared=server.connections)
+    late = await connect(server)
+    late.send("/")
+    assert await late.answer() == (503, True)
+    kept.send("/")
+    assert await kept.answer() == (200, True)
+    assert await kept.ended()
+
+
+async def test_requests_sent_ahead_are_all_answered_and_only_the_last_answer_says_so(ports, connect):
+    server = await ports()
+    first, second = await connect(server), await connect(server)
+    second.send("/")
+    assert await second.answer() == (200, False)
+    server.context.drain.begin()
+    first.send("/", "/nothing", "/health")
+    assert [await first.answer() for _ in range(3)] == [(200, False), (404, False), (503, True)]
+    assert await first.ended()
+    server.context.drain.refuse(spared=server.connections)
+    second.send("/", "/")
+    assert [await second.answer() for _ in range(2)] == [(200, False), (200, True)]
+    assert await second.ended()
+
+
+async def test_nobody_is_answered_after_the_deadline(ports, connect):
+    server = await ports()
+    kept = await connect(server)
+    kept.send("/")
+    assert await kept.answer() == (200, False)
+    server.context.drain.refuse()
+    kept.send("/")
+    assert await kept.answer() == (503, True)
 
 
 # ---- limits
@@ -172,6 +246,27 @@ async def test_management_while_loading(ports):
     assert (await server.management.get("/metrics")).status == 200
 
 
+async def test_readiness_can_be_waited_for(ports):
+    """A probe that waits learns it as soon as it is so."""
+    server = await ports()
+    assert (await server.management.get("/readyz?wait=0")).status == 503
+    waiting = asyncio.ensure_future(server.management.get("/readyz?wait=60"))
+    await eventually(lambda: server.context.settled._waiters, "the probe waits")
+    server.context.engine.snapshot = READY
+    server.context.settled.set()
+    assert (await waiting).status == 200
+    server.context.drain.begin()
+    assert (await server.management.get("/readyz?wait=60")).status == 503
+
+
+@pytest.mark.parametrize("wait", ["x", "-1", "100", "1.5", ""])
+async def test_a_time_to_wait_that_is_none(ports, wait):
+    server = await ports()
+    answer = await server.management.get(f"/readyz?wait={wait}")
+    assert answer.status == 400
+    assert "seconds" in (await answer.json())["error"]["message"]
+
+
 async def test_management_after_a_failed_load(ports):
     server = await ports()
     server.context.engine.snapshot = Snapshot(state="failed", error="too little memory")
@@ -187,7 +282,7 @@ async def test_management_ready_and_draining(ports):
     server.context.engine.snapshot = Snapshot(state="ready", slots=(SlotView(0, 512),))
     ready = await server.management.get("/readyz")
     assert (ready.status, await ready.text()) == (200, "ok\n")
-    server.context.draining = True
+    server.context.drain.begin()
     ready = await server.management.get("/readyz")
     assert (ready.status, await ready.text()) == (503, "shutting down\n")
     assert (await server.management.get("/livez")).status == 200

@@ -34,10 +34,8 @@ async def finish(engine: Any, end: float = math.inf) -> bool:
     """Whether all was saved."""
     server = Server(Config(), {})
     server._engine = engine
-    quitting: asyncio.Task[bool] = asyncio.create_task(asyncio.Event().wait())  # type: ignore[arg-type]
     async with asyncio.timeout(30):
-        await server._finish_saving(quitting, end)
-    quitting.cancel()
+        await server._finish_saving(end)
     return bool(engine.seen == engine.looks)
 
 

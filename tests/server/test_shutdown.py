@@ -1,17 +1,24 @@
 """Signals to a real server that serves: draining, deadlines, and stopping at once."""
 
+import http.client
 import json
+import os
 import signal
 import socket
+import ssl
+import subprocess
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import httpx2
 import pytest
 
+from tests.support import certificates
 from tests.support.client import Client, read_events
 from tests.support.paths import model_path
-from tests.support.polling import until
+from tests.support.polling import tried, until
 from tests.support.server import ServerProcess, free_port
 
 pytestmark = pytest.mark.model
@@ -23,8 +30,11 @@ def started(*args):
     """A server with two slots, and the URL of its management port."""
     port = free_port()
     management = ("--management-port", str(port), "--management-host", "127.0.0.1")
-    with ServerProcess("-m", str(model_path()), "-c", "1024", "-np", "2", "-cb", *management, *args) as server:
-        yield server, f"http://127.0.0.1:{port}"
+    arguments = ("-m", str(model_path()), "-c", "1024", "-np", "2", "-cb", *management, *args)
+    with ServerProcess(*arguments, wait=False) as server:
+        url = f"http://127.0.0.1:{port}"
+        until(tried(lambda: ready(url).status_code == 200, httpx2.HTTPError), "the server is ready", 60)
+        yield server, url
 
 
 class Reader(threading.Thread):
@@ -156,17 +166,153 @@ def test_a_stream_that_outlasts_the_drain_ends_with_an_error():
         assert "Traceback" not in server.log
 
 
-def test_idle_connections_are_closed_before_their_next_request_would_be_refused():
-    with started("--drain-delay", "1", "--drain-timeout", "3600") as (server, _):
-        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as pooled:
-            pooled.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert pooled.recv(65536).startswith(b"HTTP/1.1 200 ")
-            held = Held(server.port)
-            server.process.send_signal(signal.SIGTERM)
-            assert pooled.recv(65536) == b""
-            assert server.process.poll() is None
-        assert held.finish()[1]["tokens_predicted"] == 3
+class Kept:
+    """A connection that its client keeps open: what is sent, and one answer after the other."""
+
+    def __init__(self, port, cafile=None):
+        self.sock = socket.create_connection(("127.0.0.1", port), timeout=60)
+        if cafile:
+            context = ssl.create_default_context(cafile=cafile)
+            context.check_hostname = False
+            self.sock = context.wrap_socket(self.sock)
+        self.reader = self.sock.makefile("rb")
+
+    def send(self, *bodies):
+        requests = []
+        for fields in bodies:
+            body = json.dumps({"prompt": "Once upon a time", "temperature": 0, "ignore_eos": True, **fields}).encode()
+            head = f"POST /completion HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+            requests.append(head.encode() + body)
+        self.sock.sendall(b"".join(requests))
+
+    def begin(self):
+        """Read the head of an answer: its status, and whether it says that the connection ends with it."""
+        status = int(self.reader.readline().split()[1])
+        headers = http.client.parse_headers(self.reader)
+        self.length = headers.get("Content-Length")
+        return status, headers.get("Connection") == "close"
+
+    def finish(self):
+        """Read the rest of it: its last JSON value."""
+        if self.length is not None:
+            return json.loads(self.reader.read(int(self.length)))
+        chunks = []
+        while size := int(self.reader.readline(), 16):
+            chunks.append(self.reader.read(size))
+            self.reader.readline()
+        self.reader.readline()
+        return list(read_events(iter(b"".join(chunks).decode().splitlines())))[-1]
+
+    def ended(self):
+        """Whether the server has closed the connection and sent nothing else."""
+        return self.reader.read() == b""
+
+    def close(self):
+        self.reader.close()
+        self.sock.close()
+
+
+@pytest.fixture(params=["http", "https"])
+def transport(request, tmp_path):
+    """Options of a server, and the certificate that its clients trust."""
+    if request.param == "http":
+        return (), None
+    certificate, key = certificates.make(tmp_path, "127.0.0.1")
+    return ("--ssl-cert-file", str(certificate), "--ssl-key-file", str(key)), str(certificate)
+
+
+@pytest.mark.parametrize("stage", ["draining", "refusing"])
+def test_kept_connections_get_one_last_answer_at_every_stage(stage, transport):
+    options, trusted = transport
+    delay = {"draining": "60", "refusing": "1"}[stage]
+    with started("--drain-delay", delay, "--drain-timeout", "120", *options) as (server, management):
+        idle, ahead, streaming, held = [Kept(server.port, trusted) for _ in range(4)]
+        for kept in (idle, ahead):
+            kept.send({"n_predict": 2})
+            assert kept.begin() == (200, False)
+            kept.finish()
+        held.send({"n_predict": -1, "stream": True})  # so the drain lasts
+        streaming.send({"n_predict": 100, "stream": True})
+        assert held.begin() == streaming.begin() == (200, False)
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: ready(management).status_code == 503, "readiness is off")
+        if stage == "refusing":
+            until(lambda: refuses(server.port, trusted), "new connections are refused")
+
+        idle.send({"n_predict": 2})
+        assert idle.begin() == (200, True)
+        assert idle.finish()["tokens_predicted"] == 2
+        assert idle.ended()
+
+        ahead.send({"n_predict": 2}, {"n_predict": 3, "stream": True}, {"n_predict": 4})
+        answers = [(ahead.begin(), ahead.finish()["tokens_predicted"]) for _ in range(3)]
+        assert answers == [((200, False), 2), ((200, False), 3), ((200, True), 4)]
+        assert ahead.ended()
+
+        assert streaming.finish()["tokens_predicted"] == 100
+        streaming.send({"n_predict": 2, "stream": True})  # at once: it cannot know
+        assert streaming.begin() == (200, True)
+        assert streaming.finish()["tokens_predicted"] == 2
+        assert streaming.ended()
+
+        held.close()
         assert exit_code(server) == 0
+
+
+def refuses(port, trusted):
+    late = Kept(port, trusted)
+    late.send({"n_predict": 1})
+    return late.begin() == (503, True)
+
+
+def test_clients_that_send_without_a_pause_are_told_before_their_connections_end():
+    """Streams of many lengths, so that a drain begins and goes on at any moment of them."""
+    with started("--drain-delay", "1", "--drain-timeout", "120") as (server, _):
+        begun = threading.Barrier(7, timeout=60)
+
+        def client(number):
+            kept, sent = Kept(server.port), 0
+            while True:
+                tokens = 1 + (7 * number + 11 * sent) % 40
+                kept.send({"n_predict": tokens, "stream": bool((number + sent) % 3)})
+                status, last = kept.begin()
+                assert status == 200, kept.finish()
+                assert kept.finish()["tokens_predicted"] == tokens
+                if last:
+                    return kept.ended()
+                sent += 1
+                if sent == 3:
+                    begun.wait()
+
+        with ThreadPoolExecutor(6) as pool:
+            clients = [pool.submit(client, number) for number in range(6)]
+            begun.wait()
+            server.process.send_signal(signal.SIGTERM)
+            assert [each.result() for each in clients] == [True] * 6
+        assert exit_code(server) == 0
+
+
+def test_a_connection_that_idles_is_closed_when_nobody_else_is_waited_for():
+    with started("--drain-delay", "1", "--drain-timeout", "3600") as (server, _):
+        idle = Kept(server.port)
+        idle.send({"n_predict": 2})
+        assert idle.begin() == (200, False)
+        idle.finish()
+        server.process.send_signal(signal.SIGTERM)
+        assert idle.ended()
+        assert exit_code(server) == 0
+
+
+@pytest.mark.parametrize(("command", "code"), [(("-m", "model.gguf"), 0), (("fetch",), 143)])
+def test_a_signal_before_anything_has_begun_ends_the_process(tmp_path, command, code):
+    """Process 1 of a container has no default action for it: a handler must be there from the start."""
+    for module in ("aiohttp", "uvloop"):
+        (tmp_path / f"{module}.py").write_text("import sys\nprint('importing', flush=True)\nsys.stdin.read()\n")
+    argv, env = [sys.executable, "-m", "llamaserver", *command], {**os.environ, "PYTHONPATH": str(tmp_path)}
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env) as process:
+        assert process.stdout.readline() == b"importing\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == code
 
 
 def test_an_answer_that_outlasts_the_drain_is_a_503():

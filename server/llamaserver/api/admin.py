@@ -1,5 +1,7 @@
 """State and its control: health, props, slots, adapters, metrics, and the management port."""
 
+import asyncio
+import contextlib
 import re
 from time import monotonic
 from typing import Any
@@ -33,7 +35,7 @@ async def health(request: web.Request) -> web.StreamResponse:
     if snapshot.state != "ready":
         error = {"code": 500, "message": snapshot.error or "stopped", "type": "server_error"}
         return json_response({"status": "error", "error": error}, 500)
-    if context.draining:
+    if context.drain.begun:
         error = {"code": 503, "message": "The server is shutting down", "type": "unavailable_error"}
         return json_response({"status": "shutting down", "error": error}, 503)
     busy = snapshot.requests_processing
@@ -227,15 +229,20 @@ async def livez(request: web.Request) -> web.StreamResponse:
 
 
 async def readyz(request: web.Request) -> web.StreamResponse:
-    """Whether requests should be sent here."""
+    """Whether requests should be sent here; ?wait=SECONDS lets a server that loads answer later, when it knows."""
     context = request.app[CONTEXT]
+    text = request.query.get("wait", "0")
+    if not re.fullmatch("[0-9]{1,2}", text):
+        raise InvalidRequest("wait must be a number of seconds from 0 to 99", field="wait")
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(context.settled.wait(), int(text))
     reason = _not_ready(context)
     return web.Response(text=f"{reason or 'ok'}\n", status=503 if reason else 200)
 
 
 def _not_ready(context: Context) -> str:
     snapshot = context.engine.snapshot
-    if context.draining:
+    if context.drain.begun:
         return "shutting down"
     if snapshot.state != "ready":
         return snapshot.error or snapshot.state
@@ -257,7 +264,7 @@ async def status(request: web.Request) -> web.StreamResponse:
     snapshot = context.engine.snapshot
     body: dict[str, Any] = {
         "version": __version__,
-        "state": "draining" if context.draining else snapshot.state,
+        "state": "draining" if context.drain.begun else snapshot.state,
         "ready": not _not_ready(context),
         "reason": _not_ready(context),
         "load_progress": snapshot.load_progress,

@@ -1,9 +1,8 @@
 """What every handler shares: configuration, engine, worker threads, and the server's changeable state."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import time
 from typing import TypeVar
@@ -13,6 +12,7 @@ from aiohttp import web
 from ..config import Config
 from ..engine.loop import Engine
 from ..errors import Unavailable
+from .drain import Drain
 from .keys import KeyStore
 
 T = TypeVar("T")
@@ -44,42 +44,22 @@ class Context:
     config: Config
     engine: Engine
     keys: KeyStore
-    draining: bool = False  # readiness is off, answers close their connection
-    refusing: bool = False  # no new requests
+    drain: Drain = field(default_factory=Drain)
     preparing: bool = False  # the model is there, the system prompt is not yet
+    settled: asyncio.Event = field(default_factory=asyncio.Event)  # it serves now, or it never will
     system: SystemPrompt = field(default_factory=SystemPrompt)
     download: Download | None = None  # while one runs
     model_sha256: str = ""  # as kept beside the file
     template_file: str = ""  # text of --chat-template-file
     started: float = field(default_factory=time)
-    quiet: asyncio.Event = field(default_factory=asyncio.Event)  # no request is being answered
     executor: ThreadPoolExecutor = field(init=False)
     slow_lane: ThreadPoolExecutor = field(init=False)
     store_lane: ThreadPoolExecutor = field(init=False)
-    _running: set[object] = field(init=False)  # connections: one answers one request at a time
 
     def __post_init__(self) -> None:
         self.executor = ThreadPoolExecutor(self.config.threads_http or 4, "http")
         self.slow_lane = ThreadPoolExecutor(1, "http-large")
         self.store_lane = ThreadPoolExecutor(1, "http-store")
-        self._running = set()
-        self.quiet.set()
-
-    @contextmanager
-    def running(self, connection: object) -> Iterator[None]:
-        """Around the answer of each request; a drain waits for all of them."""
-        self._running.add(connection)
-        self.quiet.clear()
-        try:
-            yield
-        finally:
-            self._running.discard(connection)
-            if not self._running:
-                self.quiet.set()
-
-    def is_idle(self, connection: object) -> bool:
-        """Whether no request of a connection is being answered."""
-        return connection not in self._running
 
     async def blocking(self, call: Callable[[], T], size: int = 0) -> T:
         """Run what may take long off the event loop; `size` bytes of input choose the lane.

@@ -103,14 +103,17 @@ def _from_http(request: web.Request, error: web.HTTPException) -> web.Response:
 
 @web.middleware
 async def draining(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Before the end: first close connections after each answer, then take no more requests."""
-    context = request.app[CONTEXT]
-    if context.refusing and request.path not in _OPEN:
-        response: web.StreamResponse = error_response(Unavailable("the server is shutting down", retry_after=5))
-    else:
-        with context.running(request.protocol):
+    """Before the end: close connections after each answer, and refuse requests that are not answered any more."""
+    drain = request.app[CONTEXT].drain
+    if not drain.refuses(request.protocol):
+        with drain.running(request.protocol):
             response = await handler(request)
-    if context.draining and not response.prepared:
+    elif request.path in _OPEN:
+        response = await handler(request)
+    else:
+        response = error_response(Unavailable("the server is shutting down", retry_after=5))
+    # An answer whose head is out told its client nothing: the connection stays, for one more request.
+    if not response.prepared and drain.closes(request):
         response.force_close()
     return response
 

@@ -56,7 +56,7 @@ class EventStream:
                     }
                 )
                 add_origin(self._request, response)
-                if self._request.app[CONTEXT].draining:
+                if self._request.app[CONTEXT].drain.closes(self._request):
                     response.force_close()
                 await response.prepare(self._request)
                 self._response = response
