@@ -138,6 +138,7 @@ def test_what_is_not_set_is_the_servers_default(config: Callable[..., Config]):
         "host": "0.0.0.0",
         "management_port": 8081,
         "log_disable": True,
+        "drain_delay": 8.0,
     }
     differing = {name for name in Config.__slots__ if getattr(plain, name) != getattr(bare, name)}
     assert differing == set(set_here)
@@ -182,9 +183,8 @@ def test_the_server_ends_by_itself_before_it_is_killed(size: str | None, drain: 
     spec = {**STORE, "kvCache": cache, "rollout": {"drainTimeoutSeconds": drain}}
     read = config(spec)
     pod = pod_template(parse(spec), "models", "demo", "image", CONFIG)["spec"]
-    before = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert read.save_timeout >= 10  # 0 would be without end
-    assert pod["terminationGracePeriodSeconds"] == before + read.drain_delay + drain + read.save_timeout + 10
+    assert pod["terminationGracePeriodSeconds"] == read.drain_delay + drain + read.save_timeout + 10
 
 
 def test_keys_and_certificates(config: Callable[..., Config]):

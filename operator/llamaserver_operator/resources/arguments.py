@@ -7,7 +7,7 @@ from ..files import ModelFiles
 from ..quantity import bytes_of, mebibytes_of
 from ..spec import KvCache, Spec
 
-DRAIN_DELAY = 5  # seconds that endpoints get to lag behind
+DRAIN_DELAY = 8  # seconds at most in which an ending pod takes new connections, as endpoints lag behind
 _SAVE_RATE = 100 * 2**20  # bytes/s that a slow network volume takes
 _SAVE_DEFAULT = 60  # seconds for a store without maxSize
 _SAVE_LEAST = 10  # a volume may take as long to begin

@@ -11,8 +11,8 @@ from .arguments import DRAIN_DELAY, literal, save_seconds, server_arguments
 from .volumes import Volumes, pod_volumes
 
 Manifest = dict[str, Any]
-_PRE_STOP = 3  # seconds that a pod still serves as if nothing happened, while endpoints forget it
 _STARTUP = 1800  # seconds to the first answer of the process
+_LOADING = 4  # seconds that a probe waits for a model that loads
 _MARGIN = 10  # seconds
 _FETCH_NEEDS = {"cpu": "100m", "memory": "128Mi"}  # requests of the download when the spec says nothing
 
@@ -48,7 +48,7 @@ def pod_template(spec: Spec, namespace: str, name: str, image: str, config: Conf
 
 def grace_seconds(spec: Spec) -> int:
     """Seconds from the end's begin to SIGKILL: stop accepting, drain, and save the KV cache."""
-    return _PRE_STOP + DRAIN_DELAY + spec.rollout.drain_timeout_seconds + save_seconds(spec.kv_cache) + _MARGIN
+    return DRAIN_DELAY + spec.rollout.drain_timeout_seconds + save_seconds(spec.kv_cache) + _MARGIN
 
 
 def _pod_security(spec: Spec) -> Manifest:
@@ -83,7 +83,6 @@ def _server(spec: Spec, volumes: Volumes, arguments: list[str]) -> Manifest:
         ],
         "securityContext": _CONTAINER_SECURITY,
         "volumeMounts": volumes.server,
-        "lifecycle": {"preStop": {"sleep": {"seconds": _PRE_STOP}}},
         **_probes(),
     }
     if resources := _resources(spec):
@@ -95,15 +94,16 @@ def _server(spec: Spec, volumes: Volumes, arguments: list[str]) -> Manifest:
 
 def _probes() -> Manifest:
     # /livez answers while a model loads, however large it is; readiness waits for the model. The rollout's deadline has
-    # no part in it: whoever raises it, for want of time, must not begin the download anew.
+    # no part in it: whoever raises it, for want of time, must not begin the download anew. While a model loads,
+    # /readyz is slow to say no: so the pod is ready as soon as it can be, and need not be asked every second for ever.
     def probe(path: str, period: int, failures: int) -> Manifest:
         get = {"path": path, "port": "management", "scheme": "HTTP"}
-        return {"httpGet": get, "periodSeconds": period, "failureThreshold": failures, "timeoutSeconds": 5}
+        return {"httpGet": get, "periodSeconds": period, "failureThreshold": failures, "timeoutSeconds": _LOADING + 1}
 
     return {
-        "startupProbe": probe("/livez", 5, _STARTUP // 5),
+        "startupProbe": probe("/livez", 1, _STARTUP),
         "livenessProbe": probe("/livez", 10, 6),
-        "readinessProbe": probe("/readyz", 3, 2),
+        "readinessProbe": probe(f"/readyz?wait={_LOADING}", 3, 2),
     }
 
 
