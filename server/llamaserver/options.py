@@ -411,7 +411,12 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             env=("LLAMA_ARG_ENDPOINT_SLOTS",),
         ),
         Option("slot_save_path", ("--slot-save-path",), "folder for saved slots; made if need be", _text, value="PATH"),
-        Option("drain_delay", ("--drain-delay",), "seconds to keep accepting after SIGTERM", number(0.0, 3600.0)),
+        Option(
+            "drain_delay",
+            ("--drain-delay",),
+            "seconds to take new connections after SIGTERM, fewer if none comes for 3 s",
+            number(0.0, 3600.0),
+        ),
         Option(
             "drain_timeout", ("--drain-timeout",), "seconds that running requests get after that", number(0.0, 86400.0)
         ),
