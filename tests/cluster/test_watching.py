@@ -283,6 +283,7 @@ def test_a_kind_that_goes_is_noticed_by_who_misses_it_not_at_the_next_look(world
     until(lambda: operator.said("kinds came or went"), "its end is noticed")
     kubectl.create(child(world.namespace, "ConfigMap", "late"))
     world.until_more("late")
+    assert "Traceback" not in operator.log
 
 
 def test_what_a_reconcile_saw_gone_is_told_when_it_is_there_again(world: World) -> None:

@@ -250,5 +250,6 @@ def test_a_quota_that_stops_a_rollout() -> None:
     )
     remedy = f"{FULL}; raise the quota, or lower spec.resources or spec.replicas"
     assert quota(FULL, replace(one, pods=[])) == remedy, "nothing serves"
+    assert quota(FULL, with_pod(PLAIN, pod(ready=True))[1]) == remedy, "more replicas, no rollout"
     assert quota(FULL, with_pod({**PLAIN, "rollout": {"strategy": "Replace"}}, pod())[1]) == remedy
     assert quota("pods are forbidden: a webhook said no", one) == "pods are forbidden: a webhook said no"
