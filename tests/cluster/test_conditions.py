@@ -43,7 +43,21 @@ CASES = {
     "other-checksum": Case(
         {"model": {"sha256": "0" * 64}}, "ModelAvailable", "ChecksumMismatch", ("tiny.gguf", f"expected {'0' * 64}")
     ),
-    "half-a-model": Case({"model": hub_file("half.gguf")}, "ModelAvailable", "ModelLoadFailed", ("half.gguf",)),
+    "half-a-model": Case(
+        {"model": hub_file("half.gguf")},
+        "ModelAvailable",
+        "NotGGUF",
+        ("half.gguf is no whole GGUF file: it has ", "The server's own file is cut off. Nothing was kept"),
+    ),
+    "unknown-architecture": Case(
+        {"model": hub_file("unknown.gguf")},
+        "ModelAvailable",
+        "ModelLoadFailed",
+        (
+            "'no-such-architecture'; the file is from the cache, downloaded at ",
+            "; each new pod begins with the download",
+        ),
+    ),
     "full-disk": Case(
         {"model": {"cache": {"claimName": "small"}}}, "ModelAvailable", "DiskFull", ("MiB free", "64 MiB to spare")
     ),
@@ -153,6 +167,7 @@ def unchecked_arguments(llama: Llama) -> Iterator[None]:
 def test_whatever_stops_a_model_is_told(another: Callable[[str], Llama], hub: Hub, tmp_path: Path) -> None:
     models = Models(tmp_path)
     hub.add(REPO, "main", "half.gguf", models.truncated(models.llama()))
+    hub.add(REPO, "main", "unknown.gguf", models.unknown())
     first = another("two-on-one-claim")
     cluster, namespace = first.cluster, first.namespace
     volume = f"small-{namespace}"

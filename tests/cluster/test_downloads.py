@@ -56,18 +56,31 @@ def reports(llama: Llama) -> list[Object]:
     return [report for pod in llama.pods if (report := report_of(llama, pod))]
 
 
+def create_secret(llama: Llama, name: str, values: dict[str, str]) -> None:
+    about = {"name": name, "namespace": llama.namespace}
+    llama.cluster.kubectl.create({"apiVersion": "v1", "kind": "Secret", "metadata": about, "stringData": values})
+
+
 def test_a_token_opens_what_is_not_public(llama: Llama, hub: Hub, tiny: Path) -> None:
     url = hub.add("private/models", "main", "tiny.gguf", tiny, token="secret-1")
     llama.apply(model=in_hub("private/models", "tiny.gguf"))
     by_url = Llama(llama.cluster, llama.namespace, "by-url")
     by_url.apply(model={"source": {"huggingFace": None, "http": {"url": f"{url}?download=true"}}})
-    for each in (llama, by_url):
+    both = ((llama, "HF_TOKEN"), (by_url, "BEARER_TOKEN"))
+    for each, token in both:
         message = each.until_condition("ModelAvailable", "False", "Unauthorized")
-        assert url in message and "401 Unauthorized" in message and "spec.model.credentialsSecretRef" in message
-    about = {"name": "tokens", "namespace": llama.namespace}
-    tokens = {"HF_TOKEN": "secret-1\n", "BEARER_TOKEN": "secret-1"}
-    llama.cluster.kubectl.create({"apiVersion": "v1", "kind": "Secret", "metadata": about, "stringData": tokens})
-    for each in (llama, by_url):
+        assert url in message and f" answered 401 Unauthorized; no token was sent ({token} is not set)" in message
+        assert "spec.model.credentialsSecretRef can name a Secret with the key HF_TOKEN or BEARER_TOKEN" in message
+    create_secret(llama, "wrong", {"HF_TOKEN": "secret-2", "BEARER_TOKEN": "secret-2"})
+    create_secret(llama, "tokens", {"HF_TOKEN": "secret-1\n", "BEARER_TOKEN": "secret-1"})
+    for each, _ in both:
+        each.apply(model={"credentialsSecretRef": {"name": "wrong"}})
+    for each, token in both:
+        message = each.until_condition("ModelAvailable", "False", "Unauthorized")
+        assert f"; the token in {token} was refused; tokens are the keys" in message
+        assert 'of Secret "wrong" (spec.model.credentialsSecretRef)' in message
+        assert "secret-2" not in str(each.object["status"])
+    for each, _ in both:
         each.apply(model={"credentialsSecretRef": {"name": "tokens"}})
     for each in (llama, by_url):
         each.until_ready()
@@ -80,8 +93,13 @@ def test_an_outage_of_the_hub_is_told_and_passes(llama: Llama, hub: Hub, large: 
     with hub.held("outage/models"):
         with hub.failing("outage/models"):
             llama.apply(model=in_hub("outage/models", "large.gguf"), rollout={"progressDeadlineSeconds": 600})
+            until(lambda: ", attempt " in llama.condition("ModelAvailable")[2], "an attempt is told", 60)
+            status, reason, message = llama.condition("ModelAvailable")
+            assert (status, reason) == ("False", "Downloading")
+            assert "/large.gguf: the server answered 503 Service Unavailable, attempt " in message
+            assert " of 6, again in " in message
             message = llama.until_condition("ModelAvailable", "False", "DownloadFailed")
-            assert "the server answered 503" in message
+            assert message.endswith(": the server answered 503 Service Unavailable, 6 times")
         llama.until_condition("ModelAvailable", "False", "Downloading")
         assert llama.condition("Progressing")[:2] == ("True", "RollingOut")
         llama.apply(rollout={"progressDeadlineSeconds": 60})
@@ -168,3 +186,63 @@ def test_what_is_kept_is_not_downloaded_again_and_goes_when_nobody_names_it(
     until(lambda: not first.parent.exists(), "the first model's folder is gone", 60)
     assert list(folder.glob("*/second.gguf"))
     assert [each.path.rpartition("/")[2] for each in hub.downloads("kept/models")] == ["first.gguf", "second.gguf"]
+
+
+CACHE = {"claimTemplate": {"size": "64Mi"}}
+
+
+def test_a_web_page_is_no_model_and_a_repaired_server_is_enough(llama: Llama, hub: Hub, tiny: Path) -> None:
+    url = hub.add("pages/models", "main", "tiny.gguf", tiny)
+    with hub.failing("pages/models", 200):
+        llama.apply(model={"source": {"huggingFace": None, "http": {"url": f"{url}?sig=secret-3"}}, "cache": CACHE})
+        message = llama.until_condition("ModelAvailable", "False", "NotGGUF")
+        assert f'{url}?… is no GGUF file: it begins with "<!DOCTYPE html>"; it came as text/html. ' in message
+        assert message.endswith("Is a sign-in or another URL needed? Nothing was kept")
+        assert "secret-3" not in str(llama.object["status"])
+        folder = folder_of(llama, "model-model-cache")
+        assert not list(folder.glob("*/tiny.gguf*"))
+    llama.until_ready()
+    assert llama.complete()["tokens_predicted"]
+
+
+def test_a_page_that_an_older_version_kept_is_replaced(llama: Llama, hub: Hub, tiny: Path) -> None:
+    hub.add("stale/models", "main", "tiny.gguf", tiny)
+    llama.apply(model={**in_hub("stale/models", "tiny.gguf"), "cache": CACHE}).until_ready()
+    (model,) = folder_of(llama, "model-model-cache").glob("*/tiny.gguf")
+    model.with_name("tiny.gguf.origin").unlink()
+    page = model.with_name("page")
+    page.write_text("<!DOCTYPE html>")
+    page.replace(model)
+    replace_pods(llama)
+    llama.until_ready()
+    assert model.read_bytes() == tiny.read_bytes()
+    assert len(hub.downloads("stale/models")) == 2
+
+
+def test_a_model_that_does_not_load_is_asked_for_again_by_each_new_pod(
+    llama: Llama, hub: Hub, tiny: Path, tmp_path: Path
+) -> None:
+    url = hub.add("mended/models", "main", "tiny.gguf", Models(tmp_path).unknown())
+    llama.apply(model={**in_hub("mended/models", "tiny.gguf"), "cache": CACHE})
+    message = llama.until_condition("ModelAvailable", "False", "ModelLoadFailed")
+    assert "unknown model architecture: 'no-such-architecture'; the file is from the cache, downloaded at 2" in message
+    assert f" from {url}; the next download asks whether there is another by now" in message
+    assert message.endswith("; each new pod begins with the download")
+    replace_pods(llama)
+    until(lambda: len(hub.downloads("mended/models")) == 2, "the next pod asks", 60)
+    assert llama.until_condition("ModelAvailable", "False", "ModelLoadFailed") == message  # it has kept the file
+    hub.add("mended/models", "main", "tiny.gguf", tiny)
+    replace_pods(llama)
+    llama.until_ready()
+    assert llama.complete()["tokens_predicted"]
+    asked = len(hub.downloads("mended/models"))
+    replace_pods(llama)
+    llama.until_ready()
+    assert len(hub.downloads("mended/models")) == asked, "a file that loads is asked for no more"
+
+
+def replace_pods(llama: Llama) -> None:
+    before = llama.pod_uids
+    for pod in llama.pods:
+        kill_pod(llama, pod)
+    until(lambda: llama.pod_uids and not llama.pod_uids & before, "another pod", 60)

@@ -15,6 +15,7 @@ from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
 _CHUNK = 1 << 20
+_PAGE = b"<!DOCTYPE html>\n<title>Sign in</title>"
 _RANGE = re.compile(r"bytes=(\d+)-")
 
 
@@ -36,7 +37,7 @@ class Hub:
         self._files: dict[str, Path] = {}
         self._tokens: dict[str, str] = {}
         self._gates: dict[str, threading.Event] = {}
-        self._failing: set[str] = set()
+        self._failing: dict[str, int] = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         self.port = int(self._server.server_address[1])
@@ -63,13 +64,13 @@ class Hub:
             del self._gates[repo]
 
     @contextmanager
-    def failing(self, repo: str) -> Iterator[None]:
-        """Every request for a repository gets 503 until the block ends."""
-        self._failing.add(repo)
+    def failing(self, repo: str, status: int = 503) -> Iterator[None]:
+        """Every request for a repository gets this status until the block ends; with 200, a web page comes."""
+        self._failing[repo] = status
         try:
             yield
         finally:
-            self._failing.discard(repo)
+            del self._failing[repo]
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -106,8 +107,11 @@ class Hub:
         token = client.headers.get("Authorization", "").removeprefix("Bearer ")
         request = Request(client.command, path, int(asked[1]) if asked else 0, token)
         self.requests.append(request)
-        if path.partition("/resolve/")[0] in self._failing:
-            client.send_error(503)
+        status = self._failing.get(path.partition("/resolve/")[0])
+        if status == 200:
+            _send_page(client)
+        elif status:
+            client.send_error(status)
         elif path not in self._files:
             client.send_error(404)
         elif self._tokens[path] not in ("", token):
@@ -117,8 +121,13 @@ class Hub:
 
     def _send(self, client: BaseHTTPRequestHandler, request: Request, content: Path) -> None:
         size = content.stat().st_size
+        tag = f'"{content.stat().st_mtime_ns}-{size}"'
+        if client.headers.get("If-None-Match") == tag:
+            client.send_response(304)
+            client.end_headers()
+            return
         client.send_response(206 if request.start else 200)
-        client.send_header("ETag", f'"{content.stat().st_mtime_ns}-{size}"')
+        client.send_header("ETag", tag)
         client.send_header("Content-Length", str(size - request.start))
         if request.start:
             client.send_header("Content-Range", f"bytes {request.start}-{size - 1}/{size}")
@@ -133,3 +142,12 @@ class Hub:
                 gate.wait()
             while chunk := file.read(_CHUNK):
                 client.wfile.write(chunk)
+
+
+def _send_page(client: BaseHTTPRequestHandler) -> None:
+    client.send_response(200)
+    client.send_header("Content-Type", "text/html; charset=utf-8")
+    client.send_header("Content-Length", str(len(_PAGE)))
+    client.end_headers()
+    if client.command == "GET":
+        client.wfile.write(_PAGE)

@@ -5,87 +5,26 @@ import errno
 import hashlib
 import os
 import shutil
-from dataclasses import dataclass, field
 
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer
 from llamaserver import digest, fetch_lock, http_client
 from llamaserver.download import fetch, fetch_model
 from llamaserver.errors import DownloadError, ModelLoadError
 from llamaserver.source import Source, file_name, shard_urls, shown
 from llamaserver.transfer import Transfer
 
+from tests.support.file_server import FileServer
 from tests.support.gguf_bytes import whole
 
 DATA = whole(bytes(range(256)) * 12_000)  # 3 MB: several chunks
 OTHER = whole(bytes(reversed(DATA))[: len(DATA) - 64])  # of the same size
 
 
-@dataclass
-class Mirror:
-    """A file server with ranges; `plan` holds what goes wrong, one entry a request."""
-
-    data: bytes = DATA
-    etag: str = '"one"'
-    ranges: bool = True
-    plan: list = field(default_factory=list)
-    requests: list = field(default_factory=list)
-    headers: dict = field(default_factory=dict)
-    url: str = ""
-    arrived: int = 0
-    came: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def answer(self, request):
-        self.requests.append(request)
-        step = self.plan.pop(0) if self.plan else None
-        if callable(step):
-            step = step(self)
-        if isinstance(step, web.StreamResponse):
-            return step
-        start = self._start(request)
-        if start is not None and start >= len(self.data):
-            return web.Response(status=416, headers={"Content-Range": f"bytes */{len(self.data)}"})
-        body = self.data[start or 0 :]
-        response = web.StreamResponse(status=200 if start is None else 206, headers=dict(self.headers))
-        if self.etag:
-            response.headers["ETag"] = self.etag
-        if start is not None:
-            response.headers["Content-Range"] = f"bytes {start}-{len(self.data) - 1}/{len(self.data)}"
-        response.content_length = len(body)
-        await response.prepare(request)
-        if step is None:
-            await response.write(body)
-            return response
-        self.arrived = start or 0
-        await response.write(body[:step])
-        while self.arrived < (start or 0) + step:  # what the client has not taken by then would be lost
-            self.came.clear()
-            await self.came.wait()
-        request.transport.close()
-        return response
-
-    def progress(self, have, total):
-        """What the client reports."""
-        self.arrived = have
-        self.came.set()
-
-    def _start(self, request):
-        ranged = self.ranges and "Range" in request.headers and request.headers["If-Range"] == self.etag
-        return int(request.headers["Range"].removeprefix("bytes=").removesuffix("-")) if ranged else None
-
-    def ranges_asked(self):
-        return [request.headers.get("Range", "") for request in self.requests]
-
-
 @pytest.fixture
 async def mirror(monkeypatch):
     monkeypatch.setattr(http_client, "_FIRST_DELAY", 0.0)
-    mirror = Mirror()
-    app = web.Application()
-    app.router.add_get("/{path:.*}", mirror.answer)
-    async with TestServer(app) as server:
-        mirror.url = str(server.make_url("/folder/model.gguf"))
+    async with FileServer(DATA).running() as mirror:
         yield mirror
 
 
@@ -262,19 +201,6 @@ async def test_lasting_errors_are_told_at_once(mirror, target, status, text, rea
     assert failed.value.reason == reason
     assert len(mirror.requests) == 1
     assert not target.exists()
-
-
-@pytest.mark.parametrize("url", ["http://", "ftp://there/m.gguf", "not a url/m.gguf"])
-async def test_an_address_that_is_none(url, target, monkeypatch):
-    monkeypatch.setattr(http_client, "_FIRST_DELAY", 0.0)
-    with pytest.raises(ModelLoadError, match="cannot download"):
-        await fetch(Source(url), target, ignore)
-
-
-async def test_nobody_listens(target, monkeypatch, unused_tcp_port):
-    monkeypatch.setattr(http_client, "_FIRST_DELAY", 0.0)
-    with pytest.raises(ModelLoadError, match="cannot download"):
-        await fetch(Source(f"http://127.0.0.1:{unused_tcp_port}/m.gguf"), target, ignore)
 
 
 async def test_the_hash_of_the_redirect_is_checked(mirror, target):

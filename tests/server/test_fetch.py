@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from llamaserver import fetch, http_client, model_cache, transfer
+from llamaserver import fetch, http_client, model_cache, origin, transfer
 from llamaserver.digest import recorded
 from llamaserver.errors import DownloadError
 from llamaserver.fetch_spec import wanted
@@ -239,6 +239,35 @@ def test_a_signal_ends_one_that_waits(start, folder, held):
 # ---- failures
 
 
+def test_retries_are_told_until_bytes_come(start, folder, held):
+    held.failures = 3
+    running = start(http(held))
+    until(lambda: running.status().get("error"), "a failure is told")
+    assert running.status()["error"].startswith(
+        f"{held.url}/model.gguf: the server answered 500 Internal Server Error, attempt "
+    )
+    until(lambda: running.status()["download"]["bytes"] == 1 << 20, "the first MiB")
+    assert running.status()["error"] == ""
+    held.release()
+    assert running.ends() == 0
+
+
+def test_a_file_that_could_not_be_loaded_is_asked_for_again(start, folder, mirror, tmp_path):
+    assert start(http(mirror)).ends() == 0
+    origin.suspect(folder / "http-1/model.gguf")
+    again = start(http(mirror))
+    assert again.ends() == 0
+    assert f"could not be loaded, and {mirror.url}/model.gguf still has the same" in again.log
+    assert f"using {folder}/http-1/model.gguf from the cache, downloaded at 2" in again.log
+    assert len(mirror.requests) == 2
+    other = tmp_path / "other"
+    other.write_bytes(whole(b"other"))
+    mirror.repair(other)
+    assert start(http(mirror)).ends() == 0
+    assert (folder / "http-1/model.gguf").read_bytes() == mirror.data
+    assert everything(folder) == [f"http-1/model.gguf{end}" for end in ENDINGS]
+
+
 @pytest.mark.parametrize(
     ("file", "reason", "message"),
     [
@@ -246,6 +275,7 @@ def test_a_signal_ends_one_that_waits(start, folder, held):
         ({"url": "/answers/401"}, "Unauthorized", "answered 401"),
         ({"url": "/answers/403"}, "Unauthorized", "answered 403"),
         ({"url": "/answers/400"}, "DownloadFailed", "answered 400"),
+        ({"url": "/api/models/who/what/x"}, "NotGGUF", "is no GGUF file: it begins with"),
         ({"sha256": "0" * 64}, "ChecksumMismatch", "expected " + "0" * 64),
         ({"url": "/huge.gguf"}, "DiskFull", "MiB free; the file needs 1099511627776 MiB more"),
     ],

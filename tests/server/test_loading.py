@@ -3,14 +3,18 @@
 import hashlib
 import json
 import os
+import shlex
 import signal
 import stat
+import sys
 
 import httpx2
 import pytest
+from llamaserver import origin
 
 from tests.support.client import Client
 from tests.support.mirror import Mirror
+from tests.support.models import Models
 from tests.support.paths import model_path
 from tests.support.polling import until
 from tests.support.server import ServerProcess, free_port
@@ -134,6 +138,63 @@ def test_a_hugging_face_repository_with_a_quantization(mirror, tmp_path):
         assert Client(server.url).complete("x")["content"]
     assert mirror.requests[0] == ("/api/models/who/what/revision/main", "", "Bearer hf_line")
     assert list(tmp_path.rglob("*.gguf")) == [tmp_path / "who/what/main/model-Q4_1.gguf"]
+
+
+def test_a_cached_model_that_does_not_load_is_asked_for_again(tmp_path):
+    models = Models(tmp_path)
+    with Mirror(models.unknown()) as mirror:
+        args = ("--model-url", f"{mirror.url}/model.gguf", "--models-dir", str(tmp_path / "cache"))
+        for begins in (1, 2):
+            with ServerProcess(*args, wait=False) as server:
+                assert ended(server) == 1
+                error = errors_in(server.log)[-1]
+                assert "unknown model architecture: 'no-such-architecture'; the file is from the cache" in error
+                assert ", downloaded at 2" in error and f" from {mirror.url}/model.gguf; the next download" in error
+            assert len(mirror.requests) == begins  # the second time it asks, and hears that nothing has changed
+        mirror.repair(models.llama())
+        with ServerProcess(*args) as server:
+            assert Client(server.url).complete("x")["content"]
+        asked = len(mirror.requests)
+        with ServerProcess(*args) as server:
+            assert "could not be loaded" not in server.log
+        assert len(mirror.requests) == asked
+    assert not list((tmp_path / "cache").glob("*.suspect"))
+
+
+def test_a_success_takes_the_suspicion_back(tmp_path):
+    """As when memory was short the first time."""
+    with Mirror(Models(tmp_path).llama()) as mirror:
+        args = ("--model-url", f"{mirror.url}/model.gguf", "--models-dir", str(tmp_path / "cache"))
+        with ServerProcess(*args):
+            pass
+        origin.suspect(tmp_path / "cache/model.gguf")
+        for _ in range(2):
+            with ServerProcess(*args):
+                pass
+        assert len(mirror.requests) == 2
+
+
+@pytest.mark.parametrize("file", ["unknown", "llama"])
+def test_a_read_only_cache_does_no_harm(tmp_path, file):
+    """As pods have it whose models lie on a scratch volume: the server cannot mark what does not load."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    model = cache / "model.gguf"
+    model.write_bytes(getattr(Models(tmp_path), file)().read_bytes())
+    origin.record(model, model.stat(), origin.Origin("http://h/m.gguf", at="2026-01-02T03:04:05Z"))
+    mount = f"mount --bind {shlex.quote(str(cache))} {shlex.quote(str(cache))} && mount -o remount,ro,bind {cache}"
+    private = ("unshare", "--mount", *(("--map-root-user",) if os.geteuid() else ()))
+    command = (*private, "sh", "-c", f'{mount} && exec "$@"', "sh", sys.executable, "-m", "llamaserver")
+    with ServerProcess("-m", str(model), command=command, wait=file == "llama") as server:
+        if file == "llama":
+            assert Client(server.url).complete("x")["content"]
+        else:
+            assert ended(server) == 1
+            assert (
+                "from the cache, downloaded at 2026-01-02T03:04:05Z from http://h/m.gguf" in errors_in(server.log)[-1]
+            )
+        assert "Traceback" not in server.log
+    assert sorted(path.name for path in cache.iterdir()) == ["model.gguf", "model.gguf.origin"]
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ class Mirror:
 
     def __init__(self, model: Path, *, gated: bool = False, sha256: str = "") -> None:
         self.data = model.read_bytes()
+        self.version = 1
+        self.failures = 0  # requests for the plain URL that get 500 before it works
         self.sha256 = sha256 or hashlib.sha256(self.data).hexdigest()  # what the hub claims
         self.files = ["README.md", "model-Q4_1.gguf", "model-Q8_0.gguf"]
         self.requests: list[tuple[str, str, str]] = []
@@ -28,6 +30,10 @@ class Mirror:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def repair(self, model: Path) -> None:
+        """Have another file under the same URLs."""
+        self.data, self.version = model.read_bytes(), self.version + 1
 
     def release(self) -> None:
         """Let held transfers go on."""
@@ -72,6 +78,9 @@ class Mirror:
             request.send_header("Location", f"{self.url}/blob")
             request.send_header("Content-Length", "0")
             request.end_headers()
+        elif path == "/model.gguf" and self.failures:
+            self.failures -= 1
+            request.send_error(500)
         elif path in ("/blob", "/model.gguf"):
             self._send(request, self.data)
         elif path.startswith("/answers/"):
@@ -91,10 +100,15 @@ class Mirror:
             request.send_error(404)
 
     def _send(self, request: BaseHTTPRequestHandler, data: bytes) -> None:
+        tag = f'"version-{self.version}"'
+        if request.headers.get("If-None-Match") == tag:
+            request.send_response(304)
+            request.end_headers()
+            return
         asked = request.headers.get("Range", "bytes=0-")
         start = int(asked.removeprefix("bytes=").removesuffix("-"))
         request.send_response(206 if "Range" in request.headers else 200)
-        request.send_header("ETag", '"version-1"')
+        request.send_header("ETag", tag)
         request.send_header("Content-Length", str(len(data) - start))
         if "Range" in request.headers:
             request.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")

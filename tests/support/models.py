@@ -125,6 +125,10 @@ class Models:
         """The projector of `qwen2vl`."""
         return self._once("mmproj-qwen2vl.gguf", lambda path: _write_qwen2vl_projector(path, N_EMBD))
 
+    def unknown(self) -> Path:
+        """A whole file of an architecture that nobody knows: it cannot be loaded."""
+        return self._once("unknown.gguf", _write_unknown)
+
     def truncated(self, whole: Path) -> Path:
         """The first two thirds of a file."""
         data = whole.read_bytes()
@@ -394,6 +398,12 @@ def _write_bert(path: Path, pooling: str) -> None:
         weights.dense(f"{at}.ffn_up", N_FF, N_EMBD)
         weights.dense(f"{at}.ffn_down", N_EMBD, N_FF)
         weights.norm_and_bias(f"{at}.layer_output_norm", N_EMBD)
+    _finish(writer)
+
+
+def _write_unknown(path: Path) -> None:
+    writer = gguf.GGUFWriter(path, "no-such-architecture")
+    _Weights(writer, 12).matrix("token_embd.weight", 8, N_EMBD)
     _finish(writer)
 
 
