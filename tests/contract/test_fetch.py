@@ -5,18 +5,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llamaserver import fetch, fetch_spec, options
+from llamaserver import fetch, fetch_spec, options, termination
+from llamaserver.errors import DownloadError
 from llamaserver_operator import names
 from llamaserver_operator.conditions import View, model_available
 from llamaserver_operator.files import model_files
 from llamaserver_operator.parsing import parse
 from llamaserver_operator.plan import make_plan
+from llamaserver_operator.pods import trouble
 from llamaserver_operator.resources.pod import pod_template
 from llamaserver_operator.status import status_of
 
 from tests.contract.conftest import IMAGE
 from tests.contract.recorded import Recorded
 from tests.support.specs import BASES
+from tests.support.wire import Wire, answer
 from tests.support.worlds import CONFIG, NEWER, counts, pod, rolled_out, world
 
 Raw = dict[str, Any]
@@ -105,6 +108,37 @@ def test_tokens_and_mirror_reach_the_download():
     assert file.source.headers == (("Authorization", "Bearer secret"),)
     (file,) = fetch_spec.wanted(containers({"model": {"source": HTTP}})[1]["args"][-1], {"BEARER_TOKEN": "other"})
     assert file.source.headers == (("Authorization", "Bearer other"),)
+
+
+@pytest.mark.parametrize(
+    ("secret", "environ", "told"),
+    [
+        ({}, {}, "no token was sent (BEARER_TOKEN is not set); "
+                 "spec.model.credentialsSecretRef can name a Secret with the key HF_TOKEN or BEARER_TOKEN"),
+        ({"name": "tok"}, {}, "no token was sent (BEARER_TOKEN is not set); tokens are the keys HF_TOKEN and "
+                              'BEARER_TOKEN of Secret "tok" (spec.model.credentialsSecretRef)'),
+        ({"name": "tok"}, {"BEARER_TOKEN": "old"}, "the token in BEARER_TOKEN was refused; tokens are the keys "
+                                                   'HF_TOKEN and BEARER_TOKEN of Secret "tok" '
+                                                   "(spec.model.credentialsSecretRef)"),
+    ],
+    ids=["no-secret", "no-such-key", "refused"],
+)  # fmt: skip
+async def test_a_refused_download_is_told_with_the_secret(secret: Raw, environ: Raw, told: str, tmp_path: Path):
+    async with Wire(answer("401 Unauthorized")) as wire:
+        model: Raw = {"source": {"http": {"url": f"{wire.url}/m.gguf"}}}
+        made = pod_template(parse({"model": model | ({"credentialsSecretRef": secret} if secret else {})}), "models",
+                            "demo", "image", CONFIG)["spec"]  # fmt: skip
+        (file,) = fetch_spec.wanted(arguments(made["initContainers"][0]).file[0], environ)
+        with pytest.raises(DownloadError) as failed:
+            await fetch.fetch_all([file], tmp_path, fetch.Progress())
+    log = tmp_path / "log"
+    termination.write(str(log), failed.value.reason, str(failed.value))
+    ended = {"exitCode": 1, "reason": "Error", "message": log.read_text()}
+    container = {"name": "fetch", "state": {"terminated": ended}}
+    found = trouble({**pod(initContainerStatuses=[container]), "spec": made})
+    assert found
+    assert (found.condition, found.reason) == ("ModelAvailable", "Unauthorized")
+    assert found.message == f"{file.source.url} answered 401 Unauthorized; {told}"
 
 
 def test_the_operator_reads_what_the_download_reports():
