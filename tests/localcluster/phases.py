@@ -197,7 +197,8 @@ def table(phases: tuple[tuple[str, str], ...], rounds: list[Marks]) -> str:
 def watched(cluster: Cluster) -> Iterator[Watch]:
     """Everything that is told, while the block runs."""
     raw = f"--raw=/api/v1/namespaces/{NAMESPACE}/pods?watch=1"
-    events = cluster.sandbox.enter(["ctr", f"--address={SOCKET}", "--namespace=k8s.io", "events"])
+    follow = ["setpriv", "--pdeathsig=KILL", "ctr", f"--address={SOCKET}", "--namespace=k8s.io", "events"]
+    events = cluster.sandbox.enter(follow)
     with Lines(cluster.kubectl.command("get", raw)) as pods, Lines(events) as tasks:
         watch = Watch(pods, tasks)
         try:
@@ -249,7 +250,7 @@ def main() -> None:
             downs.append(measurement.down())
             took = [marks[last] - marks["began"] for marks, last in ((ups[-1], "token"), (downs[-1], "gone"))]
             say(f"round {1 + number}: up {took[0]:.2f} s, down {took[1]:.2f} s, load {os.getloadavg()[0]:.1f}")
-    print(f"\n{table(UP, ups)}\n\n{table(DOWN, downs)}")
+        print(f"\n{table(UP, ups)}\n\n{table(DOWN, downs)}")
 
 
 if __name__ == "__main__":
