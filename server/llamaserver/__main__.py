@@ -11,7 +11,6 @@ from typing import NoReturn
 
 from . import termination
 from .errors import ConfigError
-from .options import parse
 
 
 def prepare_environment() -> None:
@@ -35,6 +34,8 @@ def main() -> None:
         from . import fetch
 
         fetch.main(sys.argv[2:])
+    from .options import parse
+
     try:
         config = parse(sys.argv[1:], os.environ)
     except ConfigError as error:

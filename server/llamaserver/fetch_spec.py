@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
@@ -27,6 +27,11 @@ class Wanted:
     def key(self) -> str:
         """The folder of its source."""
         return self.path.partition("/")[0]
+
+
+def keys(files: Iterable[Wanted]) -> tuple[str, ...]:
+    """The folders of their sources, each once."""
+    return tuple(dict.fromkeys(file.key for file in files))
 
 
 def wanted(text: str, environ: Mapping[str, str]) -> list[Wanted]:

@@ -5,14 +5,14 @@ HF_ENDPOINT names a mirror, HF_TOKEN opens what is not public.
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-import aiohttp
-
 from .errors import DownloadError, ModelLoadError
-from .http_client import check_status, retried, session
 from .source import Source, bearer, shown
+
+if TYPE_CHECKING:
+    import aiohttp
 
 _TOKEN = "HF_TOKEN"  # noqa: S105  a variable's name
 
@@ -24,6 +24,8 @@ def source(repo: str, file: str, revision: str, environ: Mapping[str, str]) -> S
 
 async def choose_file(repo: str, quant: str, revision: str, environ: Mapping[str, str]) -> str:
     """The GGUF file of a repository for a quantization such as Q4_K_M ("" takes Q4_K_M, else the first)."""
+    from .http_client import retried, session
+
     listed = _source(f"api/models/{quote(repo)}/revision/{quote(revision, safe='')}", repo, environ)
     async with session() as client:
         listing = await retried(listed.url, lambda: _listing(client, listed))
@@ -44,7 +46,9 @@ def _source(path: str, repo: str, environ: Mapping[str, str]) -> Source:
     return Source(f"{endpoint}/{path}", headers=headers, token_name=_TOKEN, page=shown(f"{endpoint}/{repo}"))
 
 
-async def _listing(client: aiohttp.ClientSession, source: Source) -> dict[str, Any]:
+async def _listing(client: "aiohttp.ClientSession", source: Source) -> dict[str, Any]:
+    from .http_client import check_status
+
     async with client.get(source.url, headers=dict(source.headers)) as response:
         check_status(response, source)
         try:

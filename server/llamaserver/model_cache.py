@@ -4,7 +4,6 @@
 by every pod, lists the KEYs that the pod uses. All ages are taken by the file system's clock.
 """
 
-import asyncio
 import json
 import logging
 import shutil
@@ -126,6 +125,8 @@ def _remove(folder: Path) -> bool:
 
 async def keep(claim: Claim, *, prune: bool) -> None:
     """Signs of life until cancelled; with `prune`, what the owner has dropped goes."""
+    import asyncio  # costs `llamaserver fetch` half its time, where there is nothing to fetch
+
     while True:
         try:
             await asyncio.to_thread(claim.prune if prune else claim.use)

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from . import sidecar
+from . import digest, sidecar
 from .errors import ModelLoadError
 from .source import shards
 
@@ -51,6 +51,12 @@ def told(path: Path) -> str:
     """When and from where the file came: ", downloaded at … from …"; "" when that is not known."""
     found = of(path)
     return f", downloaded at {found.at} from {found.url}" if found and found.at else ""
+
+
+def vouches(path: Path, sha256: str) -> bool:
+    """Whether what is kept beside a file says that it is the one wanted, and good. Nothing of the file is read."""
+    known = digest.recorded(path) == sha256.lower() if sha256 else of(path) is not None
+    return known and not is_suspect(path)
 
 
 def suspect(path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llamaserver import fetch, fetch_spec, options, termination
+from llamaserver import fetch, fetch_run, fetch_spec, options, termination
 from llamaserver.errors import DownloadError
 from llamaserver_operator import names
 from llamaserver_operator.conditions import View, model_available
@@ -130,7 +130,7 @@ async def test_a_refused_download_is_told_with_the_secret(secret: Raw, environ: 
                             "demo", "image", CONFIG)["spec"]  # fmt: skip
         (file,) = fetch_spec.wanted(arguments(made["initContainers"][0]).file[0], environ)
         with pytest.raises(DownloadError) as failed:
-            await fetch.fetch_all([file], tmp_path, fetch.Progress())
+            await fetch_run.fetch_all([file], tmp_path, fetch_run.Progress())
     log = tmp_path / "log"
     termination.write(str(log), failed.value.reason, str(failed.value))
     ended = {"exitCode": 1, "reason": "Error", "message": log.read_text()}
@@ -143,7 +143,7 @@ async def test_a_refused_download_is_told_with_the_secret(secret: Raw, environ: 
 
 def test_the_operator_reads_what_the_download_reports():
     spec = parse({"model": {"source": HUB}})
-    progress = fetch.Progress("k/model.gguf", {"k/model.gguf": 4 * 2**30}, {"k/model.gguf": 2**30}, False, "slow")
+    progress = fetch_run.Progress("k/model.gguf", {"k/model.gguf": 4 * 2**30}, {"k/model.gguf": 2**30}, False, "slow")
     report = Recorded(progress.status())
     plan = make_plan(spec, world(spec), CONFIG)
     observed = rolled_out(spec, plan, [pod()], counts(1, 1, 0), reports={"new-0": report})

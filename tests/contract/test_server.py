@@ -14,7 +14,7 @@ import pytest
 import yaml
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
-from llamaserver import fetch
+from llamaserver import fetch_run
 from llamaserver_operator import names
 from llamaserver_operator.cluster import PodReader
 from llamaserver_operator.metrics import Metrics
@@ -94,7 +94,7 @@ def test_probes_and_the_service_monitor_find_their_paths(server: Running):
 
 
 def test_the_download_has_the_paths_of_the_management_port():
-    app: web.Application = fetch.management_app(fetch.Progress())
+    app: web.Application = fetch_run.management_app(fetch_run.Progress())
     assert {resource.canonical for resource in app.router.resources()} == {"/livez", "/readyz", "/metrics", "/status"}
 
 
@@ -167,7 +167,7 @@ def _documents() -> list[Path]:
 
 
 async def _download_metrics() -> str:
-    async with TestClient(TestServer(fetch.management_app(fetch.Progress()))) as client:
+    async with TestClient(TestServer(fetch_run.management_app(fetch_run.Progress()))) as client:
         return await (await client.get("/metrics")).text()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from llamaserver import fetch, http_client, model_cache, origin, transfer
+from llamaserver import fetch, fetch_run, http_client, model_cache, origin, transfer
 from llamaserver.digest import recorded
 from llamaserver.errors import DownloadError
 from llamaserver.fetch_spec import wanted
@@ -124,6 +124,47 @@ def everything(folder):
 def transfers(mirror):
     """Ranges of the requests that asked for bytes of the file."""
     return [asked for path, asked, _ in mirror.requests if path in ("/blob", "/model.gguf")]
+
+
+@pytest.fixture
+def no_client(tmp_path):
+    """An environment in which whatever may download ends at once: with 1, as its library cannot be imported."""
+    (tmp_path / "no" / "aiohttp").mkdir(parents=True)
+    (tmp_path / "no" / "aiohttp" / "__init__.py").write_text("import sys\nsys.exit('aiohttp is imported')\n")
+    return {"PYTHONPATH": str(tmp_path / "no")}
+
+
+def test_where_all_is_there_nothing_is_made_ready_for_a_download(start, folder, mirror, no_client):
+    """It is what most pods start with: it has to be quick."""
+    files = (http(mirror), http(mirror, "http-2/other.gguf", sha256=mirror.sha256))
+    assert start(*files, args=("--owner", "ns/first")).ends() == 0
+    quick = start(*files, args=("--owner", "ns/second"), env=no_client)
+    assert quick.ends() == 0, quick.log
+    assert "all files are there" in quick.log
+    owners = {path.name for path in (folder / "http-1" / ".owners").iterdir()}
+    assert owners == {model_cache.escaped("ns/first"), model_cache.escaped("ns/second")}
+    assert any(path.name.startswith(model_cache.escaped("ns/second")) for path in (folder / ".users").iterdir())
+
+
+@pytest.mark.parametrize("doubt", ["none of it", "one is missing", "suspect", "changed", "other digest", "unknown"])
+def test_any_doubt_is_looked_into(start, folder, mirror, no_client, doubt):
+    first, second = http(mirror), http(mirror, "http-2/other.gguf")
+    path = folder / first["path"]
+    if doubt != "none of it":
+        assert start(first, second).ends() == 0
+    if doubt == "one is missing":
+        (folder / second["path"]).unlink()
+    elif doubt == "suspect":
+        origin.suspect(path)
+    elif doubt == "changed":
+        path.write_bytes(path.read_bytes()[::-1])
+    elif doubt == "other digest":
+        first["sha256"] = "0" * 64
+    elif doubt == "unknown":
+        path.with_name(f"{path.name}.origin").unlink()
+    looked = start(first, second, env=no_client)
+    assert looked.ends() == 1
+    assert "aiohttp is imported" in looked.log
 
 
 def test_files_land_where_the_operator_says_with_their_owner(start, folder, mirror):
@@ -325,11 +366,11 @@ async def test_a_full_disk_is_freed_of_what_the_owner_no_longer_uses(folder, mir
     )
     args = fetch.parse(["--models-dir", str(folder), "--owner", "a/b", "--file", json.dumps(http(mirror))], {})
     if fits:
-        await fetch.run(args, {})
+        await fetch_run.run(args, {})
         assert sorted(path.name for path in folder.rglob("*.gguf")) == ["model.gguf"]
     else:
         with pytest.raises(DownloadError) as failed:
-            await fetch.run(args, {})
+            await fetch_run.run(args, {})
         assert failed.value.reason == "DiskFull"
     assert (folder / "hf-former").exists() != fits
 
@@ -351,7 +392,7 @@ async def test_a_server_that_stays_unreachable_is_a_failed_download(tmp_path, mo
     monkeypatch.setattr(http_client, "_FIRST_DELAY", 0.0)
     files = wanted(json.dumps({"path": "k/m", "http": {"url": f"http://127.0.0.1:{unused_tcp_port}/m"}}), {})
     with pytest.raises(DownloadError) as failed:
-        await fetch.fetch_all(files, tmp_path, fetch.Progress())
+        await fetch_run.fetch_all(files, tmp_path, fetch_run.Progress())
     assert failed.value.reason == "DownloadFailed"
 
 
