@@ -96,6 +96,8 @@ def _probes() -> Manifest:
     # /livez answers while a model loads, however large it is; readiness waits for the model. The rollout's deadline has
     # no part in it: whoever raises it, for want of time, must not begin the download anew. While a model loads,
     # /readyz is slow to say no: so the pod is ready as soon as it can be, and need not be asked every second for ever.
+    # An ending pod says no at once. Were it the only one, the Service would lead there until the third time: for about
+    # as long as it takes new connections (DRAIN_DELAY), in which the next pod may become ready.
     def probe(path: str, period: int, failures: int) -> Manifest:
         get = {"path": path, "port": "management", "scheme": "HTTP"}
         return {"httpGet": get, "periodSeconds": period, "failureThreshold": failures, "timeoutSeconds": _LOADING + 1}
@@ -103,7 +105,7 @@ def _probes() -> Manifest:
     return {
         "startupProbe": probe("/livez", 1, _STARTUP),
         "livenessProbe": probe("/livez", 10, 6),
-        "readinessProbe": probe(f"/readyz?wait={_LOADING}", 3, 2),
+        "readinessProbe": probe(f"/readyz?wait={_LOADING}", 3, 3),
     }
 
 
