@@ -59,7 +59,7 @@ async def retried(
             delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** (failures - 1))
             if isinstance(error, MayPass):
                 delay = max(delay, min(error.wait, _LONGEST_WAIT))
-            told = f"{shown(url)}: {text}, attempt {failures} of {_ATTEMPTS}, again in {delay:g} s"
+            told = f"{shown(url)}: {text}, attempt {failures} of {_ATTEMPTS}, again in {delay:.3g} s"
             _log.warning("%s", told)
             on_retry(told)
             await asyncio.sleep(delay)

@@ -174,6 +174,18 @@ def test_a_success_takes_the_suspicion_back(tmp_path):
         assert len(mirror.requests) == 2
 
 
+@pytest.mark.parametrize(("option", "other"), [("--lora", "lora_other_arch"), ("--mmproj", "projector_other_width")])
+def test_an_adapter_or_projector_that_does_not_load_is_the_suspect(tmp_path, option, other):
+    models = Models(tmp_path)
+    model, file = models.llama(), getattr(models, other)()
+    for path in (model, file):
+        origin.record(path, path.stat(), origin.Origin("http://h/file.gguf", at="2026-01-02T03:04:05Z"))
+    with ServerProcess("-m", str(model), option, str(file), wait=False) as server:
+        assert ended(server) == 1
+        assert "from the cache, downloaded at 2026-01-02T03:04:05Z" in errors_in(server.log)[-1]
+    assert (origin.is_suspect(file), origin.is_suspect(model)) == (True, False)
+
+
 @pytest.mark.parametrize("file", ["unknown", "llama"])
 def test_a_read_only_cache_does_no_harm(tmp_path, file):
     """As pods have it whose models lie on a scratch volume: the server cannot mark what does not load."""

@@ -4,6 +4,8 @@ import asyncio
 import gzip
 import re
 import ssl
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from types import SimpleNamespace
 
 import aiohttp
@@ -378,6 +380,19 @@ async def test_a_server_may_ask_for_a_pause(asked, pause, said, tmp_path, monkey
         await fetch(Source(f"{wire.url}/m.gguf"), tmp_path / "m.gguf", lambda *_: None, on_retry=retries.append)
     assert slept == [pause]
     assert said in retries[0]
+
+
+async def test_a_pause_may_be_a_time_of_day(tmp_path, monkeypatch):
+    retries = []
+
+    async def sleep(_):
+        pass
+
+    monkeypatch.setattr(http_client, "asyncio", SimpleNamespace(sleep=sleep))
+    when = format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)
+    async with Wire(answer(f"429 Wait\r\nRetry-After: {when}"), answer("200 OK", DATA)) as wire:
+        await fetch(Source(f"{wire.url}/m.gguf"), tmp_path / "m.gguf", lambda *_: None, on_retry=retries.append)
+    assert re.search(r"and asks to wait \d+ s, attempt 1 of 6, again in \d+(\.\d)? s$", retries[0])
 
 
 async def test_each_attempt_is_told_and_when_the_next_one_is(tmp_path, monkeypatch):
