@@ -1,6 +1,7 @@
 """Request bodies: JSON with any Content-Type or none, and answers as JSON."""
 
 import asyncio
+import re
 from typing import Any
 
 import orjson
@@ -11,6 +12,10 @@ from .context import CONTEXT
 
 _SIZE = web.RequestKey("size", int)
 _LARGE = 1_000_000  # bytes from which on parsing leaves the event loop
+_BOM = b"\xef\xbb\xbf"  # which .NET and PowerShell write before UTF-8
+_FIRST, _SECOND = rb"\\u[dD][89abAB][0-9a-fA-F]{2}", rb"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+_HALF = re.compile(rb"%b(?!%b)|%b(?<!%b%b)" % (_FIRST, _SECOND, _SECOND, _FIRST, _SECOND))
+_MOST_HALVES = 10_000
 
 
 async def read_json(request: web.Request) -> dict[str, Any]:
@@ -32,7 +37,7 @@ async def read_value(request: web.Request) -> Any:
     except web.RequestPayloadError as error:
         raise InvalidRequest(f"the body cannot be read: {error}") from error
     request[_SIZE] = len(data)
-    if not data.strip():
+    if not data.removeprefix(_BOM).strip():
         return {}
     if len(data) > _LARGE:
         return await context.blocking(lambda: _value(data), len(data))
@@ -51,10 +56,25 @@ def parse(data: bytes) -> dict[str, Any]:
 
 
 def _value(data: bytes) -> Any:
+    data = data.removeprefix(_BOM)
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError as error:
+        if "surrogate" not in str(error) or b"\0" in data:
+            raise InvalidRequest(f"the body is not valid JSON: {error}") from error
+    try:
+        return orjson.loads(_without_halves(data))
+    except orjson.JSONDecodeError as error:
         raise InvalidRequest(f"the body is not valid JSON: {error}") from error
+
+
+def _without_halves(data: bytes) -> bytes:
+    """Half an emoji (text that was cut inside one) becomes U+FFFD; the parser would refuse the whole body.
+
+    Escaped backslashes are out of the way meanwhile: what follows them is text.
+    """
+    hidden = data.replace(rb"\\", b"\0\0")
+    return _HALF.sub(rb"\\ufffd", hidden, count=_MOST_HALVES).replace(b"\0\0", rb"\\")
 
 
 def _object(value: Any) -> dict[str, Any]:

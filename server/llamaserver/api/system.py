@@ -48,7 +48,7 @@ async def load_system_prompt(context: Context, path: str) -> None:
         try:
             value = parse(data)
         except InvalidRequest:
-            value = {"prompt": data.decode()}
+            value = {"prompt": data.decode("utf-8-sig")}
         inner = value.get("system_prompt", value)
         inner = {"prompt": inner} if isinstance(inner, str) else inner
         context.system = await context.blocking(lambda: read_system_prompt(context, inner))
