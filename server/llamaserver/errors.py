@@ -2,18 +2,21 @@
 
 ServerError                 code, type and message of one API error
 ├── InvalidRequest          400  the client's mistake; names the field
-│   └── ContextExceeded     400  prompt longer than the slot, context shift off
+│   ├── ContextExceeded     400  prompt longer than the slot, context shift off
+│   └── TemplateRefusal     400  the chat template does not take these messages
 ├── Unauthorized            401
 ├── NotFound                404
 ├── NotSupported            501  the endpoint or feature is switched off
 ├── Unavailable             503  loading, draining, queue full
-└── EngineFailure           500  the engine could not finish the work
+├── EngineFailure           500  the engine could not finish the work
+└── TemplateFailure         500  the chat template is at fault
 ConfigError                 a command line or environment that cannot be served
 ModelLoadError              the model (or adapter, projector) cannot be loaded
+├── TemplateInvalid         its chat template cannot be used
 └── DownloadError           it cannot be had; `reason` is one word for programs
 """
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 
 class ServerError(Exception):
@@ -27,6 +30,10 @@ class ServerError(Exception):
         self.message = message
         self.field = field
         self.extra = extra
+
+    def named(self, field: str) -> Self:
+        """The same error about a field whose name only the caller knows."""
+        return type(self)(f"Field '{field}': {self.message}", field=field, **self.extra)
 
     def body(self) -> dict[str, Any]:
         """Return the JSON body: `{"error": {code, message, type, ...}}`."""
@@ -48,6 +55,10 @@ class ContextExceeded(InvalidRequest):
     """The prompt does not fit a slot and context shift is off."""
 
     kind = "exceed_context_size_error"
+
+
+class TemplateRefusal(InvalidRequest):
+    """The chat template says that it does not take these messages."""
 
 
 class Unauthorized(ServerError):
@@ -86,6 +97,10 @@ class EngineFailure(ServerError):
     """The engine failed at work that was accepted."""
 
 
+class TemplateFailure(ServerError):
+    """The chat template is no Jinja, or fails at a conversation that it should know."""
+
+
 class ConfigError(Exception):
     """The command line or the environment cannot be served."""
 
@@ -96,6 +111,10 @@ class ModelLoadError(Exception):
     def __init__(self, message: str, file: str = "") -> None:
         super().__init__(message)
         self.file = file
+
+
+class TemplateInvalid(ModelLoadError):
+    """The chat template does not compile, or renders no chat at all."""
 
 
 class DownloadError(ModelLoadError):

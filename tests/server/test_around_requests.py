@@ -14,30 +14,92 @@ READY = Snapshot(state="ready", slots=(SlotView(0, 512), SlotView(1, 512, state=
 FULL = Snapshot(state="ready", slots=(SlotView(0, 512, state=1),), requests_processing=1, requests_deferred=3)
 
 
-# ---- CORS
+# ---- pages of other origins
+
+ORIGIN = "https://app.example"
 
 
-async def test_every_answer_may_be_read_by_any_origin(ports):
+def may_be_read(headers, origin=ORIGIN):
+    """Whether a browser gives an answer to a page that sent its cookies along."""
+    assert headers["Access-Control-Allow-Origin"] == origin
+    assert headers["Access-Control-Allow-Credentials"] == "true"
+    assert "*" not in headers.get("Access-Control-Allow-Headers", "") + headers.get("Access-Control-Allow-Methods", "")
+    assert "Retry-After" in headers["Access-Control-Expose-Headers"]
+    return "Origin" in headers["Vary"].split(", ")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/health", 503), ("GET", "/", 200), ("GET", "/completion.js", 200), ("GET", "/nothing", 404),
+        ("POST", "/completion", 401), ("GET", "/v1/models/x", 401), ("PUT", "/completion", 404),
+        ("GET", "/openapi.json", 401),
+    ],
+)  # fmt: skip
+async def test_every_answer_may_be_read_by_any_origin(ports, method, path, status):
     server = await ports(api_keys=("key",))
-    for method, path in (("GET", "/health"), ("GET", "/"), ("GET", "/nothing"), ("POST", "/completion")):
-        answer = await server.client.request(method, path, headers={"Origin": "https://app.example"})
-        assert answer.headers["Access-Control-Allow-Origin"] == "https://app.example"
-        answer = await server.client.request(method, path)
-        assert answer.headers["Access-Control-Allow-Origin"] == "*"
+    for origin in (ORIGIN, "null"):  # null: a page from a file
+        answer = await server.client.request(method, path, headers={"Origin": origin})
+        assert answer.status == status
+        assert may_be_read(answer.headers, origin)
+    answer = await server.client.request(method, path)
+    assert answer.headers["Access-Control-Allow-Origin"] == "*"
+    assert "Access-Control-Allow-Credentials" not in answer.headers
+    assert "Origin" in answer.headers["Vary"].split(", ")  # else a shared cache gives it to a page
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/nothing", 404), ("POST", "/completion", 503), ("GET", "/slots", 501), ("POST", "/tokenize", 503)],
+)
+async def test_errors_may_be_read_by_any_origin(ports, method, path, status):
+    server = await ports(slots_endpoint=False)
+    answer = await server.client.request(method, path, headers={"Origin": ORIGIN})
+    assert answer.status == status
+    assert may_be_read(answer.headers)
+
+
+async def test_what_is_not_changed_may_be_read_by_any_origin(ports):
+    server = await ports()
+    stamp = (await server.client.get("/index.js")).headers["Last-Modified"]
+    answer = await server.client.get("/index.js", headers={"Origin": ORIGIN, "If-Modified-Since": stamp})
+    assert answer.status == 304
+    assert may_be_read(answer.headers)
 
 
 @pytest.mark.parametrize("path", ["/completion", "/v1/chat/completions", "/slots/0", "/anything"])
-async def test_preflight(ports, path):
+@pytest.mark.parametrize("headers", ["authorization", "authorization,content-type,x-api-key,x-stainless-os"])
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "PATCH"])
+async def test_preflight(ports, path, headers, method):
     server = await ports(api_keys=("key",))
-    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
-    answer = await server.client.options(path, headers={"Origin": "https://app.example", **asked})
+    asked = {"Access-Control-Request-Method": method, "Access-Control-Request-Headers": headers}
+    answer = await server.client.options(path, headers={"Origin": ORIGIN, **asked})
     assert answer.status == 200
-    assert answer.headers["Access-Control-Allow-Origin"] == "https://app.example"
-    assert answer.headers["Access-Control-Allow-Credentials"] == "true"
-    assert "POST" in answer.headers["Access-Control-Allow-Methods"]
-    assert "GET" in answer.headers["Access-Control-Allow-Methods"]
-    assert answer.headers["Access-Control-Allow-Headers"] == "*"
+    assert may_be_read(answer.headers)
+    assert {"GET", "POST", method} <= set(answer.headers["Access-Control-Allow-Methods"].split(", "))
+    assert answer.headers["Access-Control-Allow-Headers"] == headers
+    assert set(asked) <= set(answer.headers["Vary"].split(", "))
     assert await answer.read() == b""
+
+
+async def test_options_without_a_question(ports):
+    server = await ports(api_keys=("key",))
+    answer = await server.client.options("/completion")
+    assert answer.status == 200
+    assert answer.headers["Access-Control-Allow-Headers"] == "Authorization, Content-Type, X-Api-Key"
+    assert "POST" in answer.headers["Access-Control-Allow-Methods"]
+
+
+@pytest.mark.parametrize("value", [b"\xff", "ä".encode(), b"a\x7fb"])
+async def test_odd_bytes_are_not_repeated(ports, value):
+    server = await ports()
+    names = (b"Origin", b"Access-Control-Request-Headers", b"Access-Control-Request-Method")
+    lines = b"".join(name + b": " + value + b"\r\n" for name in names)
+    for method in (b"OPTIONS", b"GET"):
+        answer = await server.raw(method + b" / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + lines + b"\r\n")
+        head = answer.partition(b"\r\n\r\n")[0]
+        assert head.startswith((b"HTTP/1.1 200 ", b"HTTP/1.0 400 "))
+        assert value not in head
 
 
 # ---- health

@@ -9,6 +9,7 @@ CLOSED = [
     ("GET", "/slots"),
     ("GET", "/metrics"),
     ("GET", "/v1/models"),
+    ("GET", "/v1/models/model"),
     ("GET", "/lora-adapters"),
     ("GET", "/health?include_slots"),
     ("GET", "/health?include_slots=1"),
@@ -73,7 +74,7 @@ async def test_every_route_but_the_open_ones_needs_a_key(ports):
     server = await ports(api_keys=("right",), metrics=True, slot_save_path="/")
     asked = set()
     for route in server.client.app.router.routes():
-        path = route.resource.canonical.replace("{id_slot}", "0")
+        path = route.resource.canonical.replace("{id_slot}", "0").replace("{id}", "model")
         if "{" in path or path in ("/health", "/v1/health"):
             continue
         asked.add(path)
@@ -96,7 +97,13 @@ async def test_every_route_but_the_open_ones_needs_a_key(ports):
         ({"Authorization": "Bearer "}, False),
         ({"Authorization": "Bearer righ"}, False),
         ({"Authorization": "Bearer right2"}, False),
-        ({"Authorization": "Bearer wrong", "X-Api-Key": "right"}, False),
+        ({"Authorization": "Bearer wrong", "X-Api-Key": "right"}, True),  # a proxy put its own in front
+        ({"Authorization": "Bearer right", "X-Api-Key": "wrong"}, True),
+        ({"Authorization": "Basic d3Jvbmc=", "X-Api-Key": "right"}, True),
+        ({"Authorization": "Bearer wrong", "authorization": "Bearer right"}, True),
+        ({"X-Api-Key": "wrong", "x-api-key": "right"}, True),
+        ({"Authorization": "Bearer wrong", "authorization": "Bearer worse", "X-Api-Key": "wrong"}, False),
+        ({"Authorization": "Basic right", "X-Api-Key": ""}, False),
         ({"X-Api-Key": ""}, False),
     ],
     ids=str,

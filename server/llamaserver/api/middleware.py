@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 from aiohttp import web
 
@@ -14,6 +14,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _log = logging.getLogger(__name__)
 _access = logging.getLogger("llamaserver.access")
 _OPEN = frozenset({"/health", "/v1/health"})
+_METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
+_HEADERS = "Authorization, Content-Type, X-Api-Key"  # to a preflight that names none
+_EXPOSED = "Retry-After, WWW-Authenticate, Process-Start-Time-Unix"
 _KINDS = {404: "not_found_error", 405: "invalid_request_error", 413: "invalid_request_error"}
 
 
@@ -35,24 +38,40 @@ async def access_log(request: web.Request, handler: Handler) -> web.StreamRespon
 
 
 @web.middleware
-async def cors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Let browsers of any origin talk to the API, and answer their preflight requests."""
-    if request.method == "OPTIONS":
-        response: web.StreamResponse = web.Response()
-        response.headers["Access-Control-Allow-Methods"] = "GET, POST, DELETE, OPTIONS"
-        response.headers["Access-Control-Allow-Headers"] = "*"
-        response.headers["Access-Control-Allow-Credentials"] = "true"
-        add_origin(request, response)
-        return response
-    response = await handler(request)
-    if not response.prepared:
-        add_origin(request, response)
+async def preflight(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer what browsers ask before a request of another origin's page: all is allowed.
+
+    What is allowed is named, never `*`: beside Allow-Credentials a browser takes that for a name.
+    """
+    if request.method != "OPTIONS":
+        return await handler(request)
+    response = web.Response()
+    _vary(response, "Access-Control-Request-Method", "Access-Control-Request-Headers")
+    methods = dict.fromkeys([*_METHODS, _asked(request, "Access-Control-Request-Method", _METHODS[0])])
+    response.headers["Access-Control-Allow-Methods"] = ", ".join(methods)
+    response.headers["Access-Control-Allow-Headers"] = _asked(request, "Access-Control-Request-Headers", _HEADERS)
     return response
 
 
-def add_origin(request: web.Request, response: web.StreamResponse) -> None:
-    """Echo the request's origin."""
-    response.headers["Access-Control-Allow-Origin"] = request.headers.get("Origin", "*")
+async def allow_origin(request: web.Request, response: web.StreamResponse) -> None:
+    """Let pages of any origin read an answer, whatever kind it is; a signal of aiohttp before each is sent."""
+    _vary(response, "Origin")
+    origin = _asked(request, "Origin", "*")
+    response.headers["Access-Control-Allow-Origin"] = origin
+    response.headers["Access-Control-Expose-Headers"] = _EXPOSED
+    if origin != "*":
+        response.headers["Access-Control-Allow-Credentials"] = "true"
+
+
+def _asked(request: web.Request, name: str, otherwise: str) -> str:
+    """A header of the request that an answer may repeat."""
+    value = request.headers.get(name, "")
+    return value if value and value.isascii() and value.isprintable() else otherwise
+
+
+def _vary(response: web.StreamResponse, *names: str) -> None:
+    """For caches: the answer depends on these headers of the request."""
+    response.headers["Vary"] = ", ".join([*response.headers.getall("Vary", []), *names])
 
 
 @web.middleware
@@ -134,7 +153,13 @@ def _open_to_all(request: web.Request) -> bool:
 
 
 def _has_key(request: web.Request, context: Context) -> bool:
-    authorization = request.headers.get("Authorization", "")
-    scheme, _, token = authorization.partition(" ")
-    offered = token.strip() if scheme.lower() == "bearer" else request.headers.get("X-Api-Key", "")
-    return bool(offered) and context.keys.accepts(offered)
+    """Whether any key that was sent is valid: a proxy's own credentials may stand beside the client's."""
+    return any(context.keys.accepts(offered) for offered in _offered(request))
+
+
+def _offered(request: web.Request) -> Iterator[str]:
+    for authorization in request.headers.getall("Authorization", []):
+        scheme, _, token = authorization.partition(" ")
+        if scheme.lower() == "bearer" and token.strip():
+            yield token.strip()
+    yield from filter(None, request.headers.getall("X-Api-Key", []))

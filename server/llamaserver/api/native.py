@@ -10,12 +10,13 @@ from aiohttp import web
 from ..engine.loop import Request
 from ..engine.output import Delta, Event, Finish
 from ..engine.params import GenerationParams, Prompt
+from ..engine.stream import Stream
 from ..errors import InvalidRequest, NotSupported
 from .answer import Answer, join, probabilities_json, timings_json
 from .body import body_size, dumps, encoded_response, json_response, read_json
 from .context import CONTEXT, Context
 from .fields import Fields, token_id
-from .prompt import build_prompt, check_length, read_images, split_prompts
+from .prompt import build_prompt, check_length, numbered, read_images, split_prompts
 from .schema import Limits, parse_generation
 from .settings import generation_settings
 from .sse import gather, respond
@@ -34,6 +35,7 @@ class Job:
     request: Request
     settings: dict[str, Any]
     prompt: Any
+    field: str  # that the prompt came in: errors name it where there are several
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +77,22 @@ def bounded(params: GenerationParams, jobs: int, *, stream: bool) -> GenerationP
     return replace(params, n_predict=most) if params.n_predict < 0 else params
 
 
-def make_job(context: Context, prompt: Prompt, params: GenerationParams, echo: Any, settings: dict[str, Any]) -> Job:
+def make_job(
+    context: Context, prompt: Prompt, params: GenerationParams, echo: Any, settings: dict[str, Any], *, field: str
+) -> Job:
     """Compile the sampler and wrap everything for the engine (executor thread)."""
     engine = context.engine
     sampler = engine.make_sampler(params.sampling, engine.settings.slot_ctx)
     tag = Tag(settings, echo if isinstance(echo, str) else dumps(echo).decode())
-    return Job(Request(prompt, params, sampler, tag=tag), settings, echo)
+    return Job(Request(prompt, params, sampler, tag=tag), settings, echo, field)
+
+
+def submit(context: Context, job: Job) -> Stream:
+    """Give a job to the engine; what it refuses of a batch is named."""
+    try:
+        return context.engine.submit(job.request)
+    except InvalidRequest as error:
+        raise (error.named(job.field) if "." in job.field else error) from error
 
 
 async def completion(request: web.Request) -> web.StreamResponse:
@@ -109,9 +121,13 @@ def _completion_jobs(context: Context, body: dict[str, Any], stream: bool) -> li
     if images and len(prompts) > MAX_PROMPTS_WITH_IMAGES:
         raise InvalidRequest(f"Field 'prompt': at most {MAX_PROMPTS_WITH_IMAGES} prompts with images", field="prompt")
     settings = settings_for(context, params, stream=stream)
-    tokens = context.system.tokens
-    built = [(build_prompt(p, context.engine, system=tokens, images=images), p) for p in prompts]
-    return [make_job(context, prompt, params, echo, settings) for prompt, echo in built]
+    engine, tokens, names = context.engine, context.system.tokens, numbered("prompt", len(prompts))
+    pairs = list(zip(names, prompts, strict=True))
+    built = [build_prompt(value, engine, system=tokens, images=images, field=name) for name, value in pairs]
+    return [
+        make_job(context, prompt, params, value, settings, field=name)
+        for prompt, (name, value) in zip(built, pairs, strict=True)
+    ]
 
 
 async def run(request: web.Request, jobs: list[Job], fields: Fields, *, stream: bool) -> web.StreamResponse:
@@ -119,7 +135,7 @@ async def run(request: web.Request, jobs: list[Job], fields: Fields, *, stream: 
     context = request.app[CONTEXT]
     wanted = fields.strings("response_fields")
     with ExitStack() as stack:
-        streams = [stack.enter_context(context.engine.submit(job.request)) for job in jobs]
+        streams = [stack.enter_context(submit(context, job)) for job in jobs]
         if stream:
             return await respond(request, streams, lambda i, event: _encode(jobs[i], i, event, len(jobs) > 1, wanted))
         answers = [join(events) for events in await gather(streams)]
@@ -221,7 +237,7 @@ def _infill_job(context: Context, body: dict[str, Any], stream: bool) -> Job:
     keys = [*tokens, vocab.fim_pre, *before, vocab.fim_suf, *after, vocab.fim_mid]
     params = bounded(parse_generation(body, limits(context)), 1, stream=stream)
     settings = settings_for(context, params, stream=stream)
-    return make_job(context, Prompt(array("q", keys)), params, prefix, settings)
+    return make_job(context, Prompt(array("q", keys)), params, prefix, settings, field="input_prefix")
 
 
 async def tokenize(request: web.Request) -> web.StreamResponse:
@@ -244,7 +260,7 @@ def _tokenize(context: Context, fields: Fields) -> dict[str, Any]:
         if isinstance(item, str):
             tokens += vocab.tokenize(item, add_special=special and index == 0, parse_special=parse)
         else:
-            tokens.append(token_id(item, vocab.n_vocab, "content"))
+            tokens.append(token_id(item, vocab.n_vocab, f"content.{index}" if isinstance(content, list) else "content"))
     if fields.boolean("with_pieces", default=False):
         return {"tokens": [{"id": token, "piece": _piece(vocab.special_piece(token))} for token in tokens]}
     return {"tokens": tokens}
@@ -267,7 +283,8 @@ async def detokenize(request: web.Request) -> web.StreamResponse:
 
     def content() -> bytes:
         vocab = context.engine.vocab
-        return dumps({"content": vocab.detokenize([token_id(item, vocab.n_vocab, "tokens") for item in items])})
+        ids = [token_id(item, vocab.n_vocab, f"tokens.{place}") for place, item in enumerate(items)]
+        return dumps({"content": vocab.detokenize(ids)})
 
     return encoded_response(await context.blocking(content, body_size(request)))
 

@@ -5,22 +5,22 @@ import uuid
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import accumulate
 from typing import Any
 
 from aiohttp import web
 
 from ..engine.json_grammar import schema_to_gbnf
-from ..engine.output import Delta, Event, Finish, TokenProb, TokenProbs
+from ..engine.output import Delta, Event, Finish, TokenProbs
 from ..engine.params import GenerationParams, Prompt
 from ..errors import InvalidRequest
-from .answer import Answer, join, logprob, timings_json
+from .answer import Answer, join, timings_json
 from .body import body_size, dumps, encoded_response, json_response, read_json
 from .chat import Chat, chat_prompt, render_chat
 from .context import CONTEXT, Context
 from .fields import Fields
-from .native import Job, bounded, limits, make_job, model_name, settings_for
-from .prompt import build_prompt, split_prompts
+from .native import Job, bounded, limits, make_job, model_name, settings_for, submit
+from .oai_logprobs import ChatLogprobs, Logprobs, TextLogprobs
+from .prompt import build_prompt, numbered, prompt_text, split_prompts
 from .schema import parse_generation
 from .sse import gather, respond
 
@@ -38,8 +38,8 @@ class Call:
     stream: bool
     usage: bool  # a last chunk with usage
     chat: bool
-    logprobs: bool
-    echo: bool
+    logprobs: int | None  # alternatives at each place; None: nothing was asked for
+    echoes: list[str]  # what each choice's text begins with
     id: str
     created: int
     model: str
@@ -72,33 +72,15 @@ async def apply_template(request: web.Request) -> web.StreamResponse:
     return json_response({"prompt": chat.text})
 
 
-async def models(request: web.Request) -> web.StreamResponse:
-    """GET /v1/models."""
-    context = request.app[CONTEXT]
-    context.require_ready()
-    info, name = context.engine.info, model_name(context)
-    meta = {
-        "vocab_type": info.vocab_type,
-        "n_vocab": info.n_vocab,
-        "n_ctx_train": info.n_ctx_train,
-        "n_embd": info.n_embd,
-        "n_params": info.n_params,
-        "size": info.size,
-    }
-    entry = {"id": name, "object": "model", "created": int(context.started), "owned_by": "llamacpp", "meta": meta}
-    listed = {"name": name, "model": name, "type": "model", "capabilities": ["completion"]}
-    return json_response({"object": "list", "data": [entry], "models": [listed]})
-
-
 # ---- reading
 
 
 def _chat_call(context: Context, body: dict[str, Any]) -> Call:
     fields = _checked(body)
     chat: Chat = render_chat(context, body)
-    logprobs = fields.boolean("logprobs", default=False)
     top = fields.integer("top_logprobs", default=0, low=0, high=MAX_TOP_LOGPROBS)
-    params = _params(context, body, fields, top_logprobs=max(top, 1) if logprobs else 0)
+    logprobs = top if fields.boolean("logprobs", default=False) else None
+    params = _params(context, body, fields, logprobs)
     params = replace(params, stop=(*params.stop, *chat.stops))
     prompt = chat_prompt(context, chat)
     return _call(context, fields, [(prompt, chat.text)], params, chat=True, logprobs=logprobs)
@@ -109,12 +91,17 @@ def _text_call(context: Context, body: dict[str, Any]) -> Call:
     if body.get("prompt") is None:
         raise InvalidRequest("Field 'prompt': is required", field="prompt")
     name, value = fields.get("logprobs")
-    top = 0 if isinstance(value, bool) else fields.integer(name, default=0, low=0, high=MAX_TOP_LOGPROBS)
-    logprobs = value is not None and value is not False
-    params = _params(context, body, fields, top_logprobs=max(top, 1) if logprobs else 0)
-    system = context.system.tokens
-    _choices(fields, split_prompts(body["prompt"]))
-    prompts = [(build_prompt(p, context.engine, system=system), p) for p in split_prompts(body["prompt"])]
+    logprobs = None
+    if value is not None and value is not False:
+        logprobs = 0 if value is True else fields.integer(name, default=0, low=0, high=MAX_TOP_LOGPROBS)
+    params = _params(context, body, fields, logprobs)
+    values = split_prompts(body["prompt"])
+    _choices(fields, values)
+    system, names = context.system.tokens, numbered("prompt", len(values))
+    prompts = [
+        (build_prompt(value, context.engine, system=system, field=name), value)
+        for value, name in zip(values, names, strict=True)
+    ]
     return _call(context, fields, prompts, params, chat=False, logprobs=logprobs)
 
 
@@ -131,10 +118,10 @@ def _checked(body: dict[str, Any]) -> Fields:
     return fields
 
 
-def _params(context: Context, body: dict[str, Any], fields: Fields, *, top_logprobs: int) -> GenerationParams:
+def _params(context: Context, body: dict[str, Any], fields: Fields, logprobs: int | None) -> GenerationParams:
     extra: dict[str, Any] = {}
-    if top_logprobs:
-        extra = {"n_probs": top_logprobs, "post_sampling_probs": False}
+    if logprobs is not None:  # the chosen token's own is told with any number
+        extra = {"n_probs": max(logprobs, 1), "post_sampling_probs": False}
     grammar = _response_grammar(fields)
     if grammar:
         extra["grammar"] = grammar
@@ -168,7 +155,7 @@ def _call(
     params: GenerationParams,
     *,
     chat: bool,
-    logprobs: bool,
+    logprobs: int | None,
 ) -> Call:
     n = _choices(fields, prompts)
     stream = fields.boolean("stream", default=False)
@@ -178,14 +165,20 @@ def _call(
     choices = [replace(params, sampling=replace(params.sampling, seed=seed)) for seed in seeds]
     shown = [(choice, settings_for(context, choice, stream=stream)) for choice in choices]
     room = context.engine.settings.slot_ctx
-    jobs = [make_job(context, p, _ended(c, p, room), echo, s) for p, echo in prompts for c, s in shown]
+    echo = not chat and fields.boolean("echo", default=False)
+    jobs, echoes = [], []
+    for name, (prompt, value) in zip(numbered("prompt", len(prompts)), prompts, strict=True):
+        text = prompt_text(value, context.engine) if echo else ""
+        for choice, settings in shown:
+            jobs.append(make_job(context, prompt, _ended(choice, prompt, room), value, settings, field=name))
+            echoes.append(text)
     return Call(
         jobs=jobs,
         stream=stream,
         usage=bool(options.get("include_usage")),
         chat=chat,
         logprobs=logprobs,
-        echo=not chat and fields.boolean("echo", default=False),
+        echoes=echoes,
         id=("chatcmpl-" if chat else "cmpl-") + uuid.uuid4().hex,
         created=int(time.time()),
         model=model_name(context),
@@ -217,13 +210,13 @@ def _choices(fields: Fields, prompts: Sequence[Any]) -> int:
 async def _run(request: web.Request, call: Call) -> web.StreamResponse:
     context = request.app[CONTEXT]
     with ExitStack() as stack:
-        streams = [stack.enter_context(context.engine.submit(job.request)) for job in call.jobs]
+        streams = [stack.enter_context(submit(context, job)) for job in call.jobs]
         if call.stream:
             writer = _Chunks(call)
             return await respond(request, streams, writer.encode, head=writer.head(), tail=b"data: [DONE]\n\n")
         answers = [join(events) for events in await gather(streams)]
     return encoded_response(
-        await context.blocking(lambda: _whole(call, answers)) if call.logprobs else _whole(call, answers)
+        await context.blocking(lambda: _whole(call, answers)) if call.logprobs is not None else _whole(call, answers)
     )
 
 
@@ -246,17 +239,19 @@ def _head(call: Call, kind: str) -> dict[str, Any]:
 
 
 def _choice(call: Call, index: int, answer: Answer) -> dict[str, Any]:
-    logprobs = _logprobs(call, answer.probs) if call.logprobs else None
+    logprobs = of(answer.probs) if (of := _logprobs(call, index)) else None
     reason = _finish_reason(answer.finish)
     if call.chat:
-        message = {"role": "assistant", "content": answer.content}
+        message = {"role": "assistant", "content": answer.content, "refusal": None}
         return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason}
-    return {"index": index, "text": _echo(call, index) + answer.content, "logprobs": logprobs, "finish_reason": reason}
+    return {"index": index, "text": call.echoes[index] + answer.content, "logprobs": logprobs, "finish_reason": reason}
 
 
-def _echo(call: Call, index: int) -> str:
-    prompt = call.jobs[index].prompt
-    return prompt if call.echo and isinstance(prompt, str) else ""
+def _logprobs(call: Call, index: int) -> Logprobs | None:
+    """What shapes the probabilities of a choice, if they were asked for."""
+    if call.logprobs is None:
+        return None
+    return ChatLogprobs(call.logprobs) if call.chat else TextLogprobs(call.logprobs, len(call.echoes[index]))
 
 
 def _finish_reason(finish: Finish) -> str:
@@ -274,29 +269,6 @@ def _usage(finishes: list[Finish]) -> dict[str, Any]:
     }
 
 
-def _logprobs(call: Call, items: list[TokenProbs], offset: int = 0) -> dict[str, Any]:
-    """`offset`: characters of the answer before these items."""
-    if call.chat:
-        return {"content": [_chat_logprob(item) for item in items]}
-    texts = [item.chosen.piece.decode("utf-8", "replace") for item in items]
-    offsets = list(accumulate(map(len, texts), initial=offset))[:-1]
-    tops = [{top.piece.decode("utf-8", "replace"): logprob(top.prob) for top in item.top} for item in items]
-    return {
-        "tokens": texts,
-        "token_logprobs": [logprob(item.chosen.prob) for item in items],
-        "top_logprobs": tops,
-        "text_offset": offsets,
-    }
-
-
-def _chat_logprob(item: TokenProbs) -> dict[str, Any]:
-    def one(prob: TokenProb) -> dict[str, Any]:
-        text = prob.piece.decode("utf-8", "replace")
-        return {"token": text, "logprob": logprob(prob.prob), "bytes": list(prob.piece)}
-
-    return {**one(item.chosen), "top_logprobs": [one(top) for top in item.top]}
-
-
 class _Chunks:
     """Encodes the events of one call as chunks."""
 
@@ -304,7 +276,7 @@ class _Chunks:
         self._call = call
         self._left = len(call.jobs)
         self._finishes: list[Finish] = []
-        self._offsets = [0] * len(call.jobs)
+        self._logprobs = [_logprobs(call, i) for i in range(len(call.jobs))]
         kind = "chat.completion.chunk" if call.chat else "text_completion"
         self._head = dumps(_head(call, kind))[:-1]  # open object: choices follow
         self._before = [self._head + b',"choices":[{"index":%d,' % i for i in range(len(call.jobs))]
@@ -314,8 +286,8 @@ class _Chunks:
     def head(self) -> bytes:
         """Chat streams begin with the role of each choice, others with the prompt where `echo` asks for it."""
         if not self._call.chat:
-            return b"".join(self._text(i, _echo(self._call, i), []) for i in range(self._left) if self._call.echo)
-        delta = b'"delta":{"role":"assistant","content":null},"finish_reason":null}]}\n\n'
+            return b"".join(self._text(i, text, []) for i, text in enumerate(self._call.echoes) if text)
+        delta = b'"delta":{"role":"assistant","content":null,"refusal":null},"finish_reason":null}]}\n\n'
         return b"".join(b"data: " + before + delta for before in self._before)
 
     def encode(self, index: int, event: Event) -> bytes:
@@ -328,9 +300,8 @@ class _Chunks:
 
     def _text(self, index: int, content: str, probs: list[TokenProbs]) -> bytes:
         start = b"data: " + self._before[index]
-        if self._call.logprobs:
-            start += b'"logprobs":' + dumps(_logprobs(self._call, probs, self._offsets[index])) + b","
-            self._offsets[index] += sum(len(item.chosen.piece.decode("utf-8", "replace")) for item in probs)
+        if of := self._logprobs[index]:
+            start += b'"logprobs":' + dumps(of(probs) if probs else None) + b","
         return start + self._field + dumps(content) + self._after
 
     def _end(self, index: int, finish: Finish) -> bytes:
@@ -347,8 +318,7 @@ class _Chunks:
 
 def add_routes(app: web.Application) -> None:
     """Mount the endpoints of this file."""
-    for prefix in ("/v1", ""):
-        app.router.add_post(f"{prefix}/chat/completions", chat_completions)
-        app.router.add_get(f"{prefix}/models", models)
+    app.router.add_post("/v1/chat/completions", chat_completions)
+    app.router.add_post("/chat/completions", chat_completions)
     app.router.add_post("/v1/completions", completions)
     app.router.add_post("/apply-template", apply_template)

@@ -1,7 +1,6 @@
 """Prompts in all their forms, and images, to the engine's keys. Runs in an executor thread."""
 
 import base64
-import binascii
 import re
 from array import array
 from collections.abc import Mapping
@@ -16,6 +15,13 @@ from .fields import Fields, token_id
 _IMAGE = re.compile(r"\[img-([0-9]{1,9})\]")
 _BYTES_PER_TOKEN = 64  # a bound on what one token of a context can possibly stand for
 _SPARE_BYTES = 1 << 20
+_WHITESPACE = b" \t\r\n\f\v"
+_PLAIN_BASE64 = bytes.maketrans(b"-_", b"+/")
+_PERCENT = tuple(
+    (form.encode(), letter.encode())
+    for letter in "+/=-_ \t\r\n"
+    for form in (f"%{ord(letter):02X}", f"%{ord(letter):02x}")
+)
 
 
 def split_prompts(value: Any) -> list[Any]:
@@ -28,6 +34,20 @@ def split_prompts(value: Any) -> list[Any]:
     if isinstance(value, list) and value and all(isinstance(item, list) for item in value):
         return list(value)
     return [value]
+
+
+def numbered(field: str, count: int) -> list[str]:
+    """The names of a batch's inputs in errors, such as `prompt.3`; one alone is the field itself."""
+    return [field] if count == 1 else [f"{field}.{place}" for place in range(count)]
+
+
+def prompt_text(value: str | list[Any], engine: Engine) -> str:
+    """A prompt that could be built, as text: token ids are what they stand for."""
+    if isinstance(value, str):
+        return value
+    piece = engine.vocab.special_piece
+    parts = [item.encode("utf-8", "replace") if isinstance(item, str) else piece(item) for item in value]
+    return b"".join(parts).decode("utf-8", "replace")
 
 
 def build_prompt(
@@ -75,21 +95,35 @@ def check_length(items: list[Any], engine: Engine, field: str) -> None:
 def read_images(fields: Fields) -> dict[int, bytes]:
     """`image_data`: [{"data": base64, "id": number}]."""
     images: dict[int, bytes] = {}
-    for item in fields.array("image_data"):
+    for place, item in enumerate(fields.array("image_data")):
         if not isinstance(item, dict):
             raise InvalidRequest("Field 'image_data': must be an array of {data, id}", field="image_data")
         one = Fields(item)
-        images[one.integer("id", default=len(images), low=0)] = decode_base64(one.string("data"), "image_data")
+        data = decode_base64(one.string("data"), f"image_data.{place}")
+        images[one.integer("id", default=len(images), low=0)] = data
     return images
 
 
 def decode_base64(text: str, field: str) -> bytes:
-    """Strict base64, also as a data: URL."""
-    _, _, payload = text.rpartition(",") if text.startswith("data:") else ("", "", text)
+    """Base64 in every form that encoders write, also as a data: URL.
+
+    With line ends or spaces, without padding, in the alphabet for URLs, or percent-encoded.
+    """
+    payload = text.rpartition(",")[2] if is_data_url(text) else text
     try:
-        return base64.b64decode(payload, validate=True)
-    except (binascii.Error, ValueError) as error:
+        data = payload.encode("ascii")
+        if b"%" in data:
+            for code, letter in _PERCENT:
+                data = data.replace(code, letter)
+        data = data.translate(_PLAIN_BASE64, _WHITESPACE).rstrip(b"=")
+        return base64.b64decode(data + b"=" * (-len(data) % 4), validate=True)
+    except ValueError as error:
         raise InvalidRequest(f"Field '{field}': not valid base64", field=field) from error
+
+
+def is_data_url(text: str) -> bool:
+    """Whether a text is a data: URL, in letters of any case."""
+    return text[:64].lstrip()[:5].lower() == "data:"
 
 
 def _with_images(text: str, engine: Engine, images: Mapping[int, bytes], system: tuple[int, ...], field: str) -> Prompt:

@@ -16,7 +16,6 @@ from ..engine.stream import Stream
 from ..errors import EngineFailure, ServerError
 from .body import dumps
 from .context import CONTEXT
-from .middleware import add_origin
 
 PING_AFTER = 10.0  # seconds without an event
 _DRAINED = 1 << 15  # bytes that a write takes without waiting for the reader
@@ -55,7 +54,6 @@ class EventStream:
                         "X-Accel-Buffering": "no",
                     }
                 )
-                add_origin(self._request, response)
                 if self._request.app[CONTEXT].drain.closes(self._request):
                     response.force_close()
                 await response.prepare(self._request)

@@ -10,9 +10,9 @@ from ..engine.loop import Request
 from ..engine.output import Embedded, Failed
 from ..engine.params import GenerationParams, Prompt
 from ..engine.stream import Stream
-from ..errors import InvalidRequest
+from ..errors import EngineFailure, InvalidRequest
 from .context import Context
-from .prompt import build_prompt
+from .prompt import build_prompt, numbered
 from .sse import as_server_error
 
 MAX_INPUTS = 2048
@@ -23,23 +23,27 @@ async def embed(context: Context, inputs: list[Any], field: str) -> list[Embedde
     if len(inputs) > MAX_INPUTS:
         raise InvalidRequest(f"Field '{field}': at most {MAX_INPUTS} inputs", field=field)
     size = sum(len(item) for item in inputs if isinstance(item, str | list))
-    prompts = await context.blocking(lambda: [build_prompt(item, context.engine, field=field) for item in inputs], size)
+    named = list(zip(numbered(field, len(inputs)), inputs, strict=True))
+    prompts = await context.blocking(
+        lambda: [(build_prompt(item, context.engine, field=name), name) for name, item in named], size
+    )
     with ExitStack() as stack:
-        streams = [stack.enter_context(_submit(context, prompt, field)) for prompt in prompts]
-        return [await _result(stream) for stream in streams]
+        streams = [(stack.enter_context(_submit(context, prompt, name)), name) for prompt, name in prompts]
+        return [await _result(stream, name) for stream, name in streams]
 
 
 def _submit(context: Context, prompt: Prompt, field: str) -> Stream:
     try:
         return context.engine.submit(Request(prompt, GenerationParams(n_predict=0), kind="embedding"))
     except InvalidRequest as error:
-        raise InvalidRequest(f"Field '{field}': {error.message}", field=field) from error
+        raise error.named(field) from error
 
 
-async def _result(stream: Stream) -> Embedded:
+async def _result(stream: Stream, field: str) -> Embedded:
     event = await stream.next()
     if isinstance(event, Failed):
-        raise as_server_error(event.error)
+        error = as_server_error(event.error)
+        raise error.named(field) if isinstance(error, InvalidRequest | EngineFailure) else error
     assert isinstance(event, Embedded)
     return event
 
