@@ -250,6 +250,8 @@ def test_seed(client: Client) -> None:
 
     assert text(42) == text(42)
     assert len({text(seed) for seed in range(5)}) > 1
+    assert len({text(seed) for seed in (2**33, 2**34, -7, -(2**63), 2**63 - 1, 2**64 - 2)}) > 3
+    assert text(-(2**62)) == text(-(2**62))
     drawn = {client.complete("x", n_predict=1, seed=-1)["generation_settings"]["seed"] for _ in range(3)}
     assert len(drawn) == 3
 

@@ -16,6 +16,7 @@ from ..errors import InvalidRequest
 from .fields import Fields, token_id
 
 RANDOM_SEED = 2**32 - 1  # what -1 was in the seed server's unsigned field
+_ANY = 2**1024  # beyond every number that JSON's parser makes
 MAX_PROBS = 1024
 MAX_BIASES = 10_000
 MAX_STOP = 4096  # characters
@@ -77,7 +78,6 @@ def parse_generation(
 
 
 def _sampling(fields: Fields, limits: Limits) -> SamplingParams:
-    seed = fields.integer("seed", default=-1, low=-1, high=2**32 - 1)
     number, integer = fields.number, fields.integer
     return SamplingParams(
         temperature=number("temperature", default=0.8, low=-1e3, high=1e3),
@@ -105,7 +105,7 @@ def _sampling(fields: Fields, limits: Limits) -> SamplingParams:
         mirostat=integer("mirostat", default=0, low=0, high=2),
         mirostat_tau=number("mirostat_tau", default=5.0, low=0.0, high=1e3),
         mirostat_eta=number("mirostat_eta", default=0.1, low=0.0, high=1e3),
-        seed=secrets.randbits(32) if seed in (-1, RANDOM_SEED) else seed,
+        seed=_seed(fields),
         ignore_eos=fields.boolean("ignore_eos", default=False),
         logit_bias=_logit_bias(fields, limits.vocab),
         n_probs=integer("n_probs", default=0, low=0, high=MAX_PROBS),
@@ -114,6 +114,18 @@ def _sampling(fields: Fields, limits: Limits) -> SamplingParams:
         grammar=_grammar(fields),
         samplers=_samplers(fields),
     )
+
+
+def _seed(fields: Fields) -> int:
+    """The seed in 32 bits: -1 and 2^32-1 draw one, the other 32-bit numbers are themselves.
+
+    Of all others (clients draw 63-bit and negative ones) the upper and the lower half of 64 bits are XORed,
+    so that seeds which differ in one half only stay different; never to 2^32-1, which is no seed.
+    """
+    seed = fields.integer("seed", default=-1, low=-_ANY, high=_ANY)
+    if seed in (-1, RANDOM_SEED):
+        return secrets.randbelow(RANDOM_SEED)
+    return ((seed >> 32 & 0xFFFFFFFF) ^ (seed & 0xFFFFFFFF)) % RANDOM_SEED
 
 
 def _stop(fields: Fields) -> tuple[str, ...]:
