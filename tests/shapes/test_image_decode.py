@@ -1,12 +1,15 @@
 """What our decode of images puts into the cache is what the library's own helpers put there."""
 
+import io
+
 import numpy as np
 import pytest
 from llamaserver.engine.backend import Batch, Status
 from llamaserver.engine.llama_backend import LlamaBackend, LoadOptions
 from llamaserver.engine.params import Prompt
+from PIL import ExifTags, Image
 
-from tests.support.images import png
+from tests.support.images import encoded, png
 from tests.support.models import Models
 from tests.support.native_media import last_logits
 
@@ -51,6 +54,40 @@ def test_same_logits_as_the_library(models: Models, name: str, ubatch: int) -> N
     np.testing.assert_allclose(ours, theirs, atol=0.05, rtol=0)
     other = last_logits(*paths, "the <__media__> and <__media__> now", images[::-1])
     assert np.abs(ours - other).max() > 0.5
+
+
+def stored_like(picture: bytes, kind: str) -> tuple[bytes, bytes]:
+    """A file, and a plain one of what a viewer shows of it."""
+    upright = Image.open(io.BytesIO(picture)).convert("RGB")
+    buffer = io.BytesIO()
+    if kind == "turned":
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = 6
+        upright.transpose(Image.Transpose.ROTATE_90).save(buffer, "PNG", exif=exif)
+        return buffer.getvalue(), picture
+    grey = upright.convert("L")
+    if kind == "transparent":
+        drawing = Image.new("RGBA", upright.size, (0, 0, 0, 0))
+        drawing.putalpha(grey)
+        return encoded(drawing), encoded(Image.eval(grey, lambda alpha: 255 - alpha).convert("RGB"))
+    deep = np.asarray(grey).astype(np.uint16) * 257
+    return encoded(Image.fromarray(deep)), encoded(grey.convert("RGB"))
+
+
+@pytest.mark.parametrize("kind", ["turned", "transparent", "sixteen bits"])
+def test_the_model_sees_what_a_viewer_shows(models: Models, kind: str) -> None:
+    """Also the library, which gets the plain file here; and another picture is told apart."""
+    backend = load(models, "llama")
+    try:
+        stored, plain = stored_like(png(1, 70, 50), kind)
+        prompts = [backend._projector.build(["the ", one, " now"], add_special=True) for one in (stored, plain)]
+        assert prompts[0].keys == prompts[1].keys  # so that one's cached state serves for the other
+        ours = evaluate(backend, prompts[0])
+    finally:
+        backend.close()
+    paths = models.llama(), models.projector_of("llama")
+    np.testing.assert_allclose(ours, last_logits(*paths, "the <__media__> now", [plain]), atol=0.05, rtol=0)
+    assert np.abs(ours - last_logits(*paths, "the <__media__> now", [png(2, 70, 50)])).max() > 0.5
 
 
 def test_image_is_gone_after_an_abort(models: Models) -> None:

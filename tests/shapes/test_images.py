@@ -1,8 +1,10 @@
 """Images in prompts, over three kinds of projector: fixed size, sliced, and M-RoPE."""
 
+import base64
 import io
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from PIL import Image
@@ -153,6 +155,39 @@ def test_chat_streams(client: Client) -> None:
     assert events[-1] == "[DONE]"
 
 
+LONG = png(7, 60, 60)
+FORMS = {
+    "line ends": base64.encodebytes(LONG).decode(),
+    "line ends of Windows": base64.encodebytes(LONG).decode().replace("\n", "\r\n"),
+    "no padding": base64_of(LONG).rstrip("="),
+    "alphabet for URLs": base64.urlsafe_b64encode(LONG).decode(),
+    "percent-encoded": quote(base64_of(LONG), safe=""),
+    "spaces around": f"  {base64_of(LONG)}\n",
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("scheme", ["data:image/png;base64,", "DATA:image/PNG;BASE64,", " data:;base64,"])
+def test_base64_as_encoders_write_it(client: Client, form: str, scheme: str) -> None:
+    def ask(data: str) -> Any:
+        return client.complete("see [img-1] what?", image_data=[{"data": data, "id": 1}], n_predict=1)
+
+    def chat_with(url: str, *, plain: bool) -> Any:
+        content = [{"type": "image_url", "image_url": url if plain else {"url": url}}]
+        messages = [{"role": "user", "content": content}]
+        return client.post("/v1/chat/completions", messages=messages, max_tokens=1, temperature=0)
+
+    first, plain = ask(base64_of(LONG)), chat_with(data_url(LONG), plain=False)
+    for data in (FORMS[form], scheme + FORMS[form]):
+        answer = ask(data)
+        assert answer["content"] == first["content"]
+        assert answer["tokens_cached"] >= answer["tokens_evaluated"] - 2, "the same picture"
+    for as_text in (True, False):
+        answer = chat_with(scheme + FORMS[form], plain=as_text)
+        assert answer["choices"][0]["message"] == plain["choices"][0]["message"]
+        assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] >= answer["usage"]["prompt_tokens"] - 2
+
+
 @pytest.mark.parametrize(
     ("data", "says"),
     [
@@ -168,7 +203,7 @@ def test_chat_streams(client: Client) -> None:
 def test_bad_picture_is_refused(client: Client, data: Any, says: str) -> None:
     error = client.error("/completion", {"prompt": "a [img-1] b", "image_data": [{"data": data, "id": 1}]})
     assert says in error["message"]
-    assert error["param"] in ("image_data", "data")
+    assert error["param"] in ("image_data", "image_data.0", "data")
 
 
 def test_unknown_id_is_refused(client: Client) -> None:

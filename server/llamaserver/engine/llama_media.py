@@ -1,13 +1,11 @@
-"""Images in prompts over libmtmd: bytes to checked bitmaps, to chunks, to the KV cache.
+"""Images in prompts over libmtmd: pixels to bitmaps, to chunks, to the KV cache.
 
-Images are decoded by Pillow, not by the library's own decoder: sizes are bounded before a pixel is
-read and nothing but still images gets in. `build` may be called from any thread; encoding and
-decoding belong to the engine thread.
+Images are decoded by pixels.py, not by the library's own decoder. `build` may be called from any
+thread; encoding and decoding belong to the engine thread.
 """
 
 import ctypes
 import hashlib
-import io
 import threading
 from array import array
 from collections.abc import Iterator, Sequence
@@ -19,15 +17,14 @@ import llama_cpp.llama_cpp as lib
 import numpy as np
 import numpy.typing as npt
 from llama_cpp import mtmd_cpp as mtmd
-from PIL import Image, UnidentifiedImageError
 
 from ..errors import InvalidRequest, ModelLoadError, NotSupported
 from . import llama_devices
 from .backend import Status
 from .params import Media, Prompt
+from .pixels import open_picture, rgb
 
 MAX_PIXELS = 64 * 1024 * 1024  # of all images of a prompt together
-_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP")
 _NODES_PER_LOOK = 16  # graph nodes of the vision model between two looks at the abort flag
 _KEY_BITS = (1 << 62) - 1
 _ODD = 0x9E3779B97F4A7C15
@@ -204,39 +201,30 @@ class _Inputs:
     def image(self, data: bytes) -> None:
         self._images += 1
         try:
-            image = _open(data)
-            bitmap = self._bitmap(image)
+            bitmap = self._bitmap(data)
         except InvalidRequest as error:
             raise InvalidRequest(f"image {self._images}: {error.message}", field="image_data") from error
         self._stack.callback(mtmd.mtmd_bitmap_free, bitmap)
-        mtmd.mtmd_bitmap_set_id(bitmap, hashlib.sha256(data).hexdigest().encode())
         self._parts.append(mtmd.mtmd_input_part(None, bitmap))
 
-    def _bitmap(self, image: Image.Image) -> Any:
-        """Decode; the library copies the pixels."""
-        self._pixels += image.width * image.height
+    def _bitmap(self, data: bytes) -> Any:
+        """The library copies the pixels. They are the identity of an image, not the file that they came in."""
+        file = open_picture(data)
+        self._pixels += file.width * file.height
         if self._pixels > MAX_PIXELS:
             raise InvalidRequest(f"{self._pixels} pixels so far, a prompt may have {MAX_PIXELS}")
-        try:
-            pixels = image.convert("RGB").tobytes()
-        except Exception as error:  # a decoder may raise anything on hostile bytes
-            raise InvalidRequest(f"damaged: {error}") from error
+        image = rgb(file)
+        pixels = image.tobytes()
         address = ctypes.cast(ctypes.c_char_p(pixels), ctypes.POINTER(ctypes.c_uint8))
-        return mtmd.mtmd_bitmap_init(image.width, image.height, address)
+        bitmap = mtmd.mtmd_bitmap_init(image.width, image.height, address)
+        identity = hashlib.sha256(b"%dx%d/" % image.size)
+        identity.update(pixels)
+        mtmd.mtmd_bitmap_set_id(bitmap, identity.hexdigest().encode())
+        return bitmap
 
     def pointers(self) -> tuple[Any, int]:
         count = len(self._parts)
         return (ctypes.POINTER(mtmd.mtmd_input_part) * count)(*map(ctypes.pointer, self._parts)), count
-
-
-def _open(data: bytes) -> Image.Image:
-    """Read the header only."""
-    try:
-        return Image.open(io.BytesIO(data), formats=_FORMATS)
-    except UnidentifiedImageError as error:
-        raise InvalidRequest(f"not one of {', '.join(_FORMATS)}") from error
-    except Exception as error:  # as above
-        raise InvalidRequest(f"not an image: {error}") from error
 
 
 def _prompt(chunks: Any) -> Prompt:
