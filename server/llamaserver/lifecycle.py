@@ -23,13 +23,14 @@ from . import digest, download, huggingface, kv, model_cache, origin, terminatio
 from .api.app import build_app, build_context, build_management_app
 from .api.context import Context, Download
 from .api.system import load_system_prompt
+from .api.template_check import check_given_template, check_template
 from .config import Config
 from .engine.backend import Backend
 from .engine.kvstore import KVStore
 from .engine.loop import Engine
 from .engine.settings import EngineSettings
 from .engine.snapshot import Snapshot
-from .errors import ConfigError, ModelLoadError, Unavailable
+from .errors import ConfigError, ModelLoadError, TemplateInvalid, Unavailable
 from .source import Source, file_name
 from .threads import default_threads
 
@@ -91,7 +92,7 @@ class Server:
         self._engine = Engine(self._load, engine_settings(config), self._open_store)
         self._identities: kv.Identities | None = None
         self._context: Context = build_context(config, self._engine)
-        self._context.preparing = bool(config.system_prompt_file)
+        self._context.preparing = True
         self._runners: list[web.AppRunner] = []
         self._terminate = asyncio.Event()  # drain, then end
         self._quit = asyncio.Event()  # end now
@@ -191,22 +192,25 @@ class Server:
         _log.info("listening on %s", ", ".join(str(address) for address in runner.addresses))
 
     async def _prepare(self) -> None:
-        """Download when asked to, load, and set the system prompt."""
+        """Download when asked to, load, check the chat template, and set the system prompt."""
         config = self._config
         if config.chat_template_file:
             try:
-                self._context.template_file = await asyncio.to_thread(Path(config.chat_template_file).read_text)
+                data = await asyncio.to_thread(Path(config.chat_template_file).read_bytes)
+                self._context.template_file = data.decode("utf-8-sig")
             except (OSError, UnicodeDecodeError) as error:
                 raise ConfigError(f"--chat-template-file {config.chat_template_file}: {error}") from error
+        await check_given_template(self._context)
         if config.model_url or config.hf_repo:
             self._model = await self._download()
         self._engine.start()
         await self._loaded()
         info = self._engine.info
         self._context.model_sha256 = await asyncio.to_thread(digest.recorded, Path(info.path))
+        await check_template(self._context)
         if config.system_prompt_file:
             await load_system_prompt(self._context, config.system_prompt_file)
-            self._context.preparing = False
+        self._context.preparing = False
         self._context.settled.set()
         _log.info(
             "model %s is ready: %s, %d slots of %d tokens, %s, %d/%d layers offloaded",
@@ -258,12 +262,19 @@ class Server:
             _log.error("%s", error)
             if not isinstance(error, ModelLoadError | ConfigError):
                 _log.error("loading failed", exc_info=error)
-            self._engine.snapshot = Snapshot(state="failed", error=str(error))
+            failed = Snapshot(state="failed", error=str(error))
+            self._engine.snapshot = failed
             self._context.settled.set()
             if not self._config.stay_on_load_error:
-                reason = "BadArguments" if isinstance(error, ConfigError) else "ModelLoadFailed"
+                reason = (
+                    "BadArguments" if isinstance(error, ConfigError)
+                    else "TemplateInvalid" if isinstance(error, TemplateInvalid)
+                    else "ModelLoadFailed"
+                )  # fmt: skip
                 termination.write(self._config.termination_log, reason, str(error) or type(error).__name__)
                 return await self._stop(2 if isinstance(error, ConfigError) else 1)
+            await self._stop_engine()  # a model that was loaded all the same would say that it is ready
+            self._engine.snapshot = failed
         await stopping
         if self._signal == signal.SIGTERM and self._engine.snapshot.state == "ready":
             await self._drain()
@@ -339,11 +350,14 @@ class Server:
         """End the engine, then the ports; a library call that does not return is left behind."""
         self._context.drain.refuse()
         self._context.settled.set()
-        try:
-            await asyncio.wait_for(self._engine.stop(), _QUIT)
-        except TimeoutError:
-            _log.warning("the library does not return; leaving it")
+        await self._stop_engine()
         for runner in self._runners:
             await runner.cleanup()
         _log.info("stopped")
         return code
+
+    async def _stop_engine(self) -> None:
+        try:
+            await asyncio.wait_for(self._engine.stop(), _QUIT)
+        except TimeoutError:
+            _log.warning("the library does not return; leaving it")

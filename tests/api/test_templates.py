@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from llamaserver.api.templates import CHATML, render
-from llamaserver.errors import InvalidRequest
+from llamaserver.errors import ServerError
 
 from tests.support.client import Client
 from tests.support.paths import model_path
@@ -63,7 +63,7 @@ def test_file(tmp_path: Path) -> None:
     ],
 )
 def test_a_template_can_do_no_harm(template: str) -> None:
-    with pytest.raises(InvalidRequest):
+    with pytest.raises(ServerError):
         render(template, MESSAGES, add_generation_prompt=True, variables={})
 
 

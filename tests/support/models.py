@@ -4,6 +4,7 @@ They answer nonsense, but the same nonsense each time, and load in milliseconds.
 so that attention, state and projections matter: another prompt gives another answer.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,11 @@ class Models:
     def llama(self) -> Path:
         """A decoder with byte tokens, a chat template and no fill-in-middle tokens."""
         return self._once("llama.gguf", _write_llama)
+
+    def templated(self, template: str) -> Path:
+        """The same with another chat template in its metadata."""
+        name = f"llama-{hashlib.sha256(template.encode()).hexdigest()[:12]}.gguf"
+        return self._once(name, lambda path: _write_llama(path, template=template))
 
     def fim(self) -> Path:
         """The same with fill-in-middle tokens."""
@@ -215,7 +221,7 @@ def _attention(writer: gguf.GGUFWriter) -> None:
     writer.add_rope_dimension_count(N_EMBD // N_HEAD)
 
 
-def _byte_vocab(writer: gguf.GGUFWriter, extra: Sequence[str] = ()) -> int:
+def _byte_vocab(writer: gguf.GGUFWriter, extra: Sequence[str] = (), template: str = _TEMPLATE) -> int:
     """A SentencePiece vocabulary: special tokens, all bytes, letters and a few words. Returns its size."""
     tokens = ["<unk>", "<s>", "</s>"]
     types = [gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, gguf.TokenType.CONTROL]
@@ -242,7 +248,7 @@ def _byte_vocab(writer: gguf.GGUFWriter, extra: Sequence[str] = ()) -> int:
     writer.add_add_bos_token(True)
     writer.add_add_eos_token(False)
     writer.add_add_space_prefix(False)
-    writer.add_chat_template(_TEMPLATE)
+    writer.add_chat_template(template)
     writer.add_vocab_size(len(tokens))
     if extra == _FIM:
         for name, token in zip(("pre", "suf", "mid"), _FIM, strict=True):
@@ -250,10 +256,10 @@ def _byte_vocab(writer: gguf.GGUFWriter, extra: Sequence[str] = ()) -> int:
     return len(tokens)
 
 
-def _write_llama(path: Path, extra: Sequence[str] = ()) -> None:
+def _write_llama(path: Path, extra: Sequence[str] = (), template: str = _TEMPLATE) -> None:
     writer = _decoder(path, "llama")
     _attention(writer)
-    n_vocab = _byte_vocab(writer, extra)
+    n_vocab = _byte_vocab(writer, extra, template)
     weights = _Weights(writer, 1)
     weights.matrix("token_embd.weight", n_vocab, N_EMBD, scale=1.0)
     weights.norm("output_norm", N_EMBD)

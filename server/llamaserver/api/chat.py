@@ -7,10 +7,10 @@ from typing import Any
 
 from ..engine.llama_templates import builtin_names, render_builtin
 from ..engine.params import Prompt
-from ..errors import InvalidRequest
+from ..errors import InvalidRequest, TemplateFailure
 from .context import Context
 from .fields import Fields
-from .prompt import build_prompt, check_length, decode_base64, media_prompt, prepend
+from .prompt import build_prompt, check_length, decode_base64, is_data_url, media_prompt, prepend
 from .templates import CHATML, render
 
 MAX_MESSAGES = 4096
@@ -39,7 +39,7 @@ def render_chat(context: Context, body: dict[str, Any]) -> Chat:
         # Continue the last message: cut what the template puts after it.
         sentinel = f"<end-{secrets.token_hex(8)}>"
         messages[-1] = {**messages[-1], "content": messages[-1]["content"] + sentinel}
-    text = _render(context, messages, generate, fields.object("chat_template_kwargs") or {})
+    text = _rendered(context, messages, generate, fields.object("chat_template_kwargs") or {})
     if sentinel:
         text = text.partition(sentinel)[0]
     return Chat(text, tuple(images), _stops(context, text))
@@ -57,7 +57,7 @@ def chat_prompt(context: Context, chat: Chat) -> Prompt:
         try:
             prompt = media_prompt(_parts(chat), engine, add_special=special and not system)
         except InvalidRequest as error:
-            raise InvalidRequest(f"Field 'messages': {error.message}", field="messages") from error
+            raise error.named("messages") from error
         return prepend(system, prompt)
     if special:
         return build_prompt(chat.text, engine, system=system, field="messages")
@@ -66,11 +66,29 @@ def chat_prompt(context: Context, chat: Chat) -> Prompt:
 
 def template_text(context: Context) -> str:
     """The Jinja text or built-in name in use: option, file, metadata, ChatML."""
-    config = context.config
-    return config.chat_template or context.template_file or context.engine.info.chat_template or CHATML
+    return given_template(context) or context.engine.info.chat_template or CHATML
 
 
-def _render(context: Context, messages: list[dict[str, Any]], generate: bool, kwargs: dict[str, Any]) -> str:
+def given_template(context: Context) -> str:
+    """That of the command line, if there is one."""
+    return context.config.chat_template or context.template_file
+
+
+def _rendered(context: Context, messages: list[dict[str, Any]], generate: bool, kwargs: dict[str, Any]) -> str:
+    """Render a request. A template that fails at a plain conversation is at fault, else the request may be."""
+    try:
+        return render_messages(context, messages, generate, kwargs)
+    except TemplateFailure as error:
+        roles = {message["role"] for message in messages}
+        if not kwargs and "user" in roles <= {"system", "user", "assistant"}:
+            raise TemplateFailure(f"the chat template fails: {error.message}") from error
+        raise InvalidRequest(
+            f"the chat template cannot render these messages: {error.message}", field="messages"
+        ) from error
+
+
+def render_messages(context: Context, messages: list[dict[str, Any]], generate: bool, kwargs: dict[str, Any]) -> str:
+    """Messages to text by the template in use; InvalidRequest, TemplateFailure."""
     template = template_text(context)
     if template in builtin_names():
         pairs = [(message["role"], message["content"]) for message in messages]
@@ -110,14 +128,16 @@ def _message(item: Any, index: int, images: list[tuple[str, bytes]]) -> dict[str
         raise InvalidRequest(f"Field '{where}.role': must be a string", field=f"{where}.role")
     if item.get("tool_calls") or role in ("tool", "function"):
         raise InvalidRequest(f"Field '{where}': tool calls are not supported", field=where)
-    content = _content(item.get("content"), where, images)
+    content = _content(item, where, images)
     name = item.get("name")
     return {"role": role, "content": content, **({"name": name} if isinstance(name, str) else {})}
 
 
-def _content(value: Any, where: str, images: list[tuple[str, bytes]]) -> str:
+def _content(message: dict[str, Any], where: str, images: list[tuple[str, bytes]]) -> str:
+    value = message.get("content")
     if value is None:
-        return ""
+        refusal = message.get("refusal")  # OpenAI's models put it beside; to a template it is what was said
+        return refusal if isinstance(refusal, str) else ""
     if isinstance(value, str):
         return value
     if isinstance(value, list):
@@ -127,19 +147,23 @@ def _content(value: Any, where: str, images: list[tuple[str, bytes]]) -> str:
 
 def _part(part: Any, where: str, images: list[tuple[str, bytes]]) -> str:
     kind = part.get("type") if isinstance(part, dict) else None
-    if kind == "text" and isinstance(part.get("text"), str):
-        return str(part["text"])
+    if kind in ("text", "refusal") and isinstance(part.get(kind), str):
+        return str(part[kind])
     if kind == "image_url":
-        url = part.get("image_url")
-        url = url.get("url") if isinstance(url, dict) else url
-        if not isinstance(url, str) or not url.startswith("data:"):
-            raise InvalidRequest(f"Field '{where}.image_url': must be a data: URL; nothing is fetched", field=where)
-        if len(images) >= MAX_IMAGES:
-            raise InvalidRequest(f"Field 'messages': at most {MAX_IMAGES} images", field="messages")
-        placeholder = f"<image-{secrets.token_hex(8)}>"
-        images.append((placeholder, decode_base64(url, f"{where}.image_url")))
-        return placeholder
-    raise InvalidRequest(f"Field '{where}': must be a text or image_url part", field=where)
+        return _image(part, where, images)
+    raise InvalidRequest(f"Field '{where}': must be a text, refusal or image_url part", field=where)
+
+
+def _image(part: dict[str, Any], where: str, images: list[tuple[str, bytes]]) -> str:
+    url = part.get("image_url")
+    url = url.get("url") if isinstance(url, dict) else url
+    if not isinstance(url, str) or not is_data_url(url):
+        raise InvalidRequest(f"Field '{where}.image_url': must be a data: URL; nothing is fetched", field=where)
+    if len(images) >= MAX_IMAGES:
+        raise InvalidRequest(f"Field 'messages': at most {MAX_IMAGES} images", field="messages")
+    placeholder = f"<image-{secrets.token_hex(8)}>"
+    images.append((placeholder, decode_base64(url, f"{where}.image_url")))
+    return placeholder
 
 
 def _parts(chat: Chat) -> list[str | bytes]:

@@ -45,7 +45,7 @@ class Context:
     engine: Engine
     keys: KeyStore
     drain: Drain = field(default_factory=Drain)
-    preparing: bool = False  # the model is there, the system prompt is not yet
+    preparing: bool = False  # the model is there; template and system prompt are still looked at
     settled: asyncio.Event = field(default_factory=asyncio.Event)  # it serves now, or it never will
     system: SystemPrompt = field(default_factory=SystemPrompt)
     download: Download | None = None  # while one runs

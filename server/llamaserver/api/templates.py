@@ -8,13 +8,16 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
+from traceback import walk_tb
 from typing import Any, NoReturn
 
 import jinja2
-from jinja2.ext import loopcontrols
+from jinja2.ext import Extension, loopcontrols
+from jinja2.nodes import Node
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from ..errors import InvalidRequest
+from ..errors import InvalidRequest, ServerError, TemplateFailure, TemplateRefusal
 
 MAX_RENDERED = 16 * 1024 * 1024  # characters
 CHATML = (
@@ -24,30 +27,43 @@ CHATML = (
 
 
 def _raise(message: str) -> NoReturn:
-    raise InvalidRequest(f"the chat template refuses the messages: {message}", field="messages")
+    raise TemplateRefusal(f"the chat template refuses the messages: {message}", field="messages")
 
 
 def _to_json(value: Any, indent: int | None = None) -> str:
     return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
+class _Generation(Extension):
+    """`{% generation %}`: marks what the assistant says, for training. Here its body is only rendered."""
+
+    tags = {"generation"}  # noqa: RUF012
+
+    def parse(self, parser: Parser) -> list[Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
 @lru_cache(maxsize=8)
 def compile_template(text: str) -> jinja2.Template:
-    """Compile a template; InvalidRequest when it is no Jinja."""
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    """Compile a template; TemplateFailure when it is no Jinja."""
+    extensions = [loopcontrols, _Generation]
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise
     environment.globals["strftime_now"] = lambda form: datetime.now().astimezone().strftime(form)
     try:
         return environment.from_string(text)
-    except jinja2.TemplateError as error:
-        raise InvalidRequest(f"the chat template is not valid Jinja: {error}") from error
+    except jinja2.TemplateSyntaxError as error:
+        raise TemplateFailure(f"line {error.lineno}: {error.message}") from error
+    except Exception as error:  # Python's own compiler comes after Jinja's, and has limits
+        raise TemplateFailure(f"{type(error).__name__}: {error}") from error
 
 
 def render(
     template: str, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool, variables: Mapping[str, Any]
 ) -> str:
-    """Render the messages; InvalidRequest for whatever the template does wrong."""
+    """Render the messages. TemplateRefusal: the template does not take them. TemplateFailure: it fails."""
     names = {**variables, "messages": messages, "add_generation_prompt": add_generation_prompt}
     pieces: list[str] = []
     size = 0
@@ -57,8 +73,14 @@ def render(
             if size > MAX_RENDERED:
                 raise InvalidRequest("the rendered chat is too long", field="messages")
             pieces.append(piece)
-    except InvalidRequest:
+    except ServerError:
         raise
     except Exception as error:  # a template can raise whatever Python can
-        raise InvalidRequest(f"the chat template cannot render these messages: {error}", field="messages") from error
+        raise TemplateFailure(f"{_place(error)}{type(error).__name__}: {error}") from error
     return "".join(pieces)
+
+
+def _place(error: Exception) -> str:
+    """The line of the template where it happened; Jinja puts its lines into the traceback."""
+    lines = [line for frame, line in walk_tb(error.__traceback__) if frame.f_code.co_filename == "<template>"]
+    return f"line {lines[-1]}: " if lines else ""

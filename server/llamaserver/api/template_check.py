@@ -1,0 +1,80 @@
+"""The chat template is tried before the first user meets it: it must compile, and render a plain chat."""
+
+import asyncio
+import difflib
+import logging
+from typing import Any
+
+from ..engine.llama_templates import builtin_names
+from ..errors import InvalidRequest, TemplateFailure, TemplateInvalid, TemplateRefusal
+from .chat import given_template, render_messages, template_text
+from .context import Context
+from .templates import compile_template
+
+_log = logging.getLogger(__name__)
+_LONGEST = 30.0  # seconds that a chat of a few words may take
+_WORD = "marmalade"
+_SYSTEM: dict[str, Any] = {"role": "system", "content": "Be brief."}
+_USER: dict[str, Any] = {"role": "user", "content": _WORD}
+_CHATS = ([_USER], [_SYSTEM, _USER])  # strict templates want a system message, or none
+
+
+async def check_given_template(context: Context) -> None:
+    """That of the command line, which is known before the model is; TemplateInvalid when it is no template."""
+    if text := given_template(context):
+        await asyncio.to_thread(_check_text, context, text)
+
+
+async def check_template(context: Context) -> None:
+    """That in use, once the model is there; TemplateInvalid when it cannot render the plainest chats."""
+    if not context.engine.info.causal:
+        return
+    try:
+        await asyncio.wait_for(asyncio.to_thread(_check, context), _LONGEST)
+    except TimeoutError:
+        raise TemplateInvalid(f"{_source(context)}: one short message takes it more than {_LONGEST:g} s") from None
+
+
+def _check(context: Context) -> None:
+    text = template_text(context)
+    _check_text(context, text)
+    failures: list[TemplateFailure | InvalidRequest] = []
+    for messages in _CHATS:
+        try:
+            rendered = render_messages(context, messages, True, {})
+        except (TemplateFailure, InvalidRequest) as error:
+            failures.append(error)
+            continue
+        if _WORD not in rendered:
+            _log.warning("%s leaves out what the user says", _source(context))
+        return
+    told = failures[0].message
+    if all(isinstance(error, TemplateRefusal) for error in failures):
+        _log.warning("%s takes no plain chat: %s", _source(context), told)  # it may ask for chat_template_kwargs
+        return
+    raise TemplateInvalid(f"{_source(context)} cannot render a chat of one user message: {told}")
+
+
+def _check_text(context: Context, text: str) -> None:
+    names = builtin_names()
+    if text in names:
+        return
+    if "{{" not in text and "{%" not in text:
+        near = difflib.get_close_matches(text, names, 3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise TemplateInvalid(
+            f"{_source(context)} is neither Jinja nor the name of a built-in template: {text!r:.60}{hint}"
+        )
+    try:
+        compile_template(text)
+    except TemplateFailure as error:
+        raise TemplateInvalid(f"{_source(context)} is not valid Jinja: {error.message}") from error
+
+
+def _source(context: Context) -> str:
+    config = context.config
+    if config.chat_template:
+        return "--chat-template"
+    if context.template_file:
+        return f"--chat-template-file {config.chat_template_file}"
+    return "the chat template in the model's metadata (another can be given with --chat-template)"
