@@ -86,7 +86,7 @@ class Config:
     slots_endpoint: bool = True
     metrics: bool = False
     slot_save_path: str = ""
-    drain_delay: float = 5.0
+    drain_delay: float = 0.0
     drain_timeout: float = 300.0
     save_timeout: float = 0.0  # seconds beyond these for the KV store, 0: as long as it gets on
     stay_on_load_error: bool = False
