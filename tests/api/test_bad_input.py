@@ -15,8 +15,10 @@ DEEP = b"[" * 200_000 + b"]" * 200_000
 @pytest.mark.parametrize(
     "body",
     [b"{", b"[]", b"5", b'"x"', b"null", b'{"prompt": "\xff\xfe"}', b'{"prompt": ' + DEEP + b"}", b"\x00", b"{'a': 1}",
-     b'{"prompt": NaN}', b'{"prompt": "\\ud800"}'],
-    ids=["cut", "array", "number", "string", "null", "utf8", "deep", "nul", "quotes", "nan", "surrogate"],
+     b'{"prompt": NaN}', b'{"prompt": "\xed\xa0\x80"}', '{"prompt": "x"}'.encode("utf-16"),
+     '{"prompt": "é"}'.encode("latin-1")],
+    ids=["cut", "array", "number", "string", "null", "utf8", "deep", "nul", "quotes", "nan", "surrogate", "utf16",
+         "latin1"],
 )  # fmt: skip
 @pytest.mark.parametrize("path", ["/completion", "/tokenize", "/v1/chat/completions"])
 def test_malformed_bodies(client: Client, path: str, body: bytes) -> None:
@@ -34,8 +36,8 @@ WRONG: list[tuple[str, Any]] = [
     ("penalize_nl", 0), ("presence_penalty", "x"), ("frequency_penalty", 1e9), ("penalty_prompt", 5),
     ("penalty_prompt", [10**6]), ("mirostat", 3), ("mirostat", -1), ("mirostat_tau", "x"), ("mirostat_eta", "x"),
     ("grammar", 5), ("grammar", "root ::= ("), ("grammar", "root ::= undefined"), ("grammar", "x" * 300_000),
-    ("grammar", "root ::= root"), ("seed", -2), ("seed", 2**32),
-    ("seed", "x"), ("ignore_eos", "x"), ("logit_bias", 5), ("logit_bias", [[1]]), ("logit_bias", [["x", "y"]]),
+    ("grammar", "root ::= root"), ("seed", 1.5), ("seed", "7"), ("seed", [1]),
+    ("seed", True), ("ignore_eos", "x"), ("logit_bias", 5), ("logit_bias", [[1]]), ("logit_bias", [["x", "y"]]),
     ("logit_bias", [[10**6, 1]]), ("logit_bias", [[-1, 1]]), ("logit_bias", {"999999": 1}), ("n_probs", -1),
     ("n_probs", 10**6), ("min_keep", -1), ("image_data", 5), ("image_data", [5]), ("id_slot", 99), ("id_slot", -2),
     ("id_slot", "x"), ("cache_prompt", "x"), ("system_prompt", 5), ("samplers", 5), ("samplers", ["magic"]),
@@ -101,10 +103,25 @@ def test_slot_actions(client: Client) -> None:
 
 
 def test_tokenizer_input(client: Client) -> None:
-    for content in (5.5, {"a": 1}, [None], [10**9], True):
+    for content in (5.5, {"a": 1}, True):
         assert client.error("/tokenize", {"content": content})["param"] == "content"
-    for tokens in ([-1], [49152], ["x"], "x", [1.5], [None], [True]):
-        assert client.error("/detokenize", {"tokens": tokens})["param"] == "tokens"
+    for content in (["x", None], [5, 10**9], ["x", 1.5]):
+        assert client.error("/tokenize", {"content": content})["param"] == "content.1"
+    assert client.error("/detokenize", {"tokens": "x"})["param"] == "tokens"
+    for tokens in ([1, 2, -1], [1, 2, 49152], [1, 2, "x"], [1, 2, 1.5], [1, 2, None], [1, 2, True]):
+        assert client.error("/detokenize", {"tokens": tokens})["param"] == "tokens.2"
+
+
+@pytest.mark.parametrize("path", ["/completion", "/v1/completions"])
+def test_of_several_prompts_the_one_is_named_that_cannot_be(client: Client, path: str) -> None:
+    for bad, says in (([5, 10**6], "token id"), ([], "empty"), ([True], "not a token id")):
+        error = client.error(path, {"prompt": [[1], [2], bad, [3]], "n_predict": 1, "n": 1})
+        assert error["param"] == "prompt.2"
+        assert "'prompt.2'" in error["message"]
+        assert says in error["message"]
+    error = client.error(path, {"prompt": ["", "x"], "n_predict": 1})
+    assert (error["param"], "empty" in error["message"]) == ("prompt.0", True)
+    assert client.error(path, {"prompt": [10**6]})["param"] == "prompt"
 
 
 def test_features_that_are_off_say_so(client: Client) -> None:

@@ -106,10 +106,33 @@ def test_too_long_is_refused_and_named(client: Client, name: str) -> None:
     error = client.error("/embedding", {"content": "z " * limit})
     assert error["param"] == "content"
     assert f"at most {limit}" in error["message"]
-    assert client.error("/v1/embeddings", {"input": ["a", "z " * limit]})["param"] == "input"
     longest = [5] * limit
     assert vector(client, longest).shape == (N_EMBD,)
     client.error("/embedding", {"content": [*longest, 5]})
+
+
+@pytest.mark.parametrize(("path", "field"), [("/embedding", "content"), ("/v1/embeddings", "input")])
+def test_of_a_batch_the_one_is_named_that_cannot_be(client: Client, path: str, field: str) -> None:
+    for place, bad, says in (
+        (1, "z " * 600, "too large"),
+        (3, [5, 10**9], "token id"),
+        (2, [], "empty"),
+        (0, [None], ""),
+    ):
+        batch: list[Any] = ["the", "world", "a", "hello", "llama"]
+        batch[place] = bad
+        error = client.error(path, {field: batch})
+        assert error["param"] == f"{field}.{place}"
+        assert f"'{field}.{place}'" in error["message"]
+        assert says in error["message"]
+    assert len(client.post("/v1/embeddings", input=["a"] * 40)["data"]) == 40, "the others cost nothing"
+
+
+def test_the_openai_client_tells_which_input(client: Client) -> None:
+    api = openai.OpenAI(base_url=f"{client.url}/v1", api_key="none", max_retries=0)
+    with pytest.raises(openai.BadRequestError) as caught:
+        api.embeddings.create(model="any", input=["hello world"] * 30 + ["z " * 600])
+    assert caught.value.param == "input.30"
 
 
 @pytest.mark.parametrize(
