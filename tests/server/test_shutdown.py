@@ -349,11 +349,28 @@ def test_stopping_at_once(sig, code):
         assert "Traceback" not in server.log
 
 
-def test_an_idle_server_ends_after_the_delay():
-    with started("--drain-delay", "0", "--drain-timeout", "3600") as (server, _):
-        assert server.stop(signal.SIGTERM) == 0
-        last = json.loads(server.log.splitlines()[-1])
-        assert last["msg"] == "stopped"
+@pytest.mark.parametrize(("sig", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_an_idle_server_ends_at_once(sig, code):
+    """Nobody has asked for a delay: at a terminal there is no load balancer to wait for."""
+    with ServerProcess("-m", str(model_path()), "-c", "512") as server:
+        assert Client(server.url).complete("x")["content"]
+        assert server.stop(sig, timeout=10) == code
+        messages = [json.loads(line)["msg"] for line in server.log.splitlines()]
+        assert messages[-1] == "stopped"
+        assert ("draining: unready now, refusing in 0s" in messages) == (sig == signal.SIGTERM)
+
+
+def test_without_a_delay_nothing_new_is_taken_and_what_runs_is_finished():
+    with started() as (server, management):
+        stream = Reader(server.url, n_predict=60, ignore_eos=True)
+        held = Held(server.port)
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: ready(management).status_code == 503, "readiness is off")
+        assert completion(server).status_code == 503
+        assert held.finish()[1]["tokens_predicted"] == 3
+        assert stream.ended()[-1]["tokens_predicted"] == 60
+        assert exit_code(server) == 0
+        assert "cut off" not in server.log
 
 
 def test_an_open_connection_does_not_hold_up_the_end():
