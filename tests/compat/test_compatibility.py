@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 ROW = re.compile(r"^\| `(.+?)` \| (.*?) \| (.*) \|$", re.M)
 TABLE = (ROOT / "docs/compatibility.md").read_text()
 ROWS = [(item, re.findall(r"`([^`]+)`", tests), note) for item, tests, note in ROW.findall(TABLE)]
+DIFFERENCES = re.findall(r"`(tests/[^`]+)`", TABLE.partition("\n## What this server decides otherwise\n")[2])
 ITEMS = (ROOT / "tests/compat/items.txt").read_text().splitlines()
 
 
@@ -24,6 +25,13 @@ def test_every_item_has_one_row() -> None:
 
 def test_every_row_names_its_tests() -> None:
     assert [item for item, tests, _ in ROWS if not tests] == []
+
+
+def test_every_difference_names_its_tests() -> None:
+    lines = TABLE.partition("\n## What this server decides otherwise\n")[2].splitlines()
+    assert [line for line in lines if line.startswith("| ") and "`tests/" not in line] == [
+        "| here | elsewhere | tests |"
+    ]
 
 
 def test_only_two_items_are_refused() -> None:
@@ -37,7 +45,7 @@ def test_only_two_items_are_refused() -> None:
 @pytest.mark.timeout(1800)
 def test_the_named_tests_pass(request: pytest.FixtureRequest) -> None:
     """Those that have run are looked up; those that have not (a part of the suite was asked for) run now."""
-    named = dict.fromkeys(test for _, tests, _ in ROWS for test in tests)
+    named = dict.fromkeys([*(test for _, tests, _ in ROWS for test in tests), *DIFFERENCES])
     outcomes = request.config.stash[OUTCOMES]
     assert [test for test in named if not outcomes.get(test, True)] == []
     missing = [test for test in named if test not in outcomes]
