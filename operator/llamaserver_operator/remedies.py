@@ -191,7 +191,7 @@ def _files(found: Trouble, pod: Manifest, observed: Observed) -> Trouble:
         place = f'Secret "{name}" (spec.security.apiKeysSecretRef)'
         text = text.replace(f"--api-key-file {names.API_KEYS_DIR}", place)
     text = text.replace(f"--chat-template-file {names.CONFIG_DIR}/chat-template", "spec.chatTemplate")
-    text = text.replace("another can be given with --chat-template)", "spec.chatTemplate can name another)")
+    text = text.replace("(--chat-template names another)", "(spec.chatTemplate names another)")
     text = text.replace(f"--system-prompt-file {names.CONFIG_DIR}/system-prompt", "spec.systemPrompt")
     return replace(found, message=text)
 

@@ -414,7 +414,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option(
             "drain_delay",
             ("--drain-delay",),
-            "seconds to take new connections after SIGTERM, for load balancers that lag behind; fewer if none comes for 3 s",
+            "seconds to take new connections after SIGTERM, as load balancers lag behind; fewer if none comes for 3 s",
             number(0.0, 3600.0),
         ),
         Option(

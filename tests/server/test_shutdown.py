@@ -357,7 +357,7 @@ def test_an_idle_server_ends_at_once(sig, code):
         assert server.stop(sig, timeout=10) == code
         messages = [json.loads(line)["msg"] for line in server.log.splitlines()]
         assert messages[-1] == "stopped"
-        assert ("draining: unready now, refusing in 0s" in messages) == (sig == signal.SIGTERM)
+        assert ("draining: unready now, refusing new connections in 0s" in messages) == (sig == signal.SIGTERM)
 
 
 def test_without_a_delay_nothing_new_is_taken_and_what_runs_is_finished():

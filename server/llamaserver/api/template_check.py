@@ -77,4 +77,4 @@ def _source(context: Context) -> str:
         return "--chat-template"
     if context.template_file:
         return f"--chat-template-file {config.chat_template_file}"
-    return "the chat template in the model's metadata (another can be given with --chat-template)"
+    return "the chat template in the model's metadata (--chat-template names another)"
