@@ -16,7 +16,7 @@ _MISSING_KEY = re.compile(r"couldn't find key (\S+) in (Secret|ConfigMap) (\S+)"
 _PULLING = {"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
 _MODEL = {
     "ModelNotFound", "Unauthorized", "NotGGUF", "ChecksumMismatch", "DiskFull", "DownloadFailed", "BadSpec",
-    "ModelLoadFailed", "TemplateInvalid",
+    "ModelLoadFailed",
 }  # fmt: skip
 
 

@@ -3,13 +3,18 @@
 import ast
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import llamaserver
 import pytest
 from llamaserver import http_client, termination
-from llamaserver_operator import pods
+from llamaserver.api.template_check import check_template
+from llamaserver.config import Config
+from llamaserver.errors import TemplateInvalid
+from llamaserver_operator import names, pods
 
-from tests.support.worlds import pod
+from tests.support.worlds import pod, told
 
 MODULES = sorted(Path(llamaserver.__file__).parent.glob("*.py"))
 
@@ -52,7 +57,7 @@ def _words(value: ast.expr) -> list[str]:
 
 
 def test_the_operator_knows_the_servers_reasons():
-    assert written() == pods._MODEL | {"BadArguments"}
+    assert written() == pods._MODEL | {"BadArguments", "TemplateInvalid"}
 
 
 @pytest.mark.parametrize("reason", sorted(pods._MODEL))
@@ -66,3 +71,25 @@ def test_reasons_about_the_model_are_told_by_model_available(reason: str, tmp_pa
     assert found
     assert (found.condition, found.reason) == ("ModelAvailable", reason)
     assert found.message.startswith('what "happened" there xxx')
+
+
+@pytest.mark.parametrize("source", ["the field", "the model"])
+async def test_a_broken_template_is_told_by_its_field(source: str, tmp_path: Path):
+    """The server names options; who reads the object's conditions knows fields only."""
+    file = f"{names.CONFIG_DIR}/chat-template" if source == "the field" else ""
+    info = SimpleNamespace(chat_template="{% if", causal=True)
+    server: Any = SimpleNamespace(
+        config=Config(chat_template_file=file), template_file="{% if" if file else "", engine=SimpleNamespace(info=info)
+    )
+    with pytest.raises(TemplateInvalid) as caught:
+        await check_template(server)
+    log = tmp_path / "log"
+    termination.write(str(log), "TemplateInvalid", str(caught.value))
+    ended = {"exitCode": 1, "reason": "Error", "message": log.read_text()}
+    container = {"name": "server", "state": {"waiting": {}}, "lastState": {"terminated": ended}}
+    found = told({"model": {"source": {"http": {"url": "http://x/m.gguf"}}}}, pod(containerStatuses=[container]))
+    assert found
+    condition, reason, message = found
+    assert (condition, reason) == ("Progressing", "TemplateInvalid")
+    assert "spec.chatTemplate" in message
+    assert "--" not in message

@@ -219,8 +219,12 @@ TEXTS: Manifest = {**PLAIN, "chatTemplate": {"inline": "t"}, "systemPrompt": {"i
             'Secret "keys" (spec.security.apiKeysSecretRef) is no file or folder that can be read',
         ),
         (
-            TEXTS, "--chat-template-file /etc/llamaserver/config/chat-template: line 1: unexpected '}'",
-            "spec.chatTemplate: line 1: unexpected '}'",
+            TEXTS, "--chat-template-file /etc/llamaserver/config/chat-template is not valid Jinja: line 1: no",
+            "spec.chatTemplate is not valid Jinja: line 1: no",
+        ),
+        (
+            PLAIN, "the chat template in the model's metadata (--chat-template names another) is not valid Jinja",
+            "the chat template in the model's metadata (spec.chatTemplate names another) is not valid Jinja",
         ),
         (
             TEXTS, "--system-prompt-file /etc/llamaserver/config/system-prompt: 900 tokens leave no room",
