@@ -61,7 +61,9 @@ def configure(config: Config) -> None:
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
     if config.log_level != "debug":
         logging.getLogger("kopf").setLevel(logging.WARNING)  # it tells of every event that it hands over
-        # its complaint that it gets no signals: it has a thread of its own, and is stopped by its flag
-        logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
+        # its complaint that it gets no signals (it has a thread of its own, and is stopped by its flag), and tracebacks
+        # of its tasks when a kind goes: what ends it is told once, by us
+        logging.getLogger("kopf._core.reactor.running").setLevel(logging.CRITICAL)
+        logging.getLogger("kopf._core.reactor.orchestration").setLevel(logging.CRITICAL)
         # a dozen streams tell of each attempt to come back; the end of the watch is told once, by us
         logging.getLogger("kopf._cogs.clients").setLevel(logging.CRITICAL)
