@@ -48,6 +48,7 @@ _APPLY = "application/apply-patch+yaml; charset=utf-8"
 _ESCAPED = re.compile("[\x7f-\uffff]")  # of what json.dumps leaves as it is
 _ERRORS = {400: Invalid, 403: Forbidden, 404: NotFound, 409: Conflict, 422: Invalid, 429: Unreachable}
 _WEBHOOK = "failed calling webhook"
+_DIFF = re.compile(r"\n\s*(@@ -\d|&?[\w.]+\{)")  # two Go values compared, line by line, behind what is wrong
 _NOT_OF_THE_SCHEMA = "failed to create typed patch object"  # how server-side apply says 422
 # 403 that pass in seconds: an admission plugin that has not heard of a new CRD, and a CRD that is on its way out, as
 # discovery will say.
@@ -87,6 +88,7 @@ def _error(status: int, data: bytes) -> ClusterError:
         message = str(json.loads(data)["message"])
     except (ValueError, KeyError, TypeError):
         message = data.decode(errors="replace")[:200].strip()
+    message = _DIFF.split(message)[0]
     kind = Unreachable if status >= 500 else _ERRORS.get(status, ClusterError)
     if status == 500 and message.startswith(_NOT_OF_THE_SCHEMA):
         kind = Invalid

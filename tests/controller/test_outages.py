@@ -1,6 +1,7 @@
 """What the operator's client makes of an API server, or a model pod, that misbehaves; each is a real socket."""
 
 import asyncio
+import json
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -9,7 +10,7 @@ import pytest
 from aiohttp import web
 from kubernetes.aio.client import Configuration
 from llamaserver_operator.cluster import Cluster, PodReader
-from llamaserver_operator.errors import Conflict, Forbidden, NotFound, NotLeading, Unreachable, WebhookFailed
+from llamaserver_operator.errors import Conflict, Forbidden, Invalid, NotFound, NotLeading, Unreachable, WebhookFailed
 from llamaserver_operator.kinds import CONFIG_MAP, LEASE, SERVICE_MONITOR, Kind
 from llamaserver_operator.metrics import Metrics
 
@@ -107,6 +108,22 @@ async def test_a_connection_cut_in_the_middle(fake: Fake) -> None:
     cluster = await fake.cluster(handler)
     with pytest.raises(Unreachable):
         await cluster.get(CONFIG_MAP, "ns", "thing")
+
+
+@pytest.mark.parametrize(
+    "diff",
+    [
+        '\n@@ -1,6 +1,6 @@\n {\n  "AccessModes": [\n-  "ReadWriteMany"\n+  "ReadWriteOnce"\n  ],\n',
+        '\n  core.PersistentVolumeClaimSpec{\n- \tAccessModes: {"ReadWriteMany"},\n  }\n',
+        "",
+    ],
+)
+async def test_a_refusal_is_told_without_the_values_that_were_compared(fake: Fake, diff: str) -> None:
+    text = 'PersistentVolumeClaim "c" is invalid: spec: Forbidden: spec is immutable'
+    cluster = await fake.cluster(answer(422, json.dumps({"message": text + diff})))
+    with pytest.raises(Invalid) as refused:
+        await cluster.apply(MAP)
+    assert str(refused.value) == text
 
 
 @pytest.mark.parametrize(
