@@ -411,6 +411,8 @@ async def test_a_server_that_stays_unreachable_is_a_failed_download(tmp_path, mo
         ({"http": {"url": "http://h/m"}}, "path must be a text"),
         ({"path": "k/m", "http": {"url": "ftp://h/m"}}, "http.url must begin with"),
         ({"path": "k/m", "http": {"url": "http:///m"}}, "http.url must begin with"),
+        ({"path": "k/m", "http": {"url": "http://[::1/m"}}, "http.url must begin with"),
+        ({"path": "k/m", "http": {"url": "ftp://user:s3cr3t@h/m?s3cr3t"}}, "not be 'ftp://h/m?…'"),
         ({"path": "k/m", "http": {"url": "http://h/m", "x": 1}}, "http has no field x"),
         ({"path": "k/m", "http": {"url": "http://h/m"}, "sha": ""}, "--file has no field sha"),
         ({"path": "k/m", "http": {"url": "http://h/m"}, "sha256": "abc"}, "sha256 must be 64"),
@@ -426,6 +428,7 @@ def test_a_bad_spec_is_refused_by_name(spec, message):
         wanted(spec if isinstance(spec, str) else json.dumps(spec), {})
     assert failed.value.reason == "BadSpec"
     assert message in str(failed.value)
+    assert "s3cr3t" not in str(failed.value)
 
 
 @pytest.mark.parametrize(
