@@ -95,7 +95,7 @@ class MediaProjector:
     def build(self, parts: Sequence[str | bytes], *, add_special: bool) -> Prompt:
         """Tokenize texts (str) and images (bytes) in order; InvalidRequest for what is no image.
 
-        One at a time: a decoded image takes ten bytes a pixel until it has been cut to the model's size.
+        One at a time: a decoded image takes up to 16 bytes a pixel until it has been cut to the model's size.
         """
         with self._lock, ExitStack() as stack:
             inputs = _Inputs(stack)

@@ -67,11 +67,16 @@ def _flat(image: Image.Image) -> Image.Image:
     if image.mode in _DEEP:
         return _eight_bits(image).convert("RGB")
     if not image.has_transparency_data:
-        return image.convert("RGB")
-    layer = image.convert("RGBA")
+        return _of_mode("RGB", image)
+    layer = _of_mode("RGBA", image)
     page = Image.new("RGB", layer.size, "white")
     page.paste(layer, mask=layer)
     return page
+
+
+def _of_mode(mode: str, image: Image.Image) -> Image.Image:
+    """Pillow's conversion copies even what needs none, and a picture can be large."""
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
