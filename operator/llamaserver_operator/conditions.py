@@ -2,17 +2,21 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal
 
+from .crashes import End, last_end
 from .observed import Observed, is_ready
 from .pods import Trouble, lacks_accelerator, trouble
-from .remedies import explained, quota
+from .reasons import MOVING, STALLING
+from .remedies import ended, explained, quota
 from .rollout import Problem, is_complete, surges
 from .spec import Spec
 
 Truth = Literal["True", "False", "Unknown"]
 _GIB = 2**30
 _REFUSALS = ("Forbidden", "WebhookFailed", "Invalid")
+_PASSED = ("DownloadFailed", "ModelNotFound", "Unauthorized")  # once bytes come
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,7 @@ class View:
     spec: Spec
     observed: Observed
     problems: tuple[Problem, ...]
+    now: datetime
 
     @property
     def troubles(self) -> list[Trouble]:
@@ -46,7 +51,7 @@ class View:
         report = self.observed.reports.get(pod["metadata"]["name"], {})
         receives = report.get("state") == "downloading" and report.get("download", {}).get("bytes")
         # The container keeps its last failure in its status, also while the next attempt goes well.
-        return None if found and found.reason == "DownloadFailed" and receives else found
+        return None if found and found.reason in _PASSED and receives else found
 
     def trouble(self, condition: str) -> Trouble | None:
         """The first trouble that belongs to a condition."""
@@ -94,6 +99,41 @@ class View:
         return Condition(condition, item["status"], item["reason"], item["message"]) if item else None
 
     @property
+    def _ends(self) -> list[End]:
+        return [end for pod in self.observed.new_pods() if (end := last_end(pod))]
+
+    def ended(self, end: End) -> Trouble:
+        """What such an end means."""
+        (pod,) = (pod for pod in self.observed.new_pods() if pod["metadata"]["name"] == end.pod)
+        return ended(pod, end, self.observed)
+
+    @property
+    def crashed(self) -> End | None:
+        """The latest end of a server that is not ready again and left no word of its own."""
+        return max((end for end in self._ends if not (end.past or end.told)), key=_finished, default=None)
+
+    @property
+    def looping(self) -> End | None:
+        """Of the servers that crash again and again, the latest end: also while they serve for a moment."""
+        found = [end for end in self._ends if end.again_and_again and (not end.past or end.calm_in(self.now))]
+        return max(found, key=_finished, default=None)
+
+    @property
+    def calm_in(self) -> float:
+        """Seconds until a server that crashed again and again, and serves now, counts as ready; 0 when none did."""
+        end = self.looping
+        return end.calm_in(self.now).total_seconds() if end else 0.0
+
+    @property
+    def native(self) -> Mapping[str, Mapping[str, str]]:
+        """The Deployment's own conditions; none while they are about an earlier generation of it."""
+        deployment = self.observed.deployment or {}
+        status = deployment.get("status", {})
+        if status.get("observedGeneration", 0) < deployment.get("metadata", {}).get("generation", 0):
+            return {}
+        return {item["type"]: item for item in status.get("conditions", [])}
+
+    @property
     def refused(self) -> Problem | None:
         """What the API server did not take: pods, if there are any, are of an earlier spec."""
         return next((item for item in self.problems if item.reason in _REFUSALS), None)
@@ -104,15 +144,22 @@ class View:
         return any(problem.blocking for problem in self.problems)
 
 
-def conditions(spec: Spec, observed: Observed, problems: tuple[Problem, ...]) -> list[Condition]:
+def _finished(end: End) -> float:
+    return end.finished.timestamp() if end.finished else 0.0
+
+
+def conditions(view: View) -> list[Condition]:
     """All conditions that apply to this object."""
-    view = View(spec, observed, problems)
-    parts = [accepted(problems), model_available(view), scheduled(view), progressing(view)]
-    if spec.accelerator:
+    model = model_available(view)
+    parts = [accepted(view.problems), model, scheduled(view), progressing(view)]
+    told = ready(view, parts)
+    late = view.native.get("Progressing", {}).get("status") == "False" and model.reason not in MOVING
+    heads = [told, available(view.observed, told), *stalled(told, parts, in_vain=late or view.looping is not None)]
+    if view.spec.accelerator:
         parts.append(accelerated(view))
-    if spec.kv_cache and spec.kv_cache.stores:
+    if view.spec.kv_cache and view.spec.kv_cache.stores:
         parts.append(cache_restored(view))
-    return [ready(view, parts), *parts]
+    return [*heads, *parts]
 
 
 def accepted(problems: Iterable[Problem]) -> Condition:
@@ -176,26 +223,31 @@ def scheduled(view: View) -> Condition:
 
 
 def progressing(view: View) -> Condition:
-    """Whether the rollout goes on, or is done."""
+    """Whether the rollout goes on, or is done and lasts."""
     deployment = view.observed.deployment
-    status = (deployment or {}).get("status", {})
-    native = {item["type"]: item for item in status.get("conditions", [])}
-    if view.complete:
+    paused = bool((deployment or {}).get("spec", {}).get("paused"))
+    if view.complete and not view.looping and not paused:
         return Condition("Progressing", "True", "Complete")
-    if failure := _failure(view, native):
+    if failure := _failure(view):
         return Condition("Progressing", "False", *failure)
     if deployment is None:
         return Condition("Progressing", "Unknown", "NoDeployment")
+    name, status = deployment["metadata"]["name"], deployment.get("status", {})
+    if paused:
+        text = f"Deployment {name} is paused: kubectl rollout resume deployment/{name}"
+        return Condition("Progressing", "Unknown" if view.complete else "False", "Paused", text)
     have, wanted = status.get("updatedReplicas", 0), view.spec.replicas
     text = f"{have} of {wanted} pods updated, {status.get('availableReplicas', 0)} available"
+    if not wanted:
+        text = f"{status.get('replicas', 0)} pods have to go"
     return Condition("Progressing", "True", "RollingOut", text)
 
 
-def _failure(view: View, native: Mapping[str, Mapping[str, str]]) -> tuple[str, str] | None:
+def _failure(view: View) -> tuple[str, str] | None:
     """Why a rollout does not go on: the most telling reason, and a message."""
     if refused := view.refused:
         return refused.reason, refused.message
-    failed, deadline = native.get("ReplicaFailure", {}), native.get("Progressing", {})
+    failed, deadline = view.native.get("ReplicaFailure", {}), view.native.get("Progressing", {})
     if failed.get("status") == "True":
         return failed.get("reason", "FailedCreate"), quota(failed.get("message", ""), view.observed)
     if found := _stopper(view):
@@ -207,6 +259,8 @@ def _failure(view: View, native: Mapping[str, Mapping[str, str]]) -> tuple[str, 
 
 def _stopper(view: View) -> Trouble | None:
     """A trouble that does not pass by itself. A GPU that an old pod still holds does, when that one is replaced."""
+    if view.looping:
+        return view.ended(view.looping)
     passes = lacks_accelerator(view.spec, view.observed) and not surges(view.spec, view.observed)
     for found in view.troubles:
         if not (found.condition == "Scheduled" and passes and _old_pods(view)):
@@ -259,25 +313,49 @@ def cache_restored(view: View) -> Condition:
     return _by_pods(view, "CacheRestored", otherwise)
 
 
-def ready(view: View, parts: list[Condition]) -> Condition:
-    """True iff all pods are of the observed generation and available, or old ones serve while a rollout fails."""
-    by_type = {part.type: part for part in parts}
-    if view.blocked or (view.refused and view.spec.replicas == 0):
-        return Condition("Ready", "False", by_type["Accepted"].reason, by_type["Accepted"].message)
-    if view.spec.replicas == 0:
-        return Condition("Ready", "False", "ScaledToZero", "spec.replicas is 0")
-    if view.complete:
-        return Condition("Ready", "True", "Serving", f"{view.spec.replicas} of {view.spec.replicas} pods are ready")
-    rollout = by_type["Progressing"]
-    if rollout.status == "False" and _served(view):
-        text = f"pods of an earlier template serve; the rollout fails: {rollout.message}"
-        return Condition("Ready", "True", "RolloutFailing", text)
-    for part in (by_type["Scheduled"], by_type["ModelAvailable"], rollout):
+def ready(view: View, parts: Iterable[Condition]) -> Condition:
+    """True iff the spec is carried out: all pods are of it, are available and keep running; or none are wanted."""
+    if found := _amiss(view, {part.type: part for part in parts}):
+        return Condition("Ready", "False", *found)
+    if not view.spec.replicas:
+        return Condition("Ready", "True", "ScaledToZero", "spec.replicas is 0")
+    return Condition("Ready", "True", "Serving", f"{view.spec.replicas} of {view.spec.replicas} pods are ready")
+
+
+def _amiss(view: View, parts: Mapping[str, Condition]) -> tuple[str, str] | None:
+    """Why the spec is not carried out: a reason and a message."""
+    if view.blocked:
+        return parts["Accepted"].reason, parts["Accepted"].message
+    if view.complete and not view.looping:
+        return None
+    for part in (parts["Scheduled"], parts["ModelAvailable"], parts["Progressing"]):
         if part.status == "False":
-            return Condition("Ready", "False", part.reason, part.message)
-    return Condition("Ready", "False", "RollingOut", rollout.message)
+            return part.reason, part.message
+    if view.crashed:
+        return view.crashed.reason, view.ended(view.crashed).message
+    return "RollingOut", parts["Progressing"].message
 
 
-def _served(view: View) -> bool:
-    """Whether as many pods as wanted are ready, whatever their template."""
-    return sum(is_ready(pod) for pod in view.observed.pods) >= view.spec.replicas
+def available(observed: Observed, ready: Condition) -> Condition:
+    """Whether anything serves, of this spec or of an earlier one."""
+    serving = [pod for pod in observed.own_pods() if is_ready(pod)]
+    if not serving and ready.reason != "Serving":  # the Deployment may know of a pod before the list of pods does
+        return Condition("Available", "False", ready.reason, ready.message)
+    new = {pod["metadata"]["name"] for pod in observed.new_pods()}
+    old = sum(pod["metadata"]["name"] not in new for pod in serving)
+    text = f"{len(serving) or 'all'} {'pod serves' if len(serving) == 1 else 'pods serve'}"
+    return Condition("Available", "True", "Serving", f"{text}, {old} of an earlier spec" if old else text)
+
+
+def stalled(ready: Condition, parts: Iterable[Condition], *, in_vain: bool = False) -> list[Condition]:
+    """True when only a change by the user can help, as kstatus knows it; otherwise the condition is not there.
+
+    With `in_vain`, waiting has shown to be so.
+    """
+    if ready.status == "True":
+        return []
+    parts = (ready, *parts)
+    found = next((part for part in parts if part.status == "False" and part.reason in STALLING), None)
+    if in_vain and found is None:
+        found = ready
+    return [Condition("Stalled", "True", found.reason, found.message)] if found else []

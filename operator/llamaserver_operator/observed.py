@@ -51,6 +51,15 @@ class Observed:
         newest = self._newest_replica_set()
         return [pod for pod in self.pods if not ending(pod) and owner_uid(pod) == newest]
 
+    def own_pods(self) -> list[Manifest]:
+        """The pods of any template that are not ending; none of an earlier object of this name."""
+        deployment = self.deployment
+        if deployment is None or owner_uid(deployment) not in ("", self.uid):
+            return []
+        mine = deployment["metadata"]["uid"]
+        sets = {item["metadata"]["uid"] for item in self.replica_sets if owner_uid(item) == mine}
+        return [pod for pod in self.pods if not ending(pod) and owner_uid(pod) in sets]
+
     def _newest_replica_set(self) -> str:
         """As the deployment controller finds it: none until it has seen a new template, whose pods are not the old."""
         deployment = self.deployment

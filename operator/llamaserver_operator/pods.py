@@ -1,12 +1,12 @@
 """What keeps pods from serving, in words that a person can act on. Pure."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from . import names
+from .crashes import End, end_of
 from .observed import Observed
 from .spec import Accelerator, Spec
 
@@ -35,8 +35,8 @@ def trouble(pod: Manifest, warnings: Sequence[Manifest] = ()) -> Trouble | None:
     if text := unscheduled(pod):
         return Trouble("Scheduled", "Unschedulable", text)
     for container in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
-        if found := _container(container):
-            return replace(found, message=found.message + _hint(found.reason, pod))
+        if found := _container(pod, container):
+            return found
     if status.get("reason") in ("Evicted", "UnexpectedAdmissionError"):
         return Trouble("Progressing", status["reason"], status.get("message", ""))
     return _mount(pod, warnings)
@@ -67,7 +67,7 @@ def unscheduled(pod: Manifest) -> str:
     return ""
 
 
-def _container(container: Manifest) -> Trouble | None:
+def _container(pod: Manifest, container: Manifest) -> Trouble | None:
     state, name = container.get("state", {}), container["name"]
     condition = "ModelAvailable" if name == names.FETCH_CONTAINER else "Progressing"
     waiting = state.get("waiting", {})
@@ -76,44 +76,27 @@ def _container(container: Manifest) -> Trouble | None:
         return Trouble("Progressing", "ImagePullFailed", f"container {name}: {text or reason}")
     if reason in ("CreateContainerConfigError", "CreateContainerError", "RunContainerError"):
         return Trouble(condition, _missing(text) or reason, f"container {name}: {text}")
-    if ended := _last_failure(container):
-        # After the second time it is a loop, also while the container has another try.
-        loops = bool(waiting) or container.get("restartCount", 0) > 1
-        return _termination(name, condition, ended, loops=loops)
-    return None
-
-
-def _last_failure(container: Manifest) -> Manifest | None:
-    """How a container ended that is not running well: it failed, and has not become ready since."""
-    state, last = container.get("state", {}), container.get("lastState", {}).get("terminated")
-    ended: Manifest | None = state.get("terminated") or last
-    if container.get("ready") or not ended or ended.get("exitCode") == 0:
+    end = end_of(pod, container)
+    if end is None or end.past or not end.code:
         return None
-    return ended
+    # After the second time it is a loop, also while the container has another try.
+    if waiting or (end.times > 1 and end.early):
+        return trouble_of(pod, end)
+    return (
+        trouble_of(pod, end) if end.told or end.reason == "OOMKilled" else None
+    )  # what matters is whether it ends again
 
 
-def _termination(name: str, condition: str, ended: Manifest, *, loops: bool) -> Trouble | None:
-    told = _told(ended.get("message", ""))
-    if told:
-        reason, message = told
-        return Trouble("ModelAvailable" if reason in _MODEL else condition, reason, message)
-    if ended.get("reason") == "OOMKilled":
-        text = f"container {name} was killed for want of memory; raise spec.resources.limits.memory"
+def trouble_of(pod: Manifest, end: End) -> Trouble:
+    """What the end of a container means."""
+    condition = "ModelAvailable" if end.container == names.FETCH_CONTAINER else "Progressing"
+    if end.told:
+        reason, message = end.told
+        return Trouble("ModelAvailable" if reason in _MODEL else condition, reason, message + _hint(reason, pod))
+    if end.reason == "OOMKilled":
+        text = f"container {end.container} was killed for want of memory; raise spec.resources.limits.memory"
         return Trouble("Progressing", "OOMKilled", text)
-    if not loops:
-        return None  # it runs again; what matters is whether it ends again
-    last = ended.get("message") or ended.get("reason") or "no message"
-    text = f"container {name} ended with exit code {ended.get('exitCode')}: {' '.join(str(last).split())[-500:]}"
-    return Trouble(condition, "CrashLoopBackOff", text)
-
-
-def _told(text: str) -> tuple[str, str] | None:
-    """Reason and message of our own containers' last word."""
-    try:
-        told = json.loads(text)
-        return str(told["reason"]), str(told["message"])
-    except (ValueError, TypeError, KeyError):
-        return None
+    return Trouble(condition, "CrashedNatively" if end.native else "CrashLoopBackOff", end.text)
 
 
 def _mount(pod: Manifest, warnings: Sequence[Manifest]) -> Trouble | None:

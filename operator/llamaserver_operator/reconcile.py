@@ -16,7 +16,7 @@ from . import kinds, names
 from .cluster import Cluster, PodReader
 from .conditions import View
 from .config import Config
-from .errors import ClusterError, Conflict, Forbidden, Invalid, InvalidSpec
+from .errors import ClusterError, Conflict, Forbidden, Invalid, InvalidSpec, NotFound
 from .kinds import Kind, kind_of
 from .observed import Observed, is_ready, owner_uid
 from .parsing import parse
@@ -24,7 +24,7 @@ from .plan import Plan, cost_annotation, make_plan
 from .remedies import mounts_images
 from .rollout import Problem, claims_named, claims_of
 from .spec import Spec
-from .status import rejected, status_of, transitions
+from .status import rejected, status_of, transitions, unseen
 
 Manifest = dict[str, Any]
 _log = logging.getLogger(__name__)
@@ -55,33 +55,43 @@ class Reconciler:
         owner = await self._cluster.get(kinds.LLAMA_SERVER, namespace, name)
         if owner is None or "deletionTimestamp" in owner["metadata"]:
             self._applied.pop((namespace, name), None)
+            if owner is not None:  # something holds it back; nobody must take it for one that serves
+                await self._tell(owner, unseen(owner, Problem("Deleting", "the object is being deleted"), _now()))
             return None
         try:
             spec = parse(owner["spec"])
-            observed = await self._observe(owner, spec)
-        except (InvalidSpec, Forbidden) as error:
-            observed, problem = Observed(owner), Problem(type(error).__name__, str(error))
-            await self._tell(observed, rejected(observed, problem, _now()))
-            if isinstance(error, Forbidden):
-                raise  # rights may come back without an event
+        except InvalidSpec as error:
+            problem = Problem("InvalidSpec", str(error))
+            await self._tell(owner, rejected(await self._look(owner, None, problem), problem, _now()))
             return None
+        observed = await self._look(owner, spec)
         plan = make_plan(spec, observed, self._config)
         if plan.waits:
-            await self._tell(observed, rejected(observed, plan.problems[0], _now()))
+            await self._tell(owner, rejected(observed, plan.problems[0], _now()))
             return _COLLECTING
         try:
             observed, plan = await self._with_unlabelled(spec, observed, plan)
             observed = await self._execute(observed, plan)
         except (Forbidden, Invalid) as error:
             problems = (Problem(type(error).__name__, str(error), blocking=False), *plan.problems)
-            await self._tell(observed, status_of(spec, observed, problems, _now()))
+            await self._tell(owner, status_of(spec, observed, problems, _now()))
             raise
-        await self._tell(observed, status_of(spec, observed, plan.problems, _now()))
-        return _next_look(spec, observed, plan)
+        now = _now()
+        await self._tell(owner, status_of(spec, observed, plan.problems, now))
+        return _next_look(View(spec, observed, plan.problems, now))
 
     # ---- read
 
-    async def _observe(self, owner: Manifest, spec: Spec) -> Observed:
+    async def _look(self, owner: Manifest, spec: Spec | None, problem: Problem | None = None) -> Observed:
+        """Observe, or tell why that is not possible."""
+        try:
+            return await self._observe(owner, spec)
+        except Forbidden as error:
+            problem = problem or Problem(type(error).__name__, str(error))
+            await self._tell(owner, unseen(owner, problem, _now()))
+            raise  # rights may come back without an event
+
+    async def _observe(self, owner: Manifest, spec: Spec | None) -> Observed:
         namespace, name = owner["metadata"]["namespace"], owner["metadata"]["name"]
         monitor = kinds.SERVICE_MONITOR
         has_monitors = await self._cluster.serves(monitor)
@@ -98,8 +108,8 @@ class Reconciler:
             replica_sets=replica_sets,
             pods=pods,
             reports=reports,
-            config_maps=await self._named(kinds.CONFIG_MAP, namespace, _config_maps_named(spec)),
-            claims=await self._named(kinds.CLAIM, namespace, claims_named(spec)),
+            config_maps=await self._named(kinds.CONFIG_MAP, namespace, _config_maps_named(spec) if spec else set()),
+            claims=await self._named(kinds.CLAIM, namespace, claims_named(spec) if spec else set()),
             has_service_monitors=has_monitors,
         )
         return await self._closer(namespace, observed)
@@ -202,9 +212,9 @@ class Reconciler:
 
     # ---- tell
 
-    async def _tell(self, observed: Observed, status: Manifest) -> None:
+    async def _tell(self, owner: Manifest, status: Manifest) -> None:
         """Write the status when it changed, and Events for what changed in it."""
-        owner, before = observed.owner, observed.owner.get("status", {})
+        before = owner.get("status", {})
         if status == before:
             return
         about = {"name": owner["metadata"]["name"], "namespace": owner["metadata"]["namespace"]}
@@ -213,8 +223,8 @@ class Reconciler:
         body = {"apiVersion": names.API_VERSION, "kind": names.KIND, "metadata": about, "status": status}
         try:
             await self._cluster.apply_status(body)
-        except Conflict:
-            return  # it was deleted, and made anew
+        except (Conflict, NotFound):
+            return  # it was deleted, and perhaps made anew
         for kind, reason, message in transitions(before, status):
             await self._cluster.create_event(about["namespace"], owner, kind, reason, message)
 
@@ -230,17 +240,18 @@ def _config_maps_named(spec: Spec) -> set[str]:
     return {text.config_map_key_ref.name for text in spec.texts.values() if text.config_map_key_ref}
 
 
-def _next_look(spec: Spec, observed: Observed, plan: Plan) -> float | None:
-    looks = []
-    view = View(spec, observed, plan.problems)
+def _next_look(view: View) -> float | None:
+    spec, looks = view.spec, []
     if view.blocked:
         looks.append(_BLOCKED)
     elif spec.replicas and not view.complete:
         # What is in trouble, and runs nothing, may stay so for days; its end comes with an event.
-        stuck = view.troubles and not any(_runs(pod) for pod in observed.new_pods())
+        stuck = view.troubles and not any(_runs(pod) for pod in view.observed.new_pods())
         looks.append(_BLOCKED if stuck else _STARTING)
     elif spec.replicas and not view.serving:
         looks.append(_BLOCKED)  # ready pods that do not answer the operator
+    if view.calm_in:
+        looks.append(view.calm_in + 1)
     if _config_maps_named(spec):
         looks.append(_TEXTS)
     if spec.kv_cache and spec.kv_cache.stores:
@@ -273,5 +284,5 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def _now() -> datetime:
+    return datetime.now(UTC)

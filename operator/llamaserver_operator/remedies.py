@@ -1,6 +1,5 @@
 """What the object's fields have to do with a trouble of its pods, and what to change. Pure; one function a trouble."""
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -8,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from . import names
+from .crashes import End, end_of
 from .files import model_files
 from .observed import Observed
-from .pods import Trouble, unscheduled
+from .pods import Trouble, trouble_of, unscheduled
 from .rollout import claim_field
 from .running import server_of
 from .spec import Spec
@@ -19,10 +19,6 @@ Manifest = Mapping[str, Any]
 _MIB = 2**20
 # While a claim is Pending, these events of it say that it only waits for its pod to be placed.
 _FOR_ITS_POD = ("WaitForFirstConsumer", "WaitForPodScheduled")
-_WHILE = {
-    "download": "while it downloaded", "load": "while it loaded the model", "warm-up": "while it warmed up",
-    "serving": "while it served", "draining": "while it ended",
-}  # fmt: skip
 _TLS_FILE = re.compile(rf"--ssl-(?:cert|key)-file {re.escape(names.TLS_DIR)}/")
 _VOLUMES = ("CreateContainerError", "FailedMount")
 _NO_RUNTIME = 'mkdir ""'  # a runtime without image volumes takes them for paths of the node
@@ -38,6 +34,12 @@ def explained(found: Trouble | None, pod: Manifest, spec: Spec, observed: Observ
         return None
     if found.reason in _VOLUMES:
         return _image_volume(found, pod, spec, observed)
+    return _BY_REASON.get(found.reason, _files)(found, pod, observed)
+
+
+def ended(pod: Manifest, end: End, observed: Observed) -> Trouble:
+    """What the end of a container of a pod means, told in the same way."""
+    found = trouble_of(pod, end)
     return _BY_REASON.get(found.reason, _files)(found, pod, observed)
 
 
@@ -78,14 +80,13 @@ def _time(event: Manifest) -> str:
 
 
 def _memory(found: Trouble, pod: Manifest, observed: Observed) -> Trouble:
-    container = next(_killed(pod), None)
-    if container is None:
+    end = next((end for end in _ends(pod) if end.reason == "OOMKilled"), None)
+    if end is None:
         return found
-    name, noted = container["name"], _last_line(container)
+    name = end.container
     limit = _resources(pod, name).get("limits", {}).get("memory")
     cause = f"at its memory limit of {limit}" if limit else f"as node {pod['spec'].get('nodeName')} had no memory left"
-    during = _WHILE.get("download" if name == names.FETCH_CONTAINER else str(noted.get("phase")), "")
-    text = " ".join(filter(None, (f"container {name} was killed", cause, during)))
+    text = " ".join(filter(None, (f"container {name} was killed", cause, end.during)))
     more = "raise spec.resources.limits.memory" if limit else "set spec.resources.requests.memory to what it needs"
     if name != names.SERVER_CONTAINER:
         return replace(found, message=f"{text}; {more}")
@@ -97,28 +98,11 @@ def _memory(found: Trouble, pod: Manifest, observed: Observed) -> Trouble:
     return replace(found, message=f"{text}{about}; {more}, or lower {lower}")
 
 
-def _killed(pod: Manifest) -> Iterator[Manifest]:
+def _ends(pod: Manifest) -> Iterator[End]:
     status = pod.get("status", {})
     for container in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
-        if _terminated(container).get("reason") == "OOMKilled" and not container.get("ready"):
-            yield container
-
-
-def _terminated(container: Manifest) -> Manifest:
-    last: Manifest = container.get("lastState", {}).get("terminated") or {}
-    return container.get("state", {}).get("terminated") or last
-
-
-def _last_line(container: Manifest) -> dict[str, Any]:
-    """What the server noted of itself while it ran."""
-    for line in str(_terminated(container).get("message", "")).splitlines():
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(value, dict) and "phase" in value:
-            return value
-    return {}
+        if end := end_of(pod, container):
+            yield end
 
 
 # ---- storage of the node
@@ -234,7 +218,7 @@ def _arguments(pod: Manifest) -> list[str]:
 def _size_of_model(pod: Manifest, observed: Observed) -> str:
     """As the server noted it when it began to load; as the object's status has it; empty when nobody knows."""
     status, known = observed.owner.get("status", {}), observed.owner.get("status", {}).get("model", {})
-    noted = (_last_line(item).get("model_bytes") for item in pod.get("status", {}).get("containerStatuses", ()))
+    noted = (end.noted.get("model_bytes") for end in _ends(pod))
     same = any(known.get("file") and word.endswith(f"/{known['file']}") for word in _arguments(pod))
     sizes = (*noted, known.get("sizeBytes") if same else 0, status.get("download", {}).get("totalBytes"))
     size = next((size for size in sizes if isinstance(size, int) and size > 0), 0)

@@ -110,14 +110,15 @@ def claim_conflicts(spec: Spec, observed: Observed) -> Iterable[Problem]:
         if template is None or live is None or owner_uid(live) not in ("", observed.uid):
             continue
         lost = "the model is downloaded again" if field == "spec.model.cache" else "the conversations in it are lost"
+        reason = "ClaimConflict"
         remedy = f"delete it (kubectl delete pvc {name} --namespace={owner['namespace']}; {lost})"
         if ending(live):
-            remedy = "it is being deleted, which waits for the pods that mount it"
+            reason, remedy = "WaitingForDeletion", "it is being deleted, which waits for the pods that mount it"
         for part, wanted, found in _differences(template, live["spec"]):
             text = (
                 f"claim {name} of an earlier object or spec has {part} {found}, {field}.claimTemplate asks for {wanted}"
             )
-            yield Problem("ClaimConflict", f"{text}: {remedy}, or ask for {found}")
+            yield Problem(reason, f"{text}: {remedy}, or ask for {found}")
 
 
 def _differences(wanted: ClaimTemplate, live: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 from . import kinds, names
-from .observed import Observed, ending, is_ready
+from .observed import Observed, is_ready
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +20,7 @@ class Running:
 
 def ready_servers(observed: Observed) -> list[Running]:
     """The servers of all pods that get requests, whatever their template."""
-    pods = [pod for pod in observed.pods if is_ready(pod) and not ending(pod)]
-    return [found for pod in pods if (found := server_of(pod["spec"]))]
+    return _servers(pod["spec"] for pod in observed.own_pods() if is_ready(pod))
 
 
 def current(observed: Observed) -> Running | None:

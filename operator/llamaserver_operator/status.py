@@ -1,12 +1,16 @@
 """The status of an object, from its spec and what was observed. Pure."""
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
 
 from . import names
-from .conditions import Condition, View, accepted, conditions
+from .conditions import Condition, View, accepted, available, conditions, stalled
+from .crashes import End, last_end, restarts
 from .observed import Observed
+from .reasons import LOOPING, ON_THE_WAY
+from .remedies import ended
 from .resources.services import endpoint
 from .rollout import Problem
 from .running import current, ready_servers, service_port
@@ -15,34 +19,71 @@ from .spec import Spec
 Manifest = dict[str, Any]
 
 
-def status_of(spec: Spec, observed: Observed, problems: tuple[Problem, ...], now: str) -> Manifest:
-    """The whole status; `now` is the time of transitions, RFC 3339."""
-    view = View(spec, observed, problems)
-    counts = (observed.deployment or {}).get("status", {})
-    made: Manifest = {
-        "replicas": int(counts.get("replicas", 0)),
-        "readyReplicas": int(counts.get("readyReplicas", 0)),
-        "updatedReplicas": int(counts.get("updatedReplicas", 0)),
+def status_of(spec: Spec, observed: Observed, problems: tuple[Problem, ...], now: datetime) -> Manifest:
+    """The whole status; `now` is the time of transitions."""
+    view = View(spec, observed, problems, now)
+    made: Manifest = _counts(observed) | {
         "selector": names.selector_text(names.selector(observed.owner["metadata"]["name"])),
     }
     made |= _capacity(observed) | _endpoint(spec, view)
     made |= _model(spec, view, observed) | _download(view)
     made |= _told_before(spec, view) if view.untold else _kv_cache(view) | _accelerator(spec, view)
-    return _finish(made, observed, conditions(spec, observed, problems), now)
+    return _finish(made, observed, conditions(view), now)
 
 
-def rejected(observed: Observed, problem: Problem, now: str) -> Manifest:
-    """The status of an object whose spec, or world, cannot be read: what was known stays, pods go on serving."""
+def rejected(observed: Observed, problem: Problem, now: datetime) -> Manifest:
+    """The status of an object whose spec cannot be acted on: what was known stays, pods go on serving."""
     before = {key: value for key, value in observed.owner.get("status", {}).items() if key != "conditions"}
     ready = Condition("Ready", "False", problem.reason, problem.message)
-    return _finish(before, observed, [ready, accepted([problem])], now)
+    heads = [ready, available(observed, ready), *stalled(ready, ())]
+    return _finish(before | _counts(observed), observed, [*heads, accepted([problem])], now)
 
 
-def _finish(made: Manifest, observed: Observed, found: Iterable[Condition], now: str) -> Manifest:
+def unseen(owner: Manifest, problem: Problem, now: datetime) -> Manifest:
+    """The status of an object whose pods cannot, or need not, be looked at: what was known stays."""
+    before = {key: value for key, value in owner.get("status", {}).items() if key != "conditions"}
+    ready = Condition("Ready", "False", problem.reason, problem.message)
+    unknown = Condition("Available", "Unknown", problem.reason, problem.message)
+    return _finish(before, Observed(owner), [ready, unknown, *stalled(ready, ()), accepted([problem])], now)
+
+
+def _counts(observed: Observed) -> Manifest:
+    """What the Deployment tells of its pods, and what the pods tell of their containers."""
+    counts = (observed.deployment or {}).get("status", {})
+    made: Manifest = {key: int(counts.get(key, 0)) for key in ("replicas", "readyReplicas", "updatedReplicas")}
+    made["restarts"] = restarts(observed.own_pods())
+    last = _last_termination(observed)
+    return made | ({"lastTermination": last} if last else {})
+
+
+def _last_termination(observed: Observed) -> Manifest:
+    """How a server ended last. What is known stays as it was written, also when the pod is gone."""
+    known: Manifest = observed.owner.get("status", {}).get("lastTermination", {})
+    found = [(end, pod) for pod in observed.own_pods() if (end := last_end(pod)) and end.finished]
+    end, pod = max(found, key=lambda item: _time(item[0]), default=(None, {}))
+    if end is None or _time(end) < known.get("time", "") or _about(known) == (_time(end), end.pod):
+        return known
+    message = ended(pod, end, observed).message
+    return {"time": _time(end), "pod": end.pod, "reason": end.reason, "message": message}
+
+
+def _about(termination: Mapping[str, str]) -> tuple[str | None, str | None]:
+    return termination.get("time"), termination.get("pod")
+
+
+def _time(end: End) -> str:
+    return _text_of(end.finished) if end.finished else ""
+
+
+def _text_of(time: datetime) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _finish(made: Manifest, observed: Observed, found: Iterable[Condition], now: datetime) -> Manifest:
     generation = observed.owner["metadata"].get("generation", 0)
     before = {item["type"]: item for item in observed.owner.get("status", {}).get("conditions", [])}
     made["observedGeneration"] = generation
-    made["conditions"] = [_condition(item, before.get(item.type), generation, now) for item in found]
+    made["conditions"] = [_condition(item, before.get(item.type), generation, _text_of(now)) for item in found]
     return made
 
 
@@ -126,20 +167,35 @@ def _accelerator(spec: Spec, view: View) -> Manifest:
 
 
 def transitions(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Events to tell, as (type, reason, message): Ready whenever it changes, the others when they bring bad news."""
-    old = {item["type"]: (item["status"], item["reason"]) for item in before.get("conditions", [])}
+    """Events to tell, as (type, reason, message): Ready whenever it changes, the others when they bring bad news.
+
+    Nothing is told twice: one Event for one reason, and one for how a server ended.
+    """
+    old = {item["type"]: item for item in before.get("conditions", [])}
+    past, last = before.get("lastTermination", {}), after.get("lastTermination", {})
+    news = _about(last) != _about(past)
+    known = {old["Ready"]["reason"]} & LOOPING if "Ready" in old else set()
+    if not news and past.get("reason") in _ENDS:
+        known = known | {past["reason"]}
     told: dict[str, tuple[str, str, str]] = {}
     for item in after["conditions"]:
-        if old.get(item["type"]) == (item["status"], item["reason"]):
+        was = old.get(item["type"], {})
+        if (was.get("status"), was.get("reason")) == (item["status"], item["reason"]):
             continue
-        bad = item["reason"] not in _ON_THE_WAY and (item["status"] == "False" or item["reason"] == "RolloutFailing")
-        if item["type"] == "Ready" or bad:
+        bad = item["status"] == _BAD.get(item["type"], "False") and item["reason"] not in ON_THE_WAY
+        if item["reason"] not in known if bad else item["type"] == "Ready":
             text = f"{item['type']} is {item['status']}. {item['message']}".strip()
             told.setdefault(item["reason"], ("Warning" if bad else "Normal", item["reason"], text))
+    # What left its own word, or ends again and again since long, a condition tells.
+    if (
+        news
+        and last["reason"] in _ENDS
+        and not known
+        and not any(last["message"] in text for _, _, text in told.values())
+    ):
+        told.setdefault(last["reason"], ("Warning", last["reason"], last["message"]))
     return list(told.values())
 
 
-_ON_THE_WAY = {
-    "RollingOut", "Downloading", "WaitingForDownload", "Loading", "ScaledToZero", "Empty", "NotWanted",
-    "WaitingForDeletion",
-}  # fmt: skip
+_BAD = {"Stalled": "True"}
+_ENDS = {"Crashed", "CrashedNatively", "OOMKilled", "Restarted"}

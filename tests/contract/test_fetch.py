@@ -20,7 +20,7 @@ from tests.contract.conftest import IMAGE
 from tests.contract.recorded import Recorded
 from tests.support.specs import BASES
 from tests.support.wire import Wire, answer
-from tests.support.worlds import CONFIG, NEWER, counts, pod, rolled_out, world
+from tests.support.worlds import CONFIG, NEWER, NOW, counts, pod, rolled_out, world
 
 Raw = dict[str, Any]
 DIGEST = "a" * 64
@@ -147,11 +147,11 @@ def test_the_operator_reads_what_the_download_reports():
     report = Recorded(progress.status())
     plan = make_plan(spec, world(spec), CONFIG)
     observed = rolled_out(spec, plan, [pod()], counts(1, 1, 0), reports={"new-0": report})
-    found = model_available(View(spec, observed, ()))
+    found = model_available(View(spec, observed, (), NOW))
     assert (found.reason, found.message) == ("Downloading", "k/model.gguf: 1.00 of 4.00 GiB; slow")
-    status = status_of(spec, observed, plan.problems, "now")
+    status = status_of(spec, observed, plan.problems, NOW)
     assert status["download"] == {"bytes": 2**30, "totalBytes": 4 * 2**30}
     assert report.missing == set()
     progress.waiting = True
     waiting = replace(observed, reports={"new-0": progress.status()})
-    assert model_available(View(spec, waiting, ())).reason == "WaitingForDownload"
+    assert model_available(View(spec, waiting, (), NOW)).reason == "WaitingForDownload"

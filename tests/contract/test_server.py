@@ -33,7 +33,7 @@ from tests.support.models import Models
 from tests.support.polling import until
 from tests.support.schema import CRD, ROOT, Node
 from tests.support.server import ServerProcess, free_port
-from tests.support.worlds import CONFIG, counts, owner, pod, rolled_out, world
+from tests.support.worlds import CONFIG, NOW, counts, owner, pod, rolled_out, world
 
 RAW: dict[str, Any] = {
     "model": {"source": {"persistentVolumeClaim": {"claimName": "c", "path": "llama.gguf"}}},
@@ -123,7 +123,7 @@ def test_every_key_that_the_operator_reads_is_there(server: Running):
     wide = make_plan(many, world(many), CONFIG)
     shrinking = rolled_out(many, wide, [pod(ready=True)], counts(2), reports={"new-0": report})
     assert make_plan(few, shrinking, CONFIG).costs == {"new-0": 0}
-    status = status_of(spec, observed, plan.problems, "now")
+    status = status_of(spec, observed, plan.problems, NOW)
     # "download": only while there is one. "sha256": verified digests only, "" here.
     assert report.missing <= {"download"}
     assert {"state", "slots", "requests_deferred", "model", "accelerator", "kv_store"} <= report.asked

@@ -135,18 +135,29 @@ CASES: dict[str, tuple[Manifest, tuple[str, str, str] | None]] = {
         pod(ready=True, containerStatuses=[server(RUNNING, ready=True, lastState=ended(137, "OOMKilled"))]),
         None,
     ),
+    "killed for want of memory once, ready since, and not ready now": (
+        pod(
+            conditions=[{"type": "Ready", "status": "False", "lastTransitionTime": "2026-01-01T00:00:09Z"}],
+            containerStatuses=[server(RUNNING, lastState=ended(137, "OOMKilled"))],
+        ),
+        None,
+    ),
     "crashes again and again": (
         pod(containerStatuses=[server({"waiting": CRASH_LOOP}, lastState=ended(139, message="Segmentation\nfault\n"))]),
-        ("Progressing", "CrashLoopBackOff", "exit code 139: Segmentation fault"),
+        (
+            "Progressing",
+            "CrashedNatively",
+            "signal 11 (SIGSEGV), restart 1; its last words: Segmentation fault. This is",
+        ),
     ),
     "crashes without a word": (
         pod(containerStatuses=[server({"waiting": CRASH_LOOP}, lastState=ended(1, message=""))]),
-        ("Progressing", "CrashLoopBackOff", "exit code 1: Error"),
+        ("Progressing", "CrashLoopBackOff", "ended with exit code 1, restart 1"),
     ),
     "crashed once and is tried again": (pod(containerStatuses=[server(RUNNING, lastState=ended(139))]), None),
     "crashed twice and is tried again": (
         pod(containerStatuses=[server(RUNNING, lastState=ended(139), restartCount=2)]),
-        ("Progressing", "CrashLoopBackOff", "exit code 139"),
+        ("Progressing", "CrashedNatively", "signal 11 (SIGSEGV), restart 2"),
     ),
     "JSON that is not ours": (
         pod(containerStatuses=[server({"waiting": CRASH_LOOP}, lastState=ended(1, message='{"level": "fatal"}'))]),

@@ -4,6 +4,7 @@ import json
 import re
 from collections import Counter
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -175,9 +176,9 @@ def test_a_status_is_valid_and_told_once(raw: Raw):
     spec = parse(raw)
     observed = world(spec, [RWX])
     problems = make_plan(spec, observed, CONFIG).problems
-    first = status_of(spec, observed, problems, "2026-01-01T00:00:00Z")
+    first = status_of(spec, observed, problems, datetime(2026, 1, 1, tzinfo=UTC))
     again = replace(observed, owner=owner(status=first))
-    assert status_of(spec, again, problems, "2027-01-01T00:00:00Z") == first
+    assert status_of(spec, again, problems, datetime(2027, 1, 1, tzinfo=UTC)) == first
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=4), lambda inner: st.lists(

@@ -1,6 +1,7 @@
 """The status as written, and the Events that its changes are worth."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -9,10 +10,10 @@ from llamaserver_operator.parsing import parse
 from llamaserver_operator.plan import make_plan
 from llamaserver_operator.rollout import Problem
 from llamaserver_operator.spec import Spec
-from llamaserver_operator.status import rejected, status_of, transitions
+from llamaserver_operator.status import rejected, status_of, transitions, unseen
 
 from tests.support.schema import CRD
-from tests.support.worlds import CONFIG, Manifest, counts, deployment, owner, pod, rolled_out, world
+from tests.support.worlds import CONFIG, OTHER_UID, Manifest, counts, deployment, owner, pod, rolled_out, world
 
 IMAGE = {"image": {"reference": "registry.example/model:1", "path": "model.gguf"}}
 STORE: Manifest = {"persistence": "Continuous", "volume": {"emptyDir": {}}}
@@ -21,7 +22,8 @@ RAW: Manifest = {
 }  # fmt: skip
 SPEC = parse(RAW)
 NEW = [pod("new-0", ready=True), pod("new-1", ready=True)]
-T1, T2 = "2026-01-01T00:00:00Z", "2026-01-01T01:00:00Z"
+T1, T2 = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, 1, tzinfo=UTC)
+TEXT1, TEXT2 = "2026-01-01T00:00:00Z", "2026-01-01T01:00:00Z"
 REPORT: Manifest = {
     "state": "ready",
     "model": {
@@ -34,8 +36,7 @@ REPORT: Manifest = {
 
 
 def around(spec: Spec, pods: list[Manifest], status: Manifest, before: Manifest | None = None, **more: Any) -> Observed:
-    about = owner(generation=7, status=before or {})
-    return rolled_out(spec, make_plan(spec, world(spec), CONFIG), pods, status, owner=about, **more)
+    return rolled_out(spec, make_plan(spec, world(spec), CONFIG), pods, status, owner=about(7, before or {}), **more)
 
 
 def condition(status: Manifest, kind: str = "Ready") -> Manifest:
@@ -50,6 +51,7 @@ def test_a_serving_object():
         "replicas": 2,
         "readyReplicas": 2,
         "updatedReplicas": 2,
+        "restarts": 0,
         "selector": "app.kubernetes.io/name=llamaserver,llamaserver.dev/name=demo",
         "endpoint": "http://demo.models.svc:8080",
         "slots": {"total": 6, "perReplica": 3},
@@ -67,7 +69,8 @@ def test_every_field_of_the_schema_is_written_by_some_status():
     spec = parse(raw)
     report = {**REPORT, "model": {**REPORT["model"], "sha256": "a" * 64}}
     loading = {"state": "downloading", "download": {"file": "f", "bytes": 1, "total_bytes": 2}}
-    observed = around(spec, NEW, counts(2, 2, 1), reports={"new-0": report, "new-1": loading})
+    pods = [crashed("new-0", 1, TEXT1), NEW[1]]
+    observed = around(spec, pods, counts(2, 2, 1), reports={"new-0": report, "new-1": loading})
     status = status_of(spec, observed, (), T1)
     schema = CRD["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]
     assert set(status) == set(schema)
@@ -196,13 +199,13 @@ def test_what_is_no_store_has_no_entries(cache: Manifest | None):
 
 def test_a_transition_is_timed_by_the_change_of_the_status_alone():
     first = status_of(SPEC, around(SPEC, [], counts(0)), (), T1)
-    assert {item["lastTransitionTime"] for item in first["conditions"]} == {T1}
+    assert {item["lastTransitionTime"] for item in first["conditions"]} == {TEXT1}
     second = status_of(SPEC, around(SPEC, [pod("new-0")], counts(1, 1, 0), first), (), T2)
-    assert condition(second)["lastTransitionTime"] == T1, "False as before, whatever the message"
-    assert condition(second, "Scheduled")["lastTransitionTime"] == T2, "Unknown, now True"
+    assert condition(second)["lastTransitionTime"] == TEXT1, "False as before, whatever the message"
+    assert condition(second, "Scheduled")["lastTransitionTime"] == TEXT2, "Unknown, now True"
     third = status_of(SPEC, around(SPEC, NEW, counts(2), second), (), T2)
-    assert condition(third)["lastTransitionTime"] == T2
-    assert condition(third, "Accepted")["lastTransitionTime"] == T1
+    assert condition(third)["lastTransitionTime"] == TEXT2
+    assert condition(third, "Accepted")["lastTransitionTime"] == TEXT1
 
 
 def test_conditions_are_about_the_generation():
@@ -213,16 +216,91 @@ def test_conditions_are_about_the_generation():
 def test_a_spec_that_cannot_be_read_keeps_what_was_known():
     before = status_of(SPEC, around(SPEC, NEW, counts(2), reports={"new-0": REPORT}), (), T1)
     problem = Problem("InvalidSpec", "spec.context.slots: Expected `int`")
-    observed = Observed(owner(generation=8, status=before))
+    observed = replace(around(SPEC, [crashed("new-0", 1, TEXT1), NEW[1]], counts(2, 2, 1)), owner=about(8, before))
     status = rejected(observed, problem, T2)
     assert status["model"] == before["model"]
-    assert status["replicas"] == 2
+    assert (status["replicas"], status["readyReplicas"], status["restarts"]) == (2, 1, 1)
     assert status["observedGeneration"] == 8
-    assert [(item["type"], item["status"], item["reason"]) for item in status["conditions"]] == [
+    assert summary(status) == [
         ("Ready", "False", "InvalidSpec"),
+        ("Available", "True", "Serving"),
+        ("Stalled", "True", "InvalidSpec"),
         ("Accepted", "False", "InvalidSpec"),
     ]
-    assert rejected(replace(observed, owner=owner(generation=8, status=status)), problem, "later") == status
+    later = datetime(2026, 2, 1, tzinfo=UTC)
+    assert rejected(replace(observed, owner=about(8, status)), problem, later) == status
+
+
+def about(generation: int, status: Manifest) -> Manifest:
+    return owner(generation=generation, status=status)
+
+
+def summary(status: Manifest) -> list[tuple[str, str, str]]:
+    return [(item["type"], item["status"], item["reason"]) for item in status["conditions"]]
+
+
+def test_what_an_earlier_object_of_the_name_left_does_not_serve():
+    observed = around(SPEC, NEW, counts(2))
+    observed.deployment["metadata"]["ownerReferences"][0]["uid"] = OTHER_UID
+    status = rejected(observed, Problem("WaitingForDeletion", "it has to go first"), T1)
+    assert summary(status)[:3] == [
+        ("Ready", "False", "WaitingForDeletion"),
+        ("Available", "False", "WaitingForDeletion"),
+        ("Accepted", "False", "WaitingForDeletion"),
+    ]
+
+
+@pytest.mark.parametrize("reason", ["Deleting", "Forbidden"])
+def test_what_is_not_looked_at_is_not_known(reason: str):
+    before = status_of(SPEC, around(SPEC, NEW, counts(2), reports={"new-0": REPORT}), (), T1)
+    status = unseen(about(8, before), Problem(reason, "why"), T2)
+    assert summary(status) == [
+        ("Ready", "False", reason), ("Available", "Unknown", reason), ("Accepted", "False", reason),
+    ]  # fmt: skip
+    assert {**status, "conditions": 0, "observedGeneration": 0} == {**before, "conditions": 0, "observedGeneration": 0}
+
+
+# ---- restarts and how servers ended
+
+
+def crashed(name: str, times: int, at: str, template: str = "new", **last: Any) -> Manifest:
+    """A pod whose server crashed at a time and is on its way again."""
+    ended = {"exitCode": 137, "startedAt": "2025-12-31T23:58:00Z", "finishedAt": at, **last}
+    state = {"running": {"startedAt": at}}
+    server = {"name": "server", "restartCount": times, "state": state, "lastState": {"terminated": ended}}
+    return pod(name, template, containerStatuses=[server])
+
+
+KILLED = "container server was killed by signal 9 (SIGKILL), restart 1, up 2 min"
+
+
+def test_restarts_are_those_of_the_pods_that_are_there():
+    pods = [crashed("new-0", 1, TEXT1), crashed("old-0", 4, TEXT1, "old"), NEW[1]]
+    gone = crashed("old-1", 8, TEXT1, "old")
+    gone["metadata"]["deletionTimestamp"] = TEXT1
+    status = status_of(SPEC, around(SPEC, [*pods, gone, crashed("other-0", 16, TEXT1, "other")], counts(3)), (), T1)
+    assert status["restarts"] == 5
+
+
+def test_slots_are_those_of_the_objects_own_pods():
+    pods = [NEW[0], pod("other-0", "other", ready=True)]
+    assert status_of(SPEC, around(SPEC, pods, counts(1)), (), T1)["slots"] == {"total": 3, "perReplica": 3}
+
+
+def test_how_a_server_ended_last_stays_known():
+    first = status_of(SPEC, around(SPEC, [crashed("new-0", 1, TEXT1), NEW[1]], counts(2, 2, 1)), (), T1)
+    assert first["lastTermination"] == {"time": TEXT1, "pod": "new-0", "reason": "Crashed", "message": KILLED}
+    after = status_of(SPEC, around(SPEC, NEW, counts(2), first), (), T1)
+    assert (after["restarts"], after["lastTermination"]) == (0, first["lastTermination"])
+    pods = [crashed("new-0", 1, TEXT1), crashed("new-1", 2, TEXT2, exitCode=139)]
+    later = status_of(SPEC, around(SPEC, pods, counts(2, 2, 0), first), (), T2)["lastTermination"]
+    assert (later["time"], later["pod"], later["reason"]) == (TEXT2, "new-1", "CrashedNatively")
+
+
+def test_a_pod_that_failed_as_a_whole_did_not_crash():
+    evicted = crashed("new-0", 1, TEXT1)
+    evicted["status"] |= {"phase": "Failed", "reason": "Evicted", "message": "disk"}
+    assert "lastTermination" not in status_of(SPEC, around(SPEC, [evicted], counts(1, 1, 0)), (), T1)
 
 
 # ---- Events
@@ -238,6 +316,7 @@ def told(before: list[tuple[str, str, str]], after: list[tuple[str, str, str]]) 
 
 STARTS = [("Ready", "False", "RollingOut"), ("ModelAvailable", "Unknown", "Pending")]
 SERVES = [("Ready", "True", "Serving"), ("ModelAvailable", "True", "Loaded")]
+UP, ZERO = ("Available", "True", "Serving"), ("Normal", "ScaledToZero")
 FAILS = [("Ready", "False", "ModelNotFound"), ("ModelAvailable", "False", "ModelNotFound")]
 
 
@@ -257,11 +336,22 @@ FAILS = [("Ready", "False", "ModelNotFound"), ("ModelAvailable", "False", "Model
             SERVES, [SERVES[0], ("Accelerated", "False", "RunningOnCPU")], [("Warning", "RunningOnCPU")],
         ),
         (
-            SERVES,
-            [("Ready", "True", "RolloutFailing"), ("Progressing", "False", "ImagePullFailed")],
-            [("Warning", "RolloutFailing"), ("Warning", "ImagePullFailed")],
+            [*SERVES, UP],
+            [("Ready", "False", "ImagePullFailed"), UP, ("Progressing", "False", "ImagePullFailed")],
+            [("Warning", "ImagePullFailed")],
         ),
-        (SERVES, [("Ready", "False", "ScaledToZero")], [("Normal", "ScaledToZero")]),
+        (SERVES, [("Ready", "True", "ScaledToZero"), ("Available", "False", "ScaledToZero")], [ZERO]),
+        ([], [*STARTS, ("Available", "False", "RollingOut")], [("Normal", "RollingOut")]),
+        (
+            [*SERVES, UP], [*FAILS, ("Available", "False", "ModelNotFound"), ("Stalled", "True", "ModelNotFound")],
+            [("Warning", "ModelNotFound")],
+        ),
+        ([*FAILS, UP], [*FAILS, ("Available", "False", "ModelNotFound")], [("Warning", "ModelNotFound")]),
+        (FAILS, [*FAILS, ("Stalled", "True", "ModelNotFound")], [("Warning", "ModelNotFound")]),
+        ([*FAILS, ("Stalled", "True", "ModelNotFound")], [*FAILS, ("Stalled", "True", "ModelNotFound")], []),
+        ([*FAILS, ("Stalled", "True", "ModelNotFound")], SERVES, [("Normal", "Serving")]),
+        (SERVES, [("Ready", "False", "Paused"), ("Progressing", "False", "Paused")], [("Warning", "Paused")]),
+        (SERVES, [*SERVES, ("Progressing", "Unknown", "Paused")], []),
     ],
 )  # fmt: skip
 def test_events_are_told_on_transitions_only(
@@ -273,3 +363,55 @@ def test_events_are_told_on_transitions_only(
 def test_an_event_says_what_changed():
     after = {"conditions": [{"type": "Ready", "status": "False", "reason": "DiskFull", "message": "no space"}]}
     assert transitions({}, after) == [("Warning", "DiskFull", "Ready is False. no space")]
+
+
+def up_again(item: Manifest) -> Manifest:
+    """The same pod when it is ready."""
+    (server,) = item["status"]["containerStatuses"]
+    return pod(item["metadata"]["name"], ready=True, containerStatuses=[{**server, "ready": True}])
+
+
+def test_a_crash_is_told_once_in_its_own_words_also_when_nobody_saw_the_server_down():
+    serving = status_of(SPEC, around(SPEC, NEW, counts(2), reports={"new-0": REPORT}), (), T1)
+    down = around(SPEC, [crashed("new-0", 1, TEXT2), NEW[1]], counts(2, 2, 1), serving)
+    seen = status_of(SPEC, down, (), T2)
+    assert condition(seen)["reason"] == "Crashed"
+    told = transitions(serving, seen)
+    assert [(kind, reason) for kind, reason, _ in told] == [("Warning", "Crashed")]
+    assert told[0][2].startswith("Ready is False. container server was killed by signal 9 (SIGKILL), restart 1, up ")
+
+    up = [up_again(crashed("new-0", 1, TEXT2)), NEW[1]]
+    missed = status_of(SPEC, around(SPEC, up, counts(2), serving), (), T2)
+    assert [reason for _, reason, _ in transitions(serving, missed)] == ["Crashed"]
+    assert [item[:2] for item in transitions(seen, status_of(SPEC, around(SPEC, up, counts(2), seen), (), T2))] == [
+        ("Normal", "Serving")
+    ]
+    # The list of pods may tell that the container ended before it tells that the pod is not ready.
+    late = status_of(SPEC, replace(down, owner=about(7, missed)), (), T2)
+    assert condition(late)["reason"] == "Crashed"
+    assert transitions(missed, late) == []
+
+
+def test_a_loop_is_told_once_and_its_further_crashes_are_not():
+    events, status = [], status_of(SPEC, around(SPEC, NEW, counts(2)), (), T1)
+    for times in range(1, 8):
+        at = f"2026-01-01T00:0{times}:00Z"
+        bad = crashed("new-0", times, at, startedAt=TEXT1)
+        good = up_again(crashed("new-0", times, at, startedAt=TEXT1))
+        for pods, ready in (([bad, NEW[1]], 1), ([good, NEW[1]], 2)):
+            now = datetime(2026, 1, 1, 0, times, 5, tzinfo=UTC)
+            after = status_of(SPEC, around(SPEC, pods, counts(2, 2, ready), status), (), now)
+            events += [(times, *item[:2]) for item in transitions(status, after)]
+            status = after
+    assert [item for item in events if item[1] == "Warning"] == [
+        (1, "Warning", "Crashed"), (2, "Warning", "CrashLoopBackOff"), (3, "Warning", "CrashLoopBackOff"),
+    ]  # fmt: skip
+    assert (status["restarts"], condition(status)["status"]) == (7, "False")
+
+
+def test_what_a_server_said_itself_is_told_by_the_condition():
+    text = '{"reason": "BadArguments", "message": "--port: no"}'
+    bad = crashed("new-0", 1, TEXT1, exitCode=1, message=text)
+    after = status_of(SPEC, around(SPEC, [bad], counts(1, 1, 0)), (), T1)
+    assert after["lastTermination"]["reason"] == "BadArguments"
+    assert transitions({}, after) == [("Warning", "BadArguments", "Ready is False. --port: no")]

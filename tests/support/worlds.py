@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 from llamaserver_operator import kinds
@@ -18,6 +19,7 @@ from llamaserver_operator.spec import Spec
 Manifest = dict[str, Any]
 UID = "11111111-2222-3333-4444-555555555555"
 OTHER_UID = "99999999-2222-3333-4444-555555555555"
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 RWO, RWX, RWOP, ROX = "ReadWriteOnce", "ReadWriteMany", "ReadWriteOncePod", "ReadOnlyMany"
 
 CONFIG = Config(
@@ -141,5 +143,5 @@ def with_pod(raw: Manifest, one: Manifest, status: Manifest | None = None, **mor
 def told(raw: Manifest, one: Manifest, status: Manifest | None = None, **more: Any) -> tuple[str, str, str] | None:
     """Condition, reason and message of the trouble of an object's only pod."""
     spec, found = with_pod(raw, one, status, **more)
-    troubles = View(spec, found, ()).troubles
+    troubles = View(spec, found, (), NOW).troubles
     return (troubles[0].condition, troubles[0].reason, troubles[0].message) if troubles else None

@@ -1,0 +1,218 @@
+"""How a container ended: how often, in which phase, by what, in words. Pure.
+
+The server keeps one line of JSON with its phase and its CPU in its termination log, faulthandler adds its text to that.
+Without such a log, the kubelet takes the end of the container's output in its place.
+"""
+
+import json
+import re
+import signal
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from . import names
+
+Manifest = Mapping[str, Any]
+AGAIN = 3  # so many ends of a container, the last one early, are a loop
+EARLY = timedelta(minutes=10)  # after so long the kubelet, too, forgets earlier crashes
+
+_NATIVE = {"SIGILL", "SIGTRAP", "SIGABRT", "SIGBUS", "SIGFPE", "SIGSEGV", "SIGSYS"}
+_DURING = {
+    "download": "while it downloaded", "load": "while it loaded the model", "warm-up": "while it warmed up",
+    "serving": "while it served", "draining": "while it ended",
+}  # fmt: skip
+_FRAME = re.compile(r'File "([^"]+)", line (\d+) in (\S+)')
+_BAD_LEVELS = {"WARNING", "ERROR", "CRITICAL"}
+_LONGEST = 500  # letters of last words
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The last end of a pod's container."""
+
+    pod: str
+    container: str
+    times: int  # how often it ended so far, this time included
+    code: int
+    kind: str  # the kubelet's reason
+    message: str  # the termination log, or the end of the output
+    started: datetime | None
+    finished: datetime | None
+    past: bool  # it has been ready since
+
+    @property
+    def signal(self) -> str:
+        """Name of the signal that ended it; empty for an exit."""
+        return signal.Signals(self.code - 128).name if self.code - 128 in list(signal.Signals) else ""
+
+    @property
+    def native(self) -> bool:
+        """Whether the machine code crashed."""
+        return self.signal in _NATIVE
+
+    @property
+    def told(self) -> tuple[str, str] | None:
+        """Reason and message, when the container left its own last word."""
+        for value in _objects(self.message):
+            if isinstance(value.get("reason"), str) and isinstance(value.get("message"), str):
+                return value["reason"], value["message"]
+        return None
+
+    @property
+    def noted(self) -> Mapping[str, Any]:
+        """What the server noted of itself while it ran; empty when it did not."""
+        return next((value for value in _objects(self.message) if "phase" in value), {})
+
+    @property
+    def during(self) -> str:
+        """What the container was about, in words; empty when it did not tell."""
+        phase = "download" if self.container == names.FETCH_CONTAINER else self.noted.get("phase")
+        return _DURING.get(str(phase), "")
+
+    @property
+    def reason(self) -> str:
+        """One word for it."""
+        if self.told:
+            return self.told[0]
+        if self.native:
+            return "CrashedNatively"
+        if self.kind == "OOMKilled":
+            return "OOMKilled"
+        return "Crashed" if self.code else "Restarted"
+
+    @property
+    def early(self) -> bool:
+        """Whether it ended before it had served for long, as far as is known."""
+        if self.noted.get("phase") in ("download", "load", "warm-up"):
+            return True
+        return not (self.started and self.finished) or self.finished - self.started < EARLY
+
+    @property
+    def again_and_again(self) -> bool:
+        """Whether it is one of many, without a reason of the container's own."""
+        return self.times >= AGAIN and self.early and not self.told
+
+    def calm_in(self, now: datetime) -> timedelta:
+        """How long until a container that runs again counts as one that does not crash any more."""
+        over = self.finished + EARLY if self.again_and_again and self.finished else now
+        return max(timedelta(0), over - now)
+
+    @property
+    def text(self) -> str:
+        """What happened, in a sentence."""
+        what = " ".join(filter(None, (f"container {self.container}", self._verb, self.during)))
+        parts = [what, f"restart {self.times}"]
+        if self.started and self.finished:
+            parts.append(f"up {_rounded(self.finished - self.started)}")
+        text = ", ".join(parts)
+        if self.told:
+            return f"{text}: {self.told[1]}"
+        if self.native:
+            cpu = f" on {found}" if (found := self.noted.get("cpu")) else ""
+            return f"{text}{cpu}{self._place}. This is a bug: kubectl logs --previous {self.pod} -c {self.container}"
+        return f"{text}; {words}" if (words := _last_words(self.message)) else text
+
+    @property
+    def _verb(self) -> str:
+        if self.signal:
+            verb = "crashed by" if self.native else "was killed by"
+            return f"{verb} signal {self.code - 128} ({self.signal})"
+        kind = f" ({self.kind})" if self.kind not in ("", "Error", "Completed") else ""
+        return f"ended with exit code {self.code}{kind}"
+
+    @property
+    def _place(self) -> str:
+        """Where in the Python code, as faulthandler tells it."""
+        if found := _FRAME.search(self.message):
+            return f", in {found[3]} ({found[1].rpartition('/')[2]}:{found[2]})"
+        words = _last_words(self.message)
+        return f"; {words}" if words else ""
+
+
+def restarts(pods: Iterable[Manifest]) -> int:
+    """How often Kubernetes has restarted the server's container in these pods."""
+    return sum(int(_server(pod).get("restartCount", 0)) for pod in pods)
+
+
+def last_end(pod: Manifest) -> End | None:
+    """How the server's container of a pod ended last; None when it never did, or when the whole pod ended."""
+    whole = pod.get("status", {}).get("phase") in ("Failed", "Succeeded")
+    return None if whole else end_of(pod, _server(pod))
+
+
+def end_of(pod: Manifest, container: Manifest) -> End | None:
+    """How a container ended last, from its status; None when it never did."""
+    state = container.get("state", {})
+    ended = state.get("terminated") or container.get("lastState", {}).get("terminated")
+    if not ended:
+        return None
+    return End(
+        pod=pod["metadata"]["name"],
+        container=container["name"],
+        times=int(container.get("restartCount", 0)) + ("running" not in state),
+        code=int(ended.get("exitCode", 0)),
+        kind=str(ended.get("reason", "")),
+        message=str(ended.get("message", "")),
+        started=_time(ended.get("startedAt")),
+        finished=_time(ended.get("finishedAt")),
+        past=bool(container.get("ready")) or _ready_since(pod, _time(state.get("running", {}).get("startedAt"))),
+    )
+
+
+def _ready_since(pod: Manifest, started: datetime | None) -> bool:
+    """Whether a pod that is not ready has been so since its container was started: then it lost that later."""
+    conditions = pod.get("status", {}).get("conditions", [])
+    lost = next((_time(item.get("lastTransitionTime")) for item in conditions if item["type"] == "Ready"), None)
+    return bool(started and lost and lost > started)
+
+
+def _server(pod: Manifest) -> Manifest:
+    containers: list[Manifest] = pod.get("status", {}).get("containerStatuses", [])
+    return next((item for item in containers if item["name"] == names.SERVER_CONTAINER), {})
+
+
+def _time(text: str | None) -> datetime | None:
+    """Kubernetes writes year 1 where it does not know."""
+    found = datetime.fromisoformat(text) if text else None
+    return found if found and found.year > 1 else None
+
+
+def _object(line: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _objects(text: str) -> Iterator[dict[str, Any]]:
+    return (value for line in text.splitlines() if (value := _object(line)) is not None)
+
+
+def _last_words(message: str) -> str:
+    """Of lines as our server logs them, the last warning; else the end of what is there."""
+    warning, plain, logs = "", list[str](), False
+    for line in message.splitlines():
+        value = _object(line) or {}
+        if "msg" in value:
+            if not logs:
+                plain.clear()  # the kubelet cuts off the beginning, often within a line
+            logs = True
+            if value.get("level") in _BAD_LEVELS:
+                warning = str(value["msg"])
+        elif "phase" not in value:
+            plain.append(line)
+    words = " ".join(" ".join(plain).split())[-_LONGEST:]
+    if words:
+        return f"its last words: {words}"
+    return f"last warning in its log: {' '.join(warning.split())[:_LONGEST]}" if warning else ""
+
+
+def _rounded(time: timedelta) -> str:
+    seconds = int(time.total_seconds())
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds // size} {unit}"
+    return f"{max(0, seconds)} s"
