@@ -25,7 +25,7 @@ def test_an_applied_object_becomes_ready_and_answers_a_chat(llama: Llama) -> Non
     assert status["endpoint"] == f"http://model.{llama.namespace}.svc:8080"
     assert (status["replicas"], status["readyReplicas"], status["updatedReplicas"]) == (1, 1, 1)
     row = llama.cluster.kubectl("get", "llama", f"--namespace={llama.namespace}", "--no-headers").split()
-    assert row[:6] == ["model", "True", "Serving", "1", "chat.gguf", "2"]
+    assert row[:8] == ["model", "True", "True", "Serving", "1", "0", "chat.gguf", "2"]
     assert ("Normal", "Serving") in [event[:2] for event in llama.events()]
     assert "finalizers" not in llama.object["metadata"]
     assert not any("kopf" in key for key in llama.object["metadata"].get("annotations", {}))

@@ -174,14 +174,14 @@ def test_models_outlive_upgrades_and_the_release(cluster, helm, operators, names
 def test_another_release_goes_on(cluster, any_helm, operators, namespace, newer_chart):
     deploy(any_helm, "one", operators)
     apply(cluster, namespace, scaled_to_zero("first"))
-    until(lambda: condition(cluster, namespace, "first") == ("False", "ScaledToZero"), "the object is told about", 60)
+    until(lambda: condition(cluster, namespace, "first") == ("True", "ScaledToZero"), "the object is told about", 60)
     any_helm("uninstall", "one", f"--namespace={operators}", "--wait")
     before = uids(cluster, namespace)
     crd = cluster.kubectl.get("crd", CRD)
 
     deploy(any_helm, "two", operators)
     apply(cluster, namespace, scaled_to_zero("second"))
-    until(lambda: condition(cluster, namespace, "second") == ("False", "ScaledToZero"), "the second one, too", 60)
+    until(lambda: condition(cluster, namespace, "second") == ("True", "ScaledToZero"), "the second one, too", 60)
     assert before.items() <= uids(cluster, namespace).items()
     assert cluster.kubectl.get("crd", CRD)["metadata"] == crd["metadata"]
 
@@ -201,7 +201,7 @@ def test_served_namespaces(cluster, helm, operators, namespace):
         assert cluster.kubectl("get", "clusterroles,clusterrolebindings", ours) == ""
         apply(cluster, other, scaled_to_zero("ignored"))
         apply(cluster, namespace, scaled_to_zero("served"))
-        until(lambda: condition(cluster, namespace, "served") == ("False", "ScaledToZero"), "the object is served", 60)
+        until(lambda: condition(cluster, namespace, "served") == ("True", "ScaledToZero"), "the object is served", 60)
         assert "Deployment/served" in uids(cluster, namespace)
         assert set(uids(cluster, other)) == {"LlamaServer/ignored"}
         assert refusals(cluster, f"{operators}:some-llamaserver-operator") == []
@@ -217,7 +217,7 @@ def test_of_two_pods_one_acts(cluster, helm, operators, namespace):
     holder = cluster.kubectl.get("lease", "llamaserver-operator", operators)["spec"]["holderIdentity"]
     assert sum(holder.startswith(pod) for pod in pods) == 1
     apply(cluster, namespace, scaled_to_zero("served"))
-    until(lambda: condition(cluster, namespace, "served") == ("False", "ScaledToZero"), "the object is served", 60)
+    until(lambda: condition(cluster, namespace, "served") == ("True", "ScaledToZero"), "the object is served", 60)
     with cluster.service("pair-llamaserver-operator-metrics", operators) as relay:
         told = urllib.request.urlopen(f"{relay.url}/metrics", timeout=30).read().decode()
     assert "llamaserver_operator_is_leader" in told

@@ -187,6 +187,7 @@ def test_whatever_stops_a_model_is_told(another: Callable[[str], Llama], hub: Hu
         message = told[case.condition][2]
         assert [word for word in case.words if word not in message] == [], f"{name}: {message}"
         assert told["Ready"] == ("False", case.reason, message), name
+        assert told["Available"] == ("False", case.reason, message), name
         llama.until_event(case.reason)
     assert first.child("deployment") == {}  # nothing is made of a spec that was not accepted
     assert another("refused").child("deployment") == {}
@@ -227,12 +228,14 @@ def test_old_pods_serve_while_a_rollout_fails_or_a_spec_is_refused(llama: Llama)
     llama.apply().until_ready()
     (uid,) = llama.pod_uids
     llama.apply(model=hub_file("none.gguf"))
-    message = llama.until_condition("Ready", "True", "RolloutFailing")
+    message = llama.until_condition("Ready", "False", "ModelNotFound")
     assert "404 Not Found" in message
     assert llama.condition("Progressing")[:2] == ("False", "ModelNotFound")
+    assert llama.condition("Stalled")[:2] == ("True", "ModelNotFound")
+    assert llama.condition("Available") == ("True", "Serving", "1 pod serves, 1 of an earlier spec")
     assert uid in llama.pod_uids
     assert llama.complete()["tokens_predicted"]
-    llama.until_event("RolloutFailing")
+    llama.until_event("ModelNotFound", "Ready is False")
 
     llama.apply(model=hub_file("tiny.gguf"), context={"slots": 1}).until_ready()
     assert llama.condition("Progressing")[:2] == ("True", "Complete")
@@ -244,7 +247,9 @@ def test_old_pods_serve_while_a_rollout_fails_or_a_spec_is_refused(llama: Llama)
         llama.apply(engine={"extraArgs": ["--port=1"]})
         message = llama.until_condition("Accepted", "False", "InvalidSpec")
         assert "spec.engine.extraArgs: --port is spec.serving.port" in message
-        assert llama.condition("Ready") == ("False", "InvalidSpec", message)
+        assert llama.condition("Ready") == llama.condition("Accepted")
+        assert llama.condition("Stalled") == ("True", "InvalidSpec", message)
+        assert llama.condition("Available") == ("True", "Serving", "1 pod serves")
         assert llama.pod_uids == {uid}
         assert llama.complete()["tokens_predicted"]
         llama.apply(engine={"extraArgs": []}).until_ready()
@@ -257,7 +262,8 @@ def test_an_edit_that_the_api_server_refuses_leaves_the_pods_serving(llama: Llam
     llama.apply(podTemplate={"labels": {"team": "no label at all"}})
     message = llama.until_condition("Progressing", "False", "Invalid")
     assert llama.condition("Accepted") == ("False", "Invalid", message)
-    assert llama.condition("Ready")[:2] == ("True", "RolloutFailing")
+    assert llama.condition("Ready") == llama.condition("Accepted")
+    assert llama.condition("Available")[0] == "True"
     assert llama.pod_uids == before
     llama.apply(podTemplate=None).until_ready()
     assert llama.pod_uids == before

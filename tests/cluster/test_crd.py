@@ -277,13 +277,15 @@ STATUS = {
     "observedGeneration": 1,
     "replicas": 2,
     "readyReplicas": 2,
+    "restarts": 3,
     "selector": "app.kubernetes.io/name=llamaserver,llamaserver.dev/name=sample",
     "endpoint": "http://sample.test.svc:8080",
     "model": {"file": "tiny.gguf"},
     "slots": {"total": 8, "perReplica": 4},
     "accelerator": {"device": "NVIDIA H100"},
     "conditions": [
-        {"type": "Ready", "status": "True", "reason": "Serving", "lastTransitionTime": "2026-01-01T00:00:00Z"},
+        {"type": "Ready", "status": "False", "reason": "ModelNotFound", "lastTransitionTime": "2026-01-01T00:00:00Z"},
+        {"type": "Available", "status": "True", "reason": "Serving", "lastTransitionTime": "2026-01-01T00:00:00Z"},
         {"type": "Accepted", "status": "True", "reason": "Valid", "lastTransitionTime": "2026-01-01T00:00:00Z"},
     ],
 }
@@ -300,8 +302,8 @@ def served(api) -> Iterator[str]:
 def test_columns(cluster, served):
     table = cluster.kubectl("get", RESOURCE, f"--namespace={NAMESPACE}")
     head, row = (line.split() for line in table.splitlines())
-    assert head == ["NAME", "READY", "REASON", "REPLICAS", "MODEL", "SLOTS", "AGE"]
-    assert row[:-1] == ["served", "True", "Serving", "2", "tiny.gguf", "8"]
+    assert head == ["NAME", "READY", "AVAILABLE", "REASON", "REPLICAS", "RESTARTS", "MODEL", "SLOTS", "AGE"]
+    assert row[:-1] == ["served", "False", "True", "ModelNotFound", "2", "3", "tiny.gguf", "8"]
 
 
 def test_wide_columns(cluster, served):

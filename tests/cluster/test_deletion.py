@@ -52,7 +52,7 @@ def test_claims_stay_or_go_as_the_spec_says_and_a_kept_one_spares_the_download(l
 
     # A kept claim of an earlier object goes when the present one says so.
     llama.apply(replicas=0, model={"cache": {"retentionPolicy": "Delete"}})
-    llama.until_condition("Ready", "False", "ScaledToZero")
+    llama.until_condition("Ready", "True", "ScaledToZero")
     assert children(llama)[MODEL_CLAIM] == first[MODEL_CLAIM]
     kubectl.delete("llama", "model", llama.namespace)
     until(lambda: not children(llama), "nothing is left", 90, pause=0.2)
@@ -61,7 +61,7 @@ def test_claims_stay_or_go_as_the_spec_says_and_a_kept_one_spares_the_download(l
 def test_without_an_operator_models_serve_and_objects_and_namespaces_go(llama: Llama) -> None:
     other = Llama(llama.cluster, llama.namespace, "other", spec_of(replicas=0)).apply()
     llama.apply(model={"cache": volume("Retain")}).until_ready()
-    other.until_condition("Ready", "False", "ScaledToZero")
+    other.until_condition("Ready", "True", "ScaledToZero")
     kubectl = llama.cluster.kubectl
     with Installed(llama.cluster).away():
         assert llama.complete(ignore_eos=True)["tokens_predicted"] >= 4
@@ -79,7 +79,7 @@ def test_without_an_operator_models_serve_and_objects_and_namespaces_go(llama: L
     body = {"metadata": {"name": llama.namespace}, "apiVersion": "v1", "kind": "Namespace"}
     kubectl("create", "--filename=-", stdin=json.dumps(body))
     other.apply()
-    other.until_condition("Ready", "False", "ScaledToZero")
+    other.until_condition("Ready", "True", "ScaledToZero")
 
 
 def ready(llama: Llama) -> set[str]:

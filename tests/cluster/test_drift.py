@@ -43,7 +43,7 @@ def scaled_to_zero(llama: Llama, **changes: Any) -> Llama:
     """All kinds of children, but for a budget, which needs two pods; no pod."""
     volume = {"claimTemplate": {"size": "16Mi", "accessModes": ["ReadWriteMany"]}, "retentionPolicy": "Delete"}
     llama.apply(replicas=0, systemPrompt={"inline": TEXT}, kvCache={"volume": volume}, **changes)
-    llama.until_condition("Ready", "False", "ScaledToZero")
+    llama.until_condition("Ready", "True", "ScaledToZero")
     return llama
 
 

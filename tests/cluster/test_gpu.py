@@ -95,13 +95,13 @@ def test_an_edit_moves_the_only_gpu_to_the_new_pod_unless_surge_is_asked_for(
     assert len(second) == 1
     assert not second & first
     assert reasons(llama).count("ReplacingPods") == 1
-    assert "RolloutFailing" not in reasons(llama), "the deadlock passes by itself, so nobody is alarmed"
     until(lambda: surge(llama) == 1, "the next rollout may surge again", 60, pause=0.5)
 
     llama.apply(context={"slots": 1}, rollout={"strategy": "Surge"})
     words = "Insufficient nvidia.com/gpu"
-    assert words in llama.until_condition("Ready", "True", "RolloutFailing")
     assert words in llama.until_condition("Progressing", "False", "Unschedulable")
+    assert words in llama.until_condition("Ready", "False", "Unschedulable")
+    assert llama.condition("Available") == ("True", "Serving", "1 pod serves, 1 of an earlier spec")
     assert (surge(llama), len(llama.pods)) == (1, 2)
     assert second <= llama.pod_uids
     assert llama.complete(ignore_eos=True)["tokens_predicted"] == 4, "the old pod serves"
@@ -248,10 +248,12 @@ def test_falling_back_to_the_cpu(llama: Llama, gpus: Callable[..., None]) -> Non
     assert not any("Ready is False" in text for kind, _, text in llama.events() if kind == "Warning")
 
     llama.apply(accelerator={"onFallback": "Fail"})
-    assert words in llama.until_condition("Ready", "True", "RolloutFailing")
     assert llama.until_condition("Progressing", "False", "RunningOnCPU") == words
+    assert llama.until_condition("Ready", "False", "RunningOnCPU") == words
+    assert llama.condition("Available")[:2] == ("True", "Serving")
+    assert llama.condition("Stalled")[:2] == ("True", "RunningOnCPU")
     llama.until_condition("Accelerated", "False", "RunningOnCPU")
-    llama.until_event("RolloutFailing")
+    llama.until_event("RunningOnCPU", "Ready is False")
     new = next(pod for pod in llama.pods if pod["metadata"]["uid"] != serving["metadata"]["uid"])
     (state,) = new["status"]["containerStatuses"]
     assert (state["ready"], state["restartCount"]) == (False, 0)

@@ -35,7 +35,8 @@ def test_looking_at_unchanged_objects_writes_nothing(llama: Llama, tmp_path: Pat
         "waiting": (spec_of(podTemplate={"nodeSelector": {"none": "such"}}, replicas=2, rollout=LONG), "Unschedulable"),
     }
     for name, (spec, reason) in others.items():
-        Llama(cluster, namespace, name, spec).apply().until_condition("Ready", "False", reason)
+        ready = str(name == "zero")
+        Llama(cluster, namespace, name, spec).apply().until_condition("Ready", ready, reason)
     llama.until_ready()
     llama.complete()
     installed = Installed(cluster)

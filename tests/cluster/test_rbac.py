@@ -60,7 +60,7 @@ def test_a_denied_request_is_told_and_made_up_for_when_it_is_allowed(llama: Llam
         assert f'User "{user}" cannot patch resource "networkpolicies"' in message
         llama.until_event("Forbidden")
     llama.until_condition("Accepted", "True", "Valid")
-    llama.until_condition("Ready", "False", "ScaledToZero")
+    llama.until_condition("Ready", "True", "ScaledToZero")
     assert llama.child("networkpolicy")
     assert llama.child("deployment")
 

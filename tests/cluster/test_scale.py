@@ -83,14 +83,14 @@ def test_up_and_down_by_an_autoscaler_and_by_hand(llama: Llama, tmp_path: Path) 
     assert llama.child("deployment")["spec"]["template"] == template
 
     scale(llama, 0)
-    llama.until_condition("Ready", "False", "ScaledToZero")
+    llama.until_condition("Ready", "True", "ScaledToZero")
     until(lambda: not llama.pods, "no pod is left", 60)
     until(lambda: scale_of(llama) == {"wanted": 0, "replicas": 0, "selector": selector}, "none is reported", 60)
     assert llama.condition("Accepted")[:2] == ("True", "Valid")
     with watched(llama, tmp_path / "watch") as file:
         scale(llama, 1)
         llama.until_ready()
-        rows = [["model", "False", "ScaledToZero", "0"], ["model", "True", "Serving", "1"]]
+        rows = [["model", "True", "False", "ScaledToZero", "0"], ["model", "True", "True", "Serving", "1"]]
         until(lambda: all(row in seen(file) for row in rows), "kubectl get -w shows how it comes up")
     assert llama.complete(ignore_eos=True)["tokens_predicted"] >= 4
 
@@ -109,7 +109,7 @@ def watched(llama: Llama, file: Path) -> Iterator[Path]:
 
 def seen(file: Path) -> list[list[str]]:
     """The first columns of its rows, the header left out."""
-    return [line.split()[:4] for line in file.read_text().splitlines()[1:]]
+    return [line.split()[:5] for line in file.read_text().splitlines()[1:]]
 
 
 def busy_until_scaled_down(llama: Llama, name: str) -> list[Object]:

@@ -79,5 +79,5 @@ def test_pods_stay_unless_their_own_inputs_change_or_the_object_follows_upgrades
         llama.until_ready()
         # and is kept from now on
         llama.apply(rollout={"upgradePolicy": "Pinned"}, replicas=0)
-        llama.until_condition("Ready", "False", "ScaledToZero")
+        llama.until_condition("Ready", "True", "ScaledToZero")
         assert seen(llama) == (NEW, "later")

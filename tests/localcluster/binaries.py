@@ -176,6 +176,14 @@ def scrape_config() -> Path:
 
 
 @lru_cache
+def kstatus() -> Path:
+    """What the --wait of Helm 4 and of Flux makes of an object: see kstatus/main.go."""
+    folder = HERE / "kstatus"
+    version = _module_version(folder, "sigs.k8s.io/cli-utils")
+    return GoProgram(folder, "kstatus", version, (), ", about 1 minute").ensure()
+
+
+@lru_cache
 def prometheus() -> Path:
     """Prometheus with what it needs to discover pods; Debian's is built without."""
     folder, module = HERE / "scrapeconfig", "github.com/prometheus/prometheus"

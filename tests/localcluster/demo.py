@@ -107,6 +107,8 @@ def _wait_until_ready(cluster: Cluster, name: str) -> None:
                 say(f"  {time.monotonic() - began:5.0f} s  {item['type']:<15} {text}")
         if told.get("Ready", "").startswith("True"):
             return
+        if told.get("Stalled", "").startswith("True"):
+            raise RuntimeError(f"waiting for {name} is in vain: {told['Stalled'].removeprefix('True ')}")
         time.sleep(0.5)
     pods = cluster.kubectl("describe", "pods", "--namespace=default")
     raise RuntimeError(f"the object did not become Ready in {_READY_SECONDS} s\n{pods}")

@@ -49,6 +49,10 @@ class Hub:
         self._files[path], self._tokens[path] = content, token
         return f"{self.url}/{path}"
 
+    def content(self, repo: str, revision: str, file: str) -> Path:
+        """What was added under a name."""
+        return self._files[f"{repo}/resolve/{revision}/{file}"]
+
     def downloads(self, repo: str) -> list[Request]:
         """The downloads from a repository so far."""
         return [each for each in self.requests if each.method == "GET" and each.path.startswith(f"{repo}/")]
