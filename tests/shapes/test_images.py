@@ -170,12 +170,12 @@ FORMS = {
 @pytest.mark.parametrize("scheme", ["data:image/png;base64,", "DATA:image/PNG;BASE64,", " data:;base64,"])
 def test_base64_as_encoders_write_it(client: Client, form: str, scheme: str) -> None:
     def ask(data: str) -> Any:
-        return client.complete("see [img-1] what?", image_data=[{"data": data, "id": 1}], n_predict=1)
+        return client.complete("see [img-1] what?", image_data=[{"data": data, "id": 1}], n_predict=1, id_slot=0)
 
     def chat_with(url: str, *, plain: bool) -> Any:
         content = [{"type": "image_url", "image_url": url if plain else {"url": url}}]
         messages = [{"role": "user", "content": content}]
-        return client.post("/v1/chat/completions", messages=messages, max_tokens=1, temperature=0)
+        return client.post("/v1/chat/completions", messages=messages, max_tokens=1, temperature=0, id_slot=1)
 
     first, plain = ask(base64_of(LONG)), chat_with(data_url(LONG), plain=False)
     for data in (FORMS[form], scheme + FORMS[form]):
