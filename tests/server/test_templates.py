@@ -42,6 +42,7 @@ BROKEN = {
     "{{ ''.__class__.__mro__[1] }}": "SecurityError",
     "{% for i in range(9999) %}{{ 'x' * 9999 }}{% endfor %}": "too long",
     "chatlm": "neither Jinja nor the name of a built-in template: 'chatlm'; did you mean chatglm4",
+    "templates/chat.jinja": "'templates/chat.jinja'; a file is named with --chat-template-file",
     "You are a helpful assistant.": "neither Jinja nor the name of a built-in template: 'You are a helpful",
 }
 

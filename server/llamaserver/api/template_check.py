@@ -62,6 +62,8 @@ def _check_text(context: Context, text: str) -> None:
     if "{{" not in text and "{%" not in text:
         near = difflib.get_close_matches(text, names, 3)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        if text.endswith(".jinja"):
+            hint = "; a file is named with --chat-template-file"
         raise TemplateInvalid(
             f"{_source(context)} is neither Jinja nor the name of a built-in template: {text!r:.60}{hint}"
         )
