@@ -10,6 +10,7 @@ import llama_cpp.llama_cpp as lib
 import numpy as np
 import openai
 import pytest
+from llamaserver.engine import llama_devices
 
 from tests.support.client import Client
 from tests.support.models import BERT_CTX, N_EMBD, Models
@@ -207,6 +208,7 @@ def test_pooling_is_what_the_library_computes(client: Client, name: str, models:
 
 def reference_rows(path: str, tokens: list[int]) -> np.ndarray:
     """The last hidden state of every token, from the library without pooling."""
+    llama_devices.initialise()
     model = lib.llama_model_load_from_file(path.encode(), lib.llama_model_default_params())
     params = lib.llama_context_default_params()
     params.n_ctx, params.n_threads, params.embeddings, params.pooling_type = 256, 1, True, lib.LLAMA_POOLING_TYPE_NONE

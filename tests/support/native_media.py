@@ -9,11 +9,13 @@ import llama_cpp.llama_cpp as lib
 import numpy as np
 import numpy.typing as npt
 from llama_cpp import mtmd_cpp as mtmd
+from llamaserver.engine import llama_devices
 from PIL import Image
 
 
 def last_logits(model_path: Path, projector: Path, text: str, images: Sequence[bytes]) -> npt.NDArray[np.float32]:
     """Logits after `text`, in which each <__media__> stands for one image."""
+    llama_devices.initialise()
     model = lib.llama_model_load_from_file(str(model_path).encode(), lib.llama_model_default_params())
     params = lib.llama_context_default_params()
     params.n_ctx, params.n_threads, params.n_threads_batch = 1024, 1, 1
