@@ -49,14 +49,20 @@ def main() -> None:
     from .lifecycle import Server
 
     logs.configure(config)
+    crash_log = termination.CrashLog(config.termination_log)
+    crash_log.catch_crashes()
+    crash_log.phase("load")
 
     async def run() -> None:
         try:
-            code = await Server(config, os.environ).run()
+            code = await Server(config, os.environ, crash_log).run()
         except ConfigError as error:
             termination.write(config.termination_log, "BadArguments", str(error))
             print(f"llamaserver: {error}", file=sys.stderr, flush=True)
             code = 2
+        except Exception:
+            crash_log.clear()
+            raise
         logging.shutdown()
         os._exit(code)  # the interpreter's own end waits for worker threads, which may be deep in a library call
 

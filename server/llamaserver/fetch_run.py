@@ -171,13 +171,17 @@ async def _until_signal(args: argparse.Namespace, environ: Mapping[str, str]) ->
 
 def main(args: argparse.Namespace) -> NoReturn:
     """Fetch; does not return."""
-    asyncio.run(_whole(args))
+    crash_log = termination.CrashLog(args.termination_log)
+    crash_log.catch_crashes()
+    crash_log.phase("download")
+    asyncio.run(_whole(args, crash_log))
     raise AssertionError("ended in _whole")
 
 
-async def _whole(args: argparse.Namespace) -> NoReturn:
+async def _whole(args: argparse.Namespace, crash_log: termination.CrashLog) -> NoReturn:
     try:
         code = await _until_signal(args, os.environ)
+        crash_log.clear()
     except DownloadError as error:
         _log.error("%s", error)
         termination.write(args.termination_log, error.reason, str(error))

@@ -76,6 +76,7 @@ def load_options(config: Config, model: Path) -> "LoadOptions":
             "kv_unified": bool(config.kv_unified),
             # a pooled input has to fit one physical batch
             "ubatch_size": config.batch_size if config.embedding else min(config.ubatch_size, config.batch_size),
+            "shifts": config.context_shift or config.grp_attn_n > 1,
             "threads": threads,
             "threads_batch": config.threads_batch or threads,
         }
@@ -85,9 +86,10 @@ def load_options(config: Config, model: Path) -> "LoadOptions":
 class Server:
     """One server from start to end."""
 
-    def __init__(self, config: Config, environ: Mapping[str, str]) -> None:
+    def __init__(self, config: Config, environ: Mapping[str, str], crash_log: termination.CrashLog) -> None:
         self._config = config
         self._environ = environ
+        self._crash_log = crash_log
         self._model = Path(config.model)
         self._engine = Engine(self._load, engine_settings(config), self._open_store)
         self._identities: kv.Identities | None = None
@@ -99,11 +101,19 @@ class Server:
         self._signal = signal.SIGTERM
 
     def _load(self, progress: Callable[[float], bool]) -> Backend:
+        from .engine import llama_devices
         from .engine.llama_backend import LlamaBackend
 
+        self._crash_log.phase("load")
         if kv.wanted(self._config):
             self._identities = kv.Identities(self._config, self._model)
-        return LlamaBackend(load_options(self._config, self._model), progress)
+        llama_devices.initialise()
+        self._crash_log.runs_on(llama_devices.cpu_module())
+        backend = LlamaBackend(load_options(self._config, self._model), progress)
+        if self._config.warmup:
+            self._crash_log.phase("warm-up")
+            backend.warm_up()
+        return backend
 
     def _open_store(self, backend: Backend) -> KVStore | None:
         if self._identities is None:
@@ -202,6 +212,7 @@ class Server:
                 raise ConfigError(f"--chat-template-file {config.chat_template_file}: {error}") from error
         await check_given_template(self._context)
         if config.model_url or config.hf_repo:
+            self._crash_log.phase("download")
             self._model = await self._download()
         self._engine.start()
         await self._loaded()
@@ -210,6 +221,7 @@ class Server:
         await check_template(self._context)
         if config.system_prompt_file:
             await load_system_prompt(self._context, config.system_prompt_file)
+        self._crash_log.phase("serving")
         self._context.preparing = False
         self._context.settled.set()
         _log.info(
@@ -276,9 +288,12 @@ class Server:
             await self._stop_engine()  # a model that was loaded all the same would say that it is ready
             self._engine.snapshot = failed
         await stopping
+        self._crash_log.phase("draining")
         if self._signal == signal.SIGTERM and self._engine.snapshot.state == "ready":
             await self._drain()
-        return await self._stop(0 if self._signal == signal.SIGTERM else 130)
+        code = await self._stop(0 if self._signal == signal.SIGTERM else 130)
+        self._crash_log.clear()
+        return code
 
     async def _drain(self) -> None:
         """Let clients find another server, then running requests end."""

@@ -356,7 +356,13 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             bare="distribute",
             value="STRATEGY",
         ),
-        Option("warmup", ("--warmup",), "touch the weights before the first request", off=("--no-warmup",)),
+        Option(
+            "warmup",
+            ("--warmup",),
+            "evaluate one full micro-batch and all else that requests may ask for before the server is ready; "
+            "without it, the first users meet what does not work on this machine, and wait for the weights",
+            off=("--no-warmup",),
+        ),
         Option("require_offload", ("--require-offload",), "stay unready when no layer is on a GPU"),
     ),
     "serving": (

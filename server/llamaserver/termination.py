@@ -1,24 +1,105 @@
-"""Why a container ended, as one JSON object where Kubernetes looks for it: {reason, message}."""
+"""Why a container ended, where Kubernetes looks for it.
 
+An orderly failure is one JSON object, {reason, message}. While the process runs, the file holds
+{phase, cpu}; a native crash appends what faulthandler says of it. A clean end leaves it empty.
+"""
+
+import contextlib
+import faulthandler
 import json
+import os
+import platform
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 FLAG = "--termination-log"
 VARIABLE = "LLAMA_ARG_TERMINATION_LOG"
 DEFAULT = "/dev/termination-log"
 _LONGEST = 1000  # letters of a message; the kubelet reads 4,096 bytes
+_LONGEST_CPU = 200
+Phase = Literal["download", "load", "warm-up", "serving", "draining"]
 
 
 def write(path: str, reason: str, message: str) -> None:
     """Write it if that is possible. The default path counts only where something has put it."""
-    plain = "".join(letter if letter.isprintable() else " " for letter in message)
-    value = {"reason": reason, "message": " ".join(plain.split())[:_LONGEST]}
+    value = {"reason": reason, "message": _plain(message)[:_LONGEST]}
     try:
         if path != DEFAULT or Path(path).exists():
             Path(path).write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8", errors="replace")
     except OSError:
         return  # the log has the reason, too
+
+
+class CrashLog:
+    """What is known of a process that ends without a word: its phase, its CPU, and the signal of a native crash.
+
+    A file that cannot be written changes nothing for the process.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.cpu_module = ""  # ggml's module for this CPU, as soon as one is loaded
+        self._phase: Phase = "load"
+        self._file = _opened(path)
+
+    def catch_crashes(self) -> None:
+        """Have faulthandler write to the termination log, or to stderr where there is none.
+
+        Only the stack of the thread that crashed: those of all threads would push the phase out of
+        the last 4,096 bytes, which are all that the kubelet reads.
+        """
+        with contextlib.suppress(RuntimeError, ValueError, OSError):  # there is no stderr either
+            faulthandler.enable(sys.stderr if self._file is None else self._file, all_threads=False)
+
+    def phase(self, phase: Phase) -> None:
+        """Note what the process does from now on."""
+        self._phase = phase
+        cpu = ", ".join(part for part in (_cpu_model(), self.cpu_module) if part)
+        line = json.dumps({"phase": phase, "cpu": _plain(cpu)[:_LONGEST_CPU]}, ensure_ascii=False)
+        self._replace(f"{line}\n")
+
+    def runs_on(self, cpu_module: str) -> None:
+        """Note the CPU module; the phase stays."""
+        self.cpu_module = cpu_module
+        self.phase(self._phase)
+
+    def clear(self) -> None:
+        """Leave it empty: the end is a clean one, or the log tells of it, which the kubelet then reads instead."""
+        self._replace("")
+
+    def _replace(self, text: str) -> None:
+        if self._file is None:
+            return
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._file, 0)
+            os.write(self._file, text.encode("utf-8", "replace"))
+
+
+def _opened(path: str) -> int | None:
+    """A file descriptor that appends, so that a crash writes behind whatever is there then; None without a file."""
+    create = 0 if path == DEFAULT else os.O_CREAT
+    try:
+        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | create, 0o644)
+    except OSError:
+        return None
+
+
+def _cpu_model() -> str:
+    """As the kernel names it; the architecture where it names none, as on arm64."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    except OSError:
+        pass
+    return platform.machine()
+
+
+def _plain(text: str) -> str:
+    """One line of printable letters."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
 def path_in(argv: Sequence[str], environ: Mapping[str, str]) -> str:

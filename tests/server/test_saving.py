@@ -9,6 +9,7 @@ import pytest
 from llamaserver import lifecycle
 from llamaserver.config import Config
 from llamaserver.lifecycle import Server
+from llamaserver.termination import CrashLog
 
 
 class Saving:
@@ -32,7 +33,7 @@ class Saving:
 
 async def finish(engine: Any, end: float = math.inf) -> bool:
     """Whether all was saved."""
-    server = Server(Config(), {})
+    server = Server(Config(), {}, CrashLog(""))
     server._engine = engine
     async with asyncio.timeout(30):
         await server._finish_saving(end)

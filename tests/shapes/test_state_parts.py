@@ -22,7 +22,7 @@ def load(models: Models) -> Iterator[Load]:
 
         def make(kind: str, **options: object) -> LlamaBackend:
             path = getattr(models, kind)()
-            fields = {"ctx_size": 1024, "n_seq_max": 2, "flash_attn": "off", "warmup": False, **options}
+            fields = {"ctx_size": 1024, "n_seq_max": 2, "flash_attn": "off", **options}
             backend = LlamaBackend(LoadOptions(model=str(path), **fields), lambda _: True)
             stack.callback(backend.close)
             return backend

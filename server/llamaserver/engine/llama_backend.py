@@ -15,7 +15,7 @@ import llama_cpp.llama_cpp as lib
 import numpy as np
 
 from ..errors import EngineFailure, ModelLoadError
-from . import llama_devices
+from . import llama_devices, llama_warmup
 from .backend import Batch, FloatArray, MediaTokenizer, ModelInfo, SamplerFactory, Status
 from .llama_media import MediaProjector, ProjectorOptions
 from .llama_memory import LlamaMemory
@@ -35,6 +35,7 @@ CACHE_TYPES = {
     "q5_0": lib.GGML_TYPE_Q5_0,
     "q5_1": lib.GGML_TYPE_Q5_1,
 }
+_BLOCK = 32  # numbers that a quantized cache type stores together
 _FLASH = {"auto": -1, "off": 0, "on": 1}
 _SPLIT = {"none": 0, "layer": 1, "row": 2}
 _ROPE = {"": -1, "none": 0, "linear": 1, "yarn": 2}
@@ -89,7 +90,7 @@ class LoadOptions:
     yarn_beta_slow: float = -1.0
     embedding: bool = False
     pooling: str = ""
-    warmup: bool = True
+    shifts: bool = True  # whether requests may shift positions: by context shift or self-extend
 
 
 class LlamaBackend(LlamaMemory):
@@ -110,6 +111,7 @@ class LlamaBackend(LlamaMemory):
         self._views: dict[int, FloatArray] = {}
         self._context = None
         self._model: Any = None
+        self._options = options
         try:
             with llama_devices.capture_log() as log:
                 self._load(options, progress, log)
@@ -137,8 +139,6 @@ class LlamaBackend(LlamaMemory):
         self.info = self._describe(options, log)
         self._open_states()
         self._rows = _Rows(self.info.n_batch)
-        if options.warmup and self.info.causal:
-            self._warm_up()
         self._governor = SpinGovernor(options.threads)
         self._governor.start()
 
@@ -183,7 +183,8 @@ class LlamaBackend(LlamaMemory):
             n_batch=lib.llama_n_batch(self._context),
             n_ubatch=lib.llama_n_ubatch(self._context),
             unified=options.kv_unified or options.n_seq_max == 1,
-            can_shift=bool(self._memory and lib.llama_memory_can_shift(self._memory)),
+            can_shift=bool(self._memory and lib.llama_memory_can_shift(self._memory))
+            and _turns(options.cache_type_k, _rope_size(model, metadata)),
             partial_reuse=not recurrent,
             causal=bool(self._memory)
             and metadata.get(f"{metadata.get('general.architecture')}.attention.causal") != "false",
@@ -198,15 +199,16 @@ class LlamaBackend(LlamaMemory):
             system_info=lib.llama_print_system_info().decode(),
         )
 
-    def _warm_up(self) -> None:
-        """Touch the weights once, so that the first request does not pay for it."""
-        token = self.vocab.bos if self.vocab.bos >= 0 else 0
-        batch = Batch()
-        batch.add(token, 0, 0, True)
-        lib.llama_set_warmup(self._context, True)
-        self.decode(batch)
-        lib.llama_set_warmup(self._context, False)
-        self.seq_rm(0, 0)
+    def warm_up(self) -> None:
+        """Evaluate what requests will, before any comes. The cache is empty before and afterwards.
+
+        Raises ModelLoadError when something cannot be evaluated or is not finite; the backend is closed then.
+        """
+        try:
+            llama_warmup.warm_up(self, self._context, self._options)
+        except ModelLoadError:
+            self.close()
+            raise
 
     # ---- evaluation
 
@@ -387,6 +389,23 @@ def _text(call: Callable[[Any, int], int]) -> str:
         buffer = ctypes.create_string_buffer(length + 1)
         call(buffer, len(buffer))
     return buffer.value.decode(errors="replace")
+
+
+def _turns(cache_type: str, rope_size: int) -> bool:
+    """Whether the library can shift positions in a K of this type; it crashes where it cannot."""
+    if cache_type == "bf16":
+        return False
+    return cache_type in ("f32", "f16") or rope_size % _BLOCK == 0
+
+
+def _rope_size(model: Any, metadata: dict[str, str]) -> int:
+    """How many numbers of each head's K carry the position."""
+    architecture = metadata.get("general.architecture")
+    head = lib.llama_model_n_embd(model) // max(lib.llama_model_n_head(model), 1)
+    for name in ("rope.dimension_count", "attention.key_length"):
+        if size := metadata.get(f"{architecture}.{name}"):
+            return int(size)
+    return int(head)
 
 
 def _metadata(model: Any) -> dict[str, str]:

@@ -21,6 +21,7 @@ from ..errors import ModelLoadError
 _LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
 _OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers")
 _FLASH = re.compile(r"Flash Attention (enabled|not supported)")  # said where it was left to the library
+MODULE_FILE = re.compile(r"libggml-cpu-(.+)\.so")
 _CPU = 0  # GGML_BACKEND_DEVICE_TYPE_CPU
 _log = logging.getLogger("llama.cpp")
 
@@ -28,6 +29,10 @@ _log = logging.getLogger("llama.cpp")
 # while loading libggml by its own path may map a second copy with a registry of its own.
 _ggml: Any = lib._lib
 _ggml.ggml_backend_reg_count.restype = ctypes.c_size_t
+_ggml.ggml_backend_reg_by_name.restype = ctypes.c_void_p
+_ggml.ggml_backend_reg_by_name.argtypes = [ctypes.c_char_p]
+_ggml.ggml_backend_load.restype = ctypes.c_void_p
+_ggml.ggml_backend_load.argtypes = [ctypes.c_char_p]
 _ggml.ggml_backend_load_all_from_path.argtypes = [ctypes.c_char_p]
 _ggml.ggml_backend_load_all_from_path.restype = None
 _ggml.ggml_backend_dev_count.restype = ctypes.c_size_t
@@ -57,9 +62,9 @@ class LogCapture:
         if found := _FLASH.search(text):
             self.flash_attn = "on" if found[1] == "enabled" else "off"
 
-    def last_error(self) -> str:
+    def last_error(self, otherwise: str = "no reason given by llama.cpp") -> str:
         """The first thing that went wrong: later messages only pass it on."""
-        return self._errors[0] if self._errors else "no reason given by llama.cpp"
+        return self._errors[0] if self._errors else otherwise
 
 
 class _Library:
@@ -85,21 +90,28 @@ def _receive(level: int, text: bytes | None, _: Any) -> None:
 LOG_CALLBACK = lib.llama_log_callback(_receive)  # must outlive every use of the library
 
 
-def initialise() -> None:
+def folder() -> Path:
+    """Where libllama lies, and the loadable backends beside it."""
+    return Path(lib._lib._name).parent
+
+
+def initialise(only: Path | None = None) -> None:
     """Load the compute backends, once a process; ModelLoadError when there is none.
 
     A build with loadable backends has them beside libllama. Left to itself the library would look
-    for them beside the interpreter and in the current folder.
+    for them beside the interpreter and in the current folder. `only` is one module to load in place
+    of the best for each device.
     """
     with _Library.lock:
         if _Library.started:
             return
         lib.llama_log_set(LOG_CALLBACK, ctypes.c_void_p(0))
-        folder = Path(lib._lib._name).parent
+        if only is not None:
+            _ggml.ggml_backend_load(os.fsencode(only))
+        elif _ggml.ggml_backend_reg_count() == 0:
+            _ggml.ggml_backend_load_all_from_path(os.fsencode(folder()))
         if _ggml.ggml_backend_reg_count() == 0:
-            _ggml.ggml_backend_load_all_from_path(os.fsencode(folder))
-        if _ggml.ggml_backend_reg_count() == 0:
-            raise ModelLoadError(f"llama.cpp has no compute backend in {folder}")
+            raise ModelLoadError(f"llama.cpp has no compute backend in {only or folder()}")
         # Each thread gets one run of a matrix's rows (tools/patches.py); a library without our patch ignores this.
         os.environ.setdefault("GGML_ROWS_BY_THREAD", "1")
         lib.llama_backend_init()
@@ -114,6 +126,30 @@ def capture_log() -> Iterator[LogCapture]:
         yield capture
     finally:
         _Library.capture = None
+
+
+class _Place(ctypes.Structure):
+    """Dl_info: the file that an address belongs to."""
+
+    _fields_ = (
+        ("file", ctypes.c_char_p),
+        ("base", ctypes.c_void_p),
+        ("symbol", ctypes.c_char_p),
+        ("address", ctypes.c_void_p),
+    )
+
+
+def cpu_module() -> str:
+    """The module of a portable build that computes on this CPU, such as zen4; "" where there is no choice of them.
+
+    Not read from the memory map: the library has looked into every module, and some stay mapped.
+    """
+    registered = _ggml.ggml_backend_reg_by_name(b"CPU")
+    place = _Place()
+    if not registered or not ctypes.CDLL(None).dladdr(ctypes.c_void_p(registered), ctypes.byref(place)):
+        return ""
+    found = MODULE_FILE.fullmatch(Path(os.fsdecode(place.file)).name)
+    return found[1] if found else ""
 
 
 def accelerator() -> str:
