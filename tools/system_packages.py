@@ -20,6 +20,7 @@ TEST_PROGRAMS = {
     "openssl": "openssl",
     "buildah": "buildah",
     "docker-registry": "docker-registry",
+    "objdump": "binutils",
 }
 # What a Kubernetes node is made of; tests/localcluster/ brings the rest.
 CLUSTER_PROGRAMS = {

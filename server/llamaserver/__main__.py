@@ -1,6 +1,6 @@
 """The command `llamaserver`: parse, prepare, run. Exit codes: 0 stopped, 1 load failed, 2 usage, 130 Ctrl-C.
 
-`llamaserver fetch` is a command of its own (fetch.py).
+`llamaserver fetch` and `llamaserver selftest` are commands of their own (fetch.py, selftest/).
 """
 
 import logging
@@ -24,7 +24,7 @@ def prepare_environment() -> None:
 
 def end_at_once(number: int, _: object) -> NoReturn:
     """What a signal does before anything has begun. Process 1 of a container would never feel one without a handler."""
-    os._exit(128 + number if sys.argv[1:2] == ["fetch"] else 0)
+    os._exit(128 + number if sys.argv[1:2] in (["fetch"], ["selftest"]) else 0)
 
 
 def main() -> None:
@@ -34,6 +34,10 @@ def main() -> None:
         from . import fetch
 
         fetch.main(sys.argv[2:])
+    if sys.argv[1:2] == ["selftest"]:
+        from .selftest import command
+
+        command.main(sys.argv[2:])
     from .options import parse
 
     try:
@@ -51,7 +55,6 @@ def main() -> None:
     logs.configure(config)
     crash_log = termination.CrashLog(config.termination_log)
     crash_log.catch_crashes()
-    crash_log.phase("load")
 
     async def run() -> None:
         try:

@@ -123,6 +123,7 @@ class Server:
     async def run(self) -> int:
         """Serve until told to stop; returns the exit code."""
         self._catch_signals()
+        self._crash_log.phase("load")
         for flag in self._config.ignored:
             _log.warning("%s has no effect here", flag)
         self._make_folders()

@@ -501,7 +501,8 @@ def build_parser() -> argparse.ArgumentParser:
         "llamaserver",
         allow_abbrev=False,
         description="llama.cpp models over HTTP.",
-        epilog="llamaserver fetch --help: download models into a shared folder, as an init container does.",
+        epilog="llamaserver fetch --help: download models into a shared folder, as an init container does.\n"
+        "llamaserver selftest --help: test the CPU modules of this build on this machine, with a model of yours.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"llamaserver {__version__}")
@@ -625,6 +626,12 @@ def _checked(config: Config) -> Config:
     return config
 
 
+_COMMANDS = (
+    "`llamaserver fetch` and `llamaserver selftest` are commands of their own, with options of their own: "
+    "`llamaserver fetch --help`, `llamaserver selftest --help`."
+)
+
+
 def markdown() -> str:
     """docs/options.md."""
     lines = ["# Options", "", "Made by `python -m llamaserver.options`; a test keeps it current.", ""]
@@ -637,7 +644,7 @@ def markdown() -> str:
         lines.append("")
     for flag, why in _REFUSED.items():
         lines += [f"`{flag}` is refused: {why}.", ""]
-    lines += ["`llamaserver fetch` is a command of its own, with options of its own: `llamaserver fetch --help`.", ""]
+    lines += [_COMMANDS, ""]
     return "\n".join(lines)
 
 

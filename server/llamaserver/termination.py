@@ -8,11 +8,12 @@ import contextlib
 import faulthandler
 import json
 import os
-import platform
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
+
+from . import cpu
 
 FLAG = "--termination-log"
 VARIABLE = "LLAMA_ARG_TERMINATION_LOG"
@@ -55,8 +56,8 @@ class CrashLog:
     def phase(self, phase: Phase) -> None:
         """Note what the process does from now on."""
         self._phase = phase
-        cpu = ", ".join(part for part in (_cpu_model(), self.cpu_module) if part)
-        line = json.dumps({"phase": phase, "cpu": _plain(cpu)[:_LONGEST_CPU]}, ensure_ascii=False)
+        where = ", ".join(part for part in (cpu.model(), self.cpu_module) if part)
+        line = json.dumps({"phase": phase, "cpu": _plain(where)[:_LONGEST_CPU]}, ensure_ascii=False)
         self._replace(f"{line}\n")
 
     def runs_on(self, cpu_module: str) -> None:
@@ -83,18 +84,6 @@ def _opened(path: str) -> int | None:
         return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | create, 0o644)
     except OSError:
         return None
-
-
-def _cpu_model() -> str:
-    """As the kernel names it; the architecture where it names none, as on arm64."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == "model name":
-                return value.strip()
-    except OSError:
-        pass
-    return platform.machine()
 
 
 def _plain(text: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import native_crash
+from tests.support import native_faults
 from tests.support.client import Client
 from tests.support.models import Models
 from tests.support.polling import until
@@ -88,7 +88,7 @@ def test_the_cpu_and_the_module_that_computes_on_it(model, log):
 
 @pytest.mark.parametrize("rows", [1, 2, 300], ids=["a single row", "several rows", "a prompt"])
 def test_a_crash_of_the_kernels_is_met_in_the_warm_up(model, log, tmp_path, rows):
-    env = {"LD_PRELOAD": str(native_crash.compiled(tmp_path)), "CRASH_FROM_ROWS": str(rows)}
+    env = {"LD_PRELOAD": str(native_faults.compiled(tmp_path)), "CRASH_FROM_ROWS": str(rows)}
     with started(model, log, env=env, wait=False) as server:
         assert ended(server) == -signal.SIGSEGV
         assert "is ready" not in server.log
@@ -99,7 +99,7 @@ def test_a_crash_of_the_kernels_is_met_in_the_warm_up(model, log, tmp_path, rows
 
 
 def test_without_a_warm_up_it_is_met_by_the_first_user(model, log, tmp_path):
-    env = {"LD_PRELOAD": str(native_crash.compiled(tmp_path)), "CRASH_FROM_ROWS": "2"}
+    env = {"LD_PRELOAD": str(native_faults.compiled(tmp_path)), "CRASH_FROM_ROWS": "2"}
     with started(model, log, "--no-warmup", env=env) as server:
         with pytest.raises(Exception, match="disconnected"):
             Client(server.url).complete("Hello there", n_predict=2)
@@ -109,7 +109,7 @@ def test_without_a_warm_up_it_is_met_by_the_first_user(model, log, tmp_path):
 
 
 def test_a_crash_while_loading(model, log, tmp_path):
-    env = {"LD_PRELOAD": str(native_crash.compiled(tmp_path)), "CRASH_IN_LOAD": "1"}
+    env = {"LD_PRELOAD": str(native_faults.compiled(tmp_path)), "CRASH_IN_LOAD": "1"}
     with started(model, log, env=env, wait=False) as server:
         assert ended(server) == -signal.SIGSEGV
     assert phase(log)["phase"] == "load"

@@ -78,6 +78,7 @@ class ModelInfo:
     n_lora: int = 0
     modalities: frozenset[str] = frozenset()  # "vision", "audio"
     system_info: str = ""
+    weights_in: tuple[str, ...] = ()  # kinds of memory, such as CPU_REPACK for weights in another order, or AMX
     n_swa: int = 0  # tokens that a sliding window sees, 0 without one
     flash_attn: str = ""  # on or off, as it was in the end
     state_version: int = 0  # of what state_get gives; another library's version does not fit

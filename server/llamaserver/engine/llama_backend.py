@@ -197,6 +197,7 @@ class LlamaBackend(LlamaMemory):
             n_lora=len(self._adapters),
             modalities=self._projector.modalities if self._projector else frozenset(),
             system_info=lib.llama_print_system_info().decode(),
+            weights_in=tuple(dict.fromkeys(log.buffers)),
         )
 
     def warm_up(self) -> None:

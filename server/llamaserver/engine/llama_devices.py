@@ -17,11 +17,12 @@ from typing import Any
 import llama_cpp.llama_cpp as lib
 
 from ..errors import ModelLoadError
+from . import llama_modules
 
 _LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
 _OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers")
+_BUFFER = re.compile(r"(\S+) model buffer size =")
 _FLASH = re.compile(r"Flash Attention (enabled|not supported)")  # said where it was left to the library
-MODULE_FILE = re.compile(r"libggml-cpu-(.+)\.so")
 _CPU = 0  # GGML_BACKEND_DEVICE_TYPE_CPU
 _log = logging.getLogger("llama.cpp")
 
@@ -50,6 +51,7 @@ class LogCapture:
         self.layers_offloaded = 0
         self.layers_total = 0
         self.flash_attn = ""  # what "auto" has become, on or off
+        self.buffers: list[str] = []  # kinds of memory that the weights are in
         self._errors: deque[str] = deque(maxlen=8)
 
     def see(self, level: int, text: str) -> None:
@@ -58,7 +60,8 @@ class LogCapture:
             self._errors.append(text.strip())
         if found := _OFFLOADED.search(text):
             self.layers_offloaded, self.layers_total = int(found[1]), int(found[2])
-
+        if found := _BUFFER.search(text):
+            self.buffers.append(found[1])
         if found := _FLASH.search(text):
             self.flash_attn = "on" if found[1] == "enabled" else "off"
 
@@ -148,8 +151,7 @@ def cpu_module() -> str:
     place = _Place()
     if not registered or not ctypes.CDLL(None).dladdr(ctypes.c_void_p(registered), ctypes.byref(place)):
         return ""
-    found = MODULE_FILE.fullmatch(Path(os.fsdecode(place.file)).name)
-    return found[1] if found else ""
+    return llama_modules.name_of(Path(os.fsdecode(place.file)))
 
 
 def accelerator() -> str:

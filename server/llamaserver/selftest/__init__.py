@@ -1,0 +1,1 @@
+"""`llamaserver selftest`: whether the CPU modules of this build compute right on this machine."""
