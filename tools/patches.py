@@ -7,6 +7,7 @@ changed the text stops the build.
 
 import hashlib
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +35,7 @@ _TILE_CONFIG = "inline void ggml_tile_config_init(void) {\n"
 # the configuration, and the first matrix product ends with SIGSEGV or SIGILL on every CPU with AMX
 # (llama.cpp issue 20824). The same stores to a tile could move behind its load. A compiler barrier
 # costs no instruction.
-_TILE_BARRIERS = (
+TILE_BARRIERS = (
     Patch(
         _AMX,
         _TILE_CONFIG,
@@ -100,7 +101,7 @@ _NO_COMMON = Patch(
     'set(LLAMA_BUILD_COMMON ON CACHE BOOL "Build llama.cpp common library" FORCE)',
     'set(LLAMA_BUILD_COMMON OFF CACHE BOOL "Build llama.cpp common library" FORCE)',
 )
-PATCHES = (*_TILE_BARRIERS, *_ROWS_BY_THREAD, _NO_COMMON)
+PATCHES = (*TILE_BARRIERS, *_ROWS_BY_THREAD, _NO_COMMON)
 
 
 def digest() -> str:
@@ -108,9 +109,11 @@ def digest() -> str:
     return hashlib.sha256(repr(PATCHES).encode()).hexdigest()
 
 
-def apply(top: Path) -> None:
-    """Patch an unpacked source distribution; exits where one does not fit."""
+def apply(top: Path, without: Sequence[Patch] = ()) -> None:
+    """Patch an unpacked source distribution; exits where one does not fit. `without`: to show what a patch mends."""
     for patch in PATCHES:
+        if patch in without:
+            continue
         path = top / patch.file
         text = path.read_text() if path.exists() else ""
         if text.count(patch.before) != 1:

@@ -2,6 +2,7 @@
 
 import sys
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from . import locked, patches
@@ -31,12 +32,12 @@ def fetch() -> Path:
     sys.exit(f"the source of {PACKAGE} in {folder} does not have the hash in {locked.LOCK.name}")
 
 
-def unpack(into: Path) -> Path:
-    """Unpack the archive and patch it; returns its top folder."""
+def unpack(into: Path, without: Sequence[patches.Patch] = ()) -> Path:
+    """Unpack the archive and patch it, but for the patches `without`; returns its top folder."""
     with tarfile.open(fetch()) as archive:
         archive.extractall(into, filter="data")
     (top,) = into.iterdir()
-    patches.apply(top)
+    patches.apply(top, without)
     return top
 
 

@@ -28,6 +28,7 @@ class Shape:
     slots: int
     ctx: int
     threads: int
+    gpu_layers: str = "0"
 
     def arguments(self) -> tuple[str, ...]:
         """Options that both programs spell the same."""
@@ -39,7 +40,7 @@ class Shape:
             *("--batch-size", "2048", "--ubatch-size", "512"),
             *("--cache-type-k", "f16", "--cache-type-v", "f16"),
             *("--flash-attn", "auto", "--no-kv-unified", "--cont-batching", "--cache-ram", "0"),
-            *("--n-gpu-layers", "0", "--no-webui"),
+            *("--n-gpu-layers", self.gpu_layers, "--no-webui"),
         )
 
 

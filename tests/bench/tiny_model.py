@@ -41,16 +41,16 @@ def _write(path: Path) -> None:
     writer.add_head_count_kv(HEADS)
     writer.add_rope_dimension_count(WIDTH // HEADS)
     writer.add_layer_norm_rms_eps(1e-5)
-    _add_weights(writer, _copy_vocabulary(writer))
+    _add_weights(writer, copy_vocabulary(writer, model.ensure()))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
 
 
-def _copy_vocabulary(writer: gguf.GGUFWriter) -> list[str]:
-    """Give it the default model's tokenizer; returns the tokens."""
-    fields = gguf.GGUFReader(model.ensure()).fields
+def copy_vocabulary(writer: gguf.GGUFWriter, source: Path) -> list[str]:
+    """Give it the tokenizer of another file; returns the tokens."""
+    fields = gguf.GGUFReader(source).fields
     for name, field in fields.items():
         if name.startswith(_TOKENIZER):
             kind, *inner = field.types
@@ -58,6 +58,11 @@ def _copy_vocabulary(writer: gguf.GGUFWriter) -> list[str]:
     tokens: list[str] = fields[f"{_TOKENIZER}tokens"].contents()
     writer.add_vocab_size(len(tokens))
     return tokens
+
+
+def unlikely(tokens: list[str]) -> list[bool]:
+    """Rows of the output matrix that shall be zero: each step then gives one whole word, and one event."""
+    return [_WHOLE_WORD.fullmatch(token) is None for token in tokens]
 
 
 def _add_weights(writer: gguf.GGUFWriter, tokens: list[str]) -> None:
@@ -69,8 +74,7 @@ def _add_weights(writer: gguf.GGUFWriter, tokens: list[str]) -> None:
 
     ones = np.ones(WIDTH, np.float32)
     output = matrix(len(tokens), WIDTH)
-    # Others are never the likeliest: each step gives one whole word, and one event.
-    output[[_WHOLE_WORD.fullmatch(token) is None for token in tokens]] = 0
+    output[unlikely(tokens)] = 0
     writer.add_tensor("token_embd.weight", matrix(len(tokens), WIDTH))
     writer.add_tensor("output_norm.weight", ones)
     writer.add_tensor("output.weight", output)

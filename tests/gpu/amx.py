@@ -1,0 +1,111 @@
+"""AMX, the matrix unit of Intel's server CPUs: whether the CPU library computes rightly with it, and how fast.
+
+GCC 12 compiled llama.cpp's AMX code so that its first matrix product ended the process (tools/patches.py).
+Hosts of large GPUs often have such a CPU, so the kit looks at it as well. The same library without its AMX
+module is what it is compared with.
+"""
+
+import importlib.util
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+from tests.bench.load import call, together
+from tests.bench.prompts import words
+from tests.bench.sides import Shape
+
+from . import answers
+from .answers import TOP, Place, compare, places
+from .report import NotRun, Report
+from .session import Session, complete
+from .weights import Dimensions, Kind
+
+_FLAG = "amx_int8"
+_MODULES = "libggml-cpu-*.so"
+_AMX_MODULE = "libggml-cpu-sapphirerapids.so"
+_KINDS: tuple[Kind, ...] = ("Q4_0", "Q4_1", "Q8_0")
+_PROMPT, _LENGTH = 200, 12  # tokens
+_LONG = 1500  # tokens of the prompts that are timed
+_ON = "AMX_INT8 = 1"
+
+
+def _require_amx() -> None:
+    if _FLAG not in Path("/proc/cpuinfo").read_text():
+        raise NotRun("this CPU has no AMX")
+
+
+def _model(session: Session, kind: Kind) -> Path:
+    return session.random_model(Dimensions(f"random-amx-{kind.lower()}", 4, 512, 8, 4, 1536, kind))
+
+
+def _shape(session: Session, path: Path) -> Shape:
+    return Shape(path, 1, 2048, session.threads)
+
+
+def _without(session: Session) -> Path:
+    """The CPU library without the module."""
+    folder = session.work / "libraries-without-amx"
+    if not folder.exists():
+        shutil.copytree(session.cpu_libraries, folder, ignore=shutil.ignore_patterns(_AMX_MODULE))
+    return folder
+
+
+def _ask(session: Session, path: Path, libraries: Path) -> tuple[str, list[list[Place]]]:
+    """What the library says of itself, and its answers; the first prompt is short, the second long."""
+    with session.ours(_shape(session, path), libraries=libraries) as side:
+        found = []
+        for prompt in (words("short", 5), words("amx", _PROMPT)):
+            answer = complete(side, prompt, _LENGTH, n_probs=TOP, cache_prompt=False)
+            found.append(places(answer))
+        return str(side.status()["system_info"]), found
+
+
+def amx(session: Session, report: Report) -> None:
+    """Every quantization that has AMX kernels here: answers as without AMX, within the tolerance of `exact`."""
+    _require_amx()
+    for kind in _KINDS:
+        path = _model(session, kind)
+        info, found = _ask(session, path, session.cpu_libraries)
+        report.check(f"the library computes with AMX ({kind})", _ON in info, info)
+        other_info, expected = _ask(session, path, _without(session))
+        report.check(f"and the other one without ({kind})", _ON not in other_info, other_info)
+        compared = compare(found, expected)
+        report.figure(kind, compared.as_json())
+        report.check(f"both answer the same within tolerance ({kind})", compared.within, compared.as_json())
+    if importlib.util.find_spec("llamaserver.selftest"):
+        answers.selftest(session, report)
+
+
+def fault(session: Session, report: Report) -> None:
+    """The counter-proof: the module as GCC 12 compiles it unpatched must end the process."""
+    _require_amx()
+    module = session.fault
+    if module is None:
+        raise NotRun("the pack has no unpatched module (tests/gpu/pack --with-amx-fault)")
+    folder = session.work / "libraries-amx-fault"
+    shutil.copytree(session.cpu_libraries, folder, dirs_exist_ok=True)
+    shutil.copy2(module, folder / _AMX_MODULE)
+    try:
+        info, _ = _ask(session, _model(session, "Q8_0"), folder)
+        ended: Any = f"answered ({info})"
+    except (AssertionError, RuntimeError, OSError) as error:
+        ended = str(error)[:500]
+    died = [name for name in ("SIGSEGV", "SIGILL") if f"exited with -{signal.Signals[name].value}" in ended]
+    report.figure("ended", ended)
+    report.check("the unpatched module ends the process by SIGSEGV or SIGILL", bool(died), died or ended)
+
+
+def amx_speed(session: Session, report: Report) -> None:
+    """Prompt and stream on the CPU, with AMX and without; after the build, when the machine is quiet."""
+    _require_amx()
+    path = session.random_model(session.sizes.small)
+    for name, libraries in (("with", session.cpu_libraries), ("without", _without(session))):
+        with session.ours(_shape(session, path), libraries=libraries) as side:
+            together([call(side.port, words(f"warm up {name}", 64), 8)])
+            (answer,) = together([call(side.port, words(f"long {name}", _LONG), 48)])
+        figure = {
+            "prompt_tokens_per_second": round(_LONG / answer.first, 1),
+            "tokens_per_second": round(answer.rate, 1),
+        }
+        report.figure(f"{path.stem} {name} AMX", figure)

@@ -1,0 +1,201 @@
+"""Offload, and whether a GPU answers what the CPU answers.
+
+Kernels of a GPU add in another order and partly in 16 bits, so logits differ in their last digits. Held to a
+tolerance are the likeliest tokens' log probabilities at each place, as long as both texts are the same. Where
+the texts part, both tokens must have been about as likely to the CPU.
+"""
+
+import json
+import math
+import statistics
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.bench.prompts import words
+from tests.bench.sides import Shape
+
+from . import hardware
+from .report import NotRun, Report
+from .session import Session, complete, post, readyz
+
+MOST, MEAN = 0.5, 0.06  # tolerances of log probabilities: the largest difference, and the mean one
+SHARED = 0.8  # least share of the likeliest tokens that both sides must name
+TOP = 10
+_LENGTH = 24  # tokens of each answer
+_CHAT = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+# Questions, and a word that the default model's answer has.
+_QUESTIONS = {
+    "What is the capital of France?": "paris",
+    "Write one sentence about the sea.": "sea",
+    "Count from one to five.": "three",
+    "Which colour has grass?": "green",
+}
+
+Place = tuple[int, dict[int, float]]  # the chosen token; the likeliest tokens' log probabilities
+
+
+def _prompts(real: bool) -> list[str]:
+    """One is longer than a micro-batch: it takes the kernels for many rows."""
+    texts = [_CHAT.format(question) for question in _QUESTIONS] if real else [words(f"say {i}", 24) for i in range(4)]
+    return [*texts, words("a long one", 600)]
+
+
+def _models(session: Session) -> dict[str, Path]:
+    real = session.real_model
+    found = {"real": real} if real else {}
+    return {**found, "small": session.random_model(session.sizes.small)}
+
+
+def _shape(session: Session, path: Path) -> Shape:
+    return session.shape(path, 1, 1024)
+
+
+def _ask(session: Session, name: str, path: Path, *options: str, **how: Any) -> list[list[Place]]:
+    found = []
+    with session.ours(_shape(session, path), *options, **how) as side:
+        for prompt in _prompts(name == "real"):
+            answer = complete(side, prompt, _LENGTH, n_probs=TOP, cache_prompt=False)
+            found.append(places(answer))
+    return found
+
+
+def places(answer: dict[str, Any]) -> list[Place]:
+    """Every place of an answer that was asked for with `n_probs`."""
+    return [
+        (item["id"], {each["id"]: each["logprob"] for each in item["top_logprobs"]})
+        for item in answer["completion_probabilities"]
+    ]
+
+
+# ---- the CPU's side
+
+
+def reference(session: Session, report: Report) -> None:
+    """What the CPU answers; taken while the module is being compiled."""
+    for name, path in _models(session).items():
+        answers = _ask(session, name, path, libraries=session.cpu_libraries)
+        kept = [[[token, list(top.items())] for token, top in answer] for answer in answers]
+        (session.work / f"reference-{name}.json").write_text(json.dumps(kept))
+        report.check(f"the CPU answers ({name})", all(len(answer) == _LENGTH for answer in answers), len(answers))
+
+
+def read_reference(session: Session, name: str) -> list[list[Place]]:
+    """What `reference` kept."""
+    path = session.work / f"reference-{name}.json"
+    if not path.exists():
+        raise NotRun(f"the CPU's answers are missing ({path.name})")
+    return [[(token, {int(i): p for i, p in top}) for token, top in answer] for answer in json.loads(path.read_text())]
+
+
+# ---- the comparison
+
+
+@dataclass(slots=True)
+class Comparison:
+    """Differences over all places of all answers."""
+
+    differences: list[float] = field(default_factory=list)
+    named: int = 0  # tokens that the CPU named as likeliest
+    partings: list[float] = field(default_factory=list)  # what the CPU gave its own token over the other one
+    equal: int = 0  # answers that are the same to the end
+
+    def add(self, ours: list[Place], other: list[Place]) -> None:
+        """One answer against the CPU's `other`."""
+        for (token, top), (expected, likeliest) in zip(ours, other, strict=True):
+            self.named += len(likeliest)
+            self.differences += [abs(top[i] - likeliest[i]) for i in likeliest if i in top]
+            if token != expected:
+                self.partings.append(likeliest[expected] - likeliest.get(token, -math.inf))
+                return
+        self.equal += 1
+
+    @property
+    def within(self) -> bool:
+        """Whether that is what rounding explains."""
+        if len(self.differences) < SHARED * self.named:
+            return False
+        close = max(self.differences) <= MOST and statistics.fmean(self.differences) <= MEAN
+        return close and all(parting <= MOST for parting in self.partings)
+
+    def as_json(self) -> dict[str, Any]:
+        """For the report."""
+        return {
+            "compared": len(self.differences),
+            "named": self.named,
+            "largest": round(max(self.differences, default=0.0), 4),
+            "mean": round(statistics.fmean(self.differences or [0.0]), 5),
+            "answers_equal_to_the_end": self.equal,
+            "answers_that_part": [round(parting, 4) for parting in self.partings],
+        }
+
+
+def compare(ours: list[list[Place]], other: list[list[Place]]) -> Comparison:
+    """All answers."""
+    found = Comparison()
+    for mine, theirs in zip(ours, other, strict=True):
+        found.add(mine, theirs)
+    return found
+
+
+def exact(session: Session, report: Report) -> None:
+    """The library under test against the CPU, with flash attention and without."""
+    for name, path in _models(session).items():
+        expected = read_reference(session, name)
+        answers = _ask(session, name, path)
+        found = compare(answers, expected)
+        report.figure(name, found.as_json())
+        report.check(f"answers equal the CPU's within tolerance ({name})", found.within, found.as_json())
+        without = compare(_ask(session, name, path, "--flash-attn", "off"), expected)
+        report.figure(f"{name}, --flash-attn off", without.as_json())
+        report.check(f"and without flash attention ({name})", without.within, without.as_json())
+
+
+# ---- offload
+
+
+def offload(session: Session, report: Report) -> None:
+    """All layers, some layers, and what --require-offload and /status say."""
+    if session.card is None:
+        raise NotRun("no GPU")
+    path = session.random_model(session.sizes.large)
+    before = hardware.memory_used_mib()
+    with session.ours(_shape(session, path), "--require-offload") as side:
+        told, used = side.status()["accelerator"], hardware.memory_used_mib() - before
+        report.figure("accelerator", told)
+        report.figure("gpu_memory_mib", used)
+        report.check("all layers are on the GPU", told["layers_offloaded"] == told["layers_total"] > 1, told)
+        report.check("/status names the card", session.card.name in told["device"], told["device"])
+        size = path.stat().st_size >> 20
+        report.check("the weights are in the GPU's memory", used > 0.9 * size, f"{used} MiB of {size} MiB")
+        report.check("ready with --require-offload", readyz(side)[0] == 200, readyz(side))
+        report.check("it answers", len(complete(side, words("offload", 20), 8)["tokens"]) == 8)
+    few = session.sizes.large.layers // 4
+    shape = Shape(path, 1, 1024, session.threads, str(few))
+    with session.ours(shape) as side:
+        told = side.status()["accelerator"]
+        report.check(f"{few} layers with -ngl {few}", told["layers_offloaded"] == few, told)
+        report.check("it answers from both", len(complete(side, words("both", 20), 8)["tokens"]) == 8)
+
+
+def chat(session: Session, report: Report) -> None:
+    """A real conversation, for people to read."""
+    if session.real_model is None:
+        raise NotRun("the default model is not here")
+    with session.ours(session.shape(session.real_model, 2, 4096)) as side:
+        for question, word in _QUESTIONS.items():
+            body = {"messages": [{"role": "user", "content": question}], "max_tokens": 48, "temperature": 0}
+            answer = post(side, "/v1/chat/completions", body)
+            text = answer["choices"][0]["message"]["content"]
+            report.figure(question, text)
+            report.check(f"{question} Its answer has the word {word}", word in text.lower(), text)
+
+
+def selftest(session: Session, report: Report) -> None:
+    """The server's own self-test of its compute modules, where this version has one."""
+    command = [sys.executable, "-m", "llamaserver", "selftest"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, stdin=subprocess.DEVNULL)
+    report.figure("output", (done.stdout + done.stderr)[-2000:])
+    report.check("llamaserver selftest", done.returncode == 0, done.returncode)
