@@ -264,6 +264,17 @@ def test_a_model_that_cannot_be_loaded_ends_the_server(unloadable):
         assert "Traceback" not in server.log
 
 
+def test_a_backend_that_fails_is_not_why_a_model_cannot_be_loaded(tmp_path):
+    """As on a node without a GPU: the library complains of it first, and then of the model."""
+    (tmp_path / "bad.gguf").write_bytes(b"no model at all" * 100)
+    env = {"GGML_BACKEND_PATH": str(tmp_path / "libggml-none.so")}
+    with ServerProcess("-m", "bad.gguf", "-v", cwd=tmp_path, env=env, wait=False) as server:
+        assert ended(server) == 1
+        assert any("libggml-none.so" in error for error in errors_in(server.log)), "the library has not complained"
+        (why,) = [error for error in errors_in(server.log) if error.startswith("cannot load model bad.gguf: ")]
+    assert "libggml-none.so" not in why
+
+
 def test_a_server_that_stays_says_so_with_500(tmp_path):
     port = free_port()
     manage = f"http://127.0.0.1:{port}"

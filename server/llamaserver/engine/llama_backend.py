@@ -120,7 +120,6 @@ class LlamaBackend(LlamaMemory):
             raise
 
     def _load(self, options: LoadOptions, progress: Callable[[float], bool], log: "llama_devices.LogCapture") -> None:
-        llama_devices.initialise()
         if options.numa:
             lib.llama_numa_init(_NUMA[options.numa])
         self._model = _load_model(options, progress, log)

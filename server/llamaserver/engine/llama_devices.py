@@ -123,7 +123,11 @@ def initialise(only: Path | None = None) -> None:
 
 @contextmanager
 def capture_log() -> Iterator[LogCapture]:
-    """Collect the library's log while a model loads."""
+    """Collect the library's log while a model loads.
+
+    The backends are loaded before: that one of them found no device is no reason why a model cannot be loaded.
+    """
+    initialise()
     capture = _Library.capture = LogCapture()
     try:
         yield capture
