@@ -29,8 +29,8 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tests/gpu/run", description="Check and measure this server on a GPU.")
     parser.add_argument("--cpu", action="store_true", help="all but CUDA, on the CPU's library, in tiny sizes")
     parser.add_argument("--seconds", type=float, default=420, help="time for everything (default: %(default)g)")
-    parser.add_argument("--only", default="", help=f"comma-separated, of {', '.join(NAMES)}")
-    parser.add_argument("--again", action="store_true", help="also steps that an earlier run in that folder has passed")
+    steps = f"comma-separated, of {', '.join(NAMES)} (default: all that no earlier run in --work has passed)"
+    parser.add_argument("--only", default="", help=steps)
     parser.add_argument("--leave-build", action="store_true", help="start compiling, and do not wait for it")
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "gpu", help="folder for all that is made")
     parser.add_argument("--out", type=Path, help="the JSON file (default: result.json in that folder)")
@@ -62,7 +62,7 @@ class Run:
         self._work = session.work
         self._began = time.monotonic()
         mode = "cuda" if session.card else "cpu"
-        self._passed_before = {} if chosen.again else self._earlier(mode)
+        self._passed_before = self._earlier(mode)
         self._result: dict[str, Any] = {
             "mode": mode,
             "gpu": _as_json(session.card) if session.card else None,
@@ -87,8 +87,8 @@ class Run:
 
     def run(self) -> int:
         """Every step that was asked for; returns the exit code."""
-        wanted = [step for step in STEPS if not self._chosen.only or step.name in self._chosen.only]
-        wanted = [step for step in wanted if step.name not in self._passed_before]
+        only = self._chosen.only or [name for name in NAMES if name not in self._passed_before]
+        wanted = [step for step in STEPS if step.name in only]
         self._save()
         if any(step.name == BUILD for step in wanted) and not self._chosen.cpu:
             self._building = self._start(next(step for step in STEPS if step.name == BUILD))

@@ -34,6 +34,7 @@ _ROOTS = {"llamaserver", "gguf"}
 # Wheels of any Linux with a C library of the last years.
 _PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 _FAULTY = "ggml-cpu-sapphirerapids"
+_FLAGS = (*build.FLAGS, "-DCMAKE_BUILD_TYPE=Release")
 
 
 def python_packages(folder: Path, version: str, without: set[str]) -> None:
@@ -63,10 +64,10 @@ def amx_fault(target: Path) -> None:
         top = sdist.unpack(Path(work, "src"), without=patches.TILE_BARRIERS)
         tree = Path(work, "tree")
         env = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-        command = ["cmake", "-S", str(top / "vendor" / "llama.cpp"), "-B", str(tree), "-G", "Ninja", *peer.FLAGS]
-        build.run_build(command, "configuring the AMX module", Path(work, "configure.log"), env)
+        command = ["cmake", "-S", str(top / "vendor" / "llama.cpp"), "-B", str(tree), "-G", "Ninja", *_FLAGS]
+        build.run_build(command, "configuring the AMX module", Path(work, "configure.log"), env=env)
         command = ["cmake", "--build", str(tree), "--target", _FAULTY, "-j", str(build.processors())]
-        build.run_build(command, "compiling the AMX module", Path(work, "compile.log"), env)
+        build.run_build(command, "compiling the AMX module", Path(work, "compile.log"), env=env)
         shutil.copy2(tree / "bin" / f"lib{_FAULTY}.so", target)
 
 

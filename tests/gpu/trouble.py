@@ -17,7 +17,7 @@ from .session import Session, complete, readyz
 
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 _ENDS_WITHIN = 100.0  # seconds
-_CAUSES = ("out of memory", "failed to allocate", "unable to allocate", "not enough")
+_CAUSES = ("out of memory", "failed to allocate", "unable to allocate", "insufficient memory")
 
 
 def fallback(session: Session, report: Report) -> None:
@@ -39,23 +39,21 @@ def fallback(session: Session, report: Report) -> None:
         report.check("--require-offload: unready, and why", code == 503 and "GPU" in text, [code, text])
         status = side.status()
         report.check("/status says so as well", not status["ready"] and "GPU" in status["reason"], status["reason"])
-    missing = _fails(session, Shape(session.work / "missing.gguf", 1, 512, 2, "99"), env=NO_GPU)
+    missing = _fails(session, session.shape(session.work / "missing.gguf", 1, 512), env=NO_GPU)
     names_it = "missing.gguf" in missing["message"] and "CUDA" not in missing["message"]
     report.check("without a GPU, another fault is still named as what it is", names_it, missing)
 
 
 def out_of_memory(session: Session, report: Report) -> None:
     """A context and a model that are too large for the card (without one: for this machine) end with a reason."""
-    small, large = session.sizes.small, session.sizes.large
+    small = session.sizes.small
     memory = session.card.memory_mib << 20 if session.card else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     tokens = int(1.5 * memory / small.kv_bytes) // 256 * 256
     ended = _fails(session, session.shape(session.random_model(small), 1, tokens))
     report.figure("context", ended)
     _check(report, f"a context of {tokens} tokens", ended, str(tokens))
-    folder = session.work / "models"
-    hollow = weights.hollow(folder, large, session.vocabulary, int(1.25 * memory))
-    options = () if session.card else ("--no-mmap",)  # mapped, such a file would be read page by page
-    ended = _fails(session, session.shape(hollow, 1, 512), *options)
+    hollow = weights.hollow(session.work / "models", session.vocabulary, int(1.25 * memory))
+    ended = _fails(session, session.shape(hollow, 1, 512), "--no-mmap")  # mapped, the hole would be read
     hollow.unlink()
     report.figure("model", ended)
     _check(report, "a model of 1.25 times the memory", ended, hollow.name)

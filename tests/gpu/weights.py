@@ -55,6 +55,9 @@ class Dimensions:
         yield f"{at}.ffn_down.weight", self.width, self.feed_forward
 
 
+_HOLLOW = Dimensions("hollow", 0, 8192, 64, 8, 28_672, "Q4_0")
+
+
 def ensure(folder: Path, dimensions: Dimensions, vocabulary: Path) -> Path:
     """Path of the model, made now if the folder has none."""
     path = folder / f"{dimensions.name}.gguf"
@@ -65,13 +68,12 @@ def ensure(folder: Path, dimensions: Dimensions, vocabulary: Path) -> Path:
     return path
 
 
-def hollow(folder: Path, dimensions: Dimensions, vocabulary: Path, least: int) -> Path:
+def hollow(folder: Path, vocabulary: Path, least: int) -> Path:
     """A file of at least `least` bytes that takes next to no room on the disk: its weights are a hole."""
-    path = folder / f"hollow-{dimensions.name}.gguf"
-    one = sum(rows * _row_bytes(dimensions.kind, columns) for _, rows, columns in dimensions.matrices(0))
-    layers = -(-least // one)
+    path = folder / f"{_HOLLOW.name}.gguf"
+    one = sum(rows * _row_bytes(_HOLLOW.kind, columns) for _, rows, columns in _HOLLOW.matrices(0))
     path.unlink(missing_ok=True)
-    _Writer(path, replace(dimensions, layers=layers), vocabulary).write(empty=True)
+    _Writer(path, replace(_HOLLOW, layers=-(-least // one)), vocabulary).write(empty=True)
     return path
 
 
@@ -90,7 +92,6 @@ class _Writer:
         self._gguf = gguf.GGUFWriter(path, "llama")
         self._describe()
         self._tokens = copy_vocabulary(self._gguf, vocabulary)
-        self._gguf.add_vocab_size(len(self._tokens))
 
     def _describe(self) -> None:
         d, writer = self._dimensions, self._gguf
