@@ -27,7 +27,10 @@ _LEAST = 8.0  # seconds that a step needs at least
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="tests/gpu/run", description="Check and measure this server on a GPU.")
-    parser.add_argument("--cpu", action="store_true", help="all but CUDA, on the CPU's library, in tiny sizes")
+    parser.add_argument("--cpu", action="store_true", help="all but CUDA, on the CPU's library; implies --tiny")
+    parser.add_argument(
+        "--tiny", action="store_true", help="tiny models and few tokens, to try the kit; no figures to quote"
+    )
     parser.add_argument("--seconds", type=float, default=420, help="time for everything (default: %(default)g)")
     steps = f"comma-separated, of {', '.join(NAMES)} (default: all that no earlier run in --work has passed)"
     parser.add_argument("--only", default="", help=steps)
@@ -50,7 +53,7 @@ def session(chosen: argparse.Namespace) -> Session:
     card = None if chosen.cpu else hardware.gpu()
     if card is None and not chosen.cpu:
         sys.exit("nvidia-smi shows no GPU; --cpu runs everything but CUDA")
-    sizes = TINY if chosen.cpu else FULL
+    sizes = TINY if chosen.cpu or chosen.tiny else FULL
     return Session(chosen.work, chosen.pack, sizes, card, min(_THREADS, processors()))
 
 
@@ -61,10 +64,10 @@ class Run:
         self._chosen = chosen
         self._work = session.work
         self._began = time.monotonic()
-        mode = "cuda" if session.card else "cpu"
+        mode = {"cuda": session.card is not None, "tiny": chosen.cpu or chosen.tiny}
         self._passed_before = self._earlier(mode)
         self._result: dict[str, Any] = {
-            "mode": mode,
+            **mode,
             "gpu": _as_json(session.card) if session.card else None,
             "machine": machine.describe(),
             "peer": str(session.cpu_peer() or "not here"),
@@ -73,10 +76,10 @@ class Run:
         }
         self._building: Running | None = None
 
-    def _earlier(self, mode: str) -> dict[str, Any]:
+    def _earlier(self, mode: dict[str, bool]) -> dict[str, Any]:
         file = self._work / "result.json"
         found = json.loads(file.read_text()) if file.exists() else {}
-        if found.get("mode") != mode:
+        if {name: found.get(name) for name in mode} != mode:
             return {}
         return {name: step for name, step in found["steps"].items() if step["state"] == PASSED}
 
@@ -128,7 +131,8 @@ class Run:
 
     def _start(self, step: Step) -> Running:
         chosen = self._chosen
-        passed_on = ["--work", str(chosen.work), *(["--cpu"] if chosen.cpu else [])]
+        flags = [f"--{name}" for name in ("cpu", "tiny") if getattr(chosen, name)]
+        passed_on = ["--work", str(chosen.work), *flags]
         return Running(step, self._work, [*passed_on, *(["--pack", str(chosen.pack)] if chosen.pack else [])])
 
     def _end(self) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 
 from tools.cache import exclusive
 
-from . import amx, answers, module, speed, states, trouble
+from . import amx, answers, module, shapes, speed, states, trouble
 from .hardware import toolkit
 from .module import build, laid_beside
 from .report import NotRun, Report, read
@@ -80,6 +80,7 @@ STEPS = (
     Step("out_of_memory", trouble.out_of_memory, 90, ("models",)),
     Step("long_prompt", speed.long_prompt, 100, ("models",)),
     Step("chat", answers.chat, 40),
+    Step("shapes", shapes.shapes, 90),
     Step("amx_speed", amx.amx_speed, 60, ("models",)),
 )
 NAMES = tuple(step.name for step in STEPS)
