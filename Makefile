@@ -13,7 +13,7 @@ ACCEL      ?= cpu
 BASE       ?=
 
 .DEFAULT_GOAL := help
-.PHONY: demo help install model programs serve check layout lint types layers format test test-fast bench images push lock clean
+.PHONY: demo help install model programs serve check layout lint types layers format test test-fast bench gpu images push lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -61,6 +61,9 @@ test-fast: install ## only those without a model, a browser or patience
 
 bench: install model ## measure against llama-server (compiles it once, about 7 minutes)
 	@peer=$$($(PY) -m tools.peer) && LLAMA_SERVER_BIN="$$peer" $(PY) -m tests.bench $(BENCH_ARGS)
+
+gpu: install model ## check and measure on this machine's GPU, about 8 minutes (tests/gpu/README.md)
+	@peer=$$($(PY) -m tools.peer) && LLAMA_SERVER_BIN="$$peer" tests/gpu/run $(GPU_ARGS)
 
 images: ## build both container images (ACCEL=cpu, cuda, rocm or vulkan; BASE=another base image)
 	@$(PYTHON) -m tools.images build --accelerator $(ACCEL) --base "$(BASE)"
