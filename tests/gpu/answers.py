@@ -3,7 +3,8 @@
 Kernels of a GPU add in another order and partly in 16 bits, so logits differ in their last digits. Held to a
 tolerance are the likeliest tokens' log probabilities at each place, as long as both texts are the same. Where
 the texts part, both tokens must have been about as likely to the CPU. How far the CPU is from itself with
-another kernel, without flash attention, is measured as well: 0.5 at most and 0.09 in the mean for the default model.
+another kernel, without flash attention, is measured as well (0.6 and, in the mean, 0.1 for the default model): twice
+that is allowed where it is more.
 """
 
 import json
@@ -22,7 +23,6 @@ from . import hardware
 from .report import NotRun, Report
 from .session import Session, complete, post, readyz
 
-MOST, MEAN = 1.0, 0.15  # tolerances of log probabilities: the largest difference, and the mean one
 SHARED = 0.8  # least share of the likeliest tokens that both sides must name
 TOP = 10
 _LENGTH = 24  # tokens of each answer
@@ -35,6 +35,16 @@ _QUESTIONS = {
     "What is water made of?": "hydrogen",
 }
 
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """Of log probabilities: the largest difference, and the mean one."""
+
+    most: float = 1.0
+    mean: float = 0.15
+
+
+PLAIN = Tolerance()
 Place = tuple[int, dict[int, float]]  # the chosen token; the likeliest tokens' log probabilities
 
 
@@ -79,18 +89,22 @@ def reference(session: Session, report: Report) -> None:
     for name, path in _models(session).items():
         answers = _ask(session, name, path, libraries=session.cpu_libraries)
         other = _ask(session, name, path, "--flash-attn", "off", libraries=session.cpu_libraries)
-        report.figure(f"{name}: the CPU without flash attention", compare(other, answers).as_json())
+        itself = compare(other, answers)
+        report.figure(f"{name}: the CPU without flash attention", itself.as_json())
         kept = [[[token, list(top.items())] for token, top in answer] for answer in answers]
-        (session.work / f"reference-{name}.json").write_text(json.dumps(kept))
+        content = {"answers": kept, "most": itself.most, "mean": itself.mean}
+        (session.work / f"reference-{name}.json").write_text(json.dumps(content))
         report.check(f"the CPU answers ({name})", all(len(answer) == _LENGTH for answer in answers), len(answers))
 
 
-def read_reference(session: Session, name: str) -> list[list[Place]]:
-    """What `reference` kept."""
+def read_reference(session: Session, name: str) -> tuple[list[list[Place]], Tolerance]:
+    """What `reference` kept, and what to allow."""
     path = session.work / f"reference-{name}.json"
     if not path.exists():
         raise NotRun(f"the CPU's answers are missing ({path.name})")
-    return [[(token, {int(i): p for i, p in top}) for token, top in answer] for answer in json.loads(path.read_text())]
+    content = json.loads(path.read_text())
+    answers = [[(token, {int(i): p for i, p in top}) for token, top in answer] for answer in content["answers"]]
+    return answers, Tolerance(max(PLAIN.most, 2 * content["most"]), max(PLAIN.mean, 2 * content["mean"]))
 
 
 # ---- the comparison
@@ -100,6 +114,7 @@ def read_reference(session: Session, name: str) -> list[list[Place]]:
 class Comparison:
     """Differences over all places of all answers."""
 
+    tolerance: Tolerance = PLAIN
     differences: list[float] = field(default_factory=list)
     named: int = 0  # tokens that the CPU named as likeliest
     partings: list[float] = field(default_factory=list)  # what the CPU gave its own token over the other one
@@ -118,26 +133,38 @@ class Comparison:
     @property
     def within(self) -> bool:
         """Whether that is what rounding explains."""
+        allowed = self.tolerance
         if len(self.differences) < SHARED * self.named:
             return False
-        close = max(self.differences) <= MOST and statistics.fmean(self.differences) <= MEAN
-        return close and all(parting <= MOST for parting in self.partings)
+        close = self.most <= allowed.most and self.mean <= allowed.mean
+        return close and all(parting <= allowed.most for parting in self.partings)
+
+    @property
+    def most(self) -> float:
+        """The largest difference."""
+        return max(self.differences, default=0.0)
+
+    @property
+    def mean(self) -> float:
+        """The mean one."""
+        return statistics.fmean(self.differences or [0.0])
 
     def as_json(self) -> dict[str, Any]:
         """For the report."""
         return {
             "compared": len(self.differences),
             "named": self.named,
-            "largest": round(max(self.differences, default=0.0), 4),
-            "mean": round(statistics.fmean(self.differences or [0.0]), 5),
+            "largest": round(self.most, 4),
+            "mean": round(self.mean, 5),
+            "allowed": [round(self.tolerance.most, 3), round(self.tolerance.mean, 3)],
             "answers_equal_to_the_end": self.equal,
             "answers_that_part": [round(parting, 4) for parting in self.partings],
         }
 
 
-def compare(ours: list[list[Place]], other: list[list[Place]]) -> Comparison:
+def compare(ours: list[list[Place]], other: list[list[Place]], tolerance: Tolerance = PLAIN) -> Comparison:
     """All answers."""
-    found = Comparison()
+    found = Comparison(tolerance)
     for mine, theirs in zip(ours, other, strict=True):
         found.add(mine, theirs)
     return found
@@ -146,12 +173,12 @@ def compare(ours: list[list[Place]], other: list[list[Place]]) -> Comparison:
 def exact(session: Session, report: Report) -> None:
     """The library under test against the CPU, with flash attention and without."""
     for name, path in _models(session).items():
-        expected = read_reference(session, name)
+        expected, tolerance = read_reference(session, name)
         answers = _ask(session, name, path)
-        found = compare(answers, expected)
+        found = compare(answers, expected, tolerance)
         report.figure(name, found.as_json())
         report.check(f"answers equal the CPU's within tolerance ({name})", found.within, found.as_json())
-        without = compare(_ask(session, name, path, "--flash-attn", "off"), expected)
+        without = compare(_ask(session, name, path, "--flash-attn", "off"), expected, tolerance)
         report.figure(f"{name}, --flash-attn off", without.as_json())
         report.check(f"and without flash attention ({name})", without.within, without.as_json())
 
@@ -172,7 +199,8 @@ def offload(session: Session, report: Report) -> None:
         report.check("all layers are on the GPU", told["layers_offloaded"] == told["layers_total"] > 1, told)
         report.check("/status names the card", session.card.name in told["device"], told["device"])
         size = path.stat().st_size >> 20
-        report.check("the weights are in the GPU's memory", used > 0.9 * size, f"{used} MiB of {size} MiB")
+        if before:  # some machines do not tell
+            report.check("the weights are in the GPU's memory", used > 0.9 * size, f"{used} MiB of {size} MiB")
         report.check("ready with --require-offload", readyz(side)[0] == 200, readyz(side))
         report.check("it answers", len(complete(side, words("offload", 20), 8)["tokens"]) == 8)
     few = session.sizes.large.layers // 4

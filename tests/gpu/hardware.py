@@ -40,9 +40,9 @@ def gpu() -> Gpu | None:
 
 
 def memory_used_mib() -> int:
-    """Of the first GPU, by all processes."""
+    """Of the first GPU, by all processes; 0 where that is not told."""
     lines = _smi(("memory.used",))
-    return int(lines[0]) if lines else 0
+    return int(lines[0]) if lines and lines[0].strip().isdigit() else 0
 
 
 def _smi(fields: Sequence[str]) -> list[str]:

@@ -99,8 +99,8 @@ class Session:
 
     def cpu_peer(self) -> Path | None:
         """The folder of llama-server as it was built."""
-        if chosen := os.environ.get("LLAMA_SERVER_BIN"):
-            return Path(chosen).parent
+        if os.environ.get("LLAMA_SERVER_BIN"):
+            return peer.ensure().parent  # exits when it is no program
         if self.pack:
             return self._unpacked(PEER)
         return found if (found := peer.folder()).exists() else None
