@@ -6,16 +6,19 @@ module is what it is compared with.
 """
 
 import importlib.util
+import json
+import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 from tests.bench.load import call, together
 from tests.bench.prompts import words
 from tests.bench.sides import Shape
 
-from . import answers
 from .answers import TOP, Place, compare, places
 from .report import NotRun, Report
 from .session import Session, complete
@@ -28,6 +31,7 @@ _KINDS: tuple[Kind, ...] = ("Q4_0", "Q4_1", "Q8_0")
 _PROMPT, _LENGTH = 200, 12  # tokens
 _LONG = 1500  # tokens of the prompts that are timed
 _ON = "AMX_INT8 = 1"
+_TYPES = "Q4_0,Q8_0,Q4_K"  # tested with every module of the CPU
 
 
 def _require_amx() -> None:
@@ -73,8 +77,6 @@ def amx(session: Session, report: Report) -> None:
         compared = compare(found, expected)
         report.figure(kind, compared.as_json())
         report.check(f"both answer the same within tolerance ({kind})", compared.within, compared.as_json())
-    if importlib.util.find_spec("llamaserver.selftest"):
-        answers.selftest(session, report)
 
 
 def fault(session: Session, report: Report) -> None:
@@ -119,3 +121,20 @@ def amx_speed(session: Session, report: Report) -> None:
             "tokens_per_second": round(answer.rate, 1),
         }
         report.figure(f"{path.stem} {name} AMX", figure)
+
+
+def selftest(session: Session, report: Report) -> None:
+    """The server's own test of every CPU module that this machine can run, where this version has one."""
+    if importlib.util.find_spec("llamaserver.selftest") is None:
+        raise NotRun("this version has no llamaserver selftest")
+    command = [sys.executable, "-m", "llamaserver", "selftest", "-m", str(_model(session, "Q8_0")), "--json"]
+    command += ["--types", _TYPES, "--threads", str(session.threads)]
+    env = {**os.environ, "LLAMA_CPP_LIB_PATH": str(session.cpu_libraries)}
+    done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=False)
+    told = json.loads(done.stdout) if done.stdout else {}
+    for result in told.get("results", []):
+        difference = result["difference"] or {}
+        name = f"{result['module']} {result['type']}"
+        report.figure(name, [result["verdict"], result["why"], difference.get("relative"), result["weights_in"]])
+    report.figure("module in use", told.get("serving"))
+    report.check("every module is right", done.returncode == 0, done.returncode)

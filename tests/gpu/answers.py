@@ -10,8 +10,6 @@ that is allowed where it is more.
 import json
 import math
 import statistics
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -222,11 +220,3 @@ def chat(session: Session, report: Report) -> None:
             text = answer["choices"][0]["message"]["content"]
             report.figure(question, text)
             report.check(f"{question} Its answer has the word {word}", word in text.lower(), text)
-
-
-def selftest(session: Session, report: Report) -> None:
-    """The server's own self-test of its compute modules, where this version has one."""
-    command = [sys.executable, "-m", "llamaserver", "selftest"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, stdin=subprocess.DEVNULL)
-    report.figure("output", (done.stdout + done.stderr)[-2000:])
-    report.check("llamaserver selftest", done.returncode == 0, done.returncode)

@@ -81,10 +81,13 @@ STEPS = (
     Step("long_prompt", speed.long_prompt, 100, ("models",)),
     Step("chat", answers.chat, 40),
     Step("shapes", shapes.shapes, 90),
+    Step("selftest", amx.selftest, 150),
     Step("amx_speed", amx.amx_speed, 60, ("models",)),
 )
 NAMES = tuple(step.name for step in STEPS)
-BEFORE_THE_BUILD = frozenset({"models", "amx", "amx_fault", "reference", "amx_speed"})  # of the CPU's library alone
+BEFORE_THE_BUILD = frozenset(
+    {"models", "amx", "amx_fault", "reference", "selftest", "amx_speed"}
+)  # of the CPU's library alone
 
 
 def run_here(step: Step, session: Session) -> int:

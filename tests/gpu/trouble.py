@@ -81,6 +81,7 @@ def _fails(session: Session, shape: Shape, *options: str, env: dict[str, str] | 
         check=False,
         timeout=_ENDS_WITHIN,
     )
-    said = json.loads(log.read_text()) if log.exists() and log.read_text() else {}
+    lines = log.read_text().splitlines() if log.exists() else []
+    said = json.loads(lines[0]) if lines else {}
     told = {"reason": said.get("reason", ""), "message": said.get("message", "")}
     return {"code": done.returncode, **told, "end_of_log": "" if told["message"] else done.stdout[-1500:]}
