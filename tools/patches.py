@@ -35,7 +35,7 @@ _TILE_CONFIG = "inline void ggml_tile_config_init(void) {\n"
 # the configuration, and the first matrix product ends with SIGSEGV or SIGILL on every CPU with AMX
 # (llama.cpp issue 20824). The same stores to a tile could move behind its load. A compiler barrier
 # costs no instruction.
-TILE_BARRIERS = (
+_TILE_BARRIERS = (
     Patch(
         _AMX,
         _TILE_CONFIG,
@@ -101,7 +101,7 @@ _NO_COMMON = Patch(
     'set(LLAMA_BUILD_COMMON ON CACHE BOOL "Build llama.cpp common library" FORCE)',
     'set(LLAMA_BUILD_COMMON OFF CACHE BOOL "Build llama.cpp common library" FORCE)',
 )
-PATCHES = (*TILE_BARRIERS, *_ROWS_BY_THREAD, _NO_COMMON)
+PATCHES = (*_TILE_BARRIERS, *_ROWS_BY_THREAD, _NO_COMMON)
 
 
 def digest() -> str:

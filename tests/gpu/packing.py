@@ -61,7 +61,8 @@ def source(archive: Path, top: Path) -> None:
 def amx_fault(target: Path) -> None:
     """The AMX module from a source without the patch of its barriers, by this machine's compiler."""
     with tempfile.TemporaryDirectory(prefix="amx-fault.") as work:
-        top = sdist.unpack(Path(work, "src"), without=patches.TILE_BARRIERS)
+        mends = [patch for patch in patches.PATCHES if "/amx/" in patch.file]
+        top = sdist.unpack(Path(work, "src"), without=mends)
         tree = Path(work, "tree")
         env = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
         command = ["cmake", "-S", str(top / "vendor" / "llama.cpp"), "-B", str(tree), "-G", "Ninja", *_FLAGS]

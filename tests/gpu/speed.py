@@ -4,7 +4,9 @@ As in tests/bench, sides take turns, and a ratio is taken within each round. Whe
 only our own figures are taken.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from tests.bench.load import call, intrusion, together
@@ -13,6 +15,7 @@ from tests.bench.rounds import Figures, Samples, alternate, pids
 from tests.bench.sides import OURS, PEER, Side, warm_up
 from tests.bench.stats import ratios, significant, spread
 
+from . import hardware, module
 from .report import Report
 from .session import Session
 from .weights import Dimensions
@@ -55,11 +58,23 @@ def _streams(session: Session, report: Report, dimensions: Dimensions) -> None:
     for name, slots, measure in (("one_stream", 1, one), (f"{sizes.streams}_streams", sizes.streams, many)):
         with session.both(session.shape(path, slots, slots * 1024)) as pair:
             warm_up(pair.values())
-            measure(pair[OURS], -1)  # graphs of this many streams
-            if PEER in pair:
-                measure(pair[PEER], -1)
+            for side in pair.values():
+                measure(side, -1)  # graphs of this many streams
+            _check_modules(session, report, pair)
             samples = alternate(f"{dimensions.name} {name}", sizes.rounds, pair, _counted(measure), pids(pair))
         _tell(report, name, samples, higher_is_better=True)
+
+
+def _check_modules(session: Session, report: Report, pair: Mapping[str, Side]) -> None:
+    """Whether both have the CUDA module in use, and all layers on the GPU where they say so."""
+    if session.card is None:
+        return
+    report.figure("gpu_memory_of_all_mib", hardware.memory_used_mib())
+    for name, side in pair.items():
+        mapped = module.NAME in Path(f"/proc/{side.server.pid}/maps").read_text()
+        said = re.findall(r"offloaded (\d+)/(\d+) layers", side.server.log)
+        all_on_it = not said or said[-1][0] == said[-1][1]
+        report.check(f"{name} has loaded the CUDA module", mapped and all_on_it, {"mapped": mapped, "layers": said})
 
 
 def _counted(measure: Callable[[Side, int], Figures]) -> Callable[[Side, int], Figures]:
