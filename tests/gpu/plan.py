@@ -65,9 +65,9 @@ class Step:
 
 BUILD = "module"
 STEPS = (
-    Step("models", models, 90),
     Step("amx", amx.amx, 60),
     Step("amx_fault", amx.fault, 30),
+    Step("models", models, 90),
     Step("reference", answers.reference, 90, ("models",)),
     Step(BUILD, cuda_module, 600),
     Step("offload", answers.offload, 60, ("models",)),
