@@ -92,3 +92,52 @@ def test_a_long_message_fits(log, letter):
     termination.write(str(log), "R", letter * 10_000)
     assert len(log.read_bytes()) <= 4096
     assert len(reason(log)[1]) == (0 if letter == "\x01" else 1000)
+
+
+@pytest.mark.parametrize("letter", ["x", "ж", "𝄞", '"', "\x01"])
+def test_the_line_of_a_running_process_is_short_whatever_the_cpu_is_called(log, letter, monkeypatch):
+    monkeypatch.setattr(termination.cpu, "model", lambda: letter * 10_000)
+    running = termination.CrashLog(str(log))
+    running.phase("warm-up")
+    running.runs_on("zen4")
+    assert len(log.read_bytes()) <= 1024
+    told = json.loads(log.read_text())
+    assert (set(told), told["phase"]) == ({"phase", "cpu"}, "warm-up")
+
+
+def test_a_phase_takes_the_place_of_the_one_before(log):
+    running = termination.CrashLog(str(log))
+    running.cpu_module = "zen4"
+    for phase in ("download", "load", "warm-up", "serving", "draining"):
+        running.phase(phase)
+        told = json.loads(log.read_text())
+        assert told["phase"] == phase
+        assert told["cpu"].endswith(", zen4")
+    termination.write(str(log), "R", "m")
+    assert reason(log) == ("R", "m")
+    running.clear()
+    assert log.read_bytes() == b""
+
+
+def test_a_phase_uses_the_default_path_only_where_it_exists(tmp_path, monkeypatch):
+    path = tmp_path / "default"
+    monkeypatch.setattr(termination, "DEFAULT", str(path))
+    termination.CrashLog(str(path)).phase("load")
+    assert not path.exists()
+    path.touch()
+    termination.CrashLog(str(path)).phase("load")
+    assert json.loads(path.read_text())["phase"] == "load"
+
+
+def test_an_exception_that_nobody_caught_leaves_it_to_the_log(tmp_path, log):
+    """An empty termination log is what makes the kubelet take the last lines of the container's log."""
+    script = (
+        "import sys; from llamaserver import __main__, lifecycle; "
+        "lifecycle.Server._make_folders = lambda self: 1 / 0; "
+        "sys.argv = ['llamaserver', '-m', 'm', '--port', '0', '--termination-log', sys.argv[1]]; __main__.main()"
+    )
+    argv = [sys.executable, "-c", script, str(log)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, cwd=tmp_path, check=False)
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr
+    assert log.read_bytes() == b""

@@ -4,6 +4,7 @@ Called by run.py. The result is a JSON object, the last line of stdout; logits g
 """
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -55,6 +56,7 @@ _STEPS: dict[str, Callable[..., dict[str, Any]]] = {
 
 def main(argv: list[str]) -> None:
     """Run the step that the first word names; exits with 1 and {"error"} when the library refuses."""
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # a failing assertion would start a debugger
     try:
         result = _STEPS[argv[0]](*argv[1:])
     except ModelLoadError as error:
