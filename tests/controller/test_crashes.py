@@ -1,11 +1,7 @@
-"""How containers end, as the kubelet describes it, and the words for it. Crashes are real ones of real processes."""
+"""How containers end, as the kubelet describes it, and the words for it; tests/contract has real crashes."""
 
 import json
-import signal
-import subprocess
-import sys
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -91,29 +87,6 @@ ENDS = {
 def test_what_is_told_of_an_end(name: str):
     found, reason, text = ENDS[name]
     assert (found.reason, found.text) == (reason, text)
-
-
-@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE, signal.SIGBUS])
-def test_a_real_crash_is_told_with_signal_phase_cpu_and_place(number: signal.Signals, tmp_path: Path):
-    place = tmp_path / "termination-log"
-    code = (
-        "import faulthandler, signal, sys\n"
-        "def decode(): signal.raise_signal(int(sys.argv[2]))\n"
-        "log = open(sys.argv[1], 'a')\n"
-        "print(sys.argv[3], file=log, flush=True)\n"
-        "faulthandler.enable(log, all_threads=False)\n"
-        "decode()\n"
-    )
-    file = tmp_path / "llama_backend.py"
-    file.write_text(code)
-    command = [sys.executable, str(file), str(place), str(int(number)), PHASE]
-    done = subprocess.run(command, check=False, capture_output=True, cwd=tmp_path)
-    assert done.returncode == -number
-    found = end(128 + number, place.read_text()[-4096:])
-    assert found.reason == "CrashedNatively"
-    assert f"crashed by signal {int(number)} ({number.name}) while it served, restart 1" in found.text
-    assert f"on {CPU}, in decode (llama_backend.py:2)" in found.text
-    assert found.text.endswith("This is a bug: kubectl logs --previous web-0 -c server")
 
 
 def test_a_restart_is_counted_alike_before_and_after_it():
