@@ -154,7 +154,7 @@ def _costs(spec: Spec, observed: Observed) -> Mapping[str, int] | None:
     before = (observed.deployment or {}).get("spec", {}).get("replicas", 0)
     if not 0 < spec.replicas < before:
         return None
-    pods = (pod["metadata"]["name"] for pod in observed.pods)
+    pods = (pod["metadata"]["name"] for pod in observed.own_pods())
     return {pod: _busy(observed.reports.get(pod)) for pod in pods}
 
 

@@ -195,7 +195,7 @@ def quota(message: str, observed: Observed) -> str:
         return message
     update = (observed.deployment or {}).get("spec", {}).get("strategy", {}).get("rollingUpdate", {})
     new = {pod["metadata"]["name"] for pod in observed.new_pods()}
-    if update.get("maxSurge") and any(pod["metadata"]["name"] not in new for pod in observed.pods):
+    if update.get("maxSurge") and any(pod["metadata"]["name"] not in new for pod in observed.own_pods()):
         remedy = "the quota has no room for one pod more while the old one serves: raise it, or set "
         return f"{message}; {remedy}spec.rollout.strategy: Replace"
     return f"{message}; raise the quota, or lower spec.resources or spec.replicas"
