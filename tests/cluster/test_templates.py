@@ -31,8 +31,10 @@ def test_an_edit_that_breaks_the_template_stops_at_the_new_pod(llama: Llama) -> 
 
     put_template(llama, BROKEN)
     told = llama.until_conditions("Progressing", "False", "TemplateInvalid")
-    for condition in ("Progressing", "Ready"):
-        assert "spec.chatTemplate is not valid Jinja: line 2: unexpected '}'" in told[condition][2], condition
+    for condition, status in {"Progressing": "False", "Ready": "False", "Stalled": "True"}.items():
+        assert told[condition][:2] == (status, "TemplateInvalid")
+        assert "spec.chatTemplate is not valid Jinja: line 2: unexpected '}'" in told[condition][2]
+    assert told["Available"][:2] == ("True", "Serving")
     assert serving <= llama.pod_uids, "nobody who serves has gone"
     with llama.service() as relay:
         assert get(f"{relay.url}/props")["chat_template"] == GOOD
