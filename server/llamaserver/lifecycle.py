@@ -31,7 +31,7 @@ from .engine.loop import Engine
 from .engine.settings import EngineSettings
 from .engine.snapshot import Snapshot
 from .errors import ConfigError, ModelLoadError, TemplateInvalid, Unavailable
-from .source import Source, file_name
+from .source import Source, file_name, shards
 from .threads import default_threads
 
 if TYPE_CHECKING:
@@ -83,6 +83,14 @@ def load_options(config: Config, model: Path) -> "LoadOptions":
     )
 
 
+def _bytes_of(model: Path) -> int:
+    """Size of all parts of a model; 0 when they are not there, which loading will tell."""
+    try:
+        return sum(model.with_name(part).stat().st_size for part in shards(model.name))
+    except OSError:
+        return 0
+
+
 class Server:
     """One server from start to end."""
 
@@ -104,6 +112,7 @@ class Server:
         from .engine import llama_devices
         from .engine.llama_backend import LlamaBackend
 
+        self._crash_log.model_bytes = _bytes_of(self._model)
         self._crash_log.phase("load")
         if kv.wanted(self._config):
             self._identities = kv.Identities(self._config, self._model)

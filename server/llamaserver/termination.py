@@ -1,7 +1,7 @@
 """Why a container ended, where Kubernetes looks for it.
 
 An orderly failure is one JSON object, {reason, message}. While the process runs, the file holds
-{phase, cpu}; a native crash appends what faulthandler says of it. A clean end leaves it empty.
+{phase, cpu, model_bytes}; a native crash appends what faulthandler says of it. A clean end leaves it empty.
 """
 
 import contextlib
@@ -41,6 +41,7 @@ class CrashLog:
 
     def __init__(self, path: str) -> None:
         self.cpu_module = ""  # ggml's module for this CPU, as soon as one is loaded
+        self.model_bytes = 0  # size of the model's files, as soon as they are there
         self._phase: Phase = "load"
         self._file = _opened(path)
 
@@ -57,8 +58,10 @@ class CrashLog:
         """Note what the process does from now on."""
         self._phase = phase
         where = ", ".join(part for part in (cpu.model(), self.cpu_module) if part)
-        line = json.dumps({"phase": phase, "cpu": _plain(where)[:_LONGEST_CPU]}, ensure_ascii=False)
-        self._replace(f"{line}\n")
+        about: dict[str, str | int] = {"phase": phase, "cpu": _plain(where)[:_LONGEST_CPU]}
+        if self.model_bytes:
+            about["model_bytes"] = self.model_bytes
+        self._replace(f"{json.dumps(about, ensure_ascii=False)}\n")
 
     def runs_on(self, cpu_module: str) -> None:
         """Note the CPU module; the phase stays."""

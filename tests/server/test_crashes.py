@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from llamaserver import lifecycle
 
 from tests.support import native_faults
 from tests.support.client import Client
@@ -51,7 +52,7 @@ def phase(log):
     assert log.stat().st_size < KUBELET_READS
     lines = log.read_text().splitlines()
     told = json.loads(lines[0]) if lines else {}
-    assert not told or set(told) == {"phase", "cpu"}
+    assert not told or set(told) - {"model_bytes"} == {"phase", "cpu"}
     return told
 
 
@@ -70,6 +71,7 @@ def ended(server):
 def test_a_crash_while_serving(model, log, sig):
     with started(model, log) as server:
         assert phase(log)["phase"] == "serving"
+        assert phase(log)["model_bytes"] == model.stat().st_size
         Client(server.url).complete("Hello", n_predict=2)
         server.process.send_signal(sig)
         assert ended(server) == -sig
@@ -84,6 +86,17 @@ def test_the_cpu_and_the_module_that_computes_on_it(model, log):
     known = Path("/proc/cpuinfo").read_text().splitlines()
     models = [line.partition(":")[2].strip() for line in known if line.startswith("model name")]
     assert name == (models[0] if models else platform.machine())
+
+
+def test_the_size_of_a_model_is_that_of_all_its_parts(tmp_path):
+    """The operator tells it of a server that was killed for want of memory."""
+    for number in (1, 2, 3):
+        (tmp_path / f"m-0000{number}-of-00003.gguf").write_bytes(b"x" * number)
+    (tmp_path / "whole.gguf").write_bytes(b"x" * 10)
+    sizes = {
+        name: lifecycle._bytes_of(tmp_path / name) for name in ("m-00001-of-00003.gguf", "whole.gguf", "none.gguf")
+    }
+    assert list(sizes.values()) == [6, 10, 0]
 
 
 @pytest.mark.parametrize("rows", [1, 2, 300], ids=["a single row", "several rows", "a prompt"])
