@@ -93,3 +93,16 @@ async def test_a_broken_template_is_told_by_its_field(source: str, tmp_path: Pat
     assert (condition, reason) == ("Progressing", "TemplateInvalid")
     assert "spec.chatTemplate" in message
     assert "--" not in message
+
+
+def test_a_server_that_lacked_memory_is_told_with_what_it_loaded(tmp_path: Path):
+    log = tmp_path / "log"
+    noted = termination.CrashLog(str(log))
+    noted.model_bytes = 96_500_000
+    noted.phase("load")
+    ended = {"exitCode": 137, "reason": "OOMKilled", "message": log.read_text()}
+    container = {"name": "server", "state": {"waiting": {}}, "lastState": {"terminated": ended}}
+    spec = {"model": {"source": {"http": {"url": "http://x/m.gguf"}}}, "resources": {"limits": {"memory": "150Mi"}}}
+    found = told(spec, pod(containerStatuses=[container]))
+    assert found
+    assert "limit of 150Mi while it loaded the model: the model has 93 MiB, the context 4 x 4,096 tokens" in found[2]
