@@ -25,16 +25,16 @@ OLD = [pod("old-0", "old", ready=True), pod("old-1", "old", ready=True)]
 FOREIGN = [pod("other-0", "other", ready=True), pod("other-1", "other", ready=True)]
 NONE: Manifest = {**PLAIN, "replicas": 0}
 STARTING = pod("new-0")
-CRASHING = pod(
-    "new-0",
-    containerStatuses=[
-        {
-            "name": "server",
-            "state": {"waiting": {"reason": "CrashLoopBackOff"}},
-            "lastState": {"terminated": {"exitCode": 1, "message": '{"reason": "ModelLoadFailed", "message": "bad"}'}},
-        }
-    ],
-)
+
+
+def crashing(reason: str) -> Manifest:
+    """A pod whose server ends with that reason at each start."""
+    last = {"terminated": {"exitCode": 1, "message": f'{{"reason": "{reason}", "message": "bad"}}'}}
+    server = {"name": "server", "state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": last}
+    return pod("new-0", containerStatuses=[server])
+
+
+CRASHING = crashing("ModelLoadFailed")
 EVICTED = pod("new-2", phase="Failed", reason="Evicted", message="The node was low on resource: ephemeral-storage.")
 NO_GPU = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
 UNSCHEDULABLE = pod(
@@ -117,6 +117,10 @@ READY: dict[str, Row] = {
     "a rollout fails while old pods serve": (
         PLAIN, [*OLD, CRASHING], counts(3, 1, 2), (),
         ("False", "ModelLoadFailed"), ("False", "ModelLoadFailed"), "True", "ModelLoadFailed",
+    ),
+    "an edit of the chat template breaks it": (
+        PLAIN, [*OLD, crashing("TemplateInvalid")], counts(3, 1, 2), (),
+        ("False", "TemplateInvalid"), ("False", "TemplateInvalid"), "True", "TemplateInvalid",
     ),
     "a rollout is late while old pods serve": (
         PLAIN, [*OLD, STARTING], {**counts(3, 1, 2), "conditions": LATE}, (),
