@@ -1,4 +1,4 @@
-"""What every native build shares: flags, cache keys, the compiler check, and progress on the terminal."""
+"""What every native build shares: flags, cache keys, the compiler check, and running it."""
 
 import hashlib
 import os
@@ -6,13 +6,18 @@ import platform
 import re
 import shutil
 import subprocess
-import sys
-import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 from . import system_packages
 from .cache import say
+from .progress import Meter
+
+
+class BuildError(SystemExit):
+    """A build failed; the text is the end of its output and where all of it lies."""
+
 
 # One build of llama.cpp for any x86-64 or arm64 processor, the same for `make serve`, the tests, the images
 # and the benchmarks: the server chooses the best of several CPU modules when it starts. All libraries go
@@ -26,8 +31,8 @@ FLAGS = (
     "-DCMAKE_INSTALL_LIBDIR=llama_cpp/lib",
 )
 
-_STEP = re.compile(r"^\s*\[(\d+)/(\d+)\]")
-_QUIET_SECONDS = 15.0
+_NINJA_STEP = re.compile(r"^\s*\[(\d+)/(\d+)\]")
+_running: set["subprocess.Popen[str]"] = set()
 
 
 def build_key(*parts: str) -> str:
@@ -49,51 +54,57 @@ def require_compiler() -> None:
         system_packages.ensure({"g++": "g++"})
 
 
-def run_build(command: list[str], title: str, log: Path, env: dict[str, str] | None = None) -> None:
-    """Run a ninja build, relaying its [n/N]; on failure show the end of its output and exit."""
+def ninja_steps(line: str) -> tuple[int, int] | None:
+    """How many steps of how many are done, where a line of ninja says so."""
+    found = _NINJA_STEP.match(line)
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def run_build(
+    command: list[str],
+    title: str,
+    log: Path,
+    *,
+    env: dict[str, str] | None = None,
+    folder: Path | None = None,
+    steps: Callable[[str], tuple[int, int] | None] = ninja_steps,
+) -> None:
+    """Run a build in `folder` and show its progress.
+
+    `steps` finds the steps done, and all steps, in a line of the build's output. Raises BuildError with the
+    end of the output when the build fails.
+    """
     say(f"{title} (log: {log})")
     tail: deque[str] = deque(maxlen=40)
-    meter = _Meter(title)
-    with log.open("w") as out:
-        process = subprocess.Popen(
-            command,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
+    meter = Meter(title)
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    _running.add(process)
+    try:
         assert process.stdout is not None
-        for line in process.stdout:
-            out.write(line)
-            tail.append(line)
-            if step := _STEP.match(line):
-                meter.show(int(step[1]), int(step[2]))
-    meter.end()
-    if process.wait() != 0:
-        say("".join(tail))
-        sys.exit(f"{title}: failed with status {process.returncode}; the whole output is in {log}")
+        with log.open("w") as out:
+            for line in process.stdout:
+                out.write(line)
+                tail.append(line)
+                if found := steps(line):
+                    meter.show(*found)
+        status = process.wait()
+    finally:
+        _running.discard(process)
+        meter.end()
+    if status != 0:
+        raise BuildError(f"{''.join(tail)}\n{title}: failed with status {status}; the whole output is in {log}")
 
 
-class _Meter:
-    """One rewritten line on a terminal, a line now and then elsewhere."""
-
-    def __init__(self, title: str) -> None:
-        self._title = title
-        self._live = sys.stderr.isatty()
-        self._started = self._shown = time.monotonic()
-
-    def show(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if not self._live and now - self._shown < _QUIET_SECONDS and done != total:
-            return
-        self._shown = now
-        text = f"[{done}/{total}] {self._title}, {now - self._started:.0f} s"
-        sys.stderr.write(f"\r\033[K{text}" if self._live else f"{text}\n")
-        sys.stderr.flush()
-
-    def end(self) -> None:
-        if self._live:
-            sys.stderr.write("\r\033[K")
-        say(f"{self._title}: {time.monotonic() - self._started:.0f} s")
+def stop_builds() -> None:
+    """End all builds of this process, in whichever thread they run."""
+    for process in list(_running):
+        process.terminate()

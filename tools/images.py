@@ -52,7 +52,7 @@ ACCELERATORS: dict[str, dict[str, str]] = {
 _BASE_LIBC = (2, 36)
 _LOCKED = ("tools/__init__.py", "tools/locked.py")
 _COMPILES = tuple(
-    f"tools/{name}.py" for name in ("build", "cache", "patches", "pip", "sdist", "system_packages", "wheel")
+    f"tools/{name}.py" for name in ("build", "cache", "patches", "pip", "progress", "sdist", "system_packages", "wheel")
 )
 _KEPT = 3  # archives of each image in the cache
 
@@ -97,22 +97,33 @@ def build(accelerator: str, base: str = "") -> list[str]:
     return tags
 
 
+def prepare(base: str = "") -> None:
+    """Have the archives of both CPU images in the cache."""
+    for image in IMAGES:
+        _archive(image, base)
+
+
 def export(folder: Path, base: str = "") -> dict[str, Path]:
     """Both CPU images as archives in `folder`, by the name that a container runtime then knows them by."""
     folder.mkdir(parents=True, exist_ok=True)
     exported = {}
     for image in IMAGES:
-        with _context(image, "cpu") as context:
-            cached = cache_dir() / "images" / f"{image.name}-{_digest(context, base)}.tar"
-            with exclusive(cached):
-                if not cached.exists():
-                    _export(image, base, context, cached)
-                cached.touch()
-                archive = folder / f"{image.name}.tar"
-                archive.unlink(missing_ok=True)
-                _link(cached, archive)
+        archive = folder / f"{image.name}.tar"
+        archive.unlink(missing_ok=True)
+        _link(_archive(image, base), archive)
         exported[f"localhost/{image.tag('cpu')}"] = archive
     return exported
+
+
+def _archive(image: Image, base: str) -> Path:
+    """The archive in the cache, made now if it has none of this content."""
+    with _context(image, "cpu") as context:
+        cached = cache_dir() / "images" / f"{image.name}-{_digest(context, base)}.tar"
+        with exclusive(cached):
+            if not cached.exists():
+                _export(image, base, context, cached)
+            cached.touch()
+    return cached
 
 
 def push(registry: str, accelerator: str, base: str = "") -> list[str]:

@@ -101,7 +101,14 @@ _NO_COMMON = Patch(
     'set(LLAMA_BUILD_COMMON ON CACHE BOOL "Build llama.cpp common library" FORCE)',
     'set(LLAMA_BUILD_COMMON OFF CACHE BOOL "Build llama.cpp common library" FORCE)',
 )
-PATCHES = (*_TILE_BARRIERS, *_ROWS_BY_THREAD, _NO_COMMON)
+_CMAKE = "vendor/llama.cpp/ggml/src/CMakeLists.txt"
+# CPU modules for processors that hardly anybody has. Each takes a minute of a core to compile, and those
+# processors load the next plainer module: skylakex, cascadelake and sandybridge.
+_RARE = tuple(
+    Patch(_CMAKE, f"ggml_add_cpu_backend_variant({name} ", f"# ggml_add_cpu_backend_variant({name} ")
+    for name in ("cannonlake", "cooperlake", "piledriver")
+)
+PATCHES = (*_TILE_BARRIERS, *_ROWS_BY_THREAD, _NO_COMMON, *_RARE)
 
 
 def digest() -> str:

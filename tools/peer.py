@@ -1,6 +1,8 @@
 """The benchmarks' peer: llama.cpp's own server, from the very source that our library is built from.
 
-`python -m tools.peer` prints the path of its binary; LLAMA_SERVER_BIN names another one.
+It is compiled with the flags of our library, without CPU modules: it gets copies of those in our wheel.
+So both sides compute with the same machine code. `python -m tools.peer` prints the path of its binary;
+LLAMA_SERVER_BIN names another one.
 """
 
 import os
@@ -8,15 +10,18 @@ import shlex
 import shutil
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 
-from . import sdist
+from . import sdist, wheel
 from .build import FLAGS as LIBRARY_FLAGS
 from .build import build_key, processors, require_compiler, run_build
 from .cache import cache_dir, exclusive, replacing
 
+MODULES = "libggml-cpu-*.so"
 FLAGS = (
-    *(flag for flag in LIBRARY_FLAGS if not flag.startswith("-DCMAKE_INSTALL")),
+    *(flag for flag in LIBRARY_FLAGS if "ALL_VARIANTS" not in flag and "_INSTALL_" not in flag),
+    "-DGGML_CPU=OFF",
     "-DCMAKE_BUILD_TYPE=Release",
     "-DLLAMA_BUILD_UI=OFF",
     "-DLLAMA_CURL=OFF",
@@ -27,7 +32,7 @@ FLAGS = (
 
 def folder() -> Path:
     """Where the cache keeps this build."""
-    key = build_key(*sdist.identity(), *FLAGS)
+    key = build_key(*sdist.identity(), *FLAGS, wheel.folder().name)
     return cache_dir() / "peer" / f"llama-server-{sdist.pin().version}-{key}"
 
 
@@ -55,13 +60,21 @@ def _build(place: Path) -> None:
         build = Path(work, "build")
         configure = ["cmake", "-S", str(source), "-B", str(build), "-G", "Ninja", *FLAGS]
         log = place.with_name(f"{place.name}.configure.log")
-        run_build(configure, "configuring llama-server", log, env)
+        run_build(configure, "configuring llama-server", log, env=env)
         compile_it = ["cmake", "--build", str(build), "--target", "llama-server", "-j", str(processors())]
         log = place.with_name(f"{place.name}.compile.log")
-        run_build(compile_it, "compiling llama-server (once)", log, env)
+        run_build(compile_it, "compiling llama-server (once)", log, env=env)
         with replacing(place) as scratch:
             shutil.copytree(build / "bin", scratch, symlinks=True, dirs_exist_ok=True)
+            _copy_modules(scratch)
             (scratch / "flags.txt").write_text(shlex.join(FLAGS) + "\n")
+
+
+def _copy_modules(folder: Path) -> None:
+    with zipfile.ZipFile(wheel.ensure()) as archive:
+        for name in archive.namelist():
+            if Path(name).match(MODULES):
+                (folder / Path(name).name).write_bytes(archive.read(name))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import sys
 
-from .cache import say
+from .cache import cache_dir, exclusive, say
+
+_WAIT_SECONDS = 600  # a fresh machine updates itself first
 
 # program -> its Debian package
 TEST_PROGRAMS = {
@@ -41,12 +43,19 @@ def missing_from(programs: dict[str, str]) -> list[str]:
 
 def ensure(programs: dict[str, str]) -> None:
     """Install the packages of missing programs, or exit saying which to install."""
+    if missing_from(programs):
+        with exclusive(cache_dir() / "apt" / "packages"):  # apt-get fails where another one works
+            _install(programs)
+
+
+def _install(programs: dict[str, str]) -> None:
     missing = missing_from(programs)
     if not missing:
         return
-    install = ["apt-get", "install", "-y", "--no-install-recommends", *missing]
+    wait = f"--option=DPkg::Lock::Timeout={_WAIT_SECONDS}"
+    install = ["apt-get", "install", "-y", "--no-install-recommends", wait, *missing]
     if os.geteuid() != 0 or not shutil.which("apt-get"):
-        sys.exit(f"missing programs; on Debian or Ubuntu: sudo {' '.join(install)}")
+        sys.exit(f"missing programs; on Debian or Ubuntu: sudo apt-get install -y {' '.join(missing)}")
     say(f"installing system packages: {' '.join(missing)}")
     env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     for command in (["apt-get", "update", "-q"], install):

@@ -54,7 +54,7 @@ def _build(place: Path) -> None:
         command = [sys.executable, "-m", "pip", "wheel", "--verbose", "--no-deps", "--no-build-isolation"]
         command += [f"--config-settings=wheel.exclude={';'.join(_LEFT_OUT)}"]
         command += ["--no-cache-dir", "--wheel-dir", str(scratch), str(source)]
-        run_build(command, f"compiling {sdist.PACKAGE} (once)", place.with_name(f"{place.name}.log"), env)
+        run_build(command, f"compiling {sdist.PACKAGE} (once)", place.with_name(f"{place.name}.log"), env=env)
 
 
 if __name__ == "__main__":

