@@ -18,7 +18,7 @@ BASE       ?=
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-install: ## make .venv from requirements.lock (compiles llama.cpp once, about 5 minutes)
+install: ## make .venv from requirements.lock (compiles llama.cpp once, about 6 minutes on two cores)
 	@$(PYTHON) -m tools.install $(VENV)
 
 model: install ## fetch the default model into the cache, print its path
@@ -53,13 +53,13 @@ format: install ## rewrite the code as `make check` wants it
 	$(PY) -m ruff check --fix --exit-zero --quiet .
 	$(PY) -m ruff format .
 
-test: install programs model images ## all tests, the fast ones first
-	$(PYTEST)
+test: install programs model images ## all tests, those on a cluster beside the others
+	$(PY) -m tests.lanes
 
 test-fast: install ## only those without a model, a browser or patience
 	$(PYTEST) -m "not ($(HEAVY))"
 
-bench: install model ## measure against llama-server (compiles it once, about 7 minutes)
+bench: install model ## measure against llama-server (compiles it once, about 4 minutes)
 	@peer=$$($(PY) -m tools.peer) && LLAMA_SERVER_BIN="$$peer" $(PY) -m tests.bench $(BENCH_ARGS)
 
 gpu: install model ## check and measure on this machine's GPU, about 8 minutes (tests/gpu/README.md)

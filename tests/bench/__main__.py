@@ -83,7 +83,7 @@ def require_equal_builds(bench: Bench, force: bool) -> dict[str, Any]:
     shape = Shape(bench.model, 1, 512, bench.threads)
     ours, theirs = builds.of_ours(shape), builds.of_peer(shape, bench.program)
     for name, build in (("ours", ours), ("peer", theirs)):
-        say(f"{name}: flags {build.flags}\n{name}: system_info {build.system_info}")
+        say(f"{name}: CPU module {build.module}\n{name}: system_info {build.system_info}")
     if found := builds.differences(ours, theirs):
         text = "; ".join(found)
         if not force:
