@@ -24,7 +24,8 @@ def cache_dir() -> Path:
 
 def say(text: str) -> None:
     """Tell the user; stdout is kept for the path that a command prints."""
-    print(text, file=sys.stderr, flush=True)
+    sys.stderr.write(f"{text}\n")  # at once: several threads may tell
+    sys.stderr.flush()
 
 
 def sha256_of(path: Path) -> str:

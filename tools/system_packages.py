@@ -56,12 +56,15 @@ def _install(programs: dict[str, str]) -> None:
     install = ["apt-get", "install", "-y", "--no-install-recommends", wait, *missing]
     if os.geteuid() != 0 or not shutil.which("apt-get"):
         sys.exit(f"missing programs; on Debian or Ubuntu: sudo apt-get install -y {' '.join(missing)}")
-    say(f"installing system packages: {' '.join(missing)}")
+    log = cache_dir() / "apt" / "install.log"
+    say(f"installing system packages: {' '.join(missing)} (log: {log})")
     env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["apt-get", "update", "-q"], install):
-        done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)
-        if done.returncode != 0:
-            sys.exit(f"{' '.join(command)} failed with status {done.returncode}")
+    with log.open("w") as out:
+        for command in (["apt-get", "update", "-q"], install):
+            done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out, check=False)
+            if done.returncode != 0:
+                say(log.read_text(errors="replace")[-2000:])
+                sys.exit(f"{' '.join(command)} failed with status {done.returncode}; its output is in {log}")
     if still := [program for program in programs if not shutil.which(program)]:
         sys.exit(f"installed, yet not found on PATH: {', '.join(still)}")
 
