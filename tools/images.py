@@ -97,12 +97,6 @@ def build(accelerator: str, base: str = "") -> list[str]:
     return tags
 
 
-def prepare(base: str = "") -> None:
-    """Have the archives of both CPU images in the cache."""
-    for image in IMAGES:
-        _archive(image, base)
-
-
 def export(folder: Path, base: str = "") -> dict[str, Path]:
     """Both CPU images as archives in `folder`, by the name that a container runtime then knows them by."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -110,13 +104,13 @@ def export(folder: Path, base: str = "") -> dict[str, Path]:
     for image in IMAGES:
         archive = folder / f"{image.name}.tar"
         archive.unlink(missing_ok=True)
-        _link(_archive(image, base), archive)
+        _link(prepare(image, base), archive)
         exported[f"localhost/{image.tag('cpu')}"] = archive
     return exported
 
 
-def _archive(image: Image, base: str) -> Path:
-    """The archive in the cache, made now if it has none of this content."""
+def prepare(image: Image, base: str = "") -> Path:
+    """The archive of the CPU image in the cache, made now if it has none of this content."""
     with _context(image, "cpu") as context:
         cached = cache_dir() / "images" / f"{image.name}-{_digest(context, base)}.tar"
         with exclusive(cached):

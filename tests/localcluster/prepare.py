@@ -23,10 +23,11 @@ def prepare_demo() -> None:
     Raises Missing, or SystemExit when a build of ours fails. The first failure ends the other builds.
     """
     _check_machine()
-    at_once(_programs, _product)
+    # llama.cpp takes longest. What needs no compiler fits beside it.
+    at_once(_programs, lambda: images.prepare(images.SERVER), lambda: images.prepare(images.OPERATOR), model.ensure)
 
 
-def at_once(*works: Callable[[], None]) -> None:
+def at_once(*works: Callable[[], object]) -> None:
     """Do several works at the same time; raises the first failure, after the builds of the others have ended."""
     with ThreadPoolExecutor(len(works)) as pool:
         running = [pool.submit(work) for work in works]
@@ -49,11 +50,6 @@ def _programs() -> None:
     binaries.coredns()
     binaries.kubectl()
     binaries.helm()
-
-
-def _product() -> None:
-    model.ensure()
-    images.prepare()
 
 
 def _check_machine() -> None:
