@@ -29,7 +29,7 @@ from .session import FAULT, PEER, SOURCE, VOCABULARY
 
 ROOT = Path(__file__).parents[2]
 _SOURCE = ("CMakeLists.txt", "LICENSE", "cmake", "ggml", "include", "src", "vendor")
-_BACKENDS = {
+_BACKENDS = {"ggml-cuda", "ggml-cpu"}  # folders below ggml/src to keep; ggml-base takes a header of the latter
     "ggml-cuda",
     "ggml-cpu",
 }  # the folders below ggml/src that are kept; ggml-base takes a header of the latter
