@@ -30,9 +30,6 @@ from .session import FAULT, PEER, SOURCE, VOCABULARY
 ROOT = Path(__file__).parents[2]
 _SOURCE = ("CMakeLists.txt", "LICENSE", "cmake", "ggml", "include", "src", "vendor")
 _BACKENDS = {"ggml-cuda", "ggml-cpu"}  # folders below ggml/src to keep; ggml-base takes a header of the latter
-    "ggml-cuda",
-    "ggml-cpu",
-}  # the folders below ggml/src that are kept; ggml-base takes a header of the latter
 _ROOTS = {"llamaserver", "gguf"}
 # Wheels of any Linux with a C library of the last years.
 _PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
