@@ -177,7 +177,7 @@ def kstatus() -> Path:
     """What the --wait of Helm 4 and of Flux makes of an object: see kstatus/main.go."""
     folder = HERE / "kstatus"
     version = _module_version(folder, "sigs.k8s.io/cli-utils")
-    return GoProgram(folder, "kstatus", version, (), ", about 1 minute").ensure()
+    return GoProgram(folder, "kstatus", version).ensure()
 
 
 @lru_cache
