@@ -6,10 +6,12 @@ The same facts that a user would collect by `kubectl describe`, `kubectl logs --
 
 import json
 import signal
+import time
 from collections.abc import Iterator
 
 from .kubectl import Kubectl, KubectlError, Object
 
+_SETTLING = 10.0  # seconds that the kubelet gets to tell that a container has ended
 _LOG_LINES = 12
 _EVENTS = 6
 _OUT_OF_MEMORY = (
@@ -33,6 +35,16 @@ def diagnosis(kubectl: Kubectl, name: str, namespace: str) -> str:
         )
     except KubectlError as error:
         return f"the cluster cannot be asked: {error}"
+
+
+def _pods(kubectl: Kubectl, namespace: str, selector: str) -> list[Object]:
+    """The pods as soon as a container of theirs has ended with an error, or after a while."""
+    deadline = time.monotonic() + _SETTLING
+    while True:
+        pods: list[Object] = kubectl.get("pods", namespace=namespace, selector=selector)["items"]
+        if any(True for _ in _ended(pods)) or time.monotonic() > deadline:
+            return pods
+        time.sleep(0.5)
 
 
 def _conditions(found: Object) -> Iterator[str]:
