@@ -29,10 +29,10 @@ def diagnosis(kubectl: Kubectl, name: str, namespace: str) -> str:
         found = kubectl.get("llamaserver", name, namespace)
         if not found:
             return ""
-        pods = kubectl.get("pods", namespace=namespace, selector=found.get("status", {}).get("selector", ""))["items"]
-        return "\n".join(
-            [*_conditions(found), *_containers(kubectl, pods), *_events(kubectl, namespace), *_advice(pods)]
-        )
+        pods = _pods(kubectl, namespace, found.get("status", {}).get("selector", ""))
+        found = kubectl.get("llamaserver", name, namespace)
+        parts = (_conditions(found), _containers(kubectl, pods), _events(kubectl, namespace), _advice(pods))
+        return "\n".join(line for part in parts for line in part)
     except KubectlError as error:
         return f"the cluster cannot be asked: {error}"
 
