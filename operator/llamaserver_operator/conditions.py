@@ -328,7 +328,9 @@ def _amiss(view: View, parts: Mapping[str, Condition]) -> tuple[str, str] | None
         return parts["Accepted"].reason, parts["Accepted"].message
     if view.complete and not view.looping:
         return None
-    for part in (parts["Scheduled"], parts["ModelAvailable"], parts["Progressing"]):
+    # A server that crashes again and again loads its model in between: that is no news.
+    later = ("Progressing", "ModelAvailable") if view.looping else ("ModelAvailable", "Progressing")
+    for part in (parts[name] for name in ("Scheduled", *later)):
         if part.status == "False":
             return part.reason, part.message
     if view.crashed:

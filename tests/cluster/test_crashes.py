@@ -38,7 +38,7 @@ def kill(llama: Llama, restarts: int) -> Object:
 
 
 def warnings(llama: Llama) -> list[str]:
-    return [reason for kind, reason, _ in llama.events() if kind == "Warning"]
+    return sorted(reason for kind, reason, _ in llama.events() if kind == "Warning")
 
 
 def test_crashes_are_told_and_a_server_that_goes_on_crashing_is_not_ready(llama: Llama) -> None:

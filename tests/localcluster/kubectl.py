@@ -35,10 +35,12 @@ class Kubectl:
         return done.stdout
 
     def get(self, kind: str, name: str = "", namespace: str = "", selector: str = "") -> Object:
-        """One object, or a list of them; an empty dictionary when it does not exist."""
+        """One object, an empty dictionary when it does not exist; without a name a list, which has `items`."""
         where = [f"--namespace={namespace}"] if namespace else []
         which = [name] if name else [f"--selector={selector}"] if selector else []
         found: Object = json.loads(self("get", kind, *which, *where, "--output=json", "--ignore-not-found") or "{}")
+        if not name:
+            found.setdefault("items", [])  # kubectl prints nothing for an empty list
         return found
 
     def apply(self, *objects: Object) -> None:
