@@ -15,6 +15,7 @@ from tests.support import certificates
 from tests.support.characters import SPECIAL
 from tests.support.llama import Llama, get, post
 from tests.support.polling import until
+from tools import images
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -189,7 +190,7 @@ def test_a_quota_that_stops_a_rollout_is_told_with_a_remedy(llama: Llama) -> Non
 
 
 def test_a_node_that_cannot_mount_images_is_told_with_its_runtime(llama: Llama) -> None:
-    (image,) = [name for name in llama.cluster.image_names() if name.startswith("localhost/llamaserver:")]
+    image = f"localhost/{images.SERVER.tag('cpu')}"
     source = {"huggingFace": None, "image": {"reference": image, "path": "model.gguf"}}
     llama.apply(model={"source": source})
     message = llama.until_condition("Progressing", "False", "ImageVolumesUnsupported")
