@@ -320,6 +320,7 @@ def test_a_loop_is_told_alike_in_each_of_its_states(kind: str):
     server["state"] = server.pop("lastState")
     states = [waits, ended, crashed(3, kind=kind), crashed(3, kind=kind, ready=True)]
     found = [situation(PLAIN, [state], counts(1, 1, int(is_ready(state)))) for state in states]
+    found.append(situation(PLAIN, [states[2]], counts(1, 1, 0), reports={"new-0": report("loading")}))
     assert len({item["Ready"] for item in found}) == 1
     assert len({item["Stalled"] for item in found}) == 1
 
