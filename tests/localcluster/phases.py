@@ -33,6 +33,7 @@ from .hub import Hub
 
 EXAMPLE = ROOT / "examples" / "smollm2.yaml"
 NAMESPACE = "default"
+_IDLE = 5.0  # seconds that the pod has done nothing when it is to end; the kubelet is done with its start by then
 UP = (
     ("operator, Deployment, scheduler", "bound"),
     ("sandbox and volumes", "sandbox"),
@@ -153,6 +154,7 @@ class Measurement:
         """To 0, until the pod is gone."""
         (pod,) = self._cluster.kubectl.get("pods", namespace=NAMESPACE)["items"]
         (server,) = [status["containerID"] for status in pod["status"]["containerStatuses"]]
+        time.sleep(_IDLE)
         began, watch = self.scale(0), self._watch
         gone = until(lambda: watch.pod(began, lambda kind, _: kind == "DELETED"), "the pod is gone", 60)
         return {
