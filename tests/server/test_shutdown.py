@@ -33,7 +33,7 @@ def started(*args):
     arguments = ("-m", str(model_path()), "-c", "1024", "-np", "2", "-cb", *management, *args)
     with ServerProcess(*arguments, wait=False) as server:
         url = f"http://127.0.0.1:{port}"
-        until(tried(lambda: ready(url).status_code == 200, httpx2.HTTPError), "the server is ready", 60)
+        until(tried(lambda: ready(url).status_code == 200, httpx2.HTTPError), "the server is ready", 120)
         yield server, url
 
 
