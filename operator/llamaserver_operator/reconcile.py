@@ -18,7 +18,7 @@ from .conditions import View
 from .config import Config
 from .errors import ClusterError, Conflict, Forbidden, Invalid, InvalidSpec, NotFound
 from .kinds import Kind, kind_of
-from .observed import Observed, is_ready, owner_uid
+from .observed import Observed, ending, is_ready, owner_uid
 from .parsing import parse
 from .plan import Plan, cost_annotation, make_plan
 from .remedies import mounts_images
@@ -115,8 +115,10 @@ class Reconciler:
         return await self._closer(namespace, observed)
 
     async def _reports(self, pods: list[Manifest]) -> dict[str, Manifest]:
-        found = await asyncio.gather(*(self._pods.status(pod) for pod in pods))
-        return {pod["metadata"]["name"]: report for pod, report in zip(pods, found, strict=True) if report}
+        """Of the pods that count. One whose server has ended would be waited for, and with it the next edit."""
+        asked = [pod for pod in pods if not ending(pod) and not _is_over(pod)]
+        found = await asyncio.gather(*(self._pods.status(pod) for pod in asked))
+        return {pod["metadata"]["name"]: report for pod, report in zip(asked, found, strict=True) if report}
 
     async def _named(self, kind: Kind, namespace: str, wanted: set[str]) -> dict[str, Manifest | None]:
         found = await asyncio.gather(*(self._cluster.get(kind, namespace, name) for name in sorted(wanted)))
@@ -263,9 +265,12 @@ def _runs(pod: Mapping[str, Any]) -> bool:
     return any("running" in item.get("state", {}) for item in _containers(pod))
 
 
+def _is_over(pod: Mapping[str, Any]) -> bool:
+    return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
+
+
 def _begun_or_over(pod: Mapping[str, Any]) -> bool:
-    over = pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
-    return over or _runs(pod) or any(item.get("lastState") for item in _containers(pod))
+    return _is_over(pod) or _runs(pod) or any(item.get("lastState") for item in _containers(pod))
 
 
 def _containers(pod: Mapping[str, Any]) -> list[Manifest]:
