@@ -79,7 +79,9 @@ def test_any_character_in_any_text(llama: Llama) -> None:
         message = {"messages": [{"role": "user", "content": "🦙"}], "max_tokens": 2}
         assert post(f"{relay.url}/v1/chat/completions", message)["model"] == LINE
     llama.apply(model={"alias": "🦙🦙"}, systemPrompt={"inline": "🦙"}).until_ready()
-    with llama.service() as relay:
+    until(lambda: len(llama.pods) == 1, "one pod is left")
+    (pod,) = llama.pods  # asked itself: the Service leads to the pod before it until the node's proxy has heard
+    with llama.pod_port(pod, 8080) as relay:
         assert [item["id"] for item in get(f"{relay.url}/v1/models")["data"]] == ["🦙🦙"]
 
 
