@@ -1,7 +1,7 @@
 """All tests in two lanes at the same time: those on a cluster, which mostly wait, beside all others.
 
-`python -m tests.lanes [ARGUMENTS]`, with further arguments for both pytest runs. The output of the first
-lane to be shown is shown as it comes; that of the cluster's follows when it has ended.
+`python -m tests.lanes [ARGUMENTS]`, with further arguments for both pytest runs. The output of the others is
+shown as it comes. That of the cluster's tests follows when both lanes have ended.
 """
 
 import subprocess

@@ -37,14 +37,13 @@ class Meter:
                 self._told = now
                 say(self.text())
 
-    def end(self, *, cached: bool = False) -> None:
-        """Tell how long the work took, unless there was nothing to do."""
+    def end(self) -> None:
+        """Tell how long the work took."""
         with self._lock:
             self._running.remove(self)
             if sys.stderr.isatty():
                 sys.stderr.write("\r\033[K")
-            if not cached:
-                say(f"{self._title}: {_span(time.monotonic() - self._started)}")
+            say(f"{self._title}: {_span(time.monotonic() - self._started)}")
 
     def text(self) -> str:
         """The title, the steps and the times, as one line."""

@@ -343,8 +343,7 @@ def available(observed: Observed, ready: Condition) -> Condition:
     serving = [pod for pod in observed.own_pods() if is_ready(pod)]
     if not serving and ready.reason != "Serving":  # the Deployment may know of a pod before the list of pods does
         return Condition("Available", "False", ready.reason, ready.message)
-    new = {pod["metadata"]["name"] for pod in observed.new_pods()}
-    old = sum(pod["metadata"]["name"] not in new for pod in serving)
+    old = sum(is_ready(pod) for pod in observed.old_pods())
     text = f"{len(serving) or 'all'} {'pod serves' if len(serving) == 1 else 'pods serve'}"
     return Condition("Available", "True", "Serving", f"{text}, {old} of an earlier spec" if old else text)
 

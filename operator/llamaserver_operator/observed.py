@@ -60,6 +60,11 @@ class Observed:
         sets = {item["metadata"]["uid"] for item in self.replica_sets if owner_uid(item) == mine}
         return [pod for pod in self.pods if not ending(pod) and owner_uid(pod) in sets]
 
+    def old_pods(self) -> list[Manifest]:
+        """Of its own pods those of earlier templates."""
+        new = {pod["metadata"]["name"] for pod in self.new_pods()}
+        return [pod for pod in self.own_pods() if pod["metadata"]["name"] not in new]
+
     def _newest_replica_set(self) -> str:
         """As the deployment controller finds it: none until it has seen a new template, whose pods are not the old."""
         deployment = self.deployment
@@ -69,6 +74,12 @@ class Observed:
         ours = (item for item in self.replica_sets if owner_uid(item) == mine and _template(item) == template)
         newest = min(ours, key=lambda item: str(item["metadata"].get("creationTimestamp")), default=None)
         return str(newest["metadata"]["uid"]) if newest else ""
+
+
+def container_statuses(pod: Mapping[str, Any]) -> list[Manifest]:
+    """What the kubelet tells of a pod's containers, in the order of their start."""
+    status = pod.get("status", {})
+    return [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
 
 
 def owner_uid(child: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from . import names
 from .crashes import End, end_of
-from .observed import Observed
+from .observed import Observed, container_statuses
 from .spec import Accelerator, Spec
 
 Manifest = Mapping[str, Any]
@@ -34,7 +34,7 @@ def trouble(pod: Manifest, warnings: Sequence[Manifest] = ()) -> Trouble | None:
     status = pod.get("status", {})
     if text := unscheduled(pod):
         return Trouble("Scheduled", "Unschedulable", text)
-    for container in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
+    for container in container_statuses(pod):
         if found := _container(pod, container):
             return found
     if status.get("reason") in ("Evicted", "UnexpectedAdmissionError"):
@@ -101,8 +101,7 @@ def trouble_of(pod: Manifest, end: End) -> Trouble:
 
 def _mount(pod: Manifest, warnings: Sequence[Manifest]) -> Trouble | None:
     """A volume that cannot be mounted, which only Events tell."""
-    statuses = [*pod["status"].get("initContainerStatuses", []), *pod["status"].get("containerStatuses", [])]
-    if any("running" in item.get("state", {}) or item.get("ready") for item in statuses):
+    if any("running" in item.get("state", {}) or item.get("ready") for item in container_statuses(pod)):
         return None
     uid = pod["metadata"]["uid"]
     mine = [item for item in warnings if item.get("involvedObject", {}).get("uid") == uid]

@@ -18,7 +18,7 @@ from .conditions import View
 from .config import Config
 from .errors import ClusterError, Conflict, Forbidden, Invalid, InvalidSpec, NotFound
 from .kinds import Kind, kind_of
-from .observed import Observed, ending, is_ready, owner_uid
+from .observed import Observed, container_statuses, ending, is_ready, owner_uid
 from .parsing import parse
 from .plan import Plan, cost_annotation, make_plan
 from .remedies import mounts_images
@@ -262,7 +262,7 @@ def _next_look(view: View) -> float | None:
 
 
 def _runs(pod: Mapping[str, Any]) -> bool:
-    return any("running" in item.get("state", {}) for item in _containers(pod))
+    return any("running" in item.get("state", {}) for item in container_statuses(pod))
 
 
 def _is_over(pod: Mapping[str, Any]) -> bool:
@@ -270,12 +270,7 @@ def _is_over(pod: Mapping[str, Any]) -> bool:
 
 
 def _begun_or_over(pod: Mapping[str, Any]) -> bool:
-    return _is_over(pod) or _runs(pod) or any(item.get("lastState") for item in _containers(pod))
-
-
-def _containers(pod: Mapping[str, Any]) -> list[Manifest]:
-    status = pod.get("status", {})
-    return [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
+    return _is_over(pod) or _runs(pod) or any(item.get("lastState") for item in container_statuses(pod))
 
 
 def _fingerprint(live: Mapping[str, Any]) -> str:

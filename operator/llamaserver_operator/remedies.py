@@ -9,10 +9,10 @@ from typing import Any
 from . import names
 from .crashes import End, end_of
 from .files import model_files
-from .observed import Observed
+from .observed import Observed, container_statuses
 from .pods import Trouble, trouble_of, unscheduled
 from .rollout import claim_field
-from .running import server_of
+from .running import arguments_of, server_of
 from .spec import Spec
 
 Manifest = Mapping[str, Any]
@@ -93,14 +93,13 @@ def _memory(found: Trouble, pod: Manifest, observed: Observed) -> Trouble:
     needs = [f"the model has {size}"] if (size := _size_of_model(pod, observed)) else []
     if server := server_of(pod["spec"]):
         needs.append(f"the context {server.slots} x {server.context // server.slots:,} tokens")
-    lower = "spec.context or spec.kvCache.hostMemory" if "--cache-ram" in _arguments(pod) else "spec.context"
+    lower = "spec.context or spec.kvCache.hostMemory" if "--cache-ram" in arguments_of(pod["spec"]) else "spec.context"
     about = f": {', '.join(needs)}" if needs else ""
     return replace(found, message=f"{text}{about}; {more}, or lower {lower}")
 
 
 def _ends(pod: Manifest) -> Iterator[End]:
-    status = pod.get("status", {})
-    for container in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
+    for container in container_statuses(pod):
         if end := end_of(pod, container):
             yield end
 
@@ -194,8 +193,7 @@ def quota(message: str, observed: Observed) -> str:
     if "exceeded quota" not in message:
         return message
     update = (observed.deployment or {}).get("spec", {}).get("strategy", {}).get("rollingUpdate", {})
-    new = {pod["metadata"]["name"] for pod in observed.new_pods()}
-    if update.get("maxSurge") and any(pod["metadata"]["name"] not in new for pod in observed.own_pods()):
+    if update.get("maxSurge") and observed.old_pods():
         remedy = "the quota has no room for one pod more while the old one serves: raise it, or set "
         return f"{message}; {remedy}spec.rollout.strategy: Replace"
     return f"{message}; raise the quota, or lower spec.resources or spec.replicas"
@@ -210,16 +208,11 @@ def _resources(pod: Manifest, container: str) -> Manifest:
     return next(found, {})
 
 
-def _arguments(pod: Manifest) -> list[str]:
-    containers = pod["spec"].get("containers", ())
-    return next((item.get("args", []) for item in containers if item["name"] == names.SERVER_CONTAINER), [])
-
-
 def _size_of_model(pod: Manifest, observed: Observed) -> str:
     """As the server noted it when it began to load; as the object's status has it; empty when nobody knows."""
     status, known = observed.owner.get("status", {}), observed.owner.get("status", {}).get("model", {})
     noted = (end.noted.get("model_bytes") for end in _ends(pod))
-    same = any(known.get("file") and word.endswith(f"/{known['file']}") for word in _arguments(pod))
+    same = any(known.get("file") and word.endswith(f"/{known['file']}") for word in arguments_of(pod["spec"]))
     sizes = (*noted, known.get("sizeBytes") if same else 0, status.get("download", {}).get("totalBytes"))
     size = next((size for size in sizes if isinstance(size, int) and size > 0), 0)
     return f"{math.ceil(size / _MIB)} MiB" if size else ""

@@ -46,11 +46,15 @@ def _servers(specs: Iterable[Mapping[str, Any]]) -> list[Running]:
 
 def server_of(spec: Mapping[str, Any]) -> Running | None:
     """The server of a pod's spec; None when it has none that its arguments tell of."""
-    for container in spec.get("containers", ()):
-        if container["name"] == names.SERVER_CONTAINER:
-            arguments = container.get("args", [])
-            values = dict(pairwise(arguments))
-            numbers = [values.get(flag, "") for flag in ("--parallel", "--ctx-size")]
-            if all(number.isdecimal() for number in numbers):
-                return Running(int(numbers[0]), int(numbers[1]), "--ssl-cert-file" in values)
-    return None
+    arguments = arguments_of(spec)
+    values = dict(pairwise(arguments))
+    numbers = [values.get(flag, "") for flag in ("--parallel", "--ctx-size")]
+    if not all(number.isdecimal() for number in numbers):
+        return None
+    return Running(int(numbers[0]), int(numbers[1]), "--ssl-cert-file" in values)
+
+
+def arguments_of(spec: Mapping[str, Any]) -> list[str]:
+    """The arguments of the server's container in a pod's spec; none when it has no such container."""
+    containers = spec.get("containers", ())
+    return next((item.get("args", []) for item in containers if item["name"] == names.SERVER_CONTAINER), [])

@@ -108,7 +108,7 @@ def condition(cluster: Cluster, namespace: str, name: str, kind: str = "Ready") 
 def uids(cluster: Cluster, namespace: str) -> dict[str, str]:
     """What there is in a namespace."""
     kinds = "llamaservers,deployments,replicasets,pods,services,persistentvolumeclaims"
-    items = cluster.kubectl.get(kinds, namespace=namespace).get("items", [])
+    items = cluster.kubectl.get(kinds, namespace=namespace)["items"]
     return {f"{each['kind']}/{each['metadata']['name']}": each["metadata"]["uid"] for each in items}
 
 

@@ -29,7 +29,7 @@ def many(prefix: str, count: int) -> str:
 
 def children(llama: Llama) -> list[Object]:
     """All children in the namespace."""
-    found: list[Object] = llama.cluster.kubectl.get(KINDS, "", llama.namespace, "llamaserver.dev/name").get("items", [])
+    found: list[Object] = llama.cluster.kubectl.get(KINDS, "", llama.namespace, "llamaserver.dev/name")["items"]
     return found
 
 

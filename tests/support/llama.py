@@ -114,7 +114,7 @@ class Llama:
     def pods(self) -> list[Object]:
         """Pods that are not ending, oldest first."""
         found = self.cluster.kubectl.get("pods", namespace=self.namespace, selector=f"llamaserver.dev/name={self.name}")
-        alive = [pod for pod in found.get("items", []) if "deletionTimestamp" not in pod["metadata"]]
+        alive = [pod for pod in found["items"] if "deletionTimestamp" not in pod["metadata"]]
         return sorted(alive, key=lambda pod: pod["metadata"]["creationTimestamp"])
 
     @property
