@@ -102,7 +102,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 def _state_of(cluster: Cluster, namespace: str) -> str:
     """What a person would look at first."""
-    pods = [pod["metadata"]["name"] for pod in cluster.kubectl.get("pods", namespace=namespace)["items"]]
+    pods = [pod["metadata"]["name"] for pod in cluster.kubectl.items("pods", namespace=namespace)]
     commands = [["get", "all,persistentvolumeclaims", "--output=wide"], ["get", "events"]]
     commands += [["logs", pod, "--all-containers", "--prefix", "--tail=40", "--ignore-errors"] for pod in pods]
     parts = []

@@ -108,7 +108,7 @@ def condition(cluster: Cluster, namespace: str, name: str, kind: str = "Ready") 
 def uids(cluster: Cluster, namespace: str) -> dict[str, str]:
     """What there is in a namespace."""
     kinds = "llamaservers,deployments,replicasets,pods,services,persistentvolumeclaims"
-    items = cluster.kubectl.get(kinds, namespace=namespace)["items"]
+    items = cluster.kubectl.items(kinds, namespace=namespace)
     return {f"{each['kind']}/{each['metadata']['name']}": each["metadata"]["uid"] for each in items}
 
 
@@ -159,7 +159,7 @@ def test_models_outlive_upgrades_and_the_release(cluster, helm, operators, names
     assert refusals(cluster, f"{operators}:one-llamaserver-operator") == []
 
     helm("uninstall", "one", f"--namespace={operators}", "--wait")
-    until(lambda: not cluster.kubectl.get("pods", namespace=operators).get("items"), "the operator's pod is gone", 60)
+    until(lambda: not cluster.kubectl.items("pods", namespace=operators), "the operator's pod is gone", 60)
     assert cluster.kubectl.get("crd", CRD)
     assert uids(cluster, namespace) == before
     assert answer(cluster, namespace, "tiny") == 4
@@ -212,7 +212,7 @@ def test_served_namespaces(cluster, helm, operators, namespace):
 def test_of_two_pods_one_acts(cluster, helm, operators, namespace):
     prometheus = {"metrics": {"service": True}, "networkPolicy": {"enabled": True}}
     deploy(helm, "pair", operators, {"replicas": 2, **prometheus})
-    pods = {pod["metadata"]["name"] for pod in cluster.kubectl.get("pods", namespace=operators)["items"]}
+    pods = {pod["metadata"]["name"] for pod in cluster.kubectl.items("pods", namespace=operators)}
     assert len(pods) == 2
     holder = cluster.kubectl.get("lease", "llamaserver-operator", operators)["spec"]["holderIdentity"]
     assert sum(holder.startswith(pod) for pod in pods) == 1

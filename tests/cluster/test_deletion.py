@@ -21,7 +21,7 @@ MODEL_CLAIM, KV_CLAIM = "PersistentVolumeClaim/model-model-cache", "PersistentVo
 def children(llama: Llama) -> dict[str, str]:
     """All that the object has: its uid by kind and name."""
     selector = f"llamaserver.dev/name={llama.name}"
-    items = llama.cluster.kubectl.get(KINDS, namespace=llama.namespace, selector=selector)["items"]
+    items = llama.cluster.kubectl.items(KINDS, namespace=llama.namespace, selector=selector)
     return {f"{item['kind']}/{item['metadata']['name']}": item["metadata"]["uid"] for item in items}
 
 

@@ -36,7 +36,7 @@ def run(tmp_path):
 def test_a_killed_server_is_told_with_its_signal_and_its_log(run):
     process, cluster, output = run("--tokens=1500")
     until(lambda: CHAT in output.read_text() or process.poll() is not None, "the chat has begun", 200, pause=0.05)
-    (pod,) = cluster.kubectl.get("pods", namespace=demo.NAMESPACE)["items"]
+    (pod,) = cluster.kubectl.items("pods", namespace=demo.NAMESPACE)
     cluster.signal_container(demo.NAMESPACE, pod["metadata"]["name"], "SIGKILL", "server")
     assert process.wait(120) == 1, output.read_text()
     told = output.read_text()

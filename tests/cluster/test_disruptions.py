@@ -165,7 +165,7 @@ def test_no_request_is_lost_by_a_planned_disruption(llama: Llama, capsys: pytest
 
 def uids_of(llama: Llama) -> set[str]:
     """Of all pods, those on their way out too."""
-    found = llama.cluster.kubectl.get("pods", namespace=llama.namespace)["items"]
+    found = llama.cluster.kubectl.items("pods", namespace=llama.namespace)
     return {pod["metadata"]["uid"] for pod in found}
 
 

@@ -148,7 +148,7 @@ def downloading(llama: Llama) -> Object:
 
     def found() -> Object:
         selector = "app.kubernetes.io/name=llamaserver"
-        for pod in llama.cluster.kubectl.get("pods", namespace=llama.namespace, selector=selector)["items"]:
+        for pod in llama.cluster.kubectl.items("pods", namespace=llama.namespace, selector=selector):
             report = report_of(llama, pod)
             if report and report["download"]["bytes"] and not report["waiting_for_lock"]:
                 return dict(pod)

@@ -63,7 +63,7 @@ def test_edits_reach_the_pod_and_those_that_do_not_matter_to_it_leave_it(
         kvCache={"volume": {"emptyDir": {"sizeLimit": "32Mi"}}},
     )
     pod = until_new(llama, uids)
-    assert len(llama.cluster.kubectl.get("replicasets", namespace=llama.namespace)["items"]) == 2, "one rollout"
+    assert len(llama.cluster.kubectl.items("replicasets", namespace=llama.namespace)) == 2, "one rollout"
     props, slots = served(llama, "/props"), served(llama, "/slots")
     assert (props["total_slots"], props["model_alias"], slots[0]["n_ctx"]) == (3, "renamed", 512)
     assert props["chat_template"] == TEMPLATE
@@ -122,4 +122,4 @@ def test_edits_reach_the_pod_and_those_that_do_not_matter_to_it_leave_it(
     assert llama.child("service")["spec"]["type"] == "ClusterIP"
     assert "nodePort" not in llama.child("service")["spec"]["ports"][0]
     ours = {"namespace": llama.namespace, "selector": "llamaserver.dev/name=model"}
-    until(lambda: not llama.cluster.kubectl.get("configmaps", **ours).get("items"), "the texts go", 60)
+    until(lambda: not llama.cluster.kubectl.items("configmaps", **ours), "the texts go", 60)

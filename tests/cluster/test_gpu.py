@@ -117,7 +117,7 @@ def remove(llama: Llama) -> None:
     """With its pods, on a node that has no kubelet to end them."""
     kubectl, mine = llama.cluster.kubectl, f"llamaserver.dev/name={llama.name}"
     kubectl.delete("llamaserver", llama.name, llama.namespace)
-    until(lambda: not kubectl.get("replicasets", "", llama.namespace, mine), "nothing makes new pods", 60, pause=0.25)
+    until(lambda: not kubectl.items("replicasets", llama.namespace, mine), "nothing makes new pods", 60, pause=0.25)
     where = f"--namespace={llama.namespace}"
     kubectl("delete", "pods", f"--selector={mine}", "--ignore-not-found", "--force", "--grace-period=0", where)
 
@@ -207,7 +207,7 @@ def test_dynamic_resource_allocation(llama: Llama, cluster: Cluster, devices: st
     )
 
     def allocated() -> list[Any]:
-        claims = cluster.kubectl.get("resourceclaims", namespace=llama.namespace)["items"]
+        claims = cluster.kubectl.items("resourceclaims", namespace=llama.namespace)
         found = [claim.get("status", {}).get("allocation") for claim in claims]
         return [allocation["devices"]["results"][0]["device"] for allocation in found if allocation]
 
@@ -260,8 +260,8 @@ def test_falling_back_to_the_cpu(llama: Llama, gpus: Callable[..., None]) -> Non
     assert "running" in state["state"]
     with llama.pod_port(new) as relay, pytest.raises(urllib.error.HTTPError, match="503"):
         get(f"{relay.url}/readyz")
-    slices = llama.cluster.kubectl.get("endpointslices", "", llama.namespace, "kubernetes.io/service-name=model")
-    ready = [item["addresses"] for part in slices["items"] for item in part["endpoints"] if item["conditions"]["ready"]]
+    slices = llama.cluster.kubectl.items("endpointslices", llama.namespace, "kubernetes.io/service-name=model")
+    ready = [item["addresses"] for part in slices for item in part["endpoints"] if item["conditions"]["ready"]]
     assert ready == [[serving["status"]["podIP"]]], "clients reach the old pod only"
     assert llama.complete(ignore_eos=True)["tokens_predicted"] == 4
 

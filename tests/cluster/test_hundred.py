@@ -38,7 +38,7 @@ def test_a_hundred_objects_get_their_deployments(llama: Llama, capsys: pytest.Ca
         return {line.split()[0] for line in found if "ScaledToZero" in line}
 
     until(lambda: told() == names, "every object is told about", 300, pause=1)
-    found = cluster.kubectl.get("deployments", namespace=namespace)["items"]
+    found = cluster.kubectl.items("deployments", namespace=namespace)
     assert {item["metadata"]["name"] for item in found} == names
     assert all(item["metadata"]["generation"] == 1 for item in found)
 

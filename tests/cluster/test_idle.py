@@ -20,7 +20,7 @@ KINDS = (
 
 def versions(llama: Llama) -> dict[str, str]:
     """What changes with any write to an object or its children."""
-    items = llama.cluster.kubectl.get(KINDS, namespace=llama.namespace)["items"]
+    items = llama.cluster.kubectl.items(KINDS, namespace=llama.namespace)
     return {f"{item['kind']}/{item['metadata']['name']}": item["metadata"]["resourceVersion"] for item in items}
 
 

@@ -72,9 +72,9 @@ def _only_the_next_pod(llama: Llama, before: Object) -> None:
     """Wait until the pod of before is gone for good (it serves to its end) and the next one is ready."""
 
     def replaced() -> bool:
-        found = llama.cluster.kubectl.get("pods", namespace=llama.namespace, selector="llamaserver.dev/name=model")
-        names = [pod["metadata"]["name"] for pod in found["items"]]
-        return len(names) == 1 and names != [before["metadata"]["name"]] and is_ready(found["items"][0])
+        found = llama.cluster.kubectl.items("pods", namespace=llama.namespace, selector="llamaserver.dev/name=model")
+        names = [pod["metadata"]["name"] for pod in found]
+        return len(names) == 1 and names != [before["metadata"]["name"]] and is_ready(found[0])
 
     until(replaced, "another pod takes its place", 180, pause=0.25)
 

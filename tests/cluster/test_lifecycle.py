@@ -48,7 +48,7 @@ def test_up_crash_up_down_leaves_nothing(cluster, tmp_path):
     assert left_of(second)
     try:
         second.up()
-        nodes = second.kubectl.get("nodes")["items"]
+        nodes = second.kubectl.items("nodes")
         assert [node["metadata"]["name"] for node in nodes] == [second.node]
         assert second.kubectl.get("node", second.node) != cluster.kubectl.get("node", cluster.node)
     finally:

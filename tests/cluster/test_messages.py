@@ -69,7 +69,7 @@ def test_any_character_in_any_text(llama: Llama) -> None:
     (pod,) = llama.pods
     assert pod["metadata"]["annotations"]["example.com/note"] == TEXT
     assert {"name": "NOTE", "value": TEXT} in llama.container()["env"]
-    texts = llama.cluster.kubectl.get("configmaps", namespace=llama.namespace)["items"]
+    texts = llama.cluster.kubectl.items("configmaps", namespace=llama.namespace)
     (texts,) = [item["data"] for item in texts if item["metadata"]["name"].startswith("model-config-")]
     assert texts == {"system-prompt": f"Be brief. {LINE}", "chat-template": template}
     with llama.service() as relay:

@@ -74,11 +74,11 @@ def test_who_may_reach_which_port(llama: Llama, cluster: Cluster) -> None:
 
     def selected(kind: str, selector: Object, namespace: str = "") -> list[str]:
         labels = ",".join(f"{key}={value}" for key, value in selector["matchLabels"].items())
-        return [item["metadata"]["name"] for item in cluster.kubectl.get(kind, "", namespace, labels)["items"]]
+        return [item["metadata"]["name"] for item in cluster.kubectl.items(kind, namespace, labels)]
 
     assert selected("namespaces", operator["namespaceSelector"]) == [product.NAMESPACE]
     pods = selected("pods", operator["podSelector"], product.NAMESPACE)
-    everything = cluster.kubectl.get("pods", namespace=product.NAMESPACE)["items"]
+    everything = cluster.kubectl.items("pods", namespace=product.NAMESPACE)
     assert pods == [item["metadata"]["name"] for item in everything]
     assert pods[0].startswith(f"{product.RELEASE}-llamaserver-operator-")
 

@@ -48,7 +48,7 @@ def monitor(llama: Llama) -> Object:
 
 
 def operator_pods(cluster: Cluster) -> list[Any]:
-    pods = cluster.kubectl.get("pods", "", product.NAMESPACE, "app.kubernetes.io/name=llamaserver-operator")["items"]
+    pods = cluster.kubectl.items("pods", product.NAMESPACE, "app.kubernetes.io/name=llamaserver-operator")
     return [(pod["metadata"]["uid"], pod["status"]["containerStatuses"][0]["restartCount"]) for pod in pods]
 
 
@@ -77,10 +77,10 @@ def test_the_resource_may_come_later_and_go_again(llama: Llama, cluster: Cluster
     assert not monitor(never)
     labels = monitor(llama)["metadata"]["labels"]
     assert (labels["release"], labels["llamaserver.dev/name"]) == ("one", llama.name)
-    selected = cluster.kubectl.get(
-        "services", "", llama.namespace, selector(monitor(llama)["spec"]["selector"]["matchLabels"])
+    selected = cluster.kubectl.items(
+        "services", llama.namespace, selector(monitor(llama)["spec"]["selector"]["matchLabels"])
     )
-    assert [item["metadata"]["name"] for item in selected["items"]] == [f"{llama.name}-management"]
+    assert [item["metadata"]["name"] for item in selected] == [f"{llama.name}-management"]
 
     pods = always.pod_uids
     always.apply(observability={"labels": {"release": "two"}})
@@ -120,7 +120,7 @@ def test_prometheus_sees_the_tokens_of_a_completion(
     secure.until_ready()
     both = {llama.name, secure.name}
     until(lambda: monitor(llama) and monitor(secure), "ServiceMonitors are made", 90, pause=0.5)
-    monitors = cluster.kubectl.get(CRD, "", llama.namespace, selector(SELECTED["labels"]))["items"]
+    monitors = cluster.kubectl.items(CRD, llama.namespace, selector(SELECTED["labels"]))
     with Prometheus(cluster, llama.namespace, tmp_path, monitors) as prometheus:
         up = dict.fromkeys(both, 1.0)
         until(lambda: prometheus.values("up", NAME) == up, "both are scraped", 60, pause=0.5)

@@ -29,7 +29,7 @@ def many(prefix: str, count: int) -> str:
 
 def children(llama: Llama) -> list[Object]:
     """All children in the namespace."""
-    found: list[Object] = llama.cluster.kubectl.get(KINDS, "", llama.namespace, "llamaserver.dev/name")["items"]
+    found: list[Object] = llama.cluster.kubectl.items(KINDS, llama.namespace, "llamaserver.dev/name")
     return found
 
 
@@ -37,7 +37,7 @@ def check_owners(llama: Llama) -> None:
     """Each child has one owner, an object that exists and whose name it bears."""
     owners = {
         item["metadata"]["uid"]: item["metadata"]["name"]
-        for item in llama.cluster.kubectl.get("llamaservers", namespace=llama.namespace)["items"]
+        for item in llama.cluster.kubectl.items("llamaservers", namespace=llama.namespace)
     }
     for child in children(llama):
         metadata = child["metadata"]
@@ -74,7 +74,7 @@ def test_killed_at_any_moment_the_next_one_goes_on(llama: Llama, tmp_path: Path)
 
 def told(llama: Llama) -> set[str]:
     """The objects that have a condition Ready of reason ScaledToZero."""
-    found = llama.cluster.kubectl.get("llamaservers", namespace=llama.namespace)["items"]
+    found = llama.cluster.kubectl.items("llamaservers", namespace=llama.namespace)
     return {
         item["metadata"]["name"]
         for item in found

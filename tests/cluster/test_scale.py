@@ -56,7 +56,7 @@ def test_up_and_down_by_an_autoscaler_and_by_hand(llama: Llama, tmp_path: Path) 
     assert scale_of(llama) == {"wanted": 1, "replicas": 1, "selector": selector}
     template = llama.child("deployment")["spec"]["template"]
     kubectl = llama.cluster.kubectl
-    found = kubectl.get("pods", namespace=llama.namespace, selector=selector)["items"]
+    found = kubectl.items("pods", namespace=llama.namespace, selector=selector)
     assert {pod["metadata"]["name"] for pod in found} == first
     assert not llama.child("poddisruptionbudget")
 

@@ -41,7 +41,7 @@ def _pods(kubectl: Kubectl, namespace: str, selector: str) -> list[Object]:
     """The pods as soon as a container of theirs has ended with an error, or after a while."""
     deadline = time.monotonic() + _SETTLING
     while True:
-        pods: list[Object] = kubectl.get("pods", namespace=namespace, selector=selector)["items"]
+        pods: list[Object] = kubectl.items("pods", namespace=namespace, selector=selector)
         if any(True for _ in _ended(pods)) or time.monotonic() > deadline:
             return pods
         time.sleep(0.5)
@@ -111,7 +111,7 @@ def _signal_name(number: int) -> str:
 
 
 def _events(kubectl: Kubectl, namespace: str) -> Iterator[str]:
-    items = kubectl.get("events", namespace=namespace)["items"]
+    items = kubectl.items("events", namespace=namespace)
     warnings = [item for item in items if item.get("type") == "Warning"]
     if warnings:
         yield "warnings:"

@@ -34,13 +34,18 @@ class Kubectl:
             raise KubectlError(f"kubectl {' '.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout
 
-    def get(self, kind: str, name: str = "", namespace: str = "", selector: str = "") -> Object:
-        """One object, an empty dictionary when it does not exist; without a name a list, which has `items`."""
+    def get(self, kind: str, name: str, namespace: str = "") -> Object:
+        """One object. It is an empty dictionary when it does not exist."""
+        return self._read(kind, namespace, name)
+
+    def items(self, kinds: str, namespace: str = "", selector: str = "") -> list[Object]:
+        """The objects of one or several kinds (`pods,services`)."""
+        found = self._read(kinds, namespace, *([f"--selector={selector}"] if selector else []))
+        return [*found.get("items", [])]  # kubectl prints nothing for an empty list
+
+    def _read(self, kinds: str, namespace: str, *which: str) -> Object:
         where = [f"--namespace={namespace}"] if namespace else []
-        which = [name] if name else [f"--selector={selector}"] if selector else []
-        found: Object = json.loads(self("get", kind, *which, *where, "--output=json", "--ignore-not-found") or "{}")
-        if not name:
-            found.setdefault("items", [])  # kubectl prints nothing for an empty list
+        found: Object = json.loads(self("get", kinds, *which, *where, "--output=json", "--ignore-not-found") or "{}")
         return found
 
     def apply(self, *objects: Object) -> None:

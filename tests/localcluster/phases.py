@@ -128,7 +128,7 @@ class Measurement:
         """From 0 to the first token."""
         began = self.scale(1)
         token = self._first_token()
-        (pod,) = self._cluster.kubectl.get("pods", namespace=NAMESPACE)["items"]
+        (pod,) = self._cluster.kubectl.items("pods", namespace=NAMESPACE)
         where = [pod["metadata"]["name"], "--container=server", f"--namespace={NAMESPACE}", "--follow"]
         self._watch.logs.append(Lines(self._cluster.kubectl.command("logs", *where)))
         ids = {
@@ -152,7 +152,7 @@ class Measurement:
 
     def down(self) -> Marks:
         """To 0, until the pod is gone."""
-        (pod,) = self._cluster.kubectl.get("pods", namespace=NAMESPACE)["items"]
+        (pod,) = self._cluster.kubectl.items("pods", namespace=NAMESPACE)
         (server,) = [status["containerID"] for status in pod["status"]["containerStatuses"]]
         time.sleep(_IDLE)
         began, watch = self.scale(0), self._watch

@@ -36,7 +36,7 @@ class Installed:
     def pods(self) -> list[dict[str, Any]]:
         """Its pods, those that are ending too."""
         selector = "app.kubernetes.io/name=llamaserver-operator"
-        return list(self.cluster.kubectl.get("pods", "", product.NAMESPACE, selector)["items"])
+        return self.cluster.kubectl.items("pods", product.NAMESPACE, selector)
 
     def requests(self, namespace: str = "") -> list[dict[str, Any]]:
         """What the operator asked of the API server so far, as audit events: about one namespace, if it is given."""

@@ -113,8 +113,10 @@ class Llama:
     @property
     def pods(self) -> list[Object]:
         """Pods that are not ending, oldest first."""
-        found = self.cluster.kubectl.get("pods", namespace=self.namespace, selector=f"llamaserver.dev/name={self.name}")
-        alive = [pod for pod in found["items"] if "deletionTimestamp" not in pod["metadata"]]
+        found = self.cluster.kubectl.items(
+            "pods", namespace=self.namespace, selector=f"llamaserver.dev/name={self.name}"
+        )
+        alive = [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
         return sorted(alive, key=lambda pod: pod["metadata"]["creationTimestamp"])
 
     @property
@@ -128,7 +130,7 @@ class Llama:
 
     def events(self) -> list[tuple[str, str, str]]:
         """(type, reason, message) of the Events about the object."""
-        found = self.cluster.kubectl.get("events", namespace=self.namespace)["items"]
+        found = self.cluster.kubectl.items("events", namespace=self.namespace)
         mine = [item for item in found if item["involvedObject"].get("name") == self.name]
         mine = [item for item in mine if item["involvedObject"].get("kind") == "LlamaServer"]
         return [(item["type"], item["reason"], item["message"]) for item in mine]
