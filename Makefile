@@ -26,10 +26,10 @@ model: install ## fetch the default model into the cache, print its path
 
 programs: install
 	@$(PY) -m tools.system_packages test
-	@$(PY) -m tests.localcluster prepare
+	@$(PY) -m dev.localcluster prepare
 
 demo: ## Kubernetes on this machine, our chart, one model, one chat through its Service (DEMO_ARGS=--once ends there)
-	@python=$$($(PYTHON) -m tools.buildtools) && exec "$$python" -m tests.localcluster.demo $(DEMO_ARGS)
+	@python=$$($(PYTHON) -m tools.buildtools) && exec "$$python" -m dev.localcluster.demo $(DEMO_ARGS)
 
 serve: install ## serve the default model on http://127.0.0.1:8080 (SERVE_ARGS adds options)
 	@model=$$($(PY) -m tools.model) && exec $(VENV)/bin/llamaserver -m "$$model" \

@@ -24,7 +24,7 @@ TEST_PROGRAMS = {
     "docker-registry": "docker-registry",
     "objdump": "binutils",
 }
-# What a Kubernetes node is made of; tests/localcluster/ brings the rest.
+# What a Kubernetes node is made of; dev/localcluster brings the rest.
 CLUSTER_PROGRAMS = {
     "containerd": "containerd",
     "runc": "runc",

@@ -1,6 +1,6 @@
 """The command `llamaserver`: parse, prepare, run. Exit codes: 0 stopped, 1 load failed, 2 usage, 130 Ctrl-C.
 
-`llamaserver fetch` and `llamaserver selftest` are commands of their own (fetch.py, selftest/).
+`llamaserver fetch` and `llamaserver selftest` are commands of their own (models/fetch.py, selftest/).
 """
 
 import logging
@@ -31,7 +31,7 @@ def main() -> None:
     """Run the server; does not return."""
     signal.signal(signal.SIGTERM, end_at_once)
     if sys.argv[1:2] == ["fetch"]:
-        from . import fetch
+        from .models import fetch
 
         fetch.main(sys.argv[2:])
     if sys.argv[1:2] == ["selftest"]:

@@ -19,23 +19,25 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from . import digest, download, huggingface, kv, model_cache, origin, termination, tls
+from . import store_setup, termination, tls
 from .api.app import build_app, build_context, build_management_app
 from .api.context import Context, Download
 from .api.system import load_system_prompt
 from .api.template_check import check_given_template, check_template
 from .config import Config
-from .engine.backend import Backend
-from .engine.kvstore import KVStore
 from .engine.loop import Engine
-from .engine.settings import EngineSettings
 from .engine.snapshot import Snapshot
 from .errors import ConfigError, ModelLoadError, TemplateInvalid, Unavailable
-from .source import Source, file_name, shards
+from .interfaces.backend import Backend
+from .kvstore.store import KVStore
+from .llama.templates import LlamaTemplates
+from .models import cache, digest, download, huggingface, origin
+from .models.source import Source, file_name, shards
+from .scheduling.settings import EngineSettings
 from .threads import default_threads
 
 if TYPE_CHECKING:
-    from .engine.llama_backend import LoadOptions
+    from .llama.options import LoadOptions
 
 _log = logging.getLogger(__name__)
 _RETIRED = 8  # sequences that a unified cache keeps beside the slots
@@ -63,7 +65,7 @@ def engine_settings(config: Config) -> EngineSettings:
 
 def load_options(config: Config, model: Path) -> "LoadOptions":
     """What the backend loads. Options of the same name have the same meaning."""
-    from .engine.llama_backend import LoadOptions
+    from .llama.options import LoadOptions
 
     threads = config.threads or default_threads()
     same = {name: getattr(config, name) for name in LoadOptions.__slots__ if hasattr(config, name)}
@@ -100,8 +102,8 @@ class Server:
         self._crash_log = crash_log
         self._model = Path(config.model)
         self._engine = Engine(self._load, engine_settings(config), self._open_store)
-        self._identities: kv.Identities | None = None
-        self._context: Context = build_context(config, self._engine)
+        self._identities: store_setup.Identities | None = None
+        self._context: Context = build_context(config, self._engine, LlamaTemplates())
         self._context.preparing = True
         self._runners: list[web.AppRunner] = []
         self._terminate = asyncio.Event()  # drain, then end
@@ -109,15 +111,15 @@ class Server:
         self._signal = signal.SIGTERM
 
     def _load(self, progress: Callable[[float], bool]) -> Backend:
-        from .engine import llama_devices
-        from .engine.llama_backend import LlamaBackend
+        from .llama import devices
+        from .llama.backend import LlamaBackend
 
         self._crash_log.model_bytes = _bytes_of(self._model)
         self._crash_log.phase("load")
-        if kv.wanted(self._config):
-            self._identities = kv.Identities(self._config, self._model)
-        llama_devices.initialise()
-        self._crash_log.runs_on(llama_devices.cpu_module())
+        if store_setup.wanted(self._config):
+            self._identities = store_setup.Identities(self._config, self._model)
+        devices.initialise()
+        self._crash_log.runs_on(devices.cpu_module())
         backend = LlamaBackend(load_options(self._config, self._model), progress)
         if self._config.warmup:
             self._crash_log.phase("warm-up")
@@ -127,7 +129,7 @@ class Server:
     def _open_store(self, backend: Backend) -> KVStore | None:
         if self._identities is None:
             return None
-        return kv.open_store(self._config, self._model, backend, self._identities)
+        return store_setup.open_store(self._config, self._model, backend, self._identities)
 
     async def run(self) -> int:
         """Serve until told to stop; returns the exit code."""
@@ -138,7 +140,7 @@ class Server:
         self._make_folders()
         background = [task async for task in self._bind()]
         if self._config.models_owner:
-            background.append(asyncio.create_task(model_cache.keep(self._claim(), prune=True)))
+            background.append(asyncio.create_task(cache.keep(self._claim(), prune=True)))
         loading = asyncio.create_task(self._prepare())
         try:
             code = await self._until_end(loading)
@@ -148,9 +150,9 @@ class Server:
             self._context.close()
         return code
 
-    def _claim(self) -> model_cache.Claim:
+    def _claim(self) -> cache.Claim:
         config = self._config
-        return model_cache.Claim(config.models_dir, config.models_owner, config.models_use, config.models_prune_after)
+        return cache.Claim(config.models_dir, config.models_owner, config.models_use, config.models_prune_after)
 
     def _catch_signals(self) -> None:
         loop = asyncio.get_running_loop()

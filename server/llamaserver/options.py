@@ -6,7 +6,7 @@ its arguments can be reused. The command line wins over the environment.
 
 import argparse
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,8 +14,8 @@ from typing import Any, NoReturn
 from . import __version__
 from .config import Config
 from .errors import ConfigError
+from .option_readers import Reader, choice, integer, number
 
-Reader = Callable[[str], Any]
 _TRUE = frozenset({"1", "true", "on", "yes", "enabled"})
 _FALSE = frozenset({"0", "false", "off", "no", "disabled"})
 
@@ -48,47 +48,6 @@ class Option:
     def key(self) -> str:
         """What tells this option from all others, those of the same field included."""
         return self.variables[0]
-
-
-def integer(low: int, high: int = 2**31 - 1) -> Reader:
-    """A whole number within [low, high]."""
-
-    def read(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            raise ConfigError(f"must be an integer, not {text!r}") from None
-        if not low <= value <= high:
-            raise ConfigError(f"must be between {low} and {high}, not {value}")
-        return value
-
-    return read
-
-
-def number(low: float, high: float = 1e9) -> Reader:
-    """A number within [low, high]."""
-
-    def read(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            raise ConfigError(f"must be a number, not {text!r}") from None
-        if not low <= value <= high:
-            raise ConfigError(f"must be between {low:g} and {high:g}, not {value:g}")
-        return value
-
-    return read
-
-
-def choice(*allowed: str) -> Reader:
-    """One of these words."""
-
-    def read(text: str) -> str:
-        if text not in allowed:
-            raise ConfigError(f"must be one of {', '.join(allowed)}, not {text!r}")
-        return text
-
-    return read
 
 
 def _layers(text: str) -> int:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.client import Client
 from tests.support.paths import model_path
 from tests.support.polling import until
-from tests.support.server import ServerProcess
+from tests.support.server.client import Client
+from tests.support.server.process import ServerProcess
 
 
 @pytest.fixture(scope="session")

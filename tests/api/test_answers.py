@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.client import Client
 from tests.support.paths import model_path
+from tests.support.server.client import Client
 
 pytestmark = pytest.mark.model
 PROMPT = "The three primary colours are red,"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.client import Client
+from tests.support.server.client import Client
 
 pytestmark = pytest.mark.model
 DEEP = b"[" * 200_000 + b"]" * 200_000

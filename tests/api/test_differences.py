@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from tests.support.client import Client
 from tests.support.paths import model_path
 from tests.support.polling import until
-from tests.support.server import ServerProcess
+from tests.support.server.client import Client
+from tests.support.server.process import ServerProcess
 
 pytestmark = pytest.mark.model
 

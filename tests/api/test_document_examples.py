@@ -8,9 +8,9 @@ from typing import Any
 import openai
 import pytest
 
-from tests.support.client import Client
 from tests.support.paths import model_path
-from tests.support.server import ServerProcess
+from tests.support.server.client import Client
+from tests.support.server.process import ServerProcess
 
 pytestmark = pytest.mark.model
 ADDRESS = "http://localhost:8080"

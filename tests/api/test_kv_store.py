@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.client import Client
 from tests.support.paths import model_path
 from tests.support.polling import until
-from tests.support.server import ServerProcess
+from tests.support.server.client import Client
+from tests.support.server.process import ServerProcess
 
 DOCUMENT = Path(__file__).parents[2] / "docs/metrics.md"
 pytestmark = pytest.mark.model

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from tests.support.client import Abandoned, Client
 from tests.support.paths import model_path
 from tests.support.polling import until
-from tests.support.server import ServerProcess
-from tests.support.traffic import at_once
+from tests.support.server.client import Abandoned, Client
+from tests.support.server.process import ServerProcess
+from tests.support.server.traffic import at_once
 
 pytestmark = pytest.mark.model
 

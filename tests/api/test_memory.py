@@ -8,11 +8,11 @@ import httpx2
 import psutil
 import pytest
 
-from tests.support.client import Abandoned, Client
 from tests.support.paths import model_path
 from tests.support.polling import until
-from tests.support.server import ServerProcess
-from tests.support.traffic import at_once
+from tests.support.server.client import Abandoned, Client
+from tests.support.server.process import ServerProcess
+from tests.support.server.traffic import at_once
 
 pytestmark = [pytest.mark.model, pytest.mark.slow]
 REQUESTS = 5000

@@ -7,8 +7,8 @@ from typing import Any
 import openai
 import pytest
 
-from tests.support.client import Client
 from tests.support.paths import model_path
+from tests.support.server.client import Client
 
 pytestmark = pytest.mark.model
 MESSAGES: Any = [

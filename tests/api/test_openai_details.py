@@ -7,9 +7,9 @@ from urllib.parse import quote
 import openai
 import pytest
 
-from tests.support.client import Client
 from tests.support.paths import model_path
-from tests.support.server import ServerProcess
+from tests.support.server.client import Client
+from tests.support.server.process import ServerProcess
 
 pytestmark = pytest.mark.model
 MESSAGES: Any = [{"role": "user", "content": "Name one colour."}]

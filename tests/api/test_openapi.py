@@ -12,9 +12,10 @@ from llamaserver.api import openapi
 from llamaserver.api.app import build_app, build_context
 from llamaserver.config import Config
 from llamaserver.engine.loop import Engine
-from llamaserver.engine.settings import EngineSettings
+from llamaserver.llama.templates import LlamaTemplates
+from llamaserver.scheduling.settings import EngineSettings
 
-from tests.support.client import Client
+from tests.support.server.client import Client
 
 EXAMPLES = 40  # an operation
 TEXT = Path(openapi.__file__).with_name("openapi.yaml").read_text()
@@ -32,7 +33,7 @@ def no_backend(progress: Any) -> Any:
 
 
 def test_every_route_is_described() -> None:
-    app = build_app(build_context(Config(), Engine(no_backend, EngineSettings(1, 8))))
+    app = build_app(build_context(Config(), Engine(no_backend, EngineSettings(1, 8)), LlamaTemplates()))
     routes = {
         (route.resource.canonical, route.method.lower())
         for route in app.router.routes()

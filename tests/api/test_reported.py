@@ -6,10 +6,10 @@ from typing import Any
 import openai
 import pytest
 
-from tests.support.client import Client
 from tests.support.paths import model_path
-from tests.support.server import ServerProcess
-from tests.support.traffic import at_once
+from tests.support.server.client import Client
+from tests.support.server.process import ServerProcess
+from tests.support.server.traffic import at_once
 
 pytestmark = pytest.mark.model
 MESSAGES: Any = [{"role": "user", "content": "Name one colour."}]

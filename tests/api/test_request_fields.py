@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.client import Client
+from tests.support.server.client import Client
 
 pytestmark = pytest.mark.model
 PROMPT = "The capital of France is"

@@ -7,9 +7,9 @@ import pytest
 from llamaserver.api.templates import CHATML, render
 from llamaserver.errors import ServerError
 
-from tests.support.client import Client
 from tests.support.paths import model_path
-from tests.support.server import ServerProcess
+from tests.support.server.client import Client
+from tests.support.server.process import ServerProcess
 
 MESSAGES: Any = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
 JINJA = (

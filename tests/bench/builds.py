@@ -5,7 +5,7 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.support.server import ServerProcess
+from tests.support.server.process import ServerProcess
 
 from .sides import Shape, ours
 

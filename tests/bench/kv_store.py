@@ -12,11 +12,12 @@ from typing import Any
 
 import llama_cpp.llama_cpp as lib
 import numpy as np
-from llamaserver.engine.backend import Batch
-from llamaserver.engine.kvstore import KVStore
-from llamaserver.engine.kvstore import Shape as StoreShape
-from llamaserver.engine.kvterms import Lookup, StoreOptions
-from llamaserver.engine.llama_backend import LlamaBackend, LoadOptions
+from llamaserver.interfaces.backend import Batch
+from llamaserver.kvstore.messages import Lookup, StoreOptions
+from llamaserver.kvstore.store import KVStore
+from llamaserver.kvstore.store import Shape as StoreShape
+from llamaserver.llama.backend import LlamaBackend
+from llamaserver.llama.options import LoadOptions
 
 from tools.cache import say
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support.server import ServerProcess, free_port
+from tests.support.server.process import ServerProcess, free_port
 
 from .load import call, together
 from .prompts import words

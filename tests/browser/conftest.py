@@ -5,12 +5,12 @@ from collections.abc import Iterator
 import pytest
 from selenium.webdriver import Chrome
 
-from tests.support.browser import chromium
-from tests.support.chat_page import ChatPage
-from tests.support.client import Client
 from tests.support.paths import model_path
 from tests.support.polling import until
-from tests.support.server import ServerProcess
+from tests.support.server.browser import chromium
+from tests.support.server.chat_page import ChatPage
+from tests.support.server.client import Client
+from tests.support.server.process import ServerProcess
 
 KEY = "a key of the tests"
 

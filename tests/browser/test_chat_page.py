@@ -6,8 +6,8 @@ from urllib.parse import urlsplit
 import pytest
 from selenium.webdriver.common.keys import Keys
 
-from tests.support.chat_page import ChatPage
 from tests.support.polling import until
+from tests.support.server.chat_page import ChatPage
 
 from .conftest import KEY, start
 

@@ -4,8 +4,8 @@ from functools import partial
 
 import pytest
 
-from tests.support.client import Client
 from tests.support.polling import until
+from tests.support.server.client import Client
 
 from .conftest import KEY
 

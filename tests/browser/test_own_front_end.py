@@ -5,8 +5,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.support.client import Client
 from tests.support.polling import until
+from tests.support.server.client import Client
 
 from .conftest import start
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.client import Client
+from tests.support.server.client import Client
 
 from .conftest import KEY
 

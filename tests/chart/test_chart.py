@@ -7,8 +7,8 @@ import pytest
 import yaml
 from llamaserver_operator import config
 
-from tests.localcluster.binaries import Missing
-from tests.support.helm import CHART, ROOT, Helm, HelmError, Object
+from dev.localcluster.binaries import Missing
+from tests.support.cluster.helm import CHART, ROOT, Helm, HelmError, Object
 from tests.support.lacking import lacking
 
 GOLDEN = Path(__file__).parent / "golden" / "defaults.yaml"

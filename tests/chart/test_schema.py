@@ -10,7 +10,7 @@ from llamaserver_operator.files import model_files
 from llamaserver_operator.parsing import parse
 from llamaserver_operator.resources.volumes import pod_volumes
 
-from tests.support.helm import ROOT
+from tests.support.cluster.helm import ROOT
 
 CRD: dict[str, Any] = yaml.safe_load((ROOT / "crds" / "llamaservers.yaml").read_text())
 (SERVED,) = CRD["spec"]["versions"]

@@ -1,6 +1,6 @@
 """Every test of this folder runs on a real cluster: one for the session, a namespace for the test.
 
-LLAMASERVER_CLUSTER names the folder of a running one to use instead (python -m tests.localcluster up).
+LLAMASERVER_CLUSTER names the folder of a running one to use instead (python -m dev.localcluster up).
 """
 
 import os
@@ -11,13 +11,13 @@ from uuid import uuid4
 
 import pytest
 
-from tests.localcluster import Cluster, product
-from tests.localcluster.binaries import Missing
-from tests.localcluster.cluster import folder_named
-from tests.localcluster.hub import Hub
-from tests.localcluster.kubectl import KubectlError
+from dev.localcluster import Cluster, product
+from dev.localcluster.binaries import Missing
+from dev.localcluster.cluster import folder_named
+from dev.localcluster.hub import Hub
+from dev.localcluster.kubectl import KubectlError
+from tests.support.cluster.llama import REPO, Llama
 from tests.support.lacking import lacking
-from tests.support.llama import REPO, Llama
 from tests.support.models import Models
 from tools import images, model
 from tools.cache import exclusive

@@ -3,7 +3,7 @@
 import openai
 import pytest
 
-from tests.support.llama import Llama
+from tests.support.cluster.llama import Llama
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 

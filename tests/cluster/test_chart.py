@@ -11,9 +11,9 @@ from uuid import uuid4
 import pytest
 import yaml
 
-from tests.localcluster import Cluster, product
-from tests.localcluster.hub import Hub
-from tests.support.helm import CHART, Helm, HelmError
+from dev.localcluster import Cluster, product
+from dev.localcluster.hub import Hub
+from tests.support.cluster.helm import CHART, Helm, HelmError
 from tests.support.models import Models
 from tests.support.polling import until
 

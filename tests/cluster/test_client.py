@@ -20,8 +20,8 @@ from llamaserver_operator.kinds import (
 )
 from llamaserver_operator.metrics import Metrics
 
-from tests.localcluster import Cluster
-from tests.support.accounts import Account
+from dev.localcluster import Cluster
+from tests.support.cluster.accounts import Account
 
 pytestmark = pytest.mark.cluster
 

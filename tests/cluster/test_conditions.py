@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from tests.localcluster.hub import Hub
-from tests.localcluster.kubectl import KubectlError, Object
-from tests.support import certificates
-from tests.support.llama import REPO, Llama
+from dev.localcluster.hub import Hub
+from dev.localcluster.kubectl import KubectlError, Object
+from tests.support.cluster.llama import REPO, Llama
 from tests.support.models import Models
 from tests.support.polling import until
+from tests.support.server import certificates
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 

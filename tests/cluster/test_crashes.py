@@ -4,11 +4,11 @@ import re
 
 import pytest
 
-from tests.localcluster.kubectl import Object
-from tests.support.faults import processes, segfault
-from tests.support.llama import Llama
+from dev.localcluster.kubectl import Object
+from tests.support.cluster.faults import processes, segfault
+from tests.support.cluster.llama import Llama
+from tests.support.cluster.waiting import verdicts
 from tests.support.polling import until
-from tests.support.waiting import verdicts
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from tests.localcluster.hub import Hub
-from tests.support.installed import Installed
-from tests.support.llama import REPO, Llama, spec_of
+from dev.localcluster.hub import Hub
+from tests.support.cluster.installed import Installed
+from tests.support.cluster.llama import REPO, Llama, spec_of
 from tests.support.polling import tried, until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]

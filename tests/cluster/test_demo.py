@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from tests.localcluster import demo
-from tests.localcluster.cluster import Cluster
+from dev.localcluster import demo
+from dev.localcluster.cluster import Cluster
 from tests.support.polling import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
@@ -21,7 +21,7 @@ def run(tmp_path):
     started = []
 
     def start(*arguments):
-        command = [sys.executable, "-m", "tests.localcluster.demo", "--once", f"--folder={folder}", *arguments]
+        command = [sys.executable, "-m", "dev.localcluster.demo", "--once", f"--folder={folder}", *arguments]
         with output.open("w") as out:
             started.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out))
         return started[-1], Cluster(folder), output

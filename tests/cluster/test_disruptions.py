@@ -11,8 +11,8 @@ from typing import Any, Self
 import httpx2
 import pytest
 
-from tests.localcluster.kubectl import Object
-from tests.support.llama import Llama, spec_of
+from dev.localcluster.kubectl import Object
+from tests.support.cluster.llama import Llama, spec_of
 from tests.support.polling import tried, until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.localcluster.hub import Hub
-from tests.localcluster.kubectl import Object
-from tests.support.llama import Llama, get
+from dev.localcluster.hub import Hub
+from dev.localcluster.kubectl import Object
+from tests.support.cluster.llama import Llama, get
 from tests.support.models import Models
 from tests.support.polling import until
 

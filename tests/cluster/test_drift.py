@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from llamaserver_operator import names
 
-from tests.support.llama import Llama
+from tests.support.cluster.llama import Llama
 from tests.support.polling import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]

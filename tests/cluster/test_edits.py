@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.localcluster.hub import Hub
-from tests.support.llama import REPO, Llama
+from dev.localcluster.hub import Hub
+from tests.support.cluster.llama import REPO, Llama
 from tests.support.models import Models
 from tests.support.polling import until
 from tools import images

@@ -4,7 +4,7 @@ import pytest
 import yaml
 from llamaserver_operator import parsing
 
-from tests.support.helm import ROOT
+from tests.support.cluster.helm import ROOT
 
 pytestmark = pytest.mark.cluster
 

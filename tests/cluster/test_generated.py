@@ -12,10 +12,10 @@ from llamaserver_operator.parsing import parse
 from llamaserver_operator.plan import make_plan
 
 from tests.cluster.test_crd import Api, schema_served
-from tests.support.random_specs import specs
-from tests.support.schema import LEAVES, defaulted, text
-from tests.support.specs import BASES, variants
-from tests.support.worlds import CONFIG, RWX, owner, world
+from tests.support.operator.random_specs import specs
+from tests.support.operator.schema import LEAVES, defaulted, text
+from tests.support.operator.specs import BASES, variants
+from tests.support.operator.worlds import CONFIG, RWX, owner, world
 
 Manifest = dict[str, Any]
 pytestmark = pytest.mark.cluster

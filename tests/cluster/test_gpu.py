@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.localcluster import Cluster
-from tests.localcluster.kubectl import Object
-from tests.support.llama import Llama, get
+from dev.localcluster import Cluster
+from dev.localcluster.kubectl import Object
+from tests.support.cluster.llama import Llama, get
 from tests.support.polling import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]

@@ -6,8 +6,8 @@ from threading import Thread
 
 import pytest
 
-from tests.localcluster.images import BUSYBOX
-from tests.localcluster.kubectl import KubectlError
+from dev.localcluster.images import BUSYBOX
+from dev.localcluster.kubectl import KubectlError
 from tests.support.polling import until
 
 pytestmark = pytest.mark.cluster

@@ -7,9 +7,9 @@ from statistics import quantiles
 
 import pytest
 
-from tests.localcluster import product
-from tests.support.installed import Installed
-from tests.support.llama import Llama, spec_of
+from dev.localcluster import product
+from tests.support.cluster.installed import Installed
+from tests.support.cluster.llama import Llama, spec_of
 from tests.support.polling import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.installed import Installed
-from tests.support.llama import Llama, spec_of
+from tests.support.cluster.installed import Installed
+from tests.support.cluster.llama import Llama, spec_of
 from tests.support.polling import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from llamaserver_operator.observed import is_ready
 
-from tests.localcluster.kubectl import Object
-from tests.support.llama import Llama, get, post
+from dev.localcluster.kubectl import Object
+from tests.support.cluster.llama import Llama, get, post
 from tests.support.polling import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]

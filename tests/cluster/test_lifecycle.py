@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.localcluster import Cluster
-from tests.localcluster.sandbox import SYSCTLS
+from dev.localcluster import Cluster
+from dev.localcluster.sandbox import SYSCTLS
 from tests.support.polling import until
 
 pytestmark = pytest.mark.cluster
@@ -37,7 +37,7 @@ def test_up_crash_up_down_leaves_nothing(cluster, tmp_path):
     """Beside the session's own cluster: several run on one machine."""
     folder = tmp_path / "second"
     before = machine()
-    command = [sys.executable, "-m", "tests.localcluster", "up", f"--folder={folder}"]
+    command = [sys.executable, "-m", "dev.localcluster", "up", f"--folder={folder}"]
     with (tmp_path / "up.log").open("w") as out:
         starting = subprocess.Popen(command, stdout=out, stderr=out)
     second = Cluster(folder)

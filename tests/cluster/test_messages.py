@@ -9,12 +9,12 @@ from llamaserver_operator.cluster import Cluster as Client
 from llamaserver_operator.metrics import Metrics
 from llamaserver_operator.owned import ARGUMENTS, VARIABLES
 
-from tests.localcluster import Cluster
-from tests.localcluster.kubectl import KubectlError, Object
-from tests.support import certificates
+from dev.localcluster import Cluster
+from dev.localcluster.kubectl import KubectlError, Object
 from tests.support.characters import SPECIAL
-from tests.support.llama import Llama, get, post
+from tests.support.cluster.llama import Llama, get, post
 from tests.support.polling import until
+from tests.support.server import certificates
 from tools import images
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]

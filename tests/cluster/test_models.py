@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.localcluster.hub import Hub
-from tests.localcluster.kubectl import Object
+from dev.localcluster.hub import Hub
+from dev.localcluster.kubectl import Object
+from tests.support.cluster.llama import REPO, Llama, get, post
 from tests.support.images import base64_of, png
-from tests.support.llama import REPO, Llama, get, post
 from tests.support.models import Models
 from tests.support.polling import tried, until
 

@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.localcluster import Cluster
-from tests.localcluster.forward import Relay, listen
-from tests.support.accounts import LEASES, WATCHED, WRITES, Account, server_of
-from tests.support.operator_process import OperatorProcess
+from dev.localcluster import Cluster
+from dev.localcluster.forward import Relay, listen
+from tests.support.cluster.accounts import LEASES, WATCHED, WRITES, Account, server_of
+from tests.support.operator.operator_process import OperatorProcess
 from tests.support.polling import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
@@ -38,7 +38,7 @@ class Pair:
         account = Account(self.cluster, self.namespace, name).make().allow(LEASES, WRITES, *WATCHED)
         kubeconfig = account.kubeconfig(self._folder, server)
         flags = (f"--identity={name}", f"--namespace={self.namespace}", f"--watch-namespace={self.namespace}", *TIMES)
-        module = "tests.support.writing_operator"
+        module = "tests.support.operator.writing_operator"
         return self._stack.enter_context(
             OperatorProcess(kubeconfig, self._folder / f"{name}.log", *flags, module=module)
         )

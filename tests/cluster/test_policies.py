@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from tests.localcluster import Cluster, product
-from tests.localcluster.kubectl import KubectlError, Object
-from tests.support import certificates
-from tests.support.llama import Llama
+from dev.localcluster import Cluster, product
+from dev.localcluster.kubectl import KubectlError, Object
+from tests.support.cluster.llama import Llama
 from tests.support.polling import until
+from tests.support.server import certificates
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from tests.localcluster import Cluster, binaries, product
-from tests.localcluster.kubectl import KubectlError, Object
-from tests.support import certificates
-from tests.support.definitions import until_served
-from tests.support.llama import Llama
+from dev.localcluster import Cluster, binaries, product
+from dev.localcluster.kubectl import KubectlError, Object
+from tests.support.cluster.definitions import until_served
+from tests.support.cluster.llama import Llama
+from tests.support.cluster.prometheus import Prometheus
 from tests.support.polling import until
-from tests.support.prometheus import Prometheus
+from tests.support.server import certificates
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.localcluster import Cluster
-from tests.localcluster.kubectl import KubectlError, Object
-from tests.support.installed import NAME
-from tests.support.llama import Llama, spec_of
+from dev.localcluster import Cluster
+from dev.localcluster.kubectl import KubectlError, Object
+from tests.support.cluster.installed import NAME
+from tests.support.cluster.llama import Llama, spec_of
 from tests.support.polling import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.localcluster.kubectl import Object
-from tests.support.installed import Installed
-from tests.support.llama import Llama, post, spec_of
+from dev.localcluster.kubectl import Object
+from tests.support.cluster.installed import Installed
+from tests.support.cluster.llama import Llama, post, spec_of
 from tests.support.polling import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]

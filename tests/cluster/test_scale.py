@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.localcluster.kubectl import Object
-from tests.support.llama import Llama, get, post
+from dev.localcluster.kubectl import Object
+from tests.support.cluster.llama import Llama, get, post
 from tests.support.polling import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]

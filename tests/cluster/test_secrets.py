@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.localcluster.forward import Relay
-from tests.localcluster.kubectl import Object
-from tests.support import certificates
-from tests.support.llama import Llama, get
+from dev.localcluster.forward import Relay
+from dev.localcluster.kubectl import Object
+from tests.support.cluster.llama import Llama, get
 from tests.support.polling import until
+from tests.support.server import certificates
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 

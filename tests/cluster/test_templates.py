@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.localcluster.hub import Hub
-from tests.support.llama import REPO, Llama, get, post
+from dev.localcluster.hub import Hub
+from tests.support.cluster.llama import REPO, Llama, get, post
 from tests.support.models import Models
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]

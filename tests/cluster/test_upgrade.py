@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.installed import Installed
-from tests.support.llama import Llama, spec_of
+from tests.support.cluster.installed import Installed
+from tests.support.cluster.llama import Llama, spec_of
+from tests.support.operator.upgraded_operator import LABEL
 from tests.support.polling import until
-from tests.support.upgraded_operator import LABEL
 from tools import images
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
@@ -35,7 +35,7 @@ def test_pods_stay_unless_their_own_inputs_change_or_the_object_follows_upgrades
     deployment = llama.child("deployment")
     assert (seen(llama), seen(follower)) == ((OLD, ""), (OLD, ""))
 
-    module, log = "tests.support.upgraded_operator", tmp_path / "later.log"
+    module, log = "tests.support.operator.upgraded_operator", tmp_path / "later.log"
     with Installed(llama.cluster).replaced(log, f"--server-image={NEW}", module=module):
         until(lambda: seen(follower) == (NEW, "later"), "the follower's template is the new one", 60, pause=0.2)
         until(lambda: not follower.pod_uids & followers, "its pods are new", 180, pause=0.2)

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.localcluster.hub import Hub
-from tests.localcluster.kubectl import KubectlError, Object
-from tests.support.helm import Helm, HelmError
-from tests.support.llama import REPO, Llama, spec_of
+from dev.localcluster.hub import Hub
+from dev.localcluster.kubectl import KubectlError, Object
+from tests.support.cluster.helm import Helm, HelmError
+from tests.support.cluster.llama import REPO, Llama, spec_of
+from tests.support.cluster.waiting import States, verdicts, watched
 from tests.support.polling import until
-from tests.support.waiting import States, verdicts, watched
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 

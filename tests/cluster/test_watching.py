@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.localcluster import Cluster
-from tests.support.accounts import LEASES, WATCHED, WRITES, Account, without
-from tests.support.definitions import until_served
-from tests.support.operator_process import OperatorProcess
+from dev.localcluster import Cluster
+from tests.support.cluster.accounts import LEASES, WATCHED, WRITES, Account, without
+from tests.support.cluster.definitions import until_served
+from tests.support.operator.operator_process import OperatorProcess
 from tests.support.polling import until
 
 pytestmark = pytest.mark.cluster
@@ -92,7 +92,7 @@ class World:
     def start(self, *flags: str) -> OperatorProcess:
         kubeconfig, log = self.account.kubeconfig(self._folder), self._folder / "operator.log"
         ours = (f"--namespace={self.namespace}", "--discovery-seconds=1")
-        module = "tests.support.writing_operator"
+        module = "tests.support.operator.writing_operator"
         return self._stack.enter_context(OperatorProcess(kubeconfig, log, *ours, *flags, module=module)).until_leading()
 
     def count(self, name: str, namespace: str = "") -> int:
@@ -316,7 +316,9 @@ def test_what_a_reconcile_saw_gone_is_told_when_it_is_there_again(world: World) 
 def test_an_operator_that_may_not_hold_the_lease_says_so_and_is_not_ready(world: World, tmp_path: Path) -> None:
     kubeconfig = world.account.kubeconfig(tmp_path)
     flags = (f"--namespace={world.namespace}", f"--watch-namespace={world.namespace}")
-    with OperatorProcess(kubeconfig, tmp_path / "log", *flags, module="tests.support.writing_operator") as operator:
+    with OperatorProcess(
+        kubeconfig, tmp_path / "log", *flags, module="tests.support.operator.writing_operator"
+    ) as operator:
         until(lambda: operator.said("leases"), "it says what it may not")
         assert "is forbidden" in operator.log
         assert operator.health("/readyz")[0] == 503

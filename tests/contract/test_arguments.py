@@ -14,10 +14,10 @@ from llamaserver_operator.parsing import parse
 from llamaserver_operator.resources.pod import pod_template
 
 from tests.contract.conftest import IMAGE, rendered
-from tests.support.random_specs import specs
-from tests.support.schema import LEAVES, Path, defaulted, errors, get, path_of, put, text
-from tests.support.specs import BASES, variants
-from tests.support.worlds import CONFIG
+from tests.support.operator.random_specs import specs
+from tests.support.operator.schema import LEAVES, Path, defaulted, errors, get, path_of, put, text
+from tests.support.operator.specs import BASES, variants
+from tests.support.operator.worlds import CONFIG
 
 Raw = dict[str, Any]
 HTTP: Raw = {"http": {"url": "http://models.example/model.gguf"}}

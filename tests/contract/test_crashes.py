@@ -10,7 +10,7 @@ import pytest
 from llamaserver.termination import Phase
 from llamaserver_operator.crashes import End, end_of
 
-from tests.support.worlds import NOW, pod
+from tests.support.operator.worlds import NOW, pod
 
 CRASHING = """
 import signal, sys

@@ -12,7 +12,7 @@ from llamaserver_operator.owned import ARGUMENTS, VARIABLES
 from llamaserver_operator.parsing import parse
 
 from tests.contract.test_arguments import TABLE, written
-from tests.support.schema import LEAVES
+from tests.support.operator.schema import LEAVES
 
 SPELLINGS = {option.key: {*option.flags, *option.off} for option in options.OPTIONS}
 SHORT = sorted(flag for flags in SPELLINGS.values() for flag in flags if not flag.startswith("--"))

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llamaserver import fetch, fetch_run, fetch_spec, options, termination
+from llamaserver import options, termination
 from llamaserver.errors import DownloadError
+from llamaserver.models import fetch, fetch_run
+from llamaserver.models import spec as fetch_spec
 from llamaserver_operator import names
 from llamaserver_operator.conditions import View, model_available
 from llamaserver_operator.files import model_files
@@ -18,9 +20,9 @@ from llamaserver_operator.status import status_of
 
 from tests.contract.conftest import IMAGE
 from tests.contract.recorded import Recorded
-from tests.support.specs import BASES
-from tests.support.wire import Wire, answer
-from tests.support.worlds import CONFIG, NEWER, NOW, counts, pod, rolled_out, world
+from tests.support.operator.specs import BASES
+from tests.support.operator.worlds import CONFIG, NEWER, NOW, counts, pod, rolled_out, world
+from tests.support.server.wire import Wire, answer
 
 Raw = dict[str, Any]
 DIGEST = "a" * 64

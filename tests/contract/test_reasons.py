@@ -8,15 +8,17 @@ from typing import Any
 
 import llamaserver
 import pytest
-from llamaserver import http_client, termination
+from llamaserver import termination
 from llamaserver.api.template_check import check_template
 from llamaserver.config import Config
 from llamaserver.errors import TemplateInvalid
+from llamaserver.llama.templates import LlamaTemplates
+from llamaserver.models import http_client
 from llamaserver_operator import names, pods
 
-from tests.support.worlds import pod, told
+from tests.support.operator.worlds import pod, told
 
-MODULES = sorted(Path(llamaserver.__file__).parent.glob("*.py"))
+MODULES = sorted(Path(llamaserver.__file__).parent.rglob("*.py"))
 
 
 def written() -> set[str]:
@@ -79,7 +81,10 @@ async def test_a_broken_template_is_told_by_its_field(source: str, tmp_path: Pat
     file = f"{names.CONFIG_DIR}/chat-template" if source == "the field" else ""
     info = SimpleNamespace(chat_template="{% if", causal=True)
     server: Any = SimpleNamespace(
-        config=Config(chat_template_file=file), template_file="{% if" if file else "", engine=SimpleNamespace(info=info)
+        config=Config(chat_template_file=file),
+        template_file="{% if" if file else "",
+        engine=SimpleNamespace(info=info),
+        builtin=LlamaTemplates(),
     )
     with pytest.raises(TemplateInvalid) as caught:
         await check_template(server)

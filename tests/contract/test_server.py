@@ -14,7 +14,7 @@ import pytest
 import yaml
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
-from llamaserver import fetch_run
+from llamaserver.models import fetch_run
 from llamaserver_operator import names
 from llamaserver_operator.cluster import PodReader
 from llamaserver_operator.metrics import Metrics
@@ -30,10 +30,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.contract.conftest import IMAGE, rendered
 from tests.contract.recorded import Recorded
 from tests.support.models import Models
+from tests.support.operator.schema import CRD, ROOT, Node
+from tests.support.operator.worlds import CONFIG, NOW, counts, owner, pod, rolled_out, world
 from tests.support.polling import until
-from tests.support.schema import CRD, ROOT, Node
-from tests.support.server import ServerProcess, free_port
-from tests.support.worlds import CONFIG, NOW, counts, owner, pod, rolled_out, world
+from tests.support.server.process import ServerProcess, free_port
 
 RAW: dict[str, Any] = {
     "model": {"source": {"persistentVolumeClaim": {"claimName": "c", "path": "llama.gguf"}}},

@@ -3,14 +3,14 @@
 from dataclasses import replace
 
 import pytest
-from llamaserver.engine.backend import Status
-from llamaserver.engine.output import Delta, Failed
-from llamaserver.engine.params import Media
-from llamaserver.engine.sequence import Phase
 from llamaserver.errors import EngineFailure, InvalidRequest, Unavailable
+from llamaserver.interfaces.backend import Status
+from llamaserver.interfaces.output import Delta, Failed
+from llamaserver.interfaces.params import Media
+from llamaserver.scheduling.sequence import Phase
 
-from tests.support.driver import GREEDY, Driver, make, same_as_alone, tokens
-from tests.support.toy import VOCAB, Failure, ScriptedSampler, picture_keys
+from tests.support.engine.driver import GREEDY, Driver, make, same_as_alone, tokens
+from tests.support.engine.toy import VOCAB, Failure, ScriptedSampler, picture_keys
 
 
 def ids(*pieces: bytes) -> list[int]:

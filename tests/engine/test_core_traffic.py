@@ -7,15 +7,15 @@ from typing import Any
 
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
-from llamaserver.engine.backend import Status
-from llamaserver.engine.output import Embedded, Failed
-from llamaserver.engine.params import GenerationParams, Media, SamplingParams
-from llamaserver.engine.sequence import Phase
-from llamaserver.engine.sequence import Sequence as Running
 from llamaserver.errors import ServerError
+from llamaserver.interfaces.backend import Status
+from llamaserver.interfaces.output import Embedded, Failed
+from llamaserver.interfaces.params import GenerationParams, Media, SamplingParams
+from llamaserver.scheduling.sequence import Phase
+from llamaserver.scheduling.sequence import Sequence as Running
 
-from tests.support.driver import GREEDY, Driver, make, outcome, solo
-from tests.support.toy import VOCAB, Failure, picture_keys
+from tests.support.engine.driver import GREEDY, Driver, make, outcome, solo
+from tests.support.engine.toy import VOCAB, Failure, picture_keys
 
 MANY = 150
 N = VOCAB.n_vocab

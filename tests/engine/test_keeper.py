@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from llamaserver.engine.backend import Status
-from llamaserver.engine.output import Failed
-from llamaserver.engine.sequence import Phase
 from llamaserver.errors import Unavailable
+from llamaserver.interfaces.backend import Status
+from llamaserver.interfaces.output import Failed
+from llamaserver.scheduling.sequence import Phase
 
-from tests.support.driver import Driver, same_as_alone, tokens
-from tests.support.kv import files
-from tests.support.kv_driver import engine, evaluated, quiet, store_of
+from tests.support.engine.driver import Driver, same_as_alone, tokens
+from tests.support.engine.kv import files
+from tests.support.engine.kv_driver import engine, evaluated, quiet, store_of
+from tests.support.engine.toy import Failure, picture_keys
 from tests.support.polling import until
-from tests.support.toy import Failure, picture_keys
 
 LAYOUTS = pytest.mark.parametrize("unified", [False, True], ids=["split", "unified"])
 

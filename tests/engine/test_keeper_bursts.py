@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llamaserver.engine import kvdisk
-from llamaserver.engine.kvterms import Lookup, Offer
-from llamaserver.engine.sequence import MAX_BACKLOG, Phase, Sequence
 from llamaserver.engine.stats import Stats
+from llamaserver.kvstore import disk as kvdisk
+from llamaserver.kvstore.messages import Lookup, Offer
+from llamaserver.scheduling.sequence import MAX_BACKLOG, Phase, Sequence
 
-from tests.support.driver import Driver, same_as_alone, tokens
-from tests.support.kv import files
-from tests.support.kv_driver import engine, evaluated, quiet, store_of
+from tests.support.engine.driver import Driver, same_as_alone, tokens
+from tests.support.engine.kv import files
+from tests.support.engine.kv_driver import engine, evaluated, quiet, store_of
 from tests.support.polling import until
 
 SLOTS = 8

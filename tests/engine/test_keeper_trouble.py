@@ -5,16 +5,16 @@ import threading
 from pathlib import Path
 
 import pytest
-from llamaserver.engine import kvdisk
-from llamaserver.engine.kvstore import KVStore, Shape
-from llamaserver.engine.kvterms import Lookup, StoreOptions
-from llamaserver.engine.sequence import MAX_BACKLOG, Phase
+from llamaserver.kvstore import disk as kvdisk
+from llamaserver.kvstore.messages import Lookup, StoreOptions
+from llamaserver.kvstore.store import KVStore, Shape
+from llamaserver.scheduling.sequence import MAX_BACKLOG, Phase
 
-from tests.support.driver import make, tokens
-from tests.support.kv import files
-from tests.support.kv_driver import engine, evaluated, quiet, store_of
+from tests.support.engine.driver import make, tokens
+from tests.support.engine.kv import files
+from tests.support.engine.kv_driver import engine, evaluated, quiet, store_of
+from tests.support.engine.toy import ToyCodec
 from tests.support.polling import until
-from tests.support.toy import ToyCodec
 
 
 def test_clients_that_do_not_read_hold_nobody_up(tmp_path: Path) -> None:

@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llamaserver.engine.backend import Batch, Status
 from llamaserver.engine.loop import Engine, EngineSettings, Request, SlotState
-from llamaserver.engine.output import Delta, Embedded, Event, Failed, Finish
-from llamaserver.engine.params import GenerationParams, Prompt
-from llamaserver.engine.sequence import MAX_BACKLOG, Sequence
 from llamaserver.engine.stream import Stream
 from llamaserver.errors import ContextExceeded, EngineFailure, InvalidRequest, ModelLoadError, NotSupported, Unavailable
+from llamaserver.interfaces.backend import Batch, Status
+from llamaserver.interfaces.output import Delta, Embedded, Event, Failed, Finish
+from llamaserver.interfaces.params import GenerationParams, Prompt
+from llamaserver.scheduling.sequence import MAX_BACKLOG, Sequence
 
-from tests.support.driver import GREEDY, solo, tokens
+from tests.support.engine.driver import GREEDY, solo, tokens
+from tests.support.engine.toy import ToyBackend
 from tests.support.polling import eventually
-from tests.support.toy import ToyBackend
 
 SETTINGS = EngineSettings(n_slots=2, slot_ctx=128, cont_batching=True)
 

@@ -5,7 +5,7 @@ from dataclasses import FrozenInstanceError, fields, is_dataclass
 import pytest
 from llamaserver.engine.snapshot import Histogram, SlotView, Snapshot
 
-from tests.support.driver import make, tokens
+from tests.support.engine.driver import make, tokens
 
 
 def test_every_value_is_frozen() -> None:

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from llamaserver.engine.backend import Status
-from llamaserver.engine.warmup import Served, WarmUp
 from llamaserver.errors import ModelLoadError
+from llamaserver.interfaces.backend import Status
+from llamaserver.llama.warmup_steps import Served, WarmUp
 
-from tests.support.toy import Failure, ToyBackend
+from tests.support.engine.toy import Failure, ToyBackend
 
 TOKENS = (3, 4, 5, 6, 7)
 SPLIT = {"n_ctx": 512, "n_seq_max": 4}

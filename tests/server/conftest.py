@@ -8,6 +8,7 @@ from llamaserver.api.app import build_app, build_context, build_management_app
 from llamaserver.config import Config
 from llamaserver.engine.loop import Engine
 from llamaserver.lifecycle import engine_settings
+from llamaserver.llama.templates import LlamaTemplates
 
 
 class Ports:
@@ -44,7 +45,7 @@ async def ports():
 
     async def start(**options):
         config = Config(model="model.gguf", **options)
-        context = build_context(config, Engine(lambda progress: None, engine_settings(config)))
+        context = build_context(config, Engine(lambda progress: None, engine_settings(config)), LlamaTemplates())
         clients = [TestClient(TestServer(app(context))) for app in (build_app, build_management_app)]
         for client in clients:
             await client.start_server()

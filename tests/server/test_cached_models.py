@@ -6,15 +6,15 @@ import shutil
 
 import pytest
 from aiohttp import web
-from llamaserver import digest, download, gguf_check, http_client, origin, sidecar
-from llamaserver.download import fetch
 from llamaserver.errors import DownloadError, ModelLoadError
-from llamaserver.origin import Origin
-from llamaserver.source import Source
-from llamaserver.transfer import Transfer
+from llamaserver.models import digest, download, gguf_check, http_client, origin, sidecar
+from llamaserver.models.download import fetch
+from llamaserver.models.origin import Origin
+from llamaserver.models.source import Source
+from llamaserver.models.transfer import Transfer
 
-from tests.support.file_server import FileServer
 from tests.support.gguf_bytes import whole
+from tests.support.server.file_server import FileServer
 
 DATA = whole(bytes(range(256)) * 4000)
 OTHER = whole(bytes(reversed(range(256))) * 4000)  # of the same size

@@ -9,10 +9,10 @@ import llama_cpp
 import psutil
 import pytest
 
-from tests.support.client import Client
 from tests.support.paths import model_path
-from tests.support.server import ServerProcess
-from tests.support.traffic import at_once
+from tests.support.server.client import Client
+from tests.support.server.process import ServerProcess
+from tests.support.server.traffic import at_once
 
 pytestmark = pytest.mark.model
 PROMPT = "The quick brown fox jumps over the lazy dog, and then the dog jumps over the"

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from llamaserver import lifecycle
 
-from tests.support import native_faults
-from tests.support.client import Client
+from tests.support.engine import native_faults
 from tests.support.models import Models
 from tests.support.polling import until
-from tests.support.server import ServerProcess
+from tests.support.server.client import Client
+from tests.support.server.process import ServerProcess
 
 # faulthandler's words, which the operator looks for
 SIGNALS = {

@@ -8,14 +8,14 @@ import shutil
 
 import pytest
 from aiohttp import web
-from llamaserver import digest, fetch_lock, http_client
-from llamaserver.download import fetch, fetch_model
 from llamaserver.errors import DownloadError, ModelLoadError
-from llamaserver.source import Source, file_name, shard_urls, shown
-from llamaserver.transfer import Transfer
+from llamaserver.models import digest, http_client, lock
+from llamaserver.models.download import fetch, fetch_model
+from llamaserver.models.source import Source, file_name, shard_urls, shown
+from llamaserver.models.transfer import Transfer
 
-from tests.support.file_server import FileServer
 from tests.support.gguf_bytes import whole
+from tests.support.server.file_server import FileServer
 
 DATA = whole(bytes(range(256)) * 12_000)  # 3 MB: several chunks
 OTHER = whole(bytes(reversed(DATA))[: len(DATA) - 64])  # of the same size
@@ -337,7 +337,7 @@ async def test_a_folder_that_cannot_be_made(mirror, tmp_path):
 
 
 async def test_two_servers_that_share_a_folder_fetch_once(mirror, target, monkeypatch):
-    monkeypatch.setattr(fetch_lock, "_FIRST_LOOK", 0.01)
+    monkeypatch.setattr(lock, "_FIRST_LOOK", 0.01)
     mirror.plan = [1_000_000]
     both = await asyncio.gather(*[fetch(Source(mirror.url), target, mirror.progress) for _ in range(2)])
     assert both == [target, target]

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from llamaserver import fetch, fetch_run, http_client, model_cache, origin, transfer
-from llamaserver.digest import recorded
 from llamaserver.errors import DownloadError
-from llamaserver.fetch_spec import wanted
+from llamaserver.models import cache, fetch, fetch_run, http_client, origin, transfer
+from llamaserver.models.digest import recorded
+from llamaserver.models.spec import wanted
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.gguf_bytes import Tensor, header, whole
-from tests.support.mirror import Mirror
 from tests.support.polling import until
-from tests.support.server import free_port
+from tests.support.server.mirror import Mirror
+from tests.support.server.process import free_port
 
 KEY = "hf-9f2c1a7b3d"
 ENDINGS = ("", ".origin", ".sha256")  # of what lies there after a download
@@ -142,8 +142,8 @@ def test_where_all_is_there_nothing_is_made_ready_for_a_download(start, folder, 
     assert quick.ends() == 0, quick.log
     assert "all files are there" in quick.log
     owners = {path.name for path in (folder / "http-1" / ".owners").iterdir()}
-    assert owners == {model_cache.escaped("ns/first"), model_cache.escaped("ns/second")}
-    assert any(path.name.startswith(model_cache.escaped("ns/second")) for path in (folder / ".users").iterdir())
+    assert owners == {cache.escaped("ns/first"), cache.escaped("ns/second")}
+    assert any(path.name.startswith(cache.escaped("ns/second")) for path in (folder / ".users").iterdir())
 
 
 @pytest.mark.parametrize("doubt", ["none of it", "one is missing", "suspect", "changed", "other digest", "unknown"])
@@ -354,11 +354,11 @@ def test_a_disk_that_fills_up_tells_its_reason(start, folder, tmp_path):
 async def test_a_full_disk_is_freed_of_what_the_owner_no_longer_uses(folder, mirror, monkeypatch, idle, fits):
     """The server, which does so else, would never start."""
     folder.mkdir()
-    former = model_cache.Claim(folder, "a/b", ("hf-former",))
+    former = cache.Claim(folder, "a/b", ("hf-former",))
     former.name()
     (folder / "hf-former" / "model.gguf").write_bytes(b"former")
     past = (folder / "hf-former").stat().st_mtime - idle
-    os.utime(folder / "hf-former" / ".owners" / model_cache.escaped("a/b"), (past, past))
+    os.utime(folder / "hf-former" / ".owners" / cache.escaped("a/b"), (past, past))
     real = transfer.shutil.disk_usage(folder)
     full = real._replace(free=1 << 20)
     monkeypatch.setattr(
@@ -376,7 +376,7 @@ async def test_a_full_disk_is_freed_of_what_the_owner_no_longer_uses(folder, mir
 
 
 def test_the_command_needs_no_model_library(tmp_path):
-    code = "import sys, llamaserver.fetch; sys.exit('llama_cpp' in sys.modules or 'numpy' in sys.modules)"
+    code = "import sys, llamaserver.models.fetch; sys.exit('llama_cpp' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
 
 

@@ -10,8 +10,8 @@ import time
 from contextlib import AsyncExitStack
 
 import pytest
-from llamaserver import fetch_lock
-from llamaserver.fetch_lock import LockLost, held
+from llamaserver.models import lock as fetch_lock
+from llamaserver.models.lock import LockLost, held
 
 from tests.support.polling import eventually, until
 
@@ -19,7 +19,7 @@ FOREIGN = '{"kernel": "another-node", "host": "pod-1", "pid": 1}'
 HOLDER = """
 import asyncio, sys
 from pathlib import Path
-from llamaserver.fetch_lock import held
+from llamaserver.models.lock import held
 
 async def main():
     async with held(Path(sys.argv[1]), lambda waiting: None):

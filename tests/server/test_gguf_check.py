@@ -6,8 +6,8 @@ import random
 import gguf
 import numpy as np
 import pytest
-from llamaserver import gguf_check
-from llamaserver.gguf_check import CutOff, NotGGUF, check, check_begin
+from llamaserver.models import gguf_check
+from llamaserver.models.gguf_check import CutOff, NotGGUF, check, check_begin
 
 from tests.support.gguf_bytes import ARRAY, STRING, UINT32, Tensor, header, text, u32, u64, value, whole
 from tests.support.models import Models

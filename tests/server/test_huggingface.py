@@ -3,8 +3,8 @@
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from llamaserver import download, http_client, huggingface
 from llamaserver.errors import ModelLoadError
+from llamaserver.models import download, http_client, huggingface
 
 from tests.support.gguf_bytes import whole
 

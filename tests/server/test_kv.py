@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llamaserver import digest, kv
+from llamaserver import store_setup
 from llamaserver.config import Config
-from llamaserver.engine.backend import ModelInfo
+from llamaserver.interfaces.backend import ModelInfo
+from llamaserver.models import digest
 
+from tests.support.engine.toy import ToyBackend
 from tests.support.polling import until
-from tests.support.toy import ToyBackend
 
 
 @pytest.fixture
@@ -24,8 +25,8 @@ def model(tmp_path: Path) -> Path:
 
 
 def made(config: Config, model: Path, info: ModelInfo) -> bytes:
-    known = kv.digests(kv.files(config, model), "")
-    return kv.fingerprint(config, model, info, known)
+    known = store_setup.digests(store_setup.files(config, model), "")
+    return store_setup.fingerprint(config, model, info, known)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,7 @@ def test_factors_for_long_contexts_are_other_numbers(model: Path) -> None:
 
 def test_every_part_of_a_split_model_counts(tmp_path: Path) -> None:
     parts = [tmp_path / f"m-0000{n}-of-00003.gguf" for n in (1, 2, 3)]
-    assert kv.files(Config(lora=(("a.gguf", 0.5),), mmproj="p.gguf"), parts[0]) == [
+    assert store_setup.files(Config(lora=(("a.gguf", 0.5),), mmproj="p.gguf"), parts[0]) == [
         *parts, Path("p.gguf"), Path("a.gguf"),
     ]  # fmt: skip
 
@@ -94,17 +95,17 @@ def test_a_digest_that_cannot_be_kept_beside_the_model_is_kept_in_the_store(
 
     monkeypatch.setattr(digest, "record", read_only)
     store = tmp_path / "kv"
-    found = kv.digests([model], str(store))
+    found = store_setup.digests([model], str(store))
     computed = digest.compute(model)
     assert found == {model: computed}
     monkeypatch.setattr(digest, "compute", lambda path: pytest.fail("read again"))
-    assert kv.digests([model], str(store)) == found
+    assert store_setup.digests([model], str(store)) == found
     os.utime(model, (1, 1))  # another file, for all we know
     monkeypatch.setattr(digest, "compute", lambda path: "anew")
-    assert kv.digests([model], str(store)) == {model: "anew"}
+    assert store_setup.digests([model], str(store)) == {model: "anew"}
     for path in (store / ".digests").iterdir():
         path.write_text("{half")
-    assert kv.digests([model], str(store)) == {model: "anew"}
+    assert store_setup.digests([model], str(store)) == {model: "anew"}
 
 
 def replaced(path: Path) -> None:
@@ -131,31 +132,31 @@ def test_there_is_no_store_for_a_file_that_is_not_the_one_loaded(
         path.write_bytes(b"weights")
     config = Config(kv_store=str(tmp_path / "kv"), mmproj=str(paths["projector"]), lora=((str(paths["adapter"]), 1.0),))
     gate = threading.Event()
-    digests = kv.digests
+    digests = store_setup.digests
 
     def held(*asked: Any) -> dict[Path, str]:
         found = digests(*asked) if when == "after it was read" else {}
         assert gate.wait(30)
         return found or digests(*asked)
 
-    monkeypatch.setattr(kv, "digests", held)
-    identities = kv.Identities(config, paths["model"])
+    monkeypatch.setattr(store_setup, "digests", held)
+    identities = store_setup.Identities(config, paths["model"])
     if when == "after it was read":
         until(lambda: digest.recorded(paths[what]), "it has been read")
     change(paths[what])
     gate.set()
     if change is Path.unlink and when == "before it is read":
         with pytest.raises(FileNotFoundError):
-            kv.open_store(config, paths["model"], ToyBackend(n_lora=1), identities)
+            store_setup.open_store(config, paths["model"], ToyBackend(n_lora=1), identities)
         return
-    assert kv.open_store(config, paths["model"], ToyBackend(n_lora=1), identities) is None
+    assert store_setup.open_store(config, paths["model"], ToyBackend(n_lora=1), identities) is None
     (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert str(paths[what]) in line
 
 
 def test_what_stays_as_it_was_has_a_store(model: Path, tmp_path: Path) -> None:
     config = Config(kv_store=str(tmp_path / "kv"))
-    store = kv.open_store(config, model, ToyBackend(), kv.Identities(config, model))
+    store = store_setup.open_store(config, model, ToyBackend(), store_setup.Identities(config, model))
     assert store is not None
     assert store._shape.fingerprint == made(config, model, ToyBackend().info)
 
@@ -179,7 +180,7 @@ def test_nothing_is_read_for_what_stays_in_memory(model: Path, monkeypatch: pyte
     for path in adapters:
         path.write_bytes(b"adapter")
     config = Config(cache_ram=10, lora=tuple((str(path), 1.0) for path in adapters))
-    store = kv.open_store(config, model, ToyBackend(n_lora=2), kv.Identities(config, model))
+    store = store_setup.open_store(config, model, ToyBackend(n_lora=2), store_setup.Identities(config, model))
     assert store is not None
     assert len(set(store._shape.adapters)) == 2
     assert not list(model.parent.glob("*.sha256"))
@@ -198,4 +199,4 @@ def test_nothing_is_read_for_what_stays_in_memory(model: Path, monkeypatch: pyte
     ],
 )
 def test_when_there_is_a_store(fields: dict[str, Any], wanted: bool) -> None:
-    assert kv.wanted(Config(**fields)) is wanted
+    assert store_setup.wanted(Config(**fields)) is wanted

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.client import Client
-from tests.support.kv import files
+from tests.support.engine.kv import files
 from tests.support.models import Models
 from tests.support.polling import until
-from tests.support.server import ServerProcess, free_port
+from tests.support.server.client import Client
+from tests.support.server.process import ServerProcess, free_port
 
 pytestmark = pytest.mark.model
 MEMORY = ("--cache-ram", "64", "--kv-store-min-tokens", "0")

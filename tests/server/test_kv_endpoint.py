@@ -4,8 +4,8 @@ import asyncio
 import threading
 from dataclasses import replace
 
-from llamaserver.engine.kvterms import StoreStats
 from llamaserver.engine.snapshot import Snapshot
+from llamaserver.kvstore.messages import StoreStats
 
 
 class Hanging:

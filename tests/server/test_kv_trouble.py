@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from tests.support.client import Client
-from tests.support.kv import files
-from tests.support.kv_server import LONG, conversation, serving, terminate, turn
+from tests.support.engine.kv import files
 from tests.support.models import Models
 from tests.support.polling import until
-from tests.support.server import ServerProcess
+from tests.support.server.client import Client
+from tests.support.server.kv_server import LONG, conversation, serving, terminate, turn
+from tests.support.server.process import ServerProcess
 from tests.support.volumes import Volume, ext4, tmpfs
 
 pytestmark = pytest.mark.model

@@ -10,14 +10,14 @@ import sys
 
 import httpx2
 import pytest
-from llamaserver import origin
+from llamaserver.models import origin
 
-from tests.support.client import Client
-from tests.support.mirror import Mirror
 from tests.support.models import Models
 from tests.support.paths import model_path
 from tests.support.polling import until
-from tests.support.server import ServerProcess, free_port
+from tests.support.server.client import Client
+from tests.support.server.mirror import Mirror
+from tests.support.server.process import ServerProcess, free_port
 
 pytestmark = pytest.mark.model
 

@@ -10,14 +10,14 @@ from types import SimpleNamespace
 
 import aiohttp
 import pytest
-from llamaserver import http_client, http_failures
-from llamaserver.download import fetch
 from llamaserver.errors import DownloadError
-from llamaserver.source import Source, bearer
+from llamaserver.models import http_client, http_failures
+from llamaserver.models.download import fetch
+from llamaserver.models.source import Source, bearer
 
-from tests.support import certificates
 from tests.support.gguf_bytes import whole
-from tests.support.wire import Wire, answer, raw, reset, silence
+from tests.support.server import certificates
+from tests.support.server.wire import Wire, answer, raw, reset, silence
 
 DATA = whole(bytes(range(256)) * 12_000)
 HALF = DATA[: len(DATA) // 2]

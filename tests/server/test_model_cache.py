@@ -7,11 +7,11 @@ import socket
 import threading
 
 import pytest
-from llamaserver import model_cache
-from llamaserver.model_cache import Claim, escaped
+from llamaserver.models import cache
+from llamaserver.models.cache import Claim, escaped
 
 from tests.support.polling import until
-from tests.support.server import ServerProcess
+from tests.support.server.process import ServerProcess
 
 HOST = socket.gethostname()
 
@@ -122,7 +122,7 @@ def test_signs_of_life_need_no_space(folder, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(model_cache, "_write", full)
+    monkeypatch.setattr(cache, "_write", full)
     claim.use()
     assert Claim(folder, "ns/a", ("key",)).prune() == []
     assert user(folder, "ns/a").stat().st_mtime > marker(folder, "key", "ns/a").stat().st_mtime - 1
@@ -156,13 +156,13 @@ def test_a_folder_that_is_named_while_it_goes_comes_back(folder, monkeypatch):
     """Another owner's fetch enters itself between the look at the markers and the rename."""
     downloaded(folder, "ns/a", "old")
     age(10_000, marker(folder, "old", "ns/a"))
-    real = model_cache._remove
+    real = cache._remove
 
     def remove(path):
         Claim(folder, "ns/b", ("old",)).name()
         return real(path)
 
-    monkeypatch.setattr(model_cache, "_remove", remove)
+    monkeypatch.setattr(cache, "_remove", remove)
     assert Claim(folder, "ns/a", ()).prune() == []
     assert (folder / "old/model.gguf").exists()
     assert marker(folder, "old", "ns/b").exists()

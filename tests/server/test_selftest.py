@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from llamaserver.selftest.compare import MEAN_LIMIT, WORST_LIMIT, compare, finite
 
-from tests.support import native_faults
+from tests.support.engine import native_faults
 from tests.support.models import Models
 from tests.support.paths import model_path
-from tests.support.server import ServerProcess
+from tests.support.server.process import ServerProcess
 
 FOLDER = Path(llama_cpp.__file__).parent / "lib"
 MODULES = {path.stem.removeprefix("libggml-cpu-") for path in FOLDER.glob("libggml-cpu-*.so")}

@@ -12,11 +12,11 @@ import httpx2
 import psutil
 import pytest
 
-from tests.support import certificates
-from tests.support.client import Client
 from tests.support.paths import model_path
 from tests.support.polling import until
-from tests.support.server import ServerProcess, free_port
+from tests.support.server import certificates
+from tests.support.server.client import Client
+from tests.support.server.process import ServerProcess, free_port
 
 pytestmark = pytest.mark.model
 

@@ -15,11 +15,11 @@ from contextlib import contextmanager
 import httpx2
 import pytest
 
-from tests.support import certificates
-from tests.support.client import Client, read_events
 from tests.support.paths import model_path
 from tests.support.polling import tried, until
-from tests.support.server import ServerProcess, free_port
+from tests.support.server import certificates
+from tests.support.server.client import Client, read_events
+from tests.support.server.process import ServerProcess, free_port
 
 pytestmark = pytest.mark.model
 ENDLESS = {"n_predict": -1, "ignore_eos": True}

@@ -11,11 +11,12 @@ from llamaserver.api import template_check
 from llamaserver.api.template_check import check_given_template, check_template
 from llamaserver.config import Config
 from llamaserver.errors import TemplateInvalid
+from llamaserver.llama.templates import LlamaTemplates
 
-from tests.support.client import Client
 from tests.support.models import Models
 from tests.support.polling import until
-from tests.support.server import ServerProcess, free_port
+from tests.support.server.client import Client
+from tests.support.server.process import ServerProcess, free_port
 
 SIMPLE = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
 
@@ -28,7 +29,8 @@ def context(metadata="", *, causal=True, template_file="", **options):
     """What the check looks at: options, the template's file, and a model with that in its metadata."""
     info = SimpleNamespace(chat_template=metadata, causal=causal)
     engine = SimpleNamespace(info=info, vocab=Vocab())
-    return SimpleNamespace(config=Config(**options), template_file=template_file, engine=engine)
+    config = Config(**options)
+    return SimpleNamespace(config=config, template_file=template_file, engine=engine, builtin=LlamaTemplates())
 
 
 BROKEN = {

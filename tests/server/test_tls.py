@@ -10,8 +10,8 @@ import pytest
 from llamaserver import tls
 from llamaserver.errors import ConfigError
 
-from tests.support import certificates
 from tests.support.polling import eventually
+from tests.support.server import certificates
 
 
 @pytest.fixture(scope="module")

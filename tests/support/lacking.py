@@ -4,7 +4,7 @@ from typing import NoReturn
 
 import pytest
 
-from tests.localcluster.prepare import required
+from dev.localcluster.prepare import required
 
 
 def lacking(what: str) -> NoReturn:

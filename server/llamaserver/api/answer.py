@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..engine.output import Delta, Event, Finish, Timings, TokenProb, TokenProbs
+from ..interfaces.output import Delta, Event, Finish, Timings, TokenProb, TokenProbs
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,15 +4,29 @@ from aiohttp import web
 
 from ..config import Config
 from ..engine.loop import Engine
-from . import admin, kvstore, native, oai_embeddings, oai_models, openai, openapi, static
+from ..interfaces.backend import BuiltinTemplates
+from . import (
+    health,
+    kv_store,
+    lora,
+    management,
+    metrics,
+    native,
+    openai,
+    openai_embeddings,
+    openai_models,
+    openapi,
+    slots,
+    static,
+)
 from .context import CONTEXT, Context
 from .keys import KeyStore
 from .middleware import access_log, allow_origin, authorize, draining, errors, preflight
 
 
-def build_context(config: Config, engine: Engine) -> Context:
+def build_context(config: Config, engine: Engine, builtin: BuiltinTemplates) -> Context:
     """The state that both applications share."""
-    return Context(config, engine, KeyStore(config.api_keys, config.api_key_file))
+    return Context(config, engine, KeyStore(config.api_keys, config.api_key_file), builtin)
 
 
 def build_app(context: Context) -> web.Application:
@@ -22,13 +36,16 @@ def build_app(context: Context) -> web.Application:
     )
     app[CONTEXT] = context
     app.on_response_prepare.append(allow_origin)
-    admin.add_routes(app)
-    kvstore.add_routes(app)
+    health.add_routes(app)
+    kv_store.add_routes(app)
+    lora.add_routes(app)
+    metrics.add_routes(app)
     native.add_routes(app)
     openai.add_routes(app)
-    oai_embeddings.add_routes(app)
-    oai_models.add_routes(app)
+    openai_embeddings.add_routes(app)
+    openai_models.add_routes(app)
     openapi.add_routes(app)
+    slots.add_routes(app)
     static.add_routes(app)
     return app
 
@@ -37,5 +54,5 @@ def build_management_app(context: Context) -> web.Application:
     """Probes, metrics and status: no key, no TLS."""
     app = web.Application(middlewares=[errors])
     app[CONTEXT] = context
-    admin.add_management_routes(app)
+    management.add_routes(app)
     return app

@@ -5,9 +5,8 @@ import secrets
 from dataclasses import dataclass
 from typing import Any
 
-from ..engine.llama_templates import builtin_names, render_builtin
-from ..engine.params import Prompt
 from ..errors import InvalidRequest, TemplateFailure
+from ..interfaces.params import Prompt
 from .context import Context
 from .fields import Fields
 from .prompt import build_prompt, check_length, decode_base64, is_data_url, media_prompt, prepend
@@ -90,9 +89,9 @@ def _rendered(context: Context, messages: list[dict[str, Any]], generate: bool, 
 def render_messages(context: Context, messages: list[dict[str, Any]], generate: bool, kwargs: dict[str, Any]) -> str:
     """Messages to text by the template in use; InvalidRequest, TemplateFailure."""
     template = template_text(context)
-    if template in builtin_names():
+    if template in context.builtin.names:
         pairs = [(message["role"], message["content"]) for message in messages]
-        return render_builtin(template, pairs, add_generation_prompt=generate)
+        return context.builtin.render(template, pairs, add_generation_prompt=generate)
     vocab = context.engine.vocab
     variables = {
         **kwargs,

@@ -12,6 +12,7 @@ from aiohttp import web
 from ..config import Config
 from ..engine.loop import Engine
 from ..errors import Unavailable
+from ..interfaces.backend import BuiltinTemplates
 from .drain import Drain
 from .keys import KeyStore
 
@@ -44,6 +45,7 @@ class Context:
     config: Config
     engine: Engine
     keys: KeyStore
+    builtin: BuiltinTemplates
     drain: Drain = field(default_factory=Drain)
     preparing: bool = False  # the model is there; template and system prompt are still looked at
     settled: asyncio.Event = field(default_factory=asyncio.Event)  # it serves now, or it never will

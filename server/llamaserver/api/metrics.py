@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator
 
+from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from ..engine.kvterms import StoreStats
 from ..engine.snapshot import Counters, Histogram, Snapshot
-from .context import Context
+from ..errors import NotSupported
+from ..kvstore.messages import StoreStats
+from .context import CONTEXT, Context
 
 # (name without _total, help, field of Counters)
 _COUNTERS = (
@@ -119,3 +121,27 @@ def exposition(context: Context) -> bytes:
     registry = CollectorRegistry()
     registry.register(_Engine(context))
     return generate_latest(registry)
+
+
+async def metrics(request: web.Request) -> web.StreamResponse:
+    """GET /metrics."""
+    context = request.app[CONTEXT]
+    if not context.config.metrics:
+        raise NotSupported("This server does not support metrics endpoint.")
+    return metrics_response(context)
+
+
+def metrics_response(context: Context) -> web.Response:
+    """The exposition with the process's start time."""
+    response = web.Response(body=exposition(context))
+    response.headers["Content-Type"] = "text/plain; version=0.0.4"
+    response.headers["Process-Start-Time-Unix"] = str(int(context.started))
+    return response
+
+
+# ---- management port: no key, no TLS, not for clients
+
+
+def add_routes(app: web.Application) -> None:
+    """Mount the endpoint of this file."""
+    app.router.add_get("/metrics", metrics)

@@ -9,17 +9,17 @@ from typing import Any
 
 from aiohttp import web
 
-from ..engine.json_grammar import schema_to_gbnf
-from ..engine.output import Delta, Event, Finish, TokenProbs
-from ..engine.params import GenerationParams, Prompt
 from ..errors import InvalidRequest
+from ..grammar.json_schema import schema_to_gbnf
+from ..interfaces.output import Delta, Event, Finish, TokenProbs
+from ..interfaces.params import GenerationParams, Prompt
 from .answer import Answer, join, timings_json
 from .body import body_size, dumps, encoded_response, json_response, read_json
 from .chat import Chat, chat_prompt, render_chat
 from .context import CONTEXT, Context
 from .fields import Fields
-from .native import Job, bounded, limits, make_job, model_name, settings_for, submit
-from .oai_logprobs import ChatLogprobs, Logprobs, TextLogprobs
+from .jobs import Job, bounded, limits, make_job, model_name, settings_for, submit
+from .openai_logprobs import ChatLogprobs, Logprobs, TextLogprobs
 from .prompt import build_prompt, numbered, prompt_text, split_prompts
 from .schema import parse_generation
 from .sse import gather, respond

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from ..engine.loop import Engine
-from ..engine.params import Prompt
 from ..errors import InvalidRequest, NotSupported
+from ..interfaces.params import Prompt
 from .fields import Fields, token_id
 
 _IMAGE = re.compile(r"\[img-([0-9]{1,9})\]")

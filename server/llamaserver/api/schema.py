@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..engine.backend import Vocab
-from ..engine.json_grammar import schema_to_gbnf
-from ..engine.params import DEFAULT_SAMPLERS, KNOWN_SAMPLERS, GenerationParams, SamplingParams
 from ..errors import InvalidRequest
+from ..grammar.json_schema import schema_to_gbnf
+from ..interfaces.backend import Vocab
+from ..interfaces.params import DEFAULT_SAMPLERS, KNOWN_SAMPLERS, GenerationParams, SamplingParams
 from .fields import Fields, token_id
 
 RANDOM_SEED = 2**32 - 1  # what -1 was in the seed server's unsigned field

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from ..engine.params import GenerationParams
+from ..interfaces.params import GenerationParams
 
 
 def generation_settings(params: GenerationParams, *, n_ctx: int, model: str, stream: bool) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from typing import Any
 
 from aiohttp import web
 
-from ..engine.output import Delta, Event, Failed
 from ..engine.stream import Stream
 from ..errors import EngineFailure, ServerError
+from ..interfaces.output import Delta, Event, Failed
 from .body import dumps
 from .context import CONTEXT
 

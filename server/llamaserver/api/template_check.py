@@ -5,7 +5,6 @@ import difflib
 import logging
 from typing import Any
 
-from ..engine.llama_templates import builtin_names
 from ..errors import InvalidRequest, TemplateFailure, TemplateInvalid, TemplateRefusal
 from .chat import given_template, render_messages, template_text
 from .context import Context
@@ -56,7 +55,7 @@ def _check(context: Context) -> None:
 
 
 def _check_text(context: Context, text: str) -> None:
-    names = builtin_names()
+    names = context.builtin.names
     if text in names:
         return
     if "{{" not in text and "{%" not in text:

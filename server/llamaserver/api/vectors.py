@@ -7,10 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engine.loop import Request
-from ..engine.output import Embedded, Failed
-from ..engine.params import GenerationParams, Prompt
 from ..engine.stream import Stream
 from ..errors import EngineFailure, InvalidRequest
+from ..interfaces.output import Embedded, Failed
+from ..interfaces.params import GenerationParams, Prompt
 from .context import Context
 from .prompt import build_prompt, numbered
 from .sse import as_server_error

@@ -1,1 +1,4 @@
-"""The engine: token ids in, tokens and text out. Knows no JSON, no HTTP, no dialect."""
+"""The engine's thread: it takes requests in, runs the steps of scheduling and decoding, and sends events out.
+
+May import scheduling, sampling, kvstore, interfaces and errors. It reaches llama.cpp through interfaces only.
+"""

@@ -11,14 +11,14 @@ from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 from ..errors import EngineFailure, InvalidRequest, ServerError, Unavailable
-from .backend import Backend, Batch, Status
+from ..interfaces.backend import Backend, Batch, Status
+from ..interfaces.output import Delta, Embedded, Event, Failed, Finish
+from ..kvstore.store import KVStore
+from ..scheduling.residents import Slot
+from ..scheduling.scheduler import Scheduler, Work
+from ..scheduling.sequence import Phase, Sequence
+from ..scheduling.settings import EngineSettings
 from .keeper import Keeper
-from .kvstore import KVStore
-from .output import Delta, Embedded, Event, Failed, Finish
-from .scheduler import Scheduler, Work
-from .sequence import Phase, Sequence
-from .settings import EngineSettings
-from .slots import Slot
 from .snapshot import SlotView, Snapshot
 from .stats import Stats
 

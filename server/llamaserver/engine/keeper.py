@@ -6,12 +6,12 @@ decode that carries it out (`Placement.unsettled`).
 
 from collections.abc import Callable, Iterable
 
-from .backend import Backend
-from .kvstore import KVStore
-from .kvterms import Lookup, Offer, Save
-from .placement import Placement
-from .sequence import Sequence
-from .slots import Resident
+from ..interfaces.backend import Backend
+from ..kvstore.messages import Lookup, Offer, Save
+from ..kvstore.store import KVStore
+from ..scheduling.placement import Placement
+from ..scheduling.residents import Resident
+from ..scheduling.sequence import Sequence
 from .stats import Stats
 
 _AT_ONCE = 2  # questions and unused answers

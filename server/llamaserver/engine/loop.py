@@ -21,15 +21,15 @@ from ..errors import (
     ModelLoadError,
     Unavailable,
 )
-from .backend import Backend, MediaTokenizer, ModelInfo, SamplerFactory, Vocab
+from ..interfaces.backend import Backend, MediaTokenizer, ModelInfo, SamplerFactory, Vocab
+from ..interfaces.output import Delta, Event, Failed
+from ..kvstore.store import KVStore
+from ..scheduling.intake import Request, make_sequence
+from ..scheduling.residents import Slot
+from ..scheduling.scheduler import Work
+from ..scheduling.sequence import Sequence
+from ..scheduling.settings import EngineSettings
 from .core import Core
-from .intake import Request, make_sequence
-from .kvstore import KVStore
-from .output import Delta, Event, Failed
-from .scheduler import Work
-from .sequence import Sequence
-from .settings import EngineSettings
-from .slots import Slot
 from .snapshot import Snapshot
 from .stream import Stream
 

@@ -6,7 +6,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from .kvterms import StoreStats
+from ..kvstore.messages import StoreStats
 
 
 @dataclass(frozen=True, slots=True)

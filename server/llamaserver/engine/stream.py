@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Self
 
-from .output import Delta, Event
-from .sequence import Sequence
+from ..interfaces.output import Delta, Event
+from ..scheduling.sequence import Sequence
 
 
 class Stream:

@@ -13,37 +13,37 @@ from typing import Any
 
 import numpy as np
 
-from ..engine import llama_modules
 from ..errors import ModelLoadError
+from ..llama import modules
 
 
 def _inspect(path: str) -> dict[str, Any]:
-    module = llama_modules.inspect(Path(path))
+    module = modules.inspect(Path(path))
     return {"score": module.score, "features": module.features}
 
 
 def _evaluate(module: str, model: str, out: str, threads: str, *follow: str) -> dict[str, Any]:
-    from ..engine import llama_trial
+    from ..llama import trial
 
     began = time.monotonic()
-    trial = llama_trial.evaluate(
+    found = trial.evaluate(
         Path(module) if module else None, model, int(threads), [int(token) for token in follow] or None
     )
-    np.save(out, trial.rows)
+    np.save(out, found.rows)
     return {
-        "followed": trial.followed,
-        "description": trial.info.description,
-        "system_info": trial.info.system_info,
-        "weights_in": trial.info.weights_in,
-        "causal": trial.info.causal,
+        "followed": found.followed,
+        "description": found.info.description,
+        "system_info": found.info.system_info,
+        "weights_in": found.info.weights_in,
+        "causal": found.info.causal,
         "seconds": round(time.monotonic() - began, 1),
     }
 
 
 def _quantize(module: str, model: str, kind: str, out: str, threads: str) -> dict[str, Any]:
-    from ..engine import llama_trial
+    from ..llama import trial
 
-    llama_trial.quantize(Path(module) if module else None, model, kind, Path(out), int(threads))
+    trial.quantize(Path(module) if module else None, model, kind, Path(out), int(threads))
     return {}
 
 

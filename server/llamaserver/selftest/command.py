@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .. import cpu
-from ..engine import llama_devices, llama_modules, llama_trial
+from ..llama import devices, trial
+from ..llama import modules as llama_modules
 from ..threads import default_threads
 from .compare import MEAN_LIMIT, WORST_LIMIT
 from .run import Modules, Result, look, run
@@ -52,8 +53,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     args = parser.parse_args(list(argv))
     args.types, args.modules = (tuple(filter(None, text.split(","))) for text in (args.types, args.modules))
-    _known(parser, "--types", args.types, sorted(llama_trial.file_types()))
-    _known(parser, "--modules", args.modules, list(llama_modules.modules(llama_devices.folder())))
+    _known(parser, "--types", args.types, sorted(trial.file_types()))
+    _known(parser, "--modules", args.modules, list(llama_modules.modules(devices.folder())))
     if not Path(args.model).is_file():
         parser.error(f"--model: {args.model} is no file")
     return args

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..engine.backend import FloatArray
+from ..interfaces.backend import FloatArray
 
 # Modules round differently. Where activations are quantized, a rounding that goes the other way is a whole
 # step, which the layers above spread. Measured over the twelve modules that an AMD EPYC with AVX-512

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..engine import llama_devices, llama_modules
+from ..llama import devices
+from ..llama import modules as llama_modules
 from .compare import Difference, compare, finite
 
 AS_IT_IS = "as it is"
@@ -61,7 +62,7 @@ class Modules:
 
 def look(timeout: float) -> Modules:
     """Ask each module whether this CPU can run it."""
-    found = llama_modules.modules(llama_devices.folder())
+    found = llama_modules.modules(devices.folder())
     if not found:
         return Modules({_BUILT_IN: None})
     scores: dict[str, int] = {}

@@ -1,0 +1,70 @@
+"""Whether the server serves, and what it serves: health and props."""
+
+from aiohttp import web
+
+from .. import __version__
+from ..interfaces.params import GenerationParams, SamplingParams
+from .body import json_response
+from .chat import template_text
+from .context import CONTEXT
+from .jobs import model_name
+from .settings import generation_settings
+from .slots import slot_views
+
+
+async def health(request: web.Request) -> web.StreamResponse:
+    """GET /health: from a snapshot, so that it answers while the model loads or decodes."""
+    context = request.app[CONTEXT]
+    snapshot = context.engine.snapshot
+    if snapshot.state == "loading" or (snapshot.state == "ready" and context.preparing):
+        error = {"code": 503, "message": "Loading model", "type": "unavailable_error"}
+        body = {"status": "loading model", "progress": round(snapshot.load_progress, 3), "error": error}
+        return json_response(body, 503)
+    if snapshot.state != "ready":
+        error = {"code": 500, "message": snapshot.error or "stopped", "type": "server_error"}
+        return json_response({"status": "error", "error": error}, 500)
+    if context.drain.begun:
+        error = {"code": 503, "message": "The server is shutting down", "type": "unavailable_error"}
+        return json_response({"status": "shutting down", "error": error}, 503)
+    busy = snapshot.requests_processing
+    idle = len(snapshot.slots) - busy
+    body = {"status": "ok" if idle else "no slot available", "slots_idle": idle, "slots_processing": busy}
+    if "include_slots" in request.query and context.config.slots_endpoint:
+        body["slots"] = slot_views(context, snapshot)
+    return json_response(body, 503 if not idle and "fail_on_no_slot" in request.query else 200)
+
+
+async def props(request: web.Request) -> web.StreamResponse:
+    """GET /props."""
+    context = request.app[CONTEXT]
+    context.require_ready()
+    engine, config = context.engine, context.config
+    defaults = generation_settings(
+        GenerationParams(n_predict=config.n_predict, sampling=SamplingParams(seed=2**32 - 1)),
+        n_ctx=engine.settings.slot_ctx,
+        model=model_name(context),
+        stream=False,
+    )
+    vocab = engine.vocab
+    return json_response(
+        {
+            "assistant_name": context.system.assistant_name,
+            "user_name": context.system.user_name,
+            "default_generation_settings": {**defaults, "params": defaults},
+            "total_slots": engine.settings.n_slots,
+            "model_alias": config.alias,
+            "model_path": engine.info.path,
+            "chat_template": template_text(context),
+            "bos_token": vocab.special_piece(vocab.bos).decode("utf-8", "replace") if vocab.bos >= 0 else "",
+            "eos_token": vocab.special_piece(vocab.eos).decode("utf-8", "replace") if vocab.eos >= 0 else "",
+            "modalities": {"vision": "vision" in engine.info.modalities, "audio": "audio" in engine.info.modalities},
+            "build_info": f"llamaserver {__version__}",
+        }
+    )
+
+
+def add_routes(app: web.Application) -> None:
+    """Mount the endpoints of the client port."""
+    app.router.add_get("/health", health)
+    app.router.add_get("/v1/health", health)
+    app.router.add_get("/props", props)

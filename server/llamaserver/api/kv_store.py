@@ -1,0 +1,57 @@
+"""The KV store's own endpoint: what it holds, and forgetting all of it. Behind the API key, like all that is here."""
+
+from typing import Any
+
+from aiohttp import web
+
+from ..errors import NotSupported
+from ..kvstore.store import KVStore
+from .body import dumps, encoded_response, json_response
+from .context import CONTEXT, Context
+
+
+async def listing(request: web.Request) -> web.StreamResponse:
+    """GET /kv-store: totals, and every block with its place in its conversation. No text, no tokens."""
+    context = request.app[CONTEXT]
+    store = _store(context)
+    return encoded_response(await context.storing(lambda: dumps(_contents(store))))
+
+
+def _contents(store: KVStore) -> Any:
+    blocks, stats = store.listing(), store.stats()
+    return {
+        "entries": stats.entries,
+        "bytes": stats.bytes,
+        "ram_entries": stats.ram_entries,
+        "ram_bytes": stats.ram_bytes,
+        "blocks": [
+            {
+                "id": block.identity.hex(),
+                "parent": block.parent.hex(),
+                "start": block.start,
+                "tokens": block.count,
+                "tiers": list(tiers),
+            }
+            for block, tiers in blocks
+        ],
+    }
+
+
+async def clear(request: web.Request) -> web.StreamResponse:
+    """DELETE /kv-store: forget all blocks, in memory and on disk."""
+    context = request.app[CONTEXT]
+    store = _store(context)
+    return json_response({"removed": await context.storing(store.clear)})
+
+
+def _store(context: Context) -> KVStore:
+    context.require_ready()
+    if context.engine.store is None:
+        raise NotSupported("This server keeps no conversations. Start it with `--kv-store` or `--cache-ram`")
+    return context.engine.store
+
+
+def add_routes(app: web.Application) -> None:
+    """Mount the endpoint."""
+    app.router.add_get("/kv-store", listing)
+    app.router.add_delete("/kv-store", clear)

@@ -1,0 +1,118 @@
+"""The management port: probes, metrics and status. No key, no TLS, not for clients."""
+
+import asyncio
+import contextlib
+import re
+from typing import Any
+
+from aiohttp import web
+
+from .. import __version__
+from ..errors import InvalidRequest, NotFound
+from .body import json_response
+from .context import CONTEXT, Context
+from .jobs import model_name
+from .metrics import metrics_response
+from .quantization import quantization
+
+
+async def livez(request: web.Request) -> web.StreamResponse:
+    """The process answers; a failed load is not alive any more."""
+    failed = request.app[CONTEXT].engine.snapshot.state == "failed"
+    return web.Response(text="failed\n" if failed else "ok\n", status=500 if failed else 200)
+
+
+async def readyz(request: web.Request) -> web.StreamResponse:
+    """Whether requests should be sent here; ?wait=SECONDS lets a server that loads answer later, when it knows."""
+    context = request.app[CONTEXT]
+    text = request.query.get("wait", "0")
+    if not re.fullmatch("[0-9]{1,2}", text):
+        raise InvalidRequest("wait must be a number of seconds from 0 to 99", field="wait")
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(context.settled.wait(), int(text))
+    reason = _not_ready(context)
+    return web.Response(text=f"{reason or 'ok'}\n", status=503 if reason else 200)
+
+
+def _not_ready(context: Context) -> str:
+    snapshot = context.engine.snapshot
+    if context.drain.begun:
+        return "shutting down"
+    if snapshot.state != "ready":
+        return snapshot.error or snapshot.state
+    if context.preparing:
+        return "loading"
+    if context.config.require_offload and not context.engine.info.layers_offloaded:
+        return "a GPU was asked for (--require-offload) and is not used"
+    return ""
+
+
+async def management_metrics(request: web.Request) -> web.StreamResponse:
+    """GET /metrics on the management port; always on."""
+    return metrics_response(request.app[CONTEXT])
+
+
+async def status(request: web.Request) -> web.StreamResponse:
+    """GET /status: device, offload, model, slots, load progress."""
+    context = request.app[CONTEXT]
+    snapshot = context.engine.snapshot
+    body: dict[str, Any] = {
+        "version": __version__,
+        "state": "draining" if context.drain.begun else snapshot.state,
+        "ready": not _not_ready(context),
+        "reason": _not_ready(context),
+        "load_progress": snapshot.load_progress,
+        "slots": {"total": context.engine.settings.n_slots, "processing": snapshot.requests_processing},
+        "requests_deferred": snapshot.requests_deferred,
+    }
+    if context.download:
+        shown = context.download
+        body["download"] = {"file": shown.file, "bytes": shown.have, "total_bytes": shown.total}
+    if snapshot.state == "ready":
+        body["model"] = _model(context)
+        info = context.engine.info
+        body["accelerator"] = {
+            "device": info.device,
+            "layers_offloaded": info.layers_offloaded,
+            "layers_total": info.layers_total,
+        }
+        body["system_info"] = info.system_info
+    if (kept := snapshot.kv_store) is not None and not kept.opening:  # until then it is not known whether it is empty
+        body["kv_store"] = {
+            "entries": kept.entries,
+            "bytes": kept.bytes,
+            "restored_tokens": sum(kept.tokens_restored.values()),
+            "unsaved": snapshot.kv_unsaved,
+        }
+    return json_response(body)
+
+
+def _model(context: Context) -> dict[str, Any]:
+    info = context.engine.info
+    return {
+        "name": model_name(context),
+        "path": info.path,
+        "description": info.description,
+        "architecture": info.architecture,
+        "quantization": quantization(info.metadata),
+        "sha256": context.model_sha256,
+        "size_bytes": info.size,
+        "parameters": info.n_params,
+        "trained_context": info.n_ctx_train,
+        "slot_context": context.engine.settings.slot_ctx,
+        "total_context": info.n_ctx,
+    }
+
+
+async def no_management_path(request: web.Request) -> web.StreamResponse:
+    """Anything else on the management port."""
+    raise NotFound(f"no such path: {request.path}")
+
+
+def add_routes(app: web.Application) -> None:
+    """Mount the endpoints of the management port."""
+    app.router.add_get("/livez", livez)
+    app.router.add_get("/readyz", readyz)
+    app.router.add_get("/metrics", management_metrics)
+    app.router.add_get("/status", status)
+    app.router.add_route("*", "/{tail:.*}", no_management_path)

@@ -1,0 +1,58 @@
+"""OpenAI's embeddings endpoint."""
+
+import base64
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from aiohttp import web
+
+from ..errors import InvalidRequest, NotSupported
+from .body import json_response, read_json
+from .context import CONTEXT
+from .fields import Fields
+from .jobs import model_name
+from .vectors import embed, unit
+
+
+async def embeddings(request: web.Request) -> web.StreamResponse:
+    """POST /v1/embeddings: text, texts, token ids or arrays of them to unit vectors."""
+    context = request.app[CONTEXT]
+    fields = Fields(await read_json(request))
+    context.require_ready()
+    if not context.config.embedding:
+        raise NotSupported("This server does not support embeddings. Start it with `--embedding`")
+    form = fields.string("encoding_format", default="float")
+    if form not in ("float", "base64"):
+        raise InvalidRequest("Field 'encoding_format': must be float or base64", field="encoding_format")
+    if fields.get("dimensions")[1] not in (None, context.engine.info.n_embd):
+        raise InvalidRequest(
+            f"Field 'dimensions': only {context.engine.info.n_embd}, the model's own, is supported", field="dimensions"
+        )
+    results = await embed(context, _inputs(fields), "input")
+    data = [
+        {"object": "embedding", "index": i, "embedding": _encoded(unit(result.vectors[-1]), form)}
+        for i, result in enumerate(results)
+    ]
+    tokens = sum(result.n_prompt for result in results)
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return json_response({"object": "list", "data": data, "model": model_name(context), "usage": usage})
+
+
+def _inputs(fields: Fields) -> list[Any]:
+    name, value = fields.get("input", "content")
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list) or not value:
+        raise InvalidRequest("Field 'input': must be a string or a non-empty array", field=name)
+    return [value] if all(isinstance(item, int) for item in value) else value
+
+
+def _encoded(vector: npt.NDArray[np.float32], form: str) -> Any:
+    """JSON numbers, or the little-endian bytes in base64."""
+    return base64.b64encode(vector.astype("<f4").tobytes()).decode() if form == "base64" else vector
+
+
+def add_routes(app: web.Application) -> None:
+    """Mount the endpoint."""
+    app.router.add_post("/v1/embeddings", embeddings)

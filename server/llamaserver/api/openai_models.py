@@ -1,0 +1,51 @@
+"""OpenAI's list of models: the one that is served."""
+
+from typing import Any
+
+from aiohttp import web
+
+from ..errors import InvalidRequest, NotFound
+from .body import json_response
+from .context import CONTEXT, Context
+from .jobs import model_name
+
+
+async def models(request: web.Request) -> web.StreamResponse:
+    """GET /v1/models."""
+    context = request.app[CONTEXT]
+    context.require_ready()
+    name = model_name(context)
+    listed = {"name": name, "model": name, "type": "model", "capabilities": ["completion"]}
+    return json_response({"object": "list", "data": [_entry(context)], "models": [listed]})
+
+
+async def model(request: web.Request) -> web.StreamResponse:
+    """GET /v1/models/{id}: ids are often paths, so slashes belong to them, also percent-encoded."""
+    context = request.app[CONTEXT]
+    context.require_ready()
+    wanted = request.match_info["id"]
+    if wanted != model_name(context):
+        about = {"code": "model_not_found", "type": InvalidRequest.kind}  # OpenAI's words
+        raise NotFound(f"The model '{wanted:.200}' does not exist", field="model", **about)
+    return json_response(_entry(context))
+
+
+def _entry(context: Context) -> dict[str, Any]:
+    info = context.engine.info
+    meta = {
+        "vocab_type": info.vocab_type,
+        "n_vocab": info.n_vocab,
+        "n_ctx_train": info.n_ctx_train,
+        "n_embd": info.n_embd,
+        "n_params": info.n_params,
+        "size": info.size,
+    }
+    created = int(context.started)
+    return {"id": model_name(context), "object": "model", "created": created, "owned_by": "llamacpp", "meta": meta}
+
+
+def add_routes(app: web.Application) -> None:
+    """Mount the endpoints of this file."""
+    app.router.add_get("/v1/models", models)
+    app.router.add_get("/models", models)
+    app.router.add_get("/v1/models/{id:.+}", model)

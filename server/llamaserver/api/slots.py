@@ -1,0 +1,124 @@
+"""The slots: what each does, and its state saved, restored and erased."""
+
+import re
+from time import monotonic
+from typing import Any
+
+from aiohttp import web
+
+from ..engine.loop import SlotState
+from ..engine.snapshot import SlotView, Snapshot
+from ..errors import InvalidRequest, NotSupported, Unavailable
+from ..interfaces.params import GenerationParams
+from . import slotfile
+from .body import json_response, read_json
+from .context import CONTEXT, Context
+from .fields import Fields
+from .jobs import Tag, model_name
+from .settings import generation_settings
+
+
+async def slots(request: web.Request) -> web.StreamResponse:
+    """GET /slots."""
+    context = request.app[CONTEXT]
+    if not context.config.slots_endpoint:
+        raise NotSupported("This server does not support slots endpoint.")
+    context.require_ready()
+    snapshot = context.engine.snapshot
+    if "fail_on_no_slot" in request.query and snapshot.requests_processing == len(snapshot.slots):
+        raise Unavailable("no slot available", retry_after=1)
+    return json_response(slot_views(context, snapshot))
+
+
+def slot_views(context: Context, snapshot: Snapshot) -> list[dict[str, Any]]:
+    """What GET /slots answers: one object a slot."""
+    return [_slot(context, view) for view in snapshot.slots]
+
+
+def _slot(context: Context, view: SlotView) -> dict[str, Any]:
+    tag = view.tag if isinstance(view.tag, Tag) else None
+    settings = (
+        tag.settings
+        if tag
+        else generation_settings(GenerationParams(), n_ctx=view.n_ctx, model=model_name(context), stream=False)
+    )
+    return {
+        **settings,
+        "id": view.id,
+        "id_task": view.id_task,
+        "task_id": view.id_task,
+        "state": view.state,
+        "is_processing": bool(view.state),
+        "prompt": tag.prompt if tag else "",
+        "next_token": {
+            "has_next_token": view.has_next_token,
+            "n_remain": view.n_remain,
+            "n_decoded": view.n_decoded,
+            "stopped_eos": view.stopped_reason == "eos",
+            "stopped_limit": view.stopped_reason == "limit",
+            "stopped_word": view.stopped_reason == "word",
+            "stopping_word": view.stopping_word,
+        },
+        "n_prompt_tokens": view.n_prompt,
+        "n_prompt_tokens_processed": view.n_prompt_processed,
+        "n_prompt_tokens_cache": view.n_cached,
+        "cache_source": view.cached_from,
+        "n_past": view.n_past,
+    }
+
+
+async def slot_action(request: web.Request) -> web.StreamResponse:
+    """POST /slots/{id_slot}?action=save|restore|erase."""
+    context = request.app[CONTEXT]
+    if not context.config.slot_save_path:
+        raise NotSupported("This server does not support slots action. Start it with `--slot-save-path`")
+    context.require_ready()
+    text = request.match_info["id_slot"]
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) >= context.engine.settings.n_slots:
+        raise InvalidRequest(f"Invalid slot ID: must be in 0..{context.engine.settings.n_slots - 1}", field="id_slot")
+    actions = {"save": _save, "restore": _restore, "erase": _erase}
+    action = actions.get(request.query.get("action", ""))
+    if action is None:
+        raise InvalidRequest("Field 'action': must be save, restore or erase", field="action")
+    return json_response(await action(request, context, int(text)))
+
+
+async def _save(request: web.Request, context: Context, slot: int) -> dict[str, Any]:
+    path = slotfile.path_for(context.config.slot_save_path, Fields(await read_json(request)).string("filename"))
+    info, began = context.engine.info, monotonic()
+    state = await context.engine.save_slot(slot)
+    written = await context.blocking(
+        lambda: slotfile.write(path, state.tokens, state.data, info.state_version, state.lora)
+    )
+    return {
+        "id_slot": slot,
+        "filename": path.name,
+        "n_saved": len(state.tokens),
+        "n_written": written,
+        "timings": {"save_ms": (monotonic() - began) * 1000},
+    }
+
+
+async def _restore(request: web.Request, context: Context, slot: int) -> dict[str, Any]:
+    path = slotfile.path_for(context.config.slot_save_path, Fields(await read_json(request)).string("filename"))
+    info, began = context.engine.info, monotonic()
+    tokens, data, size = await context.blocking(lambda: slotfile.read(path, info.n_vocab, info.state_version))
+    lora = await context.blocking(lambda: slotfile.scales(path))
+    restored = await context.engine.restore_slot(slot, SlotState(tokens, data, lora))
+    return {
+        "id_slot": slot,
+        "filename": path.name,
+        "n_restored": restored,
+        "n_read": size,
+        "timings": {"restore_ms": (monotonic() - began) * 1000},
+    }
+
+
+async def _erase(request: web.Request, context: Context, slot: int) -> dict[str, Any]:
+    return {"id_slot": slot, "n_erased": await context.engine.erase_slot(slot)}
+
+
+def add_routes(app: web.Application) -> None:
+    """Mount the endpoints of this file."""
+    app.router.add_get("/slots", slots)
+    app.router.add_post("/slots/{id_slot}", slot_action)

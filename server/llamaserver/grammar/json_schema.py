@@ -1,0 +1,297 @@
+"""JSON schema to GBNF, so that generated text is JSON of that shape.
+
+Understood: type, properties, required, additionalProperties, items, prefixItems, minItems,
+maxItems, minLength, maxLength, pattern, format (date, time, date-time, uuid), enum, const, anyOf,
+oneOf, allOf, local $ref. Other keywords do not constrain. Work and output are bounded. Properties
+appear in the order of the schema, and only those it names unless it allows others.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from urllib.parse import unquote
+
+from ..errors import InvalidRequest
+from .gbnf import MAX_BYTES, parse
+from .json_pattern import pattern_to_gbnf
+from .json_text import DEEPEST, json_text, quote
+from .rules import GrammarError
+
+Schema = Mapping[str, Any]
+
+_MOST_VISITS = 4_000  # schemas looked at, references followed again included
+
+_SHARED = {
+    "ws": '| " " | "\\n"{1,2} [ \\t]{0,20}',
+    "char": '[^"\\\\\\x00-\\x1F\\x7F] | "\\\\" (["\\\\/bfnrt] | "u" [0-9a-fA-F]{4})',
+    "string": '"\\"" char* "\\""',
+    "integer": '"-"? ("0" | [1-9] [0-9]{0,15})',
+    "number": 'integer ("." [0-9]{1,16})? ([eE] [-+]? [0-9]{1,3})?',
+    "boolean": '"true" | "false"',
+    "null": '"null"',
+    "pair": 'string ":" ws value',
+    "object": '"{" ws (pair ("," ws pair)* ws)? "}"',
+    "array": '"[" ws (value ("," ws value)* ws)? "]"',
+    "value": "object | array | string | number | boolean | null",
+    "date": '[0-9]{4} "-" ("0" [1-9] | "1" [0-2]) "-" ("0" [1-9] | [12] [0-9] | "3" [01])',
+    "time": '([01] [0-9] | "2" [0-3]) ":" [0-5] [0-9] ":" [0-5] [0-9] ("." [0-9]{1,6})? '
+    '("Z" | [-+] ([01] [0-9] | "2" [0-3]) ":" [0-5] [0-9])',
+    "uuid": '[0-9a-fA-F]{8} ("-" [0-9a-fA-F]{4}){3} "-" [0-9a-fA-F]{12}',
+}
+_PLAIN = ("value", "integer", "number", "boolean", "null")
+_FORMATS = {"date": "date", "time": "time", "date-time": 'date "T" time', "uuid": "uuid"}
+
+
+def schema_to_gbnf(schema: object) -> str:
+    """Convert a parsed schema. Raises InvalidRequest that names json_schema."""
+    try:
+        text = _Converter(schema).text()
+        parse(text, lambda _: None)  # what does not fit its bounds is the schema's fault
+    except GrammarError as error:
+        raise InvalidRequest(f"json_schema: {error}", field="json_schema") from None
+    return text
+
+
+def any_object() -> str:
+    """GBNF of any JSON object."""
+    return schema_to_gbnf({"type": "object"})
+
+
+class _Converter:
+    def __init__(self, root: object) -> None:
+        self._root = root
+        self._rules: dict[str, str] = {}
+        self._names: dict[str, str] = {}  # body -> name
+        self._references: dict[str, str] = {}  # JSON pointer -> rule name
+        self._size = sum(len(name) + len(body) + 6 for name, body in _SHARED.items())
+        self._visits = 0
+        self._combining: dict[str, Callable[[Schema, int], str]] = {
+            "$ref": self._reference,
+            "const": self._const,
+            "enum": self._enum,
+            "allOf": self._all_of,
+            "anyOf": self._any_of,
+            "oneOf": self._any_of,
+        }
+        self._types: dict[str, Callable[[Schema, int], str]] = {
+            "object": self._object,
+            "array": self._array,
+            "string": self._string,
+        }
+
+    def text(self) -> str:
+        """The whole grammar."""
+        self._references["#"] = "root"
+        self._put("root", self._visit(self._root, 0))
+        result = "\n".join(f"{name} ::= {body}" for name, body in {**self._rules, **_SHARED}.items())
+        if len(result.encode()) > MAX_BYTES:
+            raise GrammarError("the schema is too large")
+        return result
+
+    # ---- rules
+
+    def _put(self, name: str, body: str) -> None:
+        self._size += len(name) + len(body) + 6
+        if self._size > MAX_BYTES:
+            raise GrammarError("the schema is too large")
+        self._rules[name] = body
+
+    def _rule(self, body: str) -> str:
+        """The name of a rule with this body."""
+        name = self._names.get(body)
+        if name is None:
+            name = self._names[body] = f"r{len(self._names)}"
+            self._put(name, body)
+        return name
+
+    def _count_visit(self, depth: int) -> None:
+        self._visits += 1
+        if self._visits > _MOST_VISITS or depth > DEEPEST:
+            raise GrammarError("the schema is too large or nested too deeply")
+
+    # ---- schemas
+
+    def _visit(self, schema: object, depth: int) -> str:
+        """GBNF for the values a schema allows; an expression that may stand beside others."""
+        self._count_visit(depth)
+        if schema is True:
+            return "value"
+        if not isinstance(schema, Mapping):
+            raise GrammarError("a schema must be an object")
+        for keyword, make in self._combining.items():
+            if keyword in schema:
+                return make(schema, depth)
+        return self._typed(schema, depth)
+
+    def _const(self, schema: Schema, depth: int) -> str:
+        return quote(json_text(schema["const"], depth))
+
+    def _enum(self, schema: Schema, depth: int) -> str:
+        return _either([quote(json_text(value, depth)) for value in _listed(schema, "enum")])
+
+    def _any_of(self, schema: Schema, depth: int) -> str:
+        keyword = "anyOf" if "anyOf" in schema else "oneOf"
+        rest = {name: value for name, value in schema.items() if name != keyword}
+        return _either([self._variant(rest, one, depth) for one in _listed(schema, keyword)])
+
+    def _all_of(self, schema: Schema, depth: int) -> str:
+        return self._visit(self._merged(schema, depth), depth + 1)
+
+    def _variant(self, rest: Schema, one: object, depth: int) -> str:
+        """One alternative, together with what the schema says beside its alternatives."""
+        constrains = rest.keys() & {"type", "properties", "items", "required", "additionalProperties"}
+        if constrains and isinstance(one, Mapping):
+            return self._visit(_merge(rest, self._resolved(one, depth)), depth + 1)
+        return self._visit(one, depth + 1)
+
+    def _typed(self, schema: Schema, depth: int) -> str:
+        self._count_visit(depth)
+        kind = schema.get("type")
+        if kind is None:
+            kind = _implied_type(schema)
+        if isinstance(kind, list):
+            kinds = _listed(schema, "type")
+            return _either([self._typed({**schema, "type": one}, depth + 1) for one in kinds])
+        if not isinstance(kind, str) or (kind not in self._types and kind not in _PLAIN):
+            raise GrammarError(f"unknown type {str(kind)[:40]!r}")
+        return self._types[kind](schema, depth) if kind in self._types else kind
+
+    # ---- references and combinations
+
+    def _reference(self, schema: Schema, depth: int) -> str:
+        pointer = str(schema["$ref"])
+        target = self._find(pointer)
+        if pointer not in self._references:
+            name = self._references[pointer] = f"ref{len(self._references)}"
+            self._put(name, self._visit(target, depth + 1))
+        return self._references[pointer]
+
+    def _find(self, pointer: str) -> object:
+        if pointer != "#" and not pointer.startswith("#/"):
+            raise GrammarError("only references within the schema are supported, like #/$defs/name")
+        target = self._root
+        for part in pointer.split("/")[1:]:
+            key = unquote(part).replace("~1", "/").replace("~0", "~")
+            if isinstance(target, Mapping) and key in target:
+                target = target[key]
+            elif isinstance(target, list) and key.isdecimal() and len(key) < 9 and int(key) < len(target):
+                target = target[int(key)]
+            else:
+                raise GrammarError(f"reference {pointer[:80]!r} leads nowhere")
+        return target
+
+    def _resolved(self, schema: object, depth: int) -> Schema:
+        """A schema with its reference and its allOf put in place."""
+        while isinstance(schema, Mapping) and "$ref" in schema:
+            depth += 1
+            self._count_visit(depth)
+            schema = self._find(str(schema["$ref"]))
+        if not isinstance(schema, Mapping):
+            raise GrammarError("a schema must be an object")
+        return self._merged(schema, depth + 1) if "allOf" in schema else schema
+
+    def _merged(self, schema: Schema, depth: int) -> Schema:
+        result: Schema = {key: value for key, value in schema.items() if key != "allOf"}
+        for one in _listed(schema, "allOf"):
+            self._count_visit(depth)
+            result = _merge(result, self._resolved(one, depth + 1))
+        return result
+
+    # ---- types
+
+    def _object(self, schema: Schema, depth: int) -> str:
+        properties = schema.get("properties", {})
+        if not isinstance(properties, Mapping):
+            raise GrammarError("properties must be an object")
+        others = schema.get("additionalProperties", not properties)
+        required = dict.fromkeys(map(str, _listed(schema, "required", empty=True)))
+        more = [name for name in required if name not in properties]
+        if not properties and not more and others is True:
+            return "object"
+        pairs = {str(name): self._pair(str(name), value, depth) for name, value in properties.items()}
+        pairs.update({name: self._pair(name, True, depth) for name in more})
+        last, first = '""', '""'
+        if others is not False:
+            pair = self._rule(f'string ":" ws {self._visit(others, depth + 1)}')
+            last = self._rule(f'("," ws {pair})*')
+            first = self._rule(f"({pair} {last})?")
+        for name, pair in reversed(pairs.items()):
+            # `first` when nothing is written yet, `last` after a pair: only then a comma comes before.
+            if name in required:
+                first, last = self._rule(f"{pair} {last}"), self._rule(f'"," ws {pair} {last}')
+            else:
+                first, last = self._rule(f"{pair} {last} | {first}"), self._rule(f'("," ws {pair})? {last}')
+        return f'"{{" ws {first} ws "}}"'
+
+    def _pair(self, name: str, schema: object, depth: int) -> str:
+        return self._rule(f"{quote(json_text(name, 0) + ':')} ws {self._visit(schema, depth + 1)}")
+
+    def _array(self, schema: Schema, depth: int) -> str:
+        places = schema.get("prefixItems", schema["items"] if isinstance(schema.get("items"), list) else None)
+        if places is not None:
+            if not isinstance(places, list) or not places:
+                raise GrammarError("prefixItems must be a list of schemas")
+            inner = ' "," ws '.join(self._visit(one, depth + 1) for one in places)
+            return f'"[" ws {inner} ws "]"'
+        low, high = _bounds(schema, "minItems", "maxItems")
+        if high == 0:
+            return '"[" ws "]"'
+        item = self._rule(self._visit(schema.get("items", True), depth + 1))
+        top = "" if high is None else str(high - 1)
+        inner = f'{item} ("," ws {item}){{{max(low - 1, 0)},{top}}} ws'
+        return f'"[" ws {inner} "]"' if low else f'"[" ws ({inner})? "]"'
+
+    def _string(self, schema: Schema, _depth: int) -> str:
+        pattern, kind = schema.get("pattern"), schema.get("format")
+        if pattern is not None:
+            if not isinstance(pattern, str):
+                raise GrammarError("pattern must be a string")
+            return f'"\\"" {self._rule(pattern_to_gbnf(pattern))} "\\""'
+        if isinstance(kind, str) and kind in _FORMATS:
+            return f'"\\"" {_FORMATS[kind]} "\\""'
+        low, high = _bounds(schema, "minLength", "maxLength")
+        if low == 0 and high is None:
+            return "string"
+        # A rule of its own, so that strings with the same bounds share the many rules of the count.
+        return self._rule(f'"\\"" char{{{low},{"" if high is None else high}}} "\\""')
+
+
+def _either(choices: Sequence[str]) -> str:
+    return choices[0] if len(choices) == 1 else "(" + " | ".join(choices) + ")"
+
+
+def _implied_type(schema: Schema) -> str:
+    if schema.keys() & {"properties", "additionalProperties", "required"}:
+        return "object"
+    if schema.keys() & {"items", "prefixItems", "minItems", "maxItems"}:
+        return "array"
+    return "string" if schema.keys() & {"pattern", "format", "minLength", "maxLength"} else "value"
+
+
+def _listed(schema: Schema, key: str, *, empty: bool = False) -> list[Any]:
+    values = schema.get(key, [])
+    if not isinstance(values, list) or not (values or empty):
+        raise GrammarError(f"{key} must be a list{'' if empty else ' that is not empty'}")
+    return values
+
+
+def _bounds(schema: Schema, lowest: str, highest: str) -> tuple[int, int | None]:
+    for name in (lowest, highest):
+        value = schema.get(name, 0)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise GrammarError(f"{name} must be a whole number that is not negative")
+    low, high = schema.get(lowest, 0), schema.get(highest)
+    if low > 2_000 or (high is not None and high < low):
+        raise GrammarError(f"{lowest} is larger than {highest} or than 2000")
+    return low, None if high is None or high > 2_000 else high
+
+
+def _merge(left: Schema, right: Schema) -> Schema:
+    """Both schemas at once: properties and requirements add up, for the rest the right one wins."""
+    result = {**left, **right}
+    both = left.get("properties"), right.get("properties")
+    if isinstance(both[0], Mapping) and isinstance(both[1], Mapping):
+        result["properties"] = {**both[0], **both[1]}
+    needs = left.get("required"), right.get("required")
+    if isinstance(needs[0], list) and isinstance(needs[1], list):
+        result["required"] = list(dict.fromkeys([*map(str, needs[0]), *map(str, needs[1])]))
+    return result

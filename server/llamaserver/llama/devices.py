@@ -1,0 +1,167 @@
+"""Library-wide matters: compute backends, devices, and what the library says in its log.
+
+llama.cpp tells only its log why a load failed and how many layers went to the GPU.
+"""
+
+import ctypes
+import logging
+import os
+import re
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import llama_cpp.llama_cpp as lib
+
+from ..errors import ModelLoadError
+from . import modules
+
+_LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
+_OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers")
+_BUFFER = re.compile(r"(\S+) model buffer size =")
+_FLASH = re.compile(r"Flash Attention (enabled|not supported)")  # said where it was left to the library
+_CPU = 0  # GGML_BACKEND_DEVICE_TYPE_CPU
+_log = logging.getLogger("llama.cpp")
+
+# Looked up through libllama: the dynamic linker finds ggml's symbols in the copy that libllama uses,
+# while loading libggml by its own path may map a second copy with a registry of its own.
+_ggml: Any = lib._lib
+_ggml.ggml_backend_reg_count.restype = ctypes.c_size_t
+_ggml.ggml_backend_reg_by_name.restype = ctypes.c_void_p
+_ggml.ggml_backend_reg_by_name.argtypes = [ctypes.c_char_p]
+_ggml.ggml_backend_load.restype = ctypes.c_void_p
+_ggml.ggml_backend_load.argtypes = [ctypes.c_char_p]
+_ggml.ggml_backend_load_all_from_path.argtypes = [ctypes.c_char_p]
+_ggml.ggml_backend_load_all_from_path.restype = None
+_ggml.ggml_backend_dev_count.restype = ctypes.c_size_t
+_ggml.ggml_backend_dev_get.restype = ctypes.c_void_p
+_ggml.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
+_ggml.ggml_backend_dev_type.argtypes = [ctypes.c_void_p]
+_ggml.ggml_backend_dev_description.argtypes = [ctypes.c_void_p]
+_ggml.ggml_backend_dev_description.restype = ctypes.c_char_p
+
+
+class LogCapture:
+    """The log of one load: errors kept for messages, offload figures for status."""
+
+    def __init__(self) -> None:
+        self.layers_offloaded = 0
+        self.layers_total = 0
+        self.flash_attn = ""  # what "auto" has become, on or off
+        self.buffers: list[str] = []  # kinds of memory that the weights are in
+        self._errors: deque[str] = deque(maxlen=8)
+
+    def see(self, level: int, text: str) -> None:
+        """Take one complete message."""
+        if level == logging.ERROR:
+            self._errors.append(text.strip())
+        if found := _OFFLOADED.search(text):
+            self.layers_offloaded, self.layers_total = int(found[1]), int(found[2])
+        if found := _BUFFER.search(text):
+            self.buffers.append(found[1])
+        if found := _FLASH.search(text):
+            self.flash_attn = "on" if found[1] == "enabled" else "off"
+
+    def last_error(self, otherwise: str = "no reason given by llama.cpp") -> str:
+        """The first thing that went wrong: later messages only pass it on."""
+        return self._errors[0] if self._errors else otherwise
+
+
+class _Library:
+    """State that the whole process shares, as the library does."""
+
+    lock = threading.Lock()
+    started = False
+    capture: LogCapture | None = None
+    level = logging.INFO
+
+
+def _receive(level: int, text: bytes | None, _: Any) -> None:
+    if not text:
+        return
+    _Library.level = _LEVELS.get(level, _Library.level)  # other numbers continue the message before
+    message = text.decode(errors="replace").rstrip("\n")
+    if _Library.capture is not None:
+        _Library.capture.see(_Library.level, message)
+    if message.strip(". "):
+        _log.log(logging.DEBUG if _Library.level < logging.WARNING else _Library.level, message)
+
+
+LOG_CALLBACK = lib.llama_log_callback(_receive)  # must outlive every use of the library
+
+
+def folder() -> Path:
+    """Where libllama lies, and the loadable backends beside it."""
+    return Path(lib._lib._name).parent
+
+
+def initialise(only: Path | None = None) -> None:
+    """Load the compute backends, once a process; ModelLoadError when there is none.
+
+    A build with loadable backends has them beside libllama. Left to itself the library would look
+    for them beside the interpreter and in the current folder. `only` is one module to load in place
+    of the best for each device.
+    """
+    with _Library.lock:
+        if _Library.started:
+            return
+        lib.llama_log_set(LOG_CALLBACK, ctypes.c_void_p(0))
+        if only is not None:
+            _ggml.ggml_backend_load(os.fsencode(only))
+        elif _ggml.ggml_backend_reg_count() == 0:
+            _ggml.ggml_backend_load_all_from_path(os.fsencode(folder()))
+        if _ggml.ggml_backend_reg_count() == 0:
+            raise ModelLoadError(f"llama.cpp has no compute backend in {only or folder()}")
+        # Each thread gets one run of a matrix's rows (tools/patches.py); a library without our patch ignores this.
+        os.environ.setdefault("GGML_ROWS_BY_THREAD", "1")
+        lib.llama_backend_init()
+        _Library.started = True
+
+
+@contextmanager
+def capture_log() -> Iterator[LogCapture]:
+    """Collect the library's log while a model loads.
+
+    The backends are loaded before: that one of them found no device is no reason why a model cannot be loaded.
+    """
+    initialise()
+    capture = _Library.capture = LogCapture()
+    try:
+        yield capture
+    finally:
+        _Library.capture = None
+
+
+class _Place(ctypes.Structure):
+    """Dl_info: the file that an address belongs to."""
+
+    _fields_ = (
+        ("file", ctypes.c_char_p),
+        ("base", ctypes.c_void_p),
+        ("symbol", ctypes.c_char_p),
+        ("address", ctypes.c_void_p),
+    )
+
+
+def cpu_module() -> str:
+    """The module of a portable build that computes on this CPU, such as zen4; "" where there is no choice of them.
+
+    Not read from the memory map: the library has looked into every module, and some stay mapped.
+    """
+    registered = _ggml.ggml_backend_reg_by_name(b"CPU")
+    place = _Place()
+    if not registered or not ctypes.CDLL(None).dladdr(ctypes.c_void_p(registered), ctypes.byref(place)):
+        return ""
+    return modules.name_of(Path(os.fsdecode(place.file)))
+
+
+def accelerator() -> str:
+    """Description of the first device that is not the CPU, "GPU" when it cannot be told."""
+    for index in range(_ggml.ggml_backend_dev_count()):
+        device = _ggml.ggml_backend_dev_get(index)
+        if _ggml.ggml_backend_dev_type(device) != _CPU:
+            return str(_ggml.ggml_backend_dev_description(device).decode(errors="replace"))
+    return "GPU"

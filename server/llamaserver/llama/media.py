@@ -1,0 +1,257 @@
+"""Images in prompts over libmtmd: pixels to bitmaps, to chunks, to the KV cache.
+
+Images are decoded by pixels.py, not by the library's own decoder. `build` may be called from any
+thread; encoding and decoding belong to the engine thread.
+"""
+
+import ctypes
+import hashlib
+import threading
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import llama_cpp.llama_cpp as lib
+import numpy as np
+import numpy.typing as npt
+from llama_cpp import mtmd_cpp as mtmd
+
+from ..errors import InvalidRequest, ModelLoadError, NotSupported
+from ..interfaces.backend import Status
+from ..interfaces.params import Media, Prompt
+from . import devices
+from .pixels import open_picture, rgb
+
+MAX_PIXELS = 64 * 1024 * 1024  # of all images of a prompt together
+_NODES_PER_LOOK = 16  # graph nodes of the vision model between two looks at the abort flag
+_KEY_BITS = (1 << 62) - 1
+_ODD = 0x9E3779B97F4A7C15
+
+
+class _Chunk:
+    """A library chunk that frees itself with the last prompt that holds it."""
+
+    def __init__(self, handle: Any) -> None:
+        self.handle = handle
+
+    def __del__(self) -> None:
+        if self.handle:
+            mtmd.mtmd_input_chunk_free(self.handle)
+            self.handle = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectorOptions:
+    """`n_batch`: most rows of one decode; `abort_flag`: a byte that is not zero while decode shall end."""
+
+    path: str
+    use_gpu: bool
+    threads: int
+    n_batch: int
+    n_ubatch: int
+    abort_flag: Any
+
+
+class MediaProjector:
+    """A loaded projector (protocol MediaTokenizer, and the engine's decode of an image)."""
+
+    modalities: frozenset[str]
+
+    def __init__(self, options: ProjectorOptions, model: Any, context: Any, log: devices.LogCapture) -> None:
+        mtmd.mtmd_helper_log_set(devices.LOG_CALLBACK, ctypes.c_void_p(0))
+        self._options = options
+        self._context = context
+        self._looks = 0
+        self._watch = lib.ggml_backend_sched_eval_callback(self._see_node)  # must outlive the projector
+        params = mtmd.mtmd_context_params_default()
+        params.use_gpu = options.use_gpu
+        params.print_timings = False
+        params.n_threads = options.threads
+        params.warmup = False
+        params.cb_eval = self._watch
+        self._handle = mtmd.mtmd_init_from_file(options.path.encode(), model, params)
+        if not self._handle:
+            raise ModelLoadError(f"cannot load projector {options.path}: {log.last_error()}", options.path)
+        self._lock = threading.Lock()
+        self._width = lib.llama_model_n_embd_inp(model)
+        self._sections = 4 if mtmd.mtmd_decode_use_mrope(self._handle) else 1
+        self.modalities = frozenset({"vision"} if mtmd.mtmd_support_vision(self._handle) else ())
+
+    def _see_node(self, tensor: Any, ask: bool, data: Any) -> bool:
+        """The library has no abort of an encode; ending its graph early through this callback is one."""
+        if not ask:
+            return not self._aborted
+        self._looks += 1
+        return self._looks % _NODES_PER_LOOK == 0
+
+    @property
+    def _aborted(self) -> bool:
+        return bool(self._options.abort_flag[0] != b"\0")
+
+    # ---- any thread
+
+    def build(self, parts: Sequence[str | bytes], *, add_special: bool) -> Prompt:
+        """Tokenize texts (str) and images (bytes) in order; InvalidRequest for what is no image.
+
+        One at a time: a decoded image takes up to 16 bytes a pixel until it has been cut to the model's size.
+        """
+        with self._lock, ExitStack() as stack:
+            inputs = _Inputs(stack)
+            for part in parts:
+                if isinstance(part, bytes):
+                    inputs.image(part)
+                else:
+                    inputs.text(part)
+            chunks = mtmd.mtmd_input_chunks_init()
+            stack.callback(mtmd.mtmd_input_chunks_free, chunks)
+            array_of_parts, count = inputs.pointers()
+            if mtmd.mtmd_tokenize_from_parts(self._handle, chunks, array_of_parts, count, add_special) != 0:
+                raise InvalidRequest("the projector cannot process an image of this kind", field="image_data")
+            prompt = _prompt(chunks)
+        for media in prompt.media:
+            self._check(media)
+        return prompt
+
+    def _check(self, media: Media) -> None:
+        """An image whose pieces see each other has to fit one micro-batch; the library asserts it."""
+        whole = mtmd.mtmd_decode_use_non_causal(self._handle, media.payload.handle)
+        if whole and media.n_tokens > min(self._options.n_batch, self._options.n_ubatch):
+            raise InvalidRequest(
+                f"an image of {media.n_tokens} tokens needs a physical batch (--ubatch-size) of at least that many",
+                field="image_data",
+            )
+
+    # ---- engine thread
+
+    def decode(self, media: Media, position: int, seq: int) -> Status:
+        """Encode the image and put it into the KV cache of `seq` at `position`.
+
+        The last row has logits. Without success, what is in the cache from `position` on is undefined.
+        """
+        if mtmd.mtmd_encode_chunk(self._handle, media.payload.handle) != 0:
+            return Status.FATAL
+        if self._aborted:
+            return Status.ABORTED
+        embeddings = mtmd.mtmd_get_output_embd(self._handle)
+        whole = mtmd.mtmd_decode_use_non_causal(self._handle, media.payload.handle)
+        if whole:
+            lib.llama_set_causal_attn(self._context, False)
+        try:
+            for batch in self._batches(embeddings, media, position, seq):
+                code = lib.llama_decode(self._context, batch)
+                if code != 0:
+                    return Status(code) if code in (1, 2, -1) else Status.FATAL
+            lib.llama_synchronize(self._context)
+            return Status.OK
+        finally:
+            if whole:
+                lib.llama_set_causal_attn(self._context, True)
+
+    def _batches(self, embeddings: Any, media: Media, position: int, seq: int) -> Iterator[Any]:
+        positions = self._positions(media, position)
+        n = media.n_tokens
+        for start in range(0, n, self._options.n_batch):
+            count = min(self._options.n_batch, n - start)
+            rows = (ctypes.c_float * (count * self._width)).from_address(
+                ctypes.addressof(embeddings.contents) + start * self._width * ctypes.sizeof(ctypes.c_float)
+            )
+            places = np.ascontiguousarray(positions[:, start : start + count])
+            one = ctypes.pointer(ctypes.c_int32(seq))
+            seqs = (ctypes.POINTER(ctypes.c_int32) * count)(*[one] * count)
+            counts = (ctypes.c_int32 * count)(*[1] * count)
+            wants = (ctypes.c_int8 * count)()
+            wants[count - 1] = int(start + count == n)
+            place = places.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+            yield lib.llama_batch(
+                count, None, ctypes.cast(rows, ctypes.POINTER(ctypes.c_float)), place, counts, seqs, wants
+            )
+
+    def _positions(self, media: Media, position: int) -> npt.NDArray[np.int32]:
+        """Positions of shape (sections, n_tokens); M-RoPE has time, row and column, and one spare."""
+        if self._sections == 1:
+            return np.arange(position, position + media.n_tokens, dtype=np.int32)[None]
+        image = mtmd.mtmd_input_chunk_get_tokens_image(media.payload.handle)
+        found = (mtmd.mtmd_decoder_pos * media.n_tokens)()
+        mtmd.mtmd_helper_image_get_decoder_pos(image, position, found)
+        return np.array([[p.t, p.y, p.x, p.z] for p in found], np.int32).T
+
+    def close(self) -> None:
+        """Free the projector; idempotent."""
+        if self._handle:
+            mtmd.mtmd_free(self._handle)
+            self._handle = None
+
+
+class _Inputs:
+    """The library's array of parts; `stack` frees what they point to."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._parts: list[Any] = []
+        self._images = 0
+        self._pixels = 0
+
+    def text(self, text: str) -> None:
+        data = text.encode("utf-8", "replace")
+        content = mtmd.mtmd_input_text(data, len(data), False, True)
+        self._parts.append(mtmd.mtmd_input_part(ctypes.pointer(content), None))
+
+    def image(self, data: bytes) -> None:
+        self._images += 1
+        try:
+            bitmap = self._bitmap(data)
+        except InvalidRequest as error:
+            raise InvalidRequest(f"image {self._images}: {error.message}", field="image_data") from error
+        self._stack.callback(mtmd.mtmd_bitmap_free, bitmap)
+        self._parts.append(mtmd.mtmd_input_part(None, bitmap))
+
+    def _bitmap(self, data: bytes) -> Any:
+        """The library copies the pixels. They are the identity of an image, not the file that they came in."""
+        file = open_picture(data)
+        self._pixels += file.width * file.height
+        if self._pixels > MAX_PIXELS:
+            raise InvalidRequest(f"{self._pixels} pixels so far, a prompt may have {MAX_PIXELS}")
+        image = rgb(file)
+        pixels = image.tobytes()
+        address = ctypes.cast(ctypes.c_char_p(pixels), ctypes.POINTER(ctypes.c_uint8))
+        bitmap = mtmd.mtmd_bitmap_init(image.width, image.height, address)
+        identity = hashlib.sha256(b"%dx%d/" % image.size)
+        identity.update(pixels)
+        mtmd.mtmd_bitmap_set_id(bitmap, identity.hexdigest().encode())
+        return bitmap
+
+    def pointers(self) -> tuple[Any, int]:
+        count = len(self._parts)
+        return (ctypes.POINTER(mtmd.mtmd_input_part) * count)(*map(ctypes.pointer, self._parts)), count
+
+
+def _prompt(chunks: Any) -> Prompt:
+    keys = array("q")
+    media: list[Media] = []
+    for index in range(mtmd.mtmd_input_chunks_size(chunks)):
+        chunk = mtmd.mtmd_input_chunks_get(chunks, index)
+        if mtmd.mtmd_input_chunk_get_type(chunk) == mtmd.MTMD_INPUT_CHUNK_TYPE_TEXT:
+            count = ctypes.c_size_t(0)
+            tokens = mtmd.mtmd_input_chunk_get_tokens_text(chunk, ctypes.byref(count))
+            keys.extend(tokens[: count.value])
+            if min(tokens[: count.value], default=0) < 0:
+                raise NotSupported("the projector uses tokens that this model's vocabulary does not have")
+            continue
+        n_pos = int(mtmd.mtmd_input_chunk_get_n_pos(chunk))
+        n_tokens = int(mtmd.mtmd_input_chunk_get_n_tokens(chunk))
+        copy = _Chunk(mtmd.mtmd_input_chunk_copy(chunk))
+        media.append(Media(len(keys), n_pos, n_tokens, copy))
+        keys.extend(_piece_keys(mtmd.mtmd_input_chunk_get_id(chunk) or b"", index, n_pos))
+    return Prompt(keys, tuple(media))
+
+
+def _piece_keys(content: bytes, index: int, n_pos: int) -> list[int]:
+    """Negative numbers for the positions of one slice of an image, equal only for equal images.
+
+    `content` identifies the image, `index` the slice. Four neighbours carry the whole hash.
+    """
+    digest = hashlib.sha256(content + b"/%d" % index).digest()
+    words = [int.from_bytes(digest[i : i + 8], "big") for i in (0, 8, 16, 24)]
+    return [-1 - ((words[offset % 4] + offset * _ODD) & _KEY_BITS) for offset in range(n_pos)]

@@ -1,0 +1,28 @@
+"""Samplers for a llama.cpp vocabulary: the pure ones, told which tokens the model must never say.
+
+Nothing of the library's own samplers is used: its grammar aborts the process on a token it did not
+expect and hangs on ambiguous rules; the rest costs more through ctypes than in numpy.
+"""
+
+import ctypes
+from typing import Any
+
+import llama_cpp.llama_cpp as lib
+
+from ..interfaces.backend import Vocab
+from ..sampling.sampler import ChainSamplerFactory
+
+
+class LlamaSamplerFactory(ChainSamplerFactory):
+    """SamplerFactory of one loaded model."""
+
+    def __init__(self, vocab: Vocab, handle: Any) -> None:
+        """`handle` is the library's vocabulary, read once."""
+        super().__init__(vocab, _suppressed(handle, vocab.n_vocab))
+
+
+def _suppressed(handle: Any, n_vocab: int) -> list[int]:
+    """Ids under tokenizer.ggml.suppress_tokens in the model's metadata."""
+    count = ctypes.c_int32(0)
+    tokens = lib.llama_vocab_get_suppress_tokens(handle, ctypes.byref(count))
+    return [token for token in tokens[: count.value] if 0 <= token < n_vocab] if tokens else []

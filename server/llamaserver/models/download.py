@@ -1,0 +1,148 @@
+"""A model where the server needs it: from the cache when it is good there, else from where it comes from."""
+
+import asyncio
+import enum
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import replace as changed
+from pathlib import Path
+
+from ..errors import DownloadError, ModelLoadError
+from . import digest, gguf_check, http_client, origin
+from . import lock as fetch_lock
+from .gguf_check import NotGGUF
+from .http_client import Retrying
+from .lock import LockLost
+from .source import Source, file_name, shard_urls
+from .transfer import Progress, Transfer, cannot_write
+
+_log = logging.getLogger(__name__)
+
+Waiting = Callable[[bool], None]  # whether another's download has to be waited for
+
+
+class _Found(enum.Enum):
+    """What lies at the target."""
+
+    NOTHING = enum.auto()
+    OTHER = enum.auto()  # with another digest than the source's; it stays until the right one is there
+    BROKEN = enum.auto()  # of no use to anybody
+    SUSPECT = enum.auto()  # whole, but a server could not load it
+    GOOD = enum.auto()
+
+
+def _nobody_waits(waiting: bool) -> None:
+    """Where nobody asks."""
+
+
+async def fetch_model(source: Source, target: Path, progress: Progress) -> Path:
+    """Download a model to `target`, or all its shards into that folder; the path of the (first) file."""
+    urls = shard_urls(source.url)
+    if len(urls) == 1:
+        return await fetch(source, target, progress)
+    if source.sha256:
+        raise ModelLoadError(f"one SHA-256 cannot vouch for a model of {len(urls)} files")
+    parts = [changed(source, url=url) for url in urls]
+    paths = [await fetch(part, target.parent / file_name(part.url), progress) for part in parts]
+    return paths[0]
+
+
+async def fetch(
+    source: Source,
+    target: Path,
+    progress: Progress,
+    on_wait: Waiting = _nobody_waits,
+    on_retry: Retrying = http_client.nobody,
+    *,
+    replace: bool = False,
+) -> Path:
+    """Download one file unless a good one is there; DownloadError says what went wrong in the end.
+
+    A file that is there and is no whole GGUF, or has another SHA-256 than the source's, is an error, or replaced where
+    that is asked for. One that a server could not load is asked for again, and stays while no other is to be had.
+    """
+
+    async def look() -> _Found:
+        return await asyncio.to_thread(_look, source, target, replace)
+
+    found = _Found.NOTHING
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        while (found := await look()) is not _Found.GOOD:
+            try:
+                async with fetch_lock.held(_lock_file(target), on_wait) as lock, http_client.session() as client:
+                    transfer = Transfer(client, source, target, progress, lock, on_retry)
+                    found = await look()
+                    if found is _Found.SUSPECT:
+                        await transfer.renew()
+                        break
+                    if found is not _Found.GOOD:
+                        return await transfer.run(room=found is _Found.BROKEN)
+            except LockLost:
+                _log.warning("another downloads %s now", target)
+    except OSError as error:
+        if found is not _Found.SUSPECT or await look() is _Found.NOTHING:
+            raise cannot_write(target, error) from error
+        _log.warning("%s could not be loaded, and no other can be had: %s", target, cannot_write(target, error))
+    _log.info("using %s from the cache%s", target, origin.told(target))
+    return target
+
+
+def _lock_file(target: Path) -> Path:
+    return target.with_name(f"{target.name}.lock")
+
+
+def _look(source: Source, target: Path, replace: bool) -> _Found:
+    """Find out what lies at the target. No server is asked."""
+    if origin.vouches(target, source.sha256):
+        return _Found.GOOD
+    if not target.exists():
+        return _Found.NOTHING
+    known = origin.of(target)
+    ours = replace or bool(known and known.url)
+    suspect = ours and origin.is_suspect(target) and os.access(target.parent, os.W_OK)
+    if suspect and _is_damaged(target):
+        return _Found.BROKEN
+    if source.sha256:
+        return _compared(source, target, replace)
+    if known is None and (problem := _first_check(target)):
+        if not replace and not digest.recorded(target):
+            raise DownloadError(f"{target} {problem}; remove it", "NotGGUF")
+        _log.warning("%s %s; downloading it anew", target, problem)
+        return _Found.BROKEN
+    return _Found.SUSPECT if suspect else _Found.GOOD
+
+
+def _compared(source: Source, target: Path, replace: bool) -> _Found:
+    if (found := digest.sha256(target)) == source.sha256.lower():
+        return _Found.GOOD
+    problem = f"{target} is there with SHA-256 {found}, expected {source.sha256}"
+    if not replace:
+        raise DownloadError(f"{problem}; remove it", "ChecksumMismatch")
+    _log.warning("%s; downloading it anew", problem)
+    return _Found.OTHER
+
+
+def _first_check(target: Path) -> str:
+    """Why a file that nobody has checked yet is no whole GGUF; "" when it is one, which is noted."""
+    try:
+        gguf_check.check(target)
+    except NotGGUF as error:
+        return str(error)
+    try:
+        origin.record(target, target.stat(), origin.Origin())
+    except OSError as error:
+        _log.info("that %s is a whole GGUF file cannot be kept: %s", target, error)
+    return ""
+
+
+def _is_damaged(target: Path) -> bool:
+    """Whether a file that a server could not load has other bytes than those that came. It is read whole, once."""
+    expected = digest.recorded(target)
+    if expected and not origin.is_intact(target):
+        if digest.compute(target) != expected:
+            _log.warning("%s is no longer what was downloaded; downloading it anew", target)
+            return True
+        origin.set_intact(target)
+    return False

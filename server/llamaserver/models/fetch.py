@@ -1,0 +1,83 @@
+"""The command `llamaserver fetch`: bring models into a folder before the server starts, as an init container does.
+
+Exit codes: 0 all files are there, 1 failed, 2 usage, 130 and 143 for signals. The reason of a failure is in the
+termination log; what was received stays and is gone on with by the next start.
+
+Most starts of a pod find everything there. So this module imports little: what downloads is in models/fetch_run.py.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from .. import logs, termination
+from ..config import Config
+from ..errors import ConfigError, DownloadError
+from ..option_readers import integer
+from . import cache, origin
+from .spec import keys, wanted
+
+_log = logging.getLogger(__name__)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise DownloadError(message, "BadSpec")
+
+
+def parse(argv: Sequence[str], environ: Mapping[str, str]) -> argparse.Namespace:
+    """The command line after `fetch`; DownloadError BadSpec says what is wrong."""
+    parser = _Parser("llamaserver fetch", allow_abbrev=False, description="Download models into a shared folder.")
+    models, port = environ.get("LLAMA_ARG_MODELS_DIR", "models"), environ.get("LLAMA_ARG_MANAGEMENT_PORT", "0")
+    parser.add_argument("--models-dir", type=Path, default=models, metavar="DIR", help="folder for downloads")
+    parser.add_argument("--owner", default="", metavar="NAME", help="who names these files, such as NAMESPACE/NAME")
+    parser.add_argument(
+        "--file", action="append", required=True, metavar="JSON",
+        help='{"path": "KEY/FILE.gguf", "huggingFace": {"repo", "revision", "file"} | "http": {"url"}, "sha256": ""}; '
+        "may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--management-host", default="0.0.0.0", metavar="HOST", help="address of that port")  # noqa: S104
+    parser.add_argument("--management-port", default=port, metavar="N", help="port for /livez /readyz /metrics /status")
+    parser.add_argument("--log-format", choices=("json", "text"), default="json", help="form of the log lines")
+    parser.add_argument(termination.FLAG, default=environ.get(termination.VARIABLE, termination.DEFAULT),
+                        metavar="FNAME", help="file that takes the reason of a failure, as JSON")  # fmt: skip
+    args = parser.parse_args(list(argv))
+    try:
+        args.management_port = integer(0, 65535)(args.management_port)
+    except ConfigError as error:
+        raise DownloadError(f"--management-port: {error}", "BadSpec") from None
+    return args
+
+
+def is_there(args: argparse.Namespace, environ: Mapping[str, str]) -> bool:
+    """Note who uses the files; whether all are there, and good by what was noted beside them."""
+    try:
+        files = [file for text in args.file for file in wanted(text, environ)]
+        if args.owner:
+            claim = cache.Claim(args.models_dir, args.owner, keys(files))
+            claim.name()  # first: whoever removes what nobody names must see it
+            claim.use()
+        return all(origin.vouches(args.models_dir / file.path, file.source.sha256) for file in files)
+    except (DownloadError, OSError):
+        return False  # models/fetch_run.py meets the same, and tells it
+
+
+def main(argv: Sequence[str]) -> NoReturn:
+    """Run the command; does not return."""
+    try:
+        args = parse(argv, os.environ)
+    except DownloadError as error:
+        termination.write(termination.path_in(argv, os.environ), error.reason, str(error))
+        print(f"llamaserver fetch: {error}\nTry llamaserver fetch --help.", file=sys.stderr)
+        sys.exit(2)
+    logs.configure(Config(log_disable=True, log_format=args.log_format))
+    if is_there(args, os.environ):
+        _log.info("all files are there already")
+        sys.exit(0)
+    from . import fetch_run
+
+    fetch_run.main(args)

@@ -1,0 +1,195 @@
+"""What `llamaserver fetch` does when something is to be fetched: the downloads, and the management port beside them."""
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
+
+from .. import termination
+from ..errors import DownloadError
+from . import cache, download, http_client, transfer
+from .spec import Wanted, keys, wanted
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where the command stands. Sizes are of all files together; 0 while a size is not known."""
+
+    file: str = ""
+    sizes: dict[str, int] = field(default_factory=dict)  # announced, by path
+    have: dict[str, int] = field(default_factory=dict)
+    waiting: bool = False
+    error: str = ""
+
+    def status(self) -> dict[str, object]:
+        """The body of /status."""
+        total = 0 if 0 in self.sizes.values() else sum(self.sizes.values())
+        return {
+            "state": "downloading",
+            "download": {"file": self.file, "bytes": sum(self.have.values()), "total_bytes": total},
+            "waiting_for_lock": self.waiting,
+            "error": self.error,
+        }
+
+
+async def fetch_all(files: Sequence[Wanted], folder: Path, progress: Progress) -> None:
+    """One file after the other."""
+    progress.sizes = {file.path: 0 for file in files}
+    if len(files) > 1:  # a single one tells its size itself
+        async with http_client.session() as client:
+            for file in files:
+                if not (folder / file.path).exists():
+                    progress.sizes[file.path] = await transfer.size(client, file.source)
+    for file in files:
+        progress.file = file.path
+
+        def received(have: int, total: int, path: str = file.path) -> None:
+            progress.have[path], progress.sizes[path] = have, total
+            progress.error = ""
+
+        def waits(waiting: bool) -> None:
+            progress.waiting = waiting
+
+        def fails(why: str) -> None:
+            progress.error = why
+
+        target = await download.fetch(file.source, folder / file.path, received, waits, fails, replace=True)
+        received(target.stat().st_size, target.stat().st_size)
+
+
+def management_app(progress: Progress) -> web.Application:
+    """The same paths as a server's management port, while it cannot serve yet."""
+    registry = CollectorRegistry()
+    download_bytes = Gauge("llamaserver:download_bytes", "Bytes of the files that are here.", registry=registry)
+    total_bytes = Gauge("llamaserver:download_total_bytes", "Bytes of the files; 0: unknown.", registry=registry)
+    waiting = Gauge("llamaserver:download_waiting", "1 while another's download is waited for.", registry=registry)
+
+    async def livez(_: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def readyz(_: web.Request) -> web.Response:
+        return web.Response(text="downloading\n", status=503)
+
+    async def status(_: web.Request) -> web.Response:
+        return web.json_response(progress.status())
+
+    async def metrics(_: web.Request) -> web.Response:
+        now = progress.status()["download"]
+        assert isinstance(now, dict)
+        download_bytes.set(now["bytes"])
+        total_bytes.set(now["total_bytes"])
+        waiting.set(progress.waiting)
+        headers = {"Content-Type": "text/plain; version=0.0.4"}
+        return web.Response(body=generate_latest(registry), headers=headers)
+
+    app = web.Application()
+    for path, handler in {"/livez": livez, "/readyz": readyz, "/status": status, "/metrics": metrics}.items():
+        app.router.add_get(path, handler)
+    return app
+
+
+async def run(args: argparse.Namespace, environ: Mapping[str, str]) -> None:
+    """Fetch with the management port open and signs of life in the folder."""
+    files = [file for text in args.file for file in wanted(text, environ)]
+    progress = Progress()
+    runner = web.AppRunner(management_app(progress), access_log=None, shutdown_timeout=0.5)
+    await runner.setup()
+    claim = keeping = None
+    try:
+        if args.management_port:
+            await _listen(runner, args.management_host, args.management_port)
+        if args.owner:
+            claim = cache.Claim(args.models_dir, args.owner, keys(files))
+            await asyncio.to_thread(_name, claim)
+            keeping = asyncio.create_task(cache.keep(claim, prune=False))
+        try:
+            await fetch_all(files, args.models_dir, progress)
+        except DownloadError as error:
+            if error.reason != "DiskFull" or claim is None or not await asyncio.to_thread(_make_room, claim):
+                raise
+            await fetch_all(files, args.models_dir, progress)
+    except DownloadError as error:
+        progress.error = str(error)
+        raise
+    finally:
+        if keeping:
+            keeping.cancel()
+        await runner.cleanup()
+
+
+async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
+    try:
+        await web.TCPSite(runner, host, port).start()
+    except OSError as error:
+        raise DownloadError(f"cannot listen on {host}:{port}: {error.strerror or error}", "BadSpec") from error
+
+
+def _name(claim: cache.Claim) -> None:
+    try:
+        claim.name()
+        claim.use()
+    except OSError as error:
+        raise transfer.cannot_write(claim.folder, error) from error
+
+
+def _make_room(claim: cache.Claim) -> bool:
+    """Remove what the owner no longer names and no pod of it uses: the server that does so else needs this download."""
+    try:
+        return bool(claim.prune())
+    except (OSError, ValueError) as error:
+        _log.warning("cannot make room in %s: %s", claim.folder, error)
+        return False
+
+
+async def _until_signal(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Run; a signal cancels, which leaves what was received in a state that can be gone on with."""
+    task, caught = asyncio.create_task(run(args, environ)), []
+
+    def stop(sig: signal.Signals) -> None:
+        caught.append(sig)
+        task.cancel()
+
+    for sig in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(sig, stop, sig)
+    try:
+        await task
+    except asyncio.CancelledError:
+        _log.info("stopped by %s", caught[0].name)
+        return 128 + caught[0]
+    _log.info("all files are there")
+    return 0
+
+
+def main(args: argparse.Namespace) -> NoReturn:
+    """Fetch; does not return."""
+    crash_log = termination.CrashLog(args.termination_log)
+    crash_log.catch_crashes()
+    crash_log.phase("download")
+    asyncio.run(_whole(args, crash_log))
+    raise AssertionError("ended in _whole")
+
+
+async def _whole(args: argparse.Namespace, crash_log: termination.CrashLog) -> NoReturn:
+    try:
+        code = await _until_signal(args, os.environ)
+        crash_log.clear()
+    except DownloadError as error:
+        _log.error("%s", error)
+        termination.write(args.termination_log, error.reason, str(error))
+        code = 2 if error.reason == "BadSpec" else 1
+    except Exception as error:
+        _log.exception("failed")
+        termination.write(args.termination_log, "DownloadFailed", f"{type(error).__name__}: {error}")
+        code = 1
+    logging.shutdown()
+    os._exit(code)  # the interpreter's own end waits for threads, which may be reading 100 GB

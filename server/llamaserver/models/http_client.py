@@ -1,0 +1,130 @@
+"""Talking to the servers that have models: what an answer means, and when to try again."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import TypeVar
+
+import aiohttp
+
+from ..errors import DownloadError
+from .http_failures import CONNECT, FAILURES, READ, MayPass, explain, hopeless, printable
+from .source import Source, shown
+
+_log = logging.getLogger(__name__)
+_ATTEMPTS = 6
+_FIRST_DELAY = 0.5  # seconds before the second attempt; doubled for each further one
+_LONGEST_DELAY = 30.0
+_LONGEST_WAIT = 300.0  # seconds, when the server asks for more
+
+_REASONS = {401: "Unauthorized", 403: "Unauthorized", 404: "ModelNotFound", 410: "ModelNotFound"}
+
+T = TypeVar("T")
+Retrying = Callable[[str], None]  # what went wrong, and when it is tried again
+
+
+def session() -> aiohttp.ClientSession:
+    """A client that waits long for all, not for any byte."""
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=READ)
+    return aiohttp.ClientSession(trust_env=True, timeout=timeout, headers={"Accept-Encoding": "identity"})
+
+
+def nobody(_: str) -> None:
+    """Where nobody listens."""
+
+
+async def retried(
+    url: str, call: Callable[[], Awaitable[T]], have: Callable[[], int] = lambda: 0, on_retry: Retrying = nobody
+) -> T:
+    """Call until it works, ever more slowly; DownloadError after too many failures that gained no byte.
+
+    `have` tells how many bytes the next attempt need not get again.
+    """
+    failures, before = 0, have()
+    while True:
+        try:
+            return await call()
+        except FAILURES as error:
+            text = explain(error)
+            if hopeless(error):
+                raise DownloadError(f"cannot download {shown(url)}: {text}") from error
+            failures = 1 if have() > before else failures + 1
+            before = have()
+            if failures == _ATTEMPTS:
+                then = "; the next attempt goes on from there" if before else ""
+                raise DownloadError(f"cannot download {shown(url)}: {text}, {failures} times{then}") from error
+            delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** (failures - 1))
+            if isinstance(error, MayPass):
+                delay = max(delay, min(error.wait, _LONGEST_WAIT))
+            told = f"{shown(url)}: {text}, attempt {failures} of {_ATTEMPTS}, again in {delay:.3g} s"
+            _log.warning("%s", told)
+            on_retry(told)
+            await asyncio.sleep(delay)
+
+
+# ---- answers
+
+
+def check_status(response: aiohttp.ClientResponse, source: Source) -> None:
+    """Raise DownloadError for what stays so, MayPass for what may pass."""
+    status = response.status
+    if status >= 500 or status in (408, 425, 429):
+        wait = _wait(response.headers.get("Retry-After", ""))
+        asks = f" and asks to wait {wait:,.0f} s" if wait else ""
+        raise MayPass(f"the server answered {_phrase(response)}{asks}", wait)
+    if status in (200, 206):
+        return
+    text = f"{shown(source.url)} answered {_phrase(response)}"
+    if place := redirected(response):
+        text += f" after a redirect to {place}"
+    if said := printable(response.headers.get("X-Error-Message", "")):  # Hugging Face
+        text += f" ({said})"
+    if status in (401, 403):
+        text += f"; {_refused(response, source)}"
+    elif 300 <= status < 400:
+        text += ", without a place to go to"
+    raise DownloadError(text, _REASONS.get(status, "DownloadFailed"))
+
+
+def redirected(response: aiohttp.ClientResponse) -> str:
+    """Where the answer comes from, if that is another place than was asked."""
+    first = response.history[0].url if response.history else response.url
+    return shown(str(response.url)) if response.url != first else ""
+
+
+def _phrase(response: aiohttp.ClientResponse) -> str:
+    try:
+        return f"{response.status} {HTTPStatus(response.status).phrase}"
+    except ValueError:
+        return f"{response.status} {printable(response.reason or '')}".strip()
+
+
+def _refused(response: aiohttp.ClientResponse, source: Source) -> str:
+    """What was sent to be let in, and what may be missing."""
+    sent = response.request_info.headers.get("Authorization", "")
+    if sent.startswith("Basic "):
+        return "the user and the password of the URL were refused"
+    if sent:
+        text = f"the token in {source.token_name} was refused"
+        if response.status == 403 and source.page:
+            text += f"; has the licence been accepted on {source.page}?"
+        return text
+    if source.headers:
+        return f"the token in {source.token_name} was not sent on to another server"
+    if not source.token_name:
+        return "no token was sent"
+    known = " or there is no such repository" if source.page and response.status == 401 else ""
+    return f"no token was sent ({source.token_name} is not set){known}"
+
+
+def _wait(value: str) -> float:
+    """Seconds that a Retry-After asks for, as a number or as a date; 0 for none and for nonsense."""
+    if value.isascii() and value.isdigit():
+        return float(value[:9])
+    try:
+        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return 0.0

@@ -1,0 +1,84 @@
+"""One file on a server: its URL, its digest, the token that opens it. Pure."""
+
+import re
+from dataclasses import dataclass
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from ..errors import DownloadError, ModelLoadError
+
+_SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where one file comes from, and what it must hash to ("" when unknown)."""
+
+    url: str
+    sha256: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+    token_name: str = ""  # the variable that a token is taken from, "": there is none
+    page: str = ""  # of the model, where its licence can be accepted
+
+
+def shown(url: str) -> str:
+    """A URL as others may see it: the user, the password and the query may be secrets, as in signed URLs."""
+    try:
+        parts = urlsplit(url)
+        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:  # what is no address has its secrets anywhere
+        return f"{url.partition('://')[0]}://…" if "://" in url else "…"
+    query = "?…" if parts.query else ""
+    return f"{parts.scheme}://{host}{port}{parts.path}{query}" if parts.netloc else f"{parts.path}{query}"
+
+
+def is_http(url: str) -> bool:
+    """Whether it is an address that can be asked."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError:
+        raise DownloadError(f"{shown(url)} is no HTTP address", "BadSpec") from None
+
+
+def bearer(url: str, token: str) -> tuple[tuple[str, str], ...]:
+    """The header for a token, unless the URL has a user of its own. A token from a Secret often ends in a line break.
+
+    DownloadError BadSpec for what can stand in no header.
+    """
+    token = token.strip()
+    if not token or "@" in _split(url).netloc:
+        return ()
+    if not token.isascii() or not token.isprintable():
+        raise DownloadError("the token has characters that no token can have, such as a line break", "BadSpec")
+    return (("Authorization", f"Bearer {token}"),)
+
+
+def file_name(url: str) -> str:
+    """The last part of the URL's path; ModelLoadError when that is no file name."""
+    name = unquote(_split(url).path).rsplit("/", 1)[-1]
+    if not name or name in (".", "..") or "/" in name or "\0" in name:
+        raise ModelLoadError(f"the URL {shown(url)} names no file")
+    return name
+
+
+def shards(name: str) -> list[str]:
+    """The names of all parts of a split model, given that of one; otherwise the name itself."""
+    found = _SHARD.search(name)
+    if not found:
+        return [name]
+    total = int(found[2])
+    return [name.replace(found[0], f"-{part:05d}-of-{total:05d}.gguf") for part in range(1, total + 1)]
+
+
+def shard_urls(url: str) -> list[str]:
+    """The same for a URL, whose query stays."""
+    path = _split(url).path
+    return [url.replace(path, part) for part in shards(path)] if _SHARD.search(path) else [url]

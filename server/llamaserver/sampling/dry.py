@@ -1,0 +1,142 @@
+"""DRY ("don't repeat yourself"): a price, growing with its length, on continuing a repeated sequence.
+
+Formulas are those of llama.cpp's sampler. State of one request; the breakers are shared.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..interfaces.backend import Vocab
+from .chain import Candidates
+
+_MOST_BYTES = 40  # of a breaker
+_MOST_LENGTH = 256  # tokens of a match that are measured; longer ones cost as much
+_MOST_TAIL = 20  # tokens after a breaker's first
+_LOG_OF_LARGEST_FLOAT = 88.7228391
+
+Breakers = dict[int, list[tuple[int, ...]]]  # first token -> the rests with which it makes a breaker
+
+
+def find_breakers(vocab: Vocab, text: str) -> Breakers:
+    """All tokens that contain or begin `text`, with the tokens that complete it. Reads the whole vocabulary."""
+    wanted = text.encode("utf-8", "replace")[:_MOST_BYTES]
+    found: Breakers = {}
+    if not wanted:
+        return found
+    for token in range(vocab.n_vocab):
+        piece = vocab.special_piece(token)
+        if wanted in piece:
+            found[token] = [()]
+            continue
+        at = piece.find(wanted[:1])
+        while at >= 0:
+            if wanted.startswith(piece[at:]):
+                rest = wanted[len(piece) - at :].decode("utf-8", "replace")
+                tail = tuple(vocab.tokenize(rest, add_special=False, parse_special=False)[:_MOST_TAIL])
+                if tail not in found.setdefault(token, []):
+                    found[token].append(tail)
+            at = piece.find(wanted[:1], at + 1)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class DryParams:
+    """Values of one request; `last_n` tokens are looked back over."""
+
+    multiplier: float
+    base: float
+    allowed_length: int
+    last_n: int
+
+
+class Dry:
+    """Looks for earlier places where the text's end occurs, and taxes what followed there."""
+
+    def __init__(self, params: DryParams, breakers: Sequence[Breakers]) -> None:
+        self._params = params
+        self._breakers: Breakers = {}
+        for one in breakers:
+            for token, rests in one.items():
+                self._breakers.setdefault(token, []).extend(rests)
+        self._tokens: list[int] = []
+        base = params.base
+        self._most_exponent = int(_LOG_OF_LARGEST_FLOAT / math.log(base)) if base > 1.000001 else 0
+        # A longer match costs no more than this one: no need to measure it.
+        self._longest = min(max(params.allowed_length, 0) + self._most_exponent, _MOST_LENGTH)
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        """Account for tokens of the prompt."""
+        self._tokens.extend(tokens[-self._params.last_n :])
+
+    def add(self, token: int) -> None:
+        """Account for one token."""
+        self._tokens.append(token)
+        if len(self._tokens) > 2 * self._params.last_n + 1024:
+            del self._tokens[: -self._params.last_n]
+
+    def penalties(self) -> dict[int, float]:
+        """What to subtract from which token's logit."""
+        recent = self._tokens[-self._params.last_n :]
+        allowed = self._params.allowed_length
+        if len(recent) <= allowed:
+            return {}
+        limit = self._limit(recent)
+        if limit < allowed:
+            return {}
+        prices: dict[int, float] = {}
+        for token, length in self._repeats(recent, limit).items():
+            if length >= allowed and () not in self._breakers.get(token, ()):
+                exponent = length - allowed
+                if self._most_exponent:
+                    exponent = min(exponent, self._most_exponent)
+                prices[token] = self._params.multiplier * self._params.base**exponent
+        return prices
+
+    def _limit(self, recent: list[int]) -> int:
+        """Tokens since the last breaker: no match may reach across it."""
+        size = len(recent)
+        if not self._breakers:
+            return size
+        for back in range(size):
+            rests = self._breakers.get(recent[size - 1 - back])
+            if rests is None:
+                continue
+            after = tuple(recent[size - back : size - back + _MOST_TAIL])
+            lengths = [len(rest) for rest in rests if after[: len(rest)] == rest]
+            if lengths:
+                return back - max(lengths)
+        return size
+
+    def _repeats(self, recent: list[int], limit: int) -> dict[int, int]:
+        """For each token that followed an earlier occurrence of the end: the longest such match."""
+        tokens = np.array(recent, np.intp)
+        last = tokens.shape[0] - 1
+        lengths = np.zeros(last, np.intp)
+        ends = np.arange(last)
+        for length in range(min(limit, self._longest, last)):
+            ends = ends[ends >= length]
+            ends = ends[tokens[ends - length] == tokens[last - length]]
+            if ends.shape[0] == 0:
+                break
+            lengths[ends] = length + 1
+        followed = np.arange(last) if self._params.allowed_length <= 0 else np.flatnonzero(lengths)
+        longest: dict[int, int] = {}
+        for token, length in zip(tokens[followed + 1].tolist(), lengths[followed].tolist(), strict=True):
+            longest[token] = max(longest.get(token, 0), length)
+        return longest
+
+    def __call__(self, c: Candidates) -> Candidates:
+        """The candidates with their penalties."""
+        prices = self.penalties()
+        if not prices:
+            return c
+        logits = c.logits.copy()
+        for token, price in prices.items():
+            if c.ids is not None:
+                logits[c.ids == token] -= price
+            elif 0 <= token < logits.shape[0]:
+                logits[token] -= price
+        return Candidates(c.ids, logits, False)

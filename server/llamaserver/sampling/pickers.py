@@ -1,0 +1,79 @@
+"""The ends of a chain: from candidates to one chosen, and what changes a row of logits before."""
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from ..interfaces.backend import FloatArray
+from .chain import Candidates, NothingLeftError, Step, draw
+from .mersenne import Twister
+from .mirostat import Mirostat
+
+
+class Picker(Protocol):
+    """Ends the work on a set of candidates by choosing one."""
+
+    enough: int  # this many of the most likely suffice to begin with; 0: all are needed
+
+    def choose(self, c: Candidates) -> tuple[Candidates, int]:
+        """Return the candidates left at the end and the chosen one's place among them."""
+
+
+class Greedy:
+    """The most likely token; ties go to the smaller id."""
+
+    enough = 1
+
+    def choose(self, c: Candidates) -> tuple[Candidates, int]:
+        """Choose the largest logit."""
+        if c.logits.shape[0] == 0:
+            raise NothingLeftError
+        place = int(c.logits.argmax())
+        if not c.logits[place] > -math.inf:  # NaN too
+            raise NothingLeftError
+        return c, place
+
+
+class Chain:
+    """The requested samplers in order, then a draw."""
+
+    def __init__(self, steps: Sequence[Step], enough: int, random: Twister) -> None:
+        self.enough = enough
+        self._steps = tuple(steps)
+        self._random = random
+
+    def choose(self, c: Candidates) -> tuple[Candidates, int]:
+        """Narrow and draw."""
+        for step in self._steps:
+            c = step(c)
+        return c, draw(c, self._random)
+
+
+class Surprise:
+    """Temperature, then mirostat."""
+
+    enough = 0
+
+    def __init__(self, first: Step, mirostat: Mirostat) -> None:
+        self._first = first
+        self._mirostat = mirostat
+
+    def choose(self, c: Candidates) -> tuple[Candidates, int]:
+        """Let mirostat choose."""
+        return self._mirostat.choose(self._first(c))
+
+
+class Bias:
+    """Addends for some logits, and tokens that are never chosen."""
+
+    def __init__(self, addends: dict[int, float], banned: set[int]) -> None:
+        self._ids = np.array(list(addends), np.intp)
+        self._values = np.array(list(addends.values()), np.float32)
+        self._banned = np.array(sorted(banned), np.intp)
+
+    def apply(self, logits: FloatArray) -> None:
+        """Change the row in place."""
+        logits[self._ids] += self._values
+        logits[self._banned] = -math.inf

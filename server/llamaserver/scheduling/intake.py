@@ -1,0 +1,98 @@
+"""From a request to a sequence: what can be checked and settled before the engine thread sees it."""
+
+from array import array
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from ..errors import ContextExceeded, InvalidRequest, NotSupported
+from ..interfaces.backend import ModelInfo, Sampler, Vocab
+from ..interfaces.params import GenerationParams, Prompt
+from . import overflow
+from .sequence import Sequence
+from .settings import EngineSettings
+
+
+@dataclass(slots=True)
+class Request:
+    """Work for the engine. `tag` is carried to SlotView for the API's own use."""
+
+    prompt: Prompt
+    params: GenerationParams
+    sampler: Sampler | None = None  # required for completions that predict
+    kind: Literal["completion", "embedding"] = "completion"
+    tag: Any = None
+
+
+def make_sequence(
+    request: Request,
+    id_task: int,
+    settings: EngineSettings,
+    info: ModelInfo,
+    vocab: Vocab,
+    *,
+    scales: tuple[float, ...],
+) -> Sequence:
+    """The sequence of a request under the server's LoRA `scales`; ContextExceeded, InvalidRequest or NotSupported."""
+    params = request.params
+    if params.id_slot >= settings.n_slots:
+        raise InvalidRequest(f"id_slot must be below {settings.n_slots}", field="id_slot")
+    if request.kind == "embedding":
+        keys, truncated = _embedding_keys(request.prompt, settings, info), False
+        params = replace(params, cache_prompt=False)
+    else:
+        keys, truncated = _completion_keys(request, settings, info)
+        if settings.grp_attn_n > 1:
+            params = replace(params, cache_prompt=False)
+    cap = settings.n_predict
+    wanted = params.n_predict
+    return Sequence(
+        id_task=id_task,
+        kind=request.kind,
+        params=params,
+        keys=keys,
+        media=request.prompt.media,
+        sampler=request.sampler,
+        lora=scales if params.lora is None else params.lora,
+        n_predict=min(wanted, cap) if min(wanted, cap) >= 0 else max(wanted, cap),
+        truncated=truncated,
+        tag=request.tag,
+        n_keep=_n_keep(params, len(keys), settings, vocab),
+    )
+
+
+def _n_keep(params: GenerationParams, n_prompt: int, settings: EngineSettings, vocab: Vocab) -> int:
+    if params.n_keep < 0:
+        return n_prompt
+    return min(params.n_keep + int(vocab.add_bos), settings.slot_ctx - overflow.MARGIN)
+
+
+def _completion_keys(request: Request, settings: EngineSettings, info: ModelInfo) -> "tuple[array[int], bool]":
+    prompt, limit = request.prompt, settings.slot_ctx
+    if not info.causal:
+        raise NotSupported("this model computes embeddings only")
+    if not len(prompt):
+        raise InvalidRequest("the prompt is empty", field="prompt")
+    size = len(prompt) + sum(media.n_tokens - media.n_pos for media in prompt.media)
+    if size < limit:
+        return prompt.keys, False
+    if not settings.context_shift or prompt.media or settings.grp_attn_n > 1:
+        raise ContextExceeded(
+            f"the request exceeds the available context size ({size} >= {limit} tokens), try increasing it",
+            field="prompt",
+            n_prompt_tokens=size,
+            n_ctx=limit,
+        )
+    return overflow.truncated_prompt(prompt.keys, limit, request.params.n_keep), True
+
+
+def _embedding_keys(prompt: Prompt, settings: EngineSettings, info: ModelInfo) -> "array[int]":
+    room = settings.slot_ctx if info.causal else info.n_ctx_train
+    limit = min(info.n_ubatch, info.n_batch, room)
+    if not len(prompt):
+        raise InvalidRequest("the input is empty", field="input")
+    if len(prompt) > limit:
+        raise InvalidRequest(
+            f"input of {len(prompt)} tokens is too large to process; at most {limit} fit the batch and the context",
+            field="input",
+        )
+    return prompt.keys

@@ -1,0 +1,102 @@
+"""The disk tier beside others: files that come and go, disks that fail for a moment, and how full they get."""
+
+import errno
+import os
+from array import array
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from llamaserver.kvstore import disk
+
+from tests.support.engine.driver import tokens
+from tests.support.engine.kv import files, found, opened, save, total
+
+
+def keys(count: int, seed: int = 0) -> "array[int]":
+    return array("q", tokens(count, seed))
+
+
+class Listing(list[Any]):
+    """A listing that is complete before anybody looks at an entry."""
+
+    def __enter__(self) -> "Listing":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def test_files_that_others_finish_cut_no_sweep_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the listing and the look at a file, its writer has renamed it."""
+    size = _size_of(tmp_path / "measured", 100)
+    with opened(tmp_path / "kv", max_bytes=2 * size) as store:
+        folder = next(path for path in (tmp_path / "kv").iterdir() if path.is_dir())
+        scan = os.scandir
+
+        def scandir(path: Any) -> Listing:
+            (folder / ".tmp-other").write_bytes(b"")
+            entries = Listing(scan(path))
+            (folder / ".tmp-other").unlink()
+            return entries
+
+        monkeypatch.setattr(os, "scandir", scandir)
+        for seed in range(4):
+            save(store, keys(100, seed))
+        monkeypatch.undo()
+        assert store.stats().discards["evicted"] > 0
+    assert total(tmp_path / "kv") <= 2 * size
+
+
+def test_a_disk_that_fails_once_costs_one_prompt_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened(tmp_path / "kv") as store:
+        save(store, keys(200))
+        with monkeypatch.context() as patched:
+            patched.setattr(disk, "decode", _failing)
+            assert found(store, keys(200)) == 0
+            assert store.stats().discards["io_error"] > 0
+        assert found(store, keys(200)) == 200
+        save(store, keys(200))
+    assert len(files(tmp_path)) == 4
+
+
+def _failing(*_: object) -> None:
+    raise OSError(errno.EIO, "Input/output error")
+
+
+def test_without_a_limit_some_of_the_disk_stays_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = _size_of(tmp_path / "measured", 1000)
+    size, others = 5 * one, 0
+
+    def statvfs(_: Path) -> SimpleNamespace:
+        return SimpleNamespace(f_blocks=size, f_frsize=1, f_bavail=size - total(tmp_path / "kv") - others)
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    with opened(tmp_path / "kv") as store:
+        for seed in range(12):
+            save(store, keys(1000, seed))
+            assert found(store, keys(1000, seed)) == 1000
+            assert total(tmp_path / "kv") <= size * 0.95
+        assert total(tmp_path / "kv") >= 3 * one
+        others = size
+        save(store, keys(1000, 77))
+        assert store.stats().discards["disk_full"] == 1
+
+
+def test_the_bytes_written_tell_how_far_a_large_file_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A drain follows them: a conversation of gigabytes takes minutes."""
+    seen: list[int] = []
+    monkeypatch.setattr(disk, "_SYNCED", 4096)
+    with opened(tmp_path / "kv", whole=True) as store:
+        monkeypatch.setattr(os, "fdatasync", lambda handle: seen.append(store.stats().bytes_written))
+        save(store, keys(1000))
+        assert found(store, keys(1000) + keys(1)) == 1000
+    assert len(seen) > 3
+    assert seen == sorted(set(seen))
+
+
+def _size_of(folder: Path, count: int) -> int:
+    with opened(folder) as store:
+        save(store, keys(count))
+    return total(folder)

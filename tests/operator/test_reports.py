@@ -1,0 +1,35 @@
+"""Which pods a reconcile asks how they are: an answer that cannot come would hold up the object's next edit."""
+
+from typing import Any
+
+import pytest
+from llamaserver_operator.reconcile import Reconciler
+
+from tests.support.operator.worlds import CONFIG
+
+
+class Reader:
+    """Stands for the pods' management ports."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def status(self, pod: dict[str, Any]) -> dict[str, Any] | None:
+        self.asked.append(pod["metadata"]["name"])
+        return {"state": "ready"} if pod["metadata"]["name"] != "busy" else None
+
+
+def pod(name: str, phase: str = "Running", **metadata: str) -> dict[str, Any]:
+    return {"metadata": {"name": name, **metadata}, "status": {"phase": phase, "podIP": "10.0.0.1"}}
+
+
+ENDING = pod("ending", deletionTimestamp="2026-01-01T00:00:00Z")
+
+
+@pytest.mark.parametrize("gone", [ENDING, pod("evicted", "Failed"), pod("done", "Succeeded")])
+async def test_only_pods_that_can_answer_are_asked(gone: dict[str, Any]) -> None:
+    reader = Reader()
+    reconciler = Reconciler(None, CONFIG, reader)  # type: ignore[arg-type]  # no cluster is asked
+    reports = await reconciler._reports([gone, pod("busy"), pod("new", "Pending"), pod("serving")])
+    assert reader.asked == ["busy", "new", "serving"]
+    assert set(reports) == {"new", "serving"}
