@@ -68,7 +68,7 @@ _TILE_BARRIERS = (
 # evaluated, as it does on NUMA machines, instead of one chunk of rows after another as it comes free.
 # Nine chunks for two threads are five and four, and each jump leaves the prefetcher behind: measured
 # on two cores, one stream of the default model decodes 1.4 times as fast, eight streams 1.1 times
-# (docs/performance.md). Each row is computed as before, so the results are the same bit for bit.
+# (docs/explanation/performance.md). Each row is computed as before, so the results are the same bit for bit.
 _ROWS_BY_THREAD = (
     Patch(
         _CPU,

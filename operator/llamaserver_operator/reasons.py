@@ -1,4 +1,4 @@
-"""What the reason of a condition means for whoever waits. docs/conditions.md lists all reasons."""
+"""What the reason of a condition means for whoever waits. docs/reference/conditions.md lists all reasons."""
 
 # Only a change by the user, or by an administrator, can help: the condition Stalled is True, and tools stop to wait.
 # A reason belongs here only when waiting is in vain for certain. The following do not:

@@ -69,7 +69,7 @@ def main() -> None:
         logging.shutdown()
         os._exit(code)  # the interpreter's own end waits for worker threads, which may be deep in a library call
 
-    uvloop.run(run())  # a stream costs it a fifth less than asyncio's own loop (docs/performance.md)
+    uvloop.run(run())  # a stream costs it a fifth less than asyncio's own loop (docs/explanation/performance.md)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ class Config:
     mlock: bool = False
     mmap: bool = True
     numa: Literal["", "distribute", "isolate", "numactl"] = ""
-    kv_unified: bool | None = None  # None: chosen by measurement (docs/performance.md)
+    kv_unified: bool | None = None  # None: chosen by measurement (docs/explanation/performance.md)
     cache_type_k: str = "f16"
     cache_type_v: str = "f16"
     flash_attn: Literal["auto", "on", "off"] = "auto"

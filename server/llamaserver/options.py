@@ -496,7 +496,7 @@ def _add(group: Any, option: Option) -> None:
 
 
 def default_text(option: Option) -> str:
-    """The default as --help and docs/options.md show it."""
+    """The default as --help and docs/reference/options.md show it."""
     if option.default:
         return option.default
     value = next(f.default for f in fields(Config) if f.name == option.field)
@@ -592,7 +592,7 @@ _COMMANDS = (
 
 
 def markdown() -> str:
-    """docs/options.md."""
+    """docs/reference/options.md."""
     lines = ["# Options", "", "Made by `python -m llamaserver.options`; a test keeps it current.", ""]
     for title, options in GROUPS.items():
         lines += [f"## {title.capitalize()}", "", "| option | default | environment | meaning |", "|---|---|---|---|"]

@@ -1,4 +1,4 @@
-"""Where this server decides otherwise than llama-server or OpenAI, as docs/compatibility.md tells."""
+"""Where this server decides otherwise than llama-server or OpenAI, as docs/reference/compatibility.md tells."""
 
 import json
 import socket

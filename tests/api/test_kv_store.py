@@ -15,7 +15,7 @@ from tests.support.polling import until
 from tests.support.server.client import Client
 from tests.support.server.process import ServerProcess
 
-DOCUMENT = Path(__file__).parents[2] / "docs/metrics.md"
+DOCUMENT = Path(__file__).parents[2] / "docs/reference/metrics.md"
 pytestmark = pytest.mark.model
 RULES = "You help sailors. " + " ".join(f"Rule {n}: a lighthouse number {n} stands on rock {n * 7}." for n in range(40))
 

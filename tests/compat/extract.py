@@ -1,7 +1,7 @@
 """The items of the April 2024 document: every option, endpoint, field, metric, error and example in its text.
 
 `python -m tests.compat.extract README.txt > tests/compat/items.txt` writes the list that
-docs/compatibility.md is held against. The text is the page of llama.cpp's examples/server/README.md
+docs/reference/compatibility.md is held against. The text is the page of llama.cpp's examples/server/README.md
 as a browser copies it.
 """
 

@@ -1,4 +1,4 @@
-"""docs/compatibility.md has a row for every item of the document, and the tests it names pass."""
+"""docs/reference/compatibility.md has a row for every item of the document, and the tests it names pass."""
 
 import re
 import subprocess
@@ -13,7 +13,7 @@ from tests.conftest import OUTCOMES
 
 ROOT = Path(__file__).parents[2]
 ROW = re.compile(r"^\| `(.+?)` \| (.*?) \| (.*) \|$", re.M)
-TABLE = (ROOT / "docs/compatibility.md").read_text()
+TABLE = (ROOT / "docs/reference/compatibility.md").read_text()
 ROWS = [(item, re.findall(r"`([^`]+)`", tests), note) for item, tests, note in ROW.findall(TABLE)]
 DIFFERENCES = re.findall(r"`(tests/[^`]+)`", TABLE.partition("\n## What this server decides otherwise\n")[2])
 ITEMS = (ROOT / "tests/compat/items.txt").read_text().splitlines()

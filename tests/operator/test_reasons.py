@@ -1,4 +1,4 @@
-"""docs/conditions.md has every reason that the operator can tell, and says of each whether it stalls."""
+"""docs/reference/conditions.md has every reason that the operator can tell, and says of each whether it stalls."""
 
 import ast
 import re
@@ -12,7 +12,7 @@ from tests.support.operator.schema import ROOT
 
 CODE = Path(llamaserver_operator.__file__).parent
 DECIDING = ("conditions", "crashes", "plan", "pods", "reasons", "reconcile", "remedies", "rollout", "status")
-TEXT = (ROOT / "docs" / "conditions.md").read_text()
+TEXT = (ROOT / "docs" / "reference" / "conditions.md").read_text()
 CAMEL = re.compile(r"[A-Z][a-z]+(?:[A-Z]+[a-z]*)*|[A-Z]{2,}[a-z]+(?:[A-Z]+[a-z]*)*")
 TYPES = {
     "Ready", "Available", "Stalled", "Accepted", "ModelAvailable", "Scheduled", "Progressing", "Accelerated",

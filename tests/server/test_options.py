@@ -11,7 +11,7 @@ from llamaserver.config import Config
 from llamaserver.errors import ConfigError
 
 MODEL = ("-m", "model.gguf")
-DOCS = Path(__file__).parents[2] / "docs" / "options.md"
+DOCS = Path(__file__).parents[2] / "docs" / "reference" / "options.md"
 
 # (spellings, value, Config field, its value): the options of the April 2024 document that take a value
 VALUED = [
@@ -396,4 +396,4 @@ def test_no_two_options_share_a_spelling_or_a_variable():
 
 
 def test_the_page_of_options_is_current():
-    assert DOCS.read_text() == options.markdown(), "run: python -m llamaserver.options > docs/options.md"
+    assert DOCS.read_text() == options.markdown(), "run: python -m llamaserver.options > docs/reference/options.md"

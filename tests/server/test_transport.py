@@ -67,7 +67,7 @@ async def test_what_is_too_large_once_unpacked(ports, encoding):
     assert statuses(answer) == [413]
 
 
-# ---- design differences, told in docs/compatibility.md
+# ---- design differences, told in docs/reference/compatibility.md
 
 
 async def test_header_fields_that_are_too_long_are_refused(ports):

@@ -63,7 +63,7 @@ class Save:
 
 @dataclass(frozen=True, slots=True)
 class StoreStats:
-    """Numbers for monitoring; dictionaries by tier or reason. docs/metrics.md says what counts as what."""
+    """Numbers for monitoring; dictionaries by tier or reason. docs/reference/metrics.md says what counts as what."""
 
     opening: bool = False  # the folder has not been looked through yet: entries and bytes are not known
     entries: int = 0

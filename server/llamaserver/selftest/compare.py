@@ -9,7 +9,7 @@ from ..interfaces.backend import FloatArray
 
 # Modules round differently. Where activations are quantized, a rounding that goes the other way is a whole
 # step, which the layers above spread. Measured over the twelve modules that an AMD EPYC with AVX-512
-# runs, against the plainest one, with SmolLM2-135M in six types (docs/verification.md): at most 0.039
+# runs, against the plainest one, with SmolLM2-135M in six types (docs/explanation/verification.md): at most 0.039
 # as a mean and 0.067 in the worst row, for F16 0.001 and 0.002. A row of which nothing is right has 1
 # or more.
 MEAN_LIMIT = 0.12
