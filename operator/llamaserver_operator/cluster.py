@@ -31,10 +31,10 @@ from .errors import (
     WebhookFailed,
 )
 from .kinds import EVENT, Kind, kind_of
+from .manifests import Manifest, Pod
 from .metrics import Metrics
-from .reports import parse_report
+from .reports import Report, parse_report
 
-Object = dict[str, Any]
 _log = logging.getLogger(__name__)
 _TIMEOUT = 10.0
 _STATUS_TIMEOUT = aiohttp.ClientTimeout(total=2.0)
@@ -135,7 +135,7 @@ class Cluster:
 
     # ---- reading
 
-    async def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
+    async def get(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
         """One object, or None."""
         try:
             return await self._send("GET", kind, kind.path(namespace, name))
@@ -144,7 +144,7 @@ class Cluster:
 
     async def list(
         self, kind: Kind, namespace: str, selector: str = "", field_selector: str = "", limit: int = 0
-    ) -> list[Object]:
+    ) -> list[Manifest]:
         """The objects of a namespace ("": of all) that match; not more than `limit`, unless that is 0."""
         query = {"labelSelector": selector, "fieldSelector": field_selector, "limit": str(limit or "")}
         try:
@@ -180,33 +180,33 @@ class Cluster:
 
     # ---- writing
 
-    async def apply(self, body: Mapping[str, Any]) -> Object:
+    async def apply(self, body: Mapping[str, Any]) -> Manifest:
         """Server-side apply; fields of ours that others changed are taken back."""
         return await self._apply(body, "")
 
-    async def apply_status(self, body: Mapping[str, Any]) -> Object:
+    async def apply_status(self, body: Mapping[str, Any]) -> Manifest:
         """The same for the status."""
         return await self._apply(body, "status")
 
-    async def _apply(self, body: Mapping[str, Any], subresource: str) -> Object:
+    async def _apply(self, body: Mapping[str, Any], subresource: str) -> Manifest:
         kind, metadata = kind_of(body), body["metadata"]
         path = kind.path(metadata.get("namespace", ""), metadata["name"], subresource)
         query = {"fieldManager": names.MANAGER, "force": "true"}
         return await self._send("PATCH", kind, path, query, yaml_of(body), _APPLY, verb="APPLY")
 
-    async def create(self, body: Mapping[str, Any]) -> Object:
+    async def create(self, body: Mapping[str, Any]) -> Manifest:
         """A new object; Conflict when there is one of that name."""
         kind, query = kind_of(body), {"fieldManager": names.MANAGER}
         path = kind.path(body["metadata"].get("namespace", ""))
         return await self._send("POST", kind, path, query, body)
 
-    async def replace(self, body: Mapping[str, Any]) -> Object:
+    async def replace(self, body: Mapping[str, Any]) -> Manifest:
         """The object anew; Conflict when it is not in the version that the body was made from."""
         kind, metadata = kind_of(body), body["metadata"]
         path = kind.path(metadata.get("namespace", ""), metadata["name"])
         return await self._send("PUT", kind, path, {"fieldManager": names.MANAGER}, body)
 
-    async def annotate(self, kind: Kind, namespace: str, name: str, annotations: Mapping[str, str | None]) -> Object:
+    async def annotate(self, kind: Kind, namespace: str, name: str, annotations: Mapping[str, str | None]) -> Manifest:
         """Set annotations; None removes one."""
         body = {"metadata": {"annotations": dict(annotations)}}
         path = kind.path(namespace, name)
@@ -267,7 +267,7 @@ class Cluster:
         content_type: str = _JSON,
         *,
         verb: str = "",
-    ) -> Object:
+    ) -> Manifest:
         headers = {"Accept": _JSON, "Content-Type": content_type, **self._client.default_headers}
         count = self._metrics.api_requests
         what = (verb or method, kind.kind if kind else "discovery")
@@ -286,7 +286,7 @@ class Cluster:
         if not 200 <= code < 300:
             raise _error(code, data)
         try:
-            parsed: Object = json.loads(data)
+            parsed: Manifest = json.loads(data)
         except ValueError as error:
             raise Unreachable(f"the API server's answer is not JSON: {error}") from error
         return parsed
@@ -312,7 +312,7 @@ class PodReader:
         if self._session is not None:
             await self._session.close()
 
-    async def status(self, pod: Mapping[str, Any]) -> Object | None:
+    async def status(self, pod: Pod) -> Report | None:
         """The pod's /status, or None when it has none to tell (yet)."""
         address = pod.get("status", {}).get("podIP", "")
         if not address:

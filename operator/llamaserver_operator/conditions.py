@@ -2,21 +2,19 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
-from .crashes import End, last_end
 from .observed import Observed, is_ready
-from .pods import Trouble, lacks_accelerator, trouble
+from .pods import Trouble, lacks_accelerator
+from .problems import Problem
 from .reasons import MOVING, STALLING
-from .remedies import ended, explained, quota
-from .rollout import Problem, is_complete, surges
-from .spec import Spec
+from .remedies import quota
+from .reports import Report
+from .rollout import surges
+from .view import View
 
 Truth = Literal["True", "False", "Unknown"]
 _GIB = 2**30
-_REFUSALS = ("Forbidden", "WebhookFailed", "Invalid")
-_PASSED = ("DownloadFailed", "ModelNotFound", "Unauthorized")  # once bytes come
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,131 +27,12 @@ class Condition:
     message: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class View:
-    """What conditions are made from."""
-
-    spec: Spec
-    observed: Observed
-    problems: tuple[Problem, ...]
-    now: datetime
-
-    @property
-    def troubles(self) -> list[Trouble]:
-        """Troubles of the pods of the newest template."""
-        pods = self.observed.new_pods()
-        if any(is_ready(pod) for pod in pods):  # an evicted one stays in the list for long, and is past
-            pods = [pod for pod in pods if pod.get("status", {}).get("phase") != "Failed"]
-        return [found for pod in pods if (found := self._trouble_of(pod))]
-
-    def _trouble_of(self, pod: Mapping[str, Any]) -> Trouble | None:
-        found = explained(trouble(pod, self.observed.warnings), pod, self.spec, self.observed)
-        report = self.observed.reports.get(pod["metadata"]["name"], {})
-        receives = report.get("state") == "downloading" and report.get("download", {}).get("bytes")
-        # The container keeps its last failure in its status, also while the next attempt goes well.
-        return None if found and found.reason in _PASSED and receives else found
-
-    def trouble(self, condition: str) -> Trouble | None:
-        """The first trouble that belongs to a condition."""
-        return next((item for item in self.troubles if item.condition == condition), None)
-
-    @property
-    def reports(self) -> list[Mapping[str, Any]]:
-        """What the pods of the newest template report."""
-        names = [pod["metadata"]["name"] for pod in self.observed.new_pods()]
-        return [self.observed.reports[name] for name in names if name in self.observed.reports]
-
-    @property
-    def serving(self) -> list[Mapping[str, Any]]:
-        """Reports of pods that have loaded their model."""
-        return [report for report in self.reports if report.get("state") in ("ready", "draining")]
-
-    @property
-    def worst_accelerator(self) -> Mapping[str, Any] | None:
-        """Of what computes in the serving pods, that with the fewest layers."""
-        found = [report["accelerator"] for report in self.serving if "accelerator" in report]
-        return min(found, key=lambda item: int(item.get("layers_offloaded", 0)), default=None)
-
-    @property
-    def stores(self) -> list[Mapping[str, Any]]:
-        """The prefix stores of the serving pods. They report one for host memory alone, too."""
-        if not (self.spec.kv_cache and self.spec.kv_cache.stores):
-            return []
-        return [report["kv_store"] for report in self.serving if "kv_store" in report]
-
-    @property
-    def complete(self) -> bool:
-        """Whether every pod is of this spec, and available."""
-        return self.refused is None and is_complete(self.spec, self.observed)
-
-    @property
-    def untold(self) -> bool:
-        """Whether all pods are ready and none of them told how it is, as may happen to busy ones."""
-        return self.spec.replicas > 0 and self.complete and not self.reports
-
-    def told_before(self, condition: str) -> Condition | None:
-        """While nothing is told: what was known."""
-        before = self.observed.owner.get("status", {}).get("conditions", []) if self.untold else []
-        found = (item for item in before if item["type"] == condition and item["status"] != "Unknown")
-        item = next(found, None)
-        return Condition(condition, item["status"], item["reason"], item["message"]) if item else None
-
-    @property
-    def _ends(self) -> list[End]:
-        return [end for pod in self.observed.new_pods() if (end := last_end(pod))]
-
-    def ended(self, end: End) -> Trouble:
-        """What such an end means."""
-        (pod,) = (pod for pod in self.observed.new_pods() if pod["metadata"]["name"] == end.pod)
-        return ended(pod, end, self.observed)
-
-    @property
-    def crashed(self) -> End | None:
-        """The latest end of a server that is not ready again and left no word of its own."""
-        return max((end for end in self._ends if not (end.past or end.told)), key=_finished, default=None)
-
-    @property
-    def looping(self) -> End | None:
-        """Of the servers that crash again and again, the latest end: also while they serve for a moment."""
-        found = [end for end in self._ends if end.again_and_again and (not end.past or end.calm_in(self.now))]
-        return max(found, key=_finished, default=None)
-
-    @property
-    def calm_in(self) -> float:
-        """Seconds until a server that crashed again and again, and serves now, counts as ready; 0 when none did."""
-        end = self.looping
-        return end.calm_in(self.now).total_seconds() if end else 0.0
-
-    @property
-    def native(self) -> Mapping[str, Mapping[str, str]]:
-        """The Deployment's own conditions; none while they are about an earlier generation of it."""
-        deployment = self.observed.deployment or {}
-        status = deployment.get("status", {})
-        if status.get("observedGeneration", 0) < deployment.get("metadata", {}).get("generation", 0):
-            return {}
-        return {item["type"]: item for item in status.get("conditions", [])}
-
-    @property
-    def refused(self) -> Problem | None:
-        """What the API server did not take: pods, if there are any, are of an earlier spec."""
-        return next((item for item in self.problems if item.reason in _REFUSALS), None)
-
-    @property
-    def blocked(self) -> bool:
-        """Whether the spec cannot be acted on."""
-        return any(problem.blocking for problem in self.problems)
-
-
-def _finished(end: End) -> float:
-    return end.finished.timestamp() if end.finished else 0.0
-
-
 def conditions(view: View) -> list[Condition]:
     """All conditions that apply to this object."""
     model = model_available(view)
     parts = [accepted(view.problems), model, scheduled(view), progressing(view)]
     told = ready(view, parts)
-    late = view.native.get("Progressing", {}).get("status") == "False" and model.reason not in MOVING
+    late = view.deployment_conditions.get("Progressing", {}).get("status") == "False" and model.reason not in MOVING
     heads = [told, available(view.observed, told), *stalled(told, parts, in_vain=late or view.looping is not None)]
     if view.spec.accelerator:
         parts.append(accelerated(view))
@@ -180,6 +59,14 @@ def _by_pods(view: View, name: str, otherwise: Callable[[], Condition]) -> Condi
     return otherwise()
 
 
+def _known(view: View, type_: str) -> Condition | None:
+    """The condition as it was, while all pods are ready and none has sent a report."""
+    before = view.observed.owner.get("status", {}).get("conditions", []) if view.unreported else []
+    found = (item for item in before if item["type"] == type_ and item["status"] != "Unknown")
+    item = next(found, None)
+    return Condition(type_, item["status"], item["reason"], item["message"]) if item else None
+
+
 def model_available(view: View) -> Condition:
     """Whether the model is where the server needs it, and loads."""
 
@@ -198,8 +85,8 @@ def model_available(view: View) -> Condition:
     return _by_pods(view, "ModelAvailable", otherwise)
 
 
-def _downloading(report: Mapping[str, Any]) -> Condition:
-    about = report.get("download", {})
+def _downloading(report: Report) -> Condition:
+    about = report.get("download") or {}
     if report.get("waiting_for_lock"):
         return Condition("ModelAvailable", "False", "WaitingForDownload", "another pod downloads to the same volume")
     have, total = about.get("bytes", 0), about.get("total_bytes", 0)
@@ -247,7 +134,8 @@ def _failure(view: View) -> tuple[str, str] | None:
     """Why a rollout does not go on: the most telling reason, and a message."""
     if refused := view.refused:
         return refused.reason, refused.message
-    failed, deadline = view.native.get("ReplicaFailure", {}), view.native.get("Progressing", {})
+    failed = view.deployment_conditions.get("ReplicaFailure", {})
+    deadline = view.deployment_conditions.get("Progressing", {})
     if failed.get("status") == "True":
         return failed.get("reason", "FailedCreate"), quota(failed.get("message", ""), view.observed)
     if found := _stopper(view):
@@ -284,7 +172,7 @@ def accelerated(view: View) -> Condition:
         worst = view.worst_accelerator
         if worst is None:
             pending = Condition("Accelerated", "Unknown", "Pending", "no pod has loaded the model yet")
-            return view.told_before("Accelerated") or pending
+            return _known(view, "Accelerated") or pending
         layers, total = worst.get("layers_offloaded", 0), worst.get("layers_total", 0)
         if layers:
             return Condition("Accelerated", "True", "Offloaded", f"{layers} of {total} layers on {worst.get('device')}")
@@ -303,7 +191,7 @@ def cache_restored(view: View) -> Condition:
         stores = view.stores
         if not stores:
             pending = Condition("CacheRestored", "Unknown", "Pending", "no pod has opened the store yet")
-            return view.told_before("CacheRestored") or pending
+            return _known(view, "CacheRestored") or pending
         entries = max(int(store.get("entries", 0)) for store in stores)
         reused = sum(int(store.get("restored_tokens", 0)) for store in stores)
         if not entries:

@@ -59,9 +59,12 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _labels(text: str) -> dict[str, str]:
-    labels = dict(part.partition("=")[::2] for part in _names(text))
-    if any(not key or not value for key, value in labels.items()):
-        raise ValueError("must be KEY=VALUE[,KEY=VALUE...]")
+    labels = {}
+    for part in _names(text):
+        key, _, value = part.partition("=")
+        if not key or not value:
+            raise ValueError("must be KEY=VALUE[,KEY=VALUE...]")
+        labels[key] = value
     return labels
 
 

@@ -13,8 +13,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from . import names
+from .manifests import ContainerStatus, Pod
 
-Manifest = Mapping[str, Any]
 AGAIN = 3  # so many ends of a container, the last one early, are a loop
 EARLY = timedelta(minutes=10)  # after so long the kubelet, too, forgets earlier crashes
 
@@ -131,18 +131,18 @@ class End:
         return f"; {words}" if words else ""
 
 
-def restarts(pods: Iterable[Manifest]) -> int:
+def restarts(pods: Iterable[Pod]) -> int:
     """How often Kubernetes has restarted the server's container in these pods."""
     return sum(int(_server(pod).get("restartCount", 0)) for pod in pods)
 
 
-def last_end(pod: Manifest) -> End | None:
+def last_end(pod: Pod) -> End | None:
     """How the server's container of a pod ended last; None when it never did, or when the whole pod ended."""
     whole = pod.get("status", {}).get("phase") in ("Failed", "Succeeded")
     return None if whole else end_of(pod, _server(pod))
 
 
-def end_of(pod: Manifest, container: Manifest) -> End | None:
+def end_of(pod: Pod, container: ContainerStatus) -> End | None:
     """How a container ended last, from its status; None when it never did."""
     state = container.get("state", {})
     ended = state.get("terminated") or container.get("lastState", {}).get("terminated")
@@ -161,16 +161,16 @@ def end_of(pod: Manifest, container: Manifest) -> End | None:
     )
 
 
-def _ready_since(pod: Manifest, started: datetime | None) -> bool:
+def _ready_since(pod: Pod, started: datetime | None) -> bool:
     """Whether a pod that is not ready has been so since its container was started: then it lost that later."""
     conditions = pod.get("status", {}).get("conditions", [])
     lost = next((_time(item.get("lastTransitionTime")) for item in conditions if item["type"] == "Ready"), None)
     return bool(started and lost and lost > started)
 
 
-def _server(pod: Manifest) -> Manifest:
-    containers: list[Manifest] = pod.get("status", {}).get("containerStatuses", [])
-    return next((item for item in containers if item["name"] == names.SERVER_CONTAINER), {})
+def _server(pod: Pod) -> ContainerStatus:
+    containers = pod.get("status", {}).get("containerStatuses", [])
+    return next((item for item in containers if item["name"] == names.SERVER_CONTAINER), ContainerStatus())
 
 
 def _time(text: str | None) -> datetime | None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import kopf
-from kopf._cogs.structs.references import Insights  # a parameter's type, which has no public name
+from kopf._cogs.structs.references import Insights  # type of a parameter of kopf.operator; it has no public name
 
 from . import names
 from .cluster import Cluster, credentials
@@ -77,7 +77,7 @@ def registry(kinds: Iterable[Kind], notify: Callable[[Key], None]) -> kopf.Opera
     async def login(**_: Any) -> kopf.ConnectionInfo:
         found = await credentials()  # read anew each time: tokens of service accounts are renewed
         header = await found.get_api_key_with_prefix("BearerToken", "authorization") or ""
-        scheme, token = header.partition(" ")[::2]
+        scheme, _space, token = header.partition(" ")
         return kopf.ConnectionInfo(
             server=found.host,
             ca_path=found.ssl_ca_cert,

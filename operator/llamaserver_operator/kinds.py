@@ -16,7 +16,6 @@ class Kind:
     version: str
     kind: str
     plural: str
-    namespaced: bool = True
 
     @property
     def api_version(self) -> str:
@@ -31,7 +30,7 @@ class Kind:
     def path(self, namespace: str = "", name: str = "", subresource: str = "") -> str:
         """The URL path of one object, or of all objects (of a namespace)."""
         parts = [self.group_path]
-        if self.namespaced and namespace:
+        if namespace:
             parts += ["namespaces", quote(namespace, safe="")]
         parts += [self.plural, *(quote(part, safe="") for part in (name, subresource) if part)]
         return "/".join(parts)
@@ -46,15 +45,14 @@ CLAIM = Kind("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 SERVICE_ACCOUNT = Kind("", "v1", "ServiceAccount", "serviceaccounts")
 CONFIG_MAP = Kind("", "v1", "ConfigMap", "configmaps")
 EVENT = Kind("", "v1", "Event", "events")
-NAMESPACE = Kind("", "v1", "Namespace", "namespaces", namespaced=False)
-NODE = Kind("", "v1", "Node", "nodes", namespaced=False)
+NODE = Kind("", "v1", "Node", "nodes")
 DISRUPTION_BUDGET = Kind("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets")
 NETWORK_POLICY = Kind("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies")
 SERVICE_MONITOR = Kind("monitoring.coreos.com", "v1", "ServiceMonitor", "servicemonitors")
 LEASE = Kind("coordination.k8s.io", "v1", "Lease", "leases")
 
 KINDS = (
-    LLAMA_SERVER, DEPLOYMENT, REPLICA_SET, POD, SERVICE, CLAIM, SERVICE_ACCOUNT, CONFIG_MAP, EVENT, NAMESPACE, NODE,
+    LLAMA_SERVER, DEPLOYMENT, REPLICA_SET, POD, SERVICE, CLAIM, SERVICE_ACCOUNT, CONFIG_MAP, EVENT, NODE,
     DISRUPTION_BUDGET, NETWORK_POLICY, SERVICE_MONITOR, LEASE,
 )  # fmt: skip
 # What the operator makes (or, pods, has made) for an object, each with the object's label: events of these count.

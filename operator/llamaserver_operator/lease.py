@@ -14,10 +14,11 @@ from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from .cluster import Cluster, Object
+from .cluster import Cluster
 from .config import Config
 from .errors import ClusterError, Conflict, Unreachable
 from .kinds import LEASE
+from .manifests import Manifest
 from .metrics import Metrics
 
 _log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class Lease:
         self._clock = clock
         # a restarted container must not take its predecessor's Lease for its own
         self.identity = f"{config.identity}_{uuid.uuid4().hex[:8]}"
-        self._body: Object | None = None  # as last read or written
+        self._body: Manifest | None = None  # as last read or written
         self._changed = 0.0  # when it was last seen to change
         self._deadline: float | None = None  # while holding: until when work may go on
         self._call_limit = config.renew_seconds / 2  # leaves time for a second try
@@ -75,7 +76,8 @@ class Lease:
                 if self._is_free() and await self._take(started):
                     _log.info("active now", extra={"fields": {"identity": self.identity}})
                     return
-                if self._holder and told != (told := self._holder):
+                if self._holder not in ("", told):
+                    told = self._holder
                     _log.info("standing by", extra={"fields": {"holder": self._holder}})
             except Conflict:
                 pass  # another instance was faster
@@ -90,15 +92,15 @@ class Lease:
         _log.log(logging.DEBUG if complaint == self._complaint else logging.WARNING, complaint)
         self._complaint = complaint
 
-    def _observe(self, body: Object | None) -> None:
+    def _observe(self, body: Manifest | None) -> None:
         """Note the Lease, and when it changed."""
         if self._body is None or body is None or _version(body) != _version(self._body):
             self._changed = self._clock()
         self._body = body
 
     @property
-    def _spec(self) -> Object:
-        spec: Object = (self._body or {}).get("spec") or {}
+    def _spec(self) -> Manifest:
+        spec: Manifest = (self._body or {}).get("spec") or {}
         return spec
 
     @property
@@ -193,16 +195,16 @@ class Lease:
             self._body = await self._replace(self._with(renewTime=_timestamp()), self._limit())
         return True
 
-    async def _get(self, seconds: float) -> Object | None:
+    async def _get(self, seconds: float) -> Manifest | None:
         return await _bounded(self._api.get(LEASE, self._config.namespace, self._config.lease_name), seconds)
 
-    async def _replace(self, body: Object, seconds: float) -> Object:
+    async def _replace(self, body: Manifest, seconds: float) -> Manifest:
         return await _bounded(self._api.replace(body), seconds)
 
     def _limit(self) -> float:
         return max(0.05, min(self._call_limit, self._remaining()))
 
-    def _with(self, **changes: Any) -> Object:
+    def _with(self, **changes: Any) -> Manifest:
         return {**(self._body or {}), "spec": {**self._spec, **changes}}
 
     async def _release(self) -> None:
@@ -227,7 +229,7 @@ async def _bounded(call: Coroutine[Any, Any, _T], seconds: float) -> _T:
         raise Unreachable(f"no answer within {seconds:.1f} s") from error
 
 
-def _version(body: Object) -> str:
+def _version(body: Manifest) -> str:
     return str(body["metadata"].get("resourceVersion", ""))
 
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from . import kinds, names
 from .kinds import Kind
-
-Manifest = dict[str, Any]
+from .manifests import Claim, ContainerStatus, Deployment, Manifest, Pod, PodTemplate, ReplicaSet
+from .reports import Report
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +18,13 @@ class Observed:
     # those with the object's label, or that lost it
     children: Mapping[Kind, Sequence[Manifest]] = field(default_factory=dict)
     strangers: Sequence[Manifest] = ()  # objects of other owners under names that our children would have
-    replica_sets: Sequence[Manifest] = ()
-    pods: Sequence[Manifest] = ()
-    reports: Mapping[str, Manifest] = field(default_factory=dict)  # pod name: what its management port says
+    replica_sets: Sequence[ReplicaSet] = ()
+    pods: Sequence[Pod] = ()
+    reports: Mapping[str, Report] = field(default_factory=dict)  # pod name: what its management port says
     config_maps: Mapping[str, Manifest | None] = field(default_factory=dict)  # those that the spec names
-    claims: Mapping[str, Manifest | None] = field(default_factory=dict)  # likewise
+    claims: Mapping[str, Claim | None] = field(default_factory=dict)  # likewise
     warnings: Sequence[Manifest] = ()  # Events about a pod that does not start, or about its claims
-    pending_claims: Sequence[Manifest] = ()  # those of that pod that have no volume yet
+    pending_claims: Sequence[Claim] = ()  # those of that pod that have no volume yet
     node_infos: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # of that pod's node
     has_service_monitors: bool = False
 
@@ -34,11 +34,16 @@ class Observed:
         return str(self.owner["metadata"]["uid"])
 
     @property
-    def deployment(self) -> Manifest | None:
+    def deployment(self) -> Deployment | None:
         """Its Deployment."""
         wanted = self.owner["metadata"]["name"]
         found = (item for item in self.children.get(kinds.DEPLOYMENT, ()) if item["metadata"]["name"] == wanted)
-        return next(found, None)
+        return cast("Deployment | None", next(found, None))
+
+    @property
+    def own_claims(self) -> list[Claim]:
+        """The claims made from templates, for this object or for an earlier one of its name."""
+        return cast("list[Claim]", list(self.children.get(kinds.CLAIM, ())))
 
     def all_children(self) -> Iterator[Manifest]:
         """Every child, pods aside."""
@@ -46,12 +51,12 @@ class Observed:
             if kind != kinds.POD:
                 yield from items
 
-    def new_pods(self) -> list[Manifest]:
+    def new_pods(self) -> list[Pod]:
         """The pods of the newest template that are not ending."""
         newest = self._newest_replica_set()
         return [pod for pod in self.pods if not ending(pod) and owner_uid(pod) == newest]
 
-    def own_pods(self) -> list[Manifest]:
+    def own_pods(self) -> list[Pod]:
         """The pods of any template that are not ending; none of an earlier object of this name."""
         deployment = self.deployment
         if deployment is None or owner_uid(deployment) not in ("", self.uid):
@@ -60,7 +65,7 @@ class Observed:
         sets = {item["metadata"]["uid"] for item in self.replica_sets if owner_uid(item) == mine}
         return [pod for pod in self.pods if not ending(pod) and owner_uid(pod) in sets]
 
-    def old_pods(self) -> list[Manifest]:
+    def old_pods(self) -> list[Pod]:
         """Of its own pods those of earlier templates."""
         new = {pod["metadata"]["name"] for pod in self.new_pods()}
         return [pod for pod in self.own_pods() if pod["metadata"]["name"] not in new]
@@ -76,7 +81,7 @@ class Observed:
         return str(newest["metadata"]["uid"]) if newest else ""
 
 
-def container_statuses(pod: Mapping[str, Any]) -> list[Manifest]:
+def container_statuses(pod: Pod) -> list[ContainerStatus]:
     """What the kubelet tells of a pod's containers, in the order of their start."""
     status = pod.get("status", {})
     return [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
@@ -93,14 +98,14 @@ def ending(item: Mapping[str, Any]) -> bool:
     return "deletionTimestamp" in item["metadata"]
 
 
-def _template(replica_set: Mapping[str, Any]) -> Manifest:
+def _template(replica_set: ReplicaSet) -> PodTemplate:
     """The pod template that a ReplicaSet was made from, without the label that was added."""
-    template: Manifest = replica_set["spec"]["template"]
+    template = replica_set["spec"]["template"]
     labels = {key: value for key, value in template["metadata"]["labels"].items() if key != names.TEMPLATE_HASH}
     return {**template, "metadata": {**template["metadata"], "labels": labels}}
 
 
-def is_ready(pod: Mapping[str, Any]) -> bool:
+def is_ready(pod: Pod) -> bool:
     """Whether a pod's condition Ready is True."""
     conditions = pod.get("status", {}).get("conditions", [])
     return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)

@@ -2,21 +2,22 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from . import kinds, names
 from .config import Config
+from .manifests import Manifest, PodSpec
 from .observed import Observed, owner_uid
 from .pods import lacks_accelerator
+from .problems import Problem
 from .quantity import bytes_of
+from .reports import Report
 from .resources import policies, services
 from .resources.claims import claims
 from .resources.deployment import deployment
 from .resources.template import current_template, recorded
-from .rollout import Problem, claim_conflicts, shared_claim_problem, surges
+from .rollout import claim_conflicts, shared_claim_problem, surges
 from .spec import Spec
 
-Manifest = dict[str, Any]
 _UNTOLD = 1_000_000  # requests
 
 
@@ -61,7 +62,7 @@ def make_plan(spec: Spec, observed: Observed, config: Config) -> Plan:
 def _at_least_as_large(claim: Manifest, observed: Observed) -> Manifest:
     """Claims cannot shrink: one that was enlarged by hand, or by an earlier object, stays so."""
     wanted, name = claim["spec"]["resources"]["requests"], claim["metadata"]["name"]
-    for live in observed.children.get(kinds.CLAIM, ()):
+    for live in observed.own_claims:
         have = live["spec"]["resources"]["requests"]["storage"]
         if live["metadata"]["name"] == name and bytes_of(have) > bytes_of(wanted["storage"]):
             return {**claim, "spec": {**claim["spec"], "resources": {"requests": {"storage": have}}}}
@@ -138,10 +139,10 @@ def _unwanted(observed: Observed, wanted: list[Manifest]) -> Iterable[Manifest]:
 
 def _mounted(observed: Observed) -> Iterable[tuple[str, str]]:
     """Kind and name of what the Deployment, as it is, and the pods mount."""
-    templates = [observed.deployment["spec"]["template"]] if observed.deployment else []
-    pods = [pod for pod in observed.pods if pod.get("status", {}).get("phase") not in ("Succeeded", "Failed")]
-    for item in (*templates, *pods):
-        for volume in item["spec"].get("volumes", []):
+    specs: list[PodSpec] = [observed.deployment["spec"]["template"]["spec"]] if observed.deployment else []
+    specs += [pod["spec"] for pod in observed.pods if pod.get("status", {}).get("phase") not in ("Succeeded", "Failed")]
+    for spec in specs:
+        for volume in spec.get("volumes", []):
             if claim := volume.get("persistentVolumeClaim"):
                 yield kinds.CLAIM.kind, claim["claimName"]
             for source in (volume, *volume.get("projected", {}).get("sources", [])):
@@ -158,11 +159,12 @@ def _costs(spec: Spec, observed: Observed) -> Mapping[str, int] | None:
     return {pod: _busy(observed.reports.get(pod)) for pod in pods}
 
 
-def _busy(report: Mapping[str, Any] | None) -> int:
+def _busy(report: Report | None) -> int:
     # Perhaps too busy to tell, and then busier than any that told. One that is not ready goes first whatever it costs.
     if report is None:
         return _UNTOLD
-    return int(report.get("slots", {}).get("processing", 0)) + int(report.get("requests_deferred", 0))
+    slots = report.get("slots") or {}
+    return slots.get("processing", 0) + report.get("requests_deferred", 0)
 
 
 def cost_annotation(cost: int) -> dict[str, str]:

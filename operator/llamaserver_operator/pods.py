@@ -1,16 +1,15 @@
 """What keeps pods from serving, in words that a person can act on. Pure."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from . import names
 from .crashes import End, end_of
+from .manifests import ContainerStatus, Manifest, Pod
 from .observed import Observed, container_statuses
 from .spec import Accelerator, Spec
 
-Manifest = Mapping[str, Any]
 _MISSING = re.compile(r'(secret|configmap)s? "([^"]+)" not found')
 _MISSING_KEY = re.compile(r"couldn't find key (\S+) in (Secret|ConfigMap) (\S+)")
 _PULLING = {"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
@@ -29,7 +28,7 @@ class Trouble:
     message: str
 
 
-def trouble(pod: Manifest, warnings: Sequence[Manifest] = ()) -> Trouble | None:
+def trouble(pod: Pod, warnings: Sequence[Manifest] = ()) -> Trouble | None:
     """The trouble of a pod, the most telling one; None when it is only on its way."""
     status = pod.get("status", {})
     if text := unscheduled(pod):
@@ -42,7 +41,7 @@ def trouble(pod: Manifest, warnings: Sequence[Manifest] = ()) -> Trouble | None:
     return _mount(pod, warnings)
 
 
-def _hint(reason: str, pod: Manifest) -> str:
+def _hint(reason: str, pod: Pod) -> str:
     """What to do about a download, in words of the object: the container that failed knows none of it."""
     containers = pod["spec"].get("initContainers", [])
     fetch = next((item for item in containers if item["name"] == names.FETCH_CONTAINER), None)
@@ -59,7 +58,7 @@ def _hint(reason: str, pod: Manifest) -> str:
     return ""
 
 
-def unscheduled(pod: Manifest) -> str:
+def unscheduled(pod: Pod) -> str:
     """What the scheduler says about a pod that it cannot place."""
     for item in pod.get("status", {}).get("conditions", []):
         if item["type"] == "PodScheduled" and item["status"] == "False" and item.get("reason") == "Unschedulable":
@@ -67,7 +66,7 @@ def unscheduled(pod: Manifest) -> str:
     return ""
 
 
-def _container(pod: Manifest, container: Manifest) -> Trouble | None:
+def _container(pod: Pod, container: ContainerStatus) -> Trouble | None:
     state, name = container.get("state", {}), container["name"]
     condition = "ModelAvailable" if name == names.FETCH_CONTAINER else "Progressing"
     waiting = state.get("waiting", {})
@@ -87,7 +86,7 @@ def _container(pod: Manifest, container: Manifest) -> Trouble | None:
     )  # what matters is whether it ends again
 
 
-def trouble_of(pod: Manifest, end: End) -> Trouble:
+def trouble_of(pod: Pod, end: End) -> Trouble:
     """What the end of a container means."""
     condition = "ModelAvailable" if end.container == names.FETCH_CONTAINER else "Progressing"
     if end.told:
@@ -99,7 +98,7 @@ def trouble_of(pod: Manifest, end: End) -> Trouble:
     return Trouble(condition, "CrashedNatively" if end.native else "CrashLoopBackOff", end.text)
 
 
-def _mount(pod: Manifest, warnings: Sequence[Manifest]) -> Trouble | None:
+def _mount(pod: Pod, warnings: Sequence[Manifest]) -> Trouble | None:
     """A volume that cannot be mounted, which only Events tell."""
     if any("running" in item.get("state", {}) or item.get("ready") for item in container_statuses(pod)):
         return None
@@ -136,7 +135,7 @@ def lacks_accelerator(spec: Spec, observed: Observed) -> bool:
     return any(_holds(pod, gpu) for pod in observed.pods if pod["metadata"]["name"] not in names_)
 
 
-def _holds(pod: Manifest, gpu: Accelerator) -> bool:
+def _holds(pod: Pod, gpu: Accelerator) -> bool:
     limits = [container.get("resources", {}).get("limits", {}) for container in pod["spec"].get("containers", [])]
     held = any(gpu.resource in limit for limit in limits) if gpu.resource else bool(pod["spec"].get("resourceClaims"))
     return held and bool(pod["spec"].get("nodeName"))

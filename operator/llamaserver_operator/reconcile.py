@@ -8,25 +8,27 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from . import kinds, names
 from .cluster import Cluster, PodReader
-from .conditions import View
 from .config import Config
 from .errors import ClusterError, Conflict, Forbidden, Invalid, InvalidSpec, NotFound
 from .kinds import Kind, kind_of
+from .manifests import Claim, Manifest, Pod, ReplicaSet
 from .observed import Observed, container_statuses, ending, is_ready, owner_uid
 from .parsing import parse
 from .plan import Plan, cost_annotation, make_plan
+from .problems import Problem
 from .remedies import mounts_images
-from .rollout import Problem, claims_named, claims_of
+from .reports import Report
+from .rollout import claims_named, claims_of
 from .spec import Spec
 from .status import rejected, status_of, transitions, unseen
+from .view import View
 
-Manifest = dict[str, Any]
 _log = logging.getLogger(__name__)
 _CHILDREN = (
     kinds.DEPLOYMENT, kinds.SERVICE, kinds.CLAIM, kinds.SERVICE_ACCOUNT, kinds.CONFIG_MAP,
@@ -38,6 +40,15 @@ _STARTING = 3.0
 _BLOCKED = 15.0
 _TEXTS = 30.0
 _STORE = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What a reconcile found and did."""
+
+    status: Manifest
+    next_look: float | None = None  # seconds
+    error: ClusterError | None = None  # raised once the status is written, so that the work queue tries again
 
 
 class Reconciler:
@@ -53,43 +64,43 @@ class Reconciler:
     async def reconcile(self, namespace: str, name: str) -> float | None:
         """Returns the seconds until the next look is due; None when events are enough."""
         owner = await self._cluster.get(kinds.LLAMA_SERVER, namespace, name)
-        if owner is None or "deletionTimestamp" in owner["metadata"]:
+        if owner is None or ending(owner):
             self._applied.pop((namespace, name), None)
-            if owner is not None:  # something holds it back; nobody must take it for one that serves
-                await self._tell(owner, unseen(owner, Problem("Deleting", "the object is being deleted"), _now()))
+        if owner is None:
             return None
+        outcome = await self._carry_out(owner)
+        await self._tell(owner, outcome.status)
+        if outcome.error is not None:
+            raise outcome.error
+        return outcome.next_look
+
+    async def _carry_out(self, owner: Manifest) -> "_Outcome":
+        """Read, decide and do."""
+        if ending(owner):  # somebody's finalizer holds the object; its conditions must not say that it serves
+            return _Outcome(unseen(owner, Problem("Deleting", "the object is being deleted"), _now()))
+        spec = _parsed(owner)
         try:
-            spec = parse(owner["spec"])
-        except InvalidSpec as error:
-            problem = Problem("InvalidSpec", str(error))
-            await self._tell(owner, rejected(await self._look(owner, None, problem), problem, _now()))
-            return None
-        observed = await self._look(owner, spec)
+            observed = await self._observe(owner, None if isinstance(spec, Problem) else spec)
+        except Forbidden as error:  # no event tells that a right was granted: try again
+            problem = spec if isinstance(spec, Problem) else Problem(type(error).__name__, str(error))
+            return _Outcome(unseen(owner, problem, _now()), error=error)
+        if isinstance(spec, Problem):
+            return _Outcome(rejected(observed, spec, _now()))
         plan = make_plan(spec, observed, self._config)
         if plan.waits:
-            await self._tell(owner, rejected(observed, plan.problems[0], _now()))
-            return _COLLECTING
+            return _Outcome(rejected(observed, plan.problems[0], _now()), _COLLECTING)
+        problems, refusal = plan.problems, None
         try:
             observed, plan = await self._with_unlabelled(spec, observed, plan)
+            problems = plan.problems
             observed = await self._execute(observed, plan)
         except (Forbidden, Invalid) as error:
-            problems = (Problem(type(error).__name__, str(error), blocking=False), *plan.problems)
-            await self._tell(owner, status_of(spec, observed, problems, _now()))
-            raise
-        now = _now()
-        await self._tell(owner, status_of(spec, observed, plan.problems, now))
-        return _next_look(View(spec, observed, plan.problems, now))
+            problems = (Problem(type(error).__name__, str(error), blocking=False), *problems)
+            refusal = error
+        view = View(spec, observed, problems, _now())
+        return _Outcome(status_of(view), _next_look(view), refusal)
 
     # ---- read
-
-    async def _look(self, owner: Manifest, spec: Spec | None, problem: Problem | None = None) -> Observed:
-        """Observe, or tell why that is not possible."""
-        try:
-            return await self._observe(owner, spec)
-        except Forbidden as error:
-            problem = problem or Problem(type(error).__name__, str(error))
-            await self._tell(owner, unseen(owner, problem, _now()))
-            raise  # rights may come back without an event
 
     async def _observe(self, owner: Manifest, spec: Spec | None) -> Observed:
         namespace, name = owner["metadata"]["namespace"], owner["metadata"]["name"]
@@ -101,20 +112,19 @@ class Reconciler:
             *(self._cluster.list(kind, namespace, mine) for kind in (*listed, kinds.REPLICA_SET, kinds.POD))
         )
         *children, replica_sets, pods = lists
-        reports = await self._reports(pods)
         observed = Observed(
             owner=owner,
             children=dict(zip(listed, children, strict=True)),
-            replica_sets=replica_sets,
-            pods=pods,
-            reports=reports,
+            replica_sets=cast("list[ReplicaSet]", replica_sets),
+            pods=cast("list[Pod]", pods),
+            reports=await self._reports(cast("list[Pod]", pods)),
             config_maps=await self._named(kinds.CONFIG_MAP, namespace, _config_maps_named(spec) if spec else set()),
-            claims=await self._named(kinds.CLAIM, namespace, claims_named(spec) if spec else set()),
+            claims=await self._claims(namespace, claims_named(spec) if spec else set()),
             has_service_monitors=has_monitors,
         )
-        return await self._closer(namespace, observed)
+        return await self._with_details(observed)
 
-    async def _reports(self, pods: list[Manifest]) -> dict[str, Manifest]:
+    async def _reports(self, pods: list[Pod]) -> dict[str, Report]:
         """Of the pods that count. One whose server has ended would be waited for, and with it the next edit."""
         asked = [pod for pod in pods if not ending(pod) and not _is_over(pod)]
         found = await asyncio.gather(*(self._pods.status(pod) for pod in asked))
@@ -124,21 +134,26 @@ class Reconciler:
         found = await asyncio.gather(*(self._cluster.get(kind, namespace, name) for name in sorted(wanted)))
         return dict(zip(sorted(wanted), found, strict=True))
 
-    async def _closer(self, namespace: str, observed: Observed) -> Observed:
-        """What else there is to know of the first pod that does not start: a volume or the node may be the reason."""
+    async def _claims(self, namespace: str, wanted: set[str]) -> dict[str, Claim | None]:
+        return cast("dict[str, Claim | None]", await self._named(kinds.CLAIM, namespace, wanted))
+
+    async def _with_details(self, observed: Observed) -> Observed:
+        """Adds what may explain why a pod does not start: Events, its claims, its node."""
         pod = next((pod for pod in observed.new_pods() if not is_ready(pod) and not _begun_or_over(pod)), None)
         if pod is None:
             return observed
+        warnings, pending, infos = list[Manifest](), list[Claim](), dict[str, Mapping[str, str]]()
+        namespace = observed.owner["metadata"]["namespace"]
         if node := pod["spec"].get("nodeName"):
             warnings = await self._events(namespace, pod, "Warning")
             infos = {node: await self._node_info(node)} if mounts_images(pod) else {}
-            return replace(observed, warnings=warnings, pending_claims=(), node_infos=infos)
-        claims = await self._named(kinds.CLAIM, namespace, claims_of(pod))
-        pending = [claim for claim in claims.values() if claim and claim.get("status", {}).get("phase") == "Pending"]
-        warnings = [event for claim in pending for event in await self._events(namespace, claim)]
-        return replace(observed, warnings=warnings, pending_claims=pending, node_infos={})
+        else:
+            claims = (await self._claims(namespace, claims_of(pod))).values()
+            pending = [claim for claim in claims if claim and claim.get("status", {}).get("phase") == "Pending"]
+            warnings = [event for claim in pending for event in await self._events(namespace, claim)]
+        return replace(observed, warnings=warnings, pending_claims=pending, node_infos=infos)
 
-    async def _events(self, namespace: str, about: Manifest, kind: str = "") -> list[Manifest]:
+    async def _events(self, namespace: str, about: Pod | Claim, kind: str = "") -> list[Manifest]:
         selector = f"involvedObject.uid={about['metadata']['uid']}" + (f",type={kind}" if kind else "")
         return await self._cluster.list(kinds.EVENT, namespace, field_selector=selector)
 
@@ -168,9 +183,7 @@ class Reconciler:
             if owner_uid(item) == observed.uid:
                 children[kind_of(item)] = [*children.get(kind_of(item), ()), item]
         strangers = [item for item in found if owner_uid(item) != observed.uid]
-        observed = replace(observed, children=children, strangers=strangers)
-        namespace = observed.owner["metadata"]["namespace"]
-        observed = await self._closer(namespace, observed)
+        observed = await self._with_details(replace(observed, children=children, strangers=strangers))
         return observed, make_plan(spec, observed, self._config)
 
     async def _execute(self, observed: Observed, plan: Plan) -> Observed:
@@ -238,6 +251,13 @@ class Reconciler:
             await self._cluster.create_event(namespace, observed.owner, "Normal", "ReplacingPods", text)
 
 
+def _parsed(owner: Manifest) -> Spec | Problem:
+    try:
+        return parse(owner["spec"])
+    except InvalidSpec as error:
+        return Problem("InvalidSpec", str(error))
+
+
 def _config_maps_named(spec: Spec) -> set[str]:
     return {text.config_map_key_ref.name for text in spec.texts.values() if text.config_map_key_ref}
 
@@ -261,15 +281,15 @@ def _next_look(view: View) -> float | None:
     return min(looks, default=None)
 
 
-def _runs(pod: Mapping[str, Any]) -> bool:
+def _runs(pod: Pod) -> bool:
     return any("running" in item.get("state", {}) for item in container_statuses(pod))
 
 
-def _is_over(pod: Mapping[str, Any]) -> bool:
+def _is_over(pod: Pod) -> bool:
     return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
 
 
-def _begun_or_over(pod: Mapping[str, Any]) -> bool:
+def _begun_or_over(pod: Pod) -> bool:
     return _is_over(pod) or _runs(pod) or any(item.get("lastState") for item in container_statuses(pod))
 
 

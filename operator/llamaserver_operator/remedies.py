@@ -2,20 +2,19 @@
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import Any
 
 from . import names
 from .crashes import End, end_of
 from .files import model_files
+from .manifests import Manifest, Pod, ResourceRequirements
 from .observed import Observed, container_statuses
 from .pods import Trouble, trouble_of, unscheduled
 from .rollout import claim_field
 from .running import arguments_of, server_of
 from .spec import Spec
 
-Manifest = Mapping[str, Any]
 _MIB = 2**20
 # While a claim is Pending, these events of it say that it only waits for its pod to be placed.
 _FOR_ITS_POD = ("WaitForFirstConsumer", "WaitForPodScheduled")
@@ -26,7 +25,7 @@ _NO_KUBELET = "no volume plugin matched"
 _FULL_VOLUME = re.compile(r'EmptyDir volume "([^"]+)" exceeds')
 
 
-def explained(found: Trouble | None, pod: Manifest, spec: Spec, observed: Observed) -> Trouble | None:
+def explained(found: Trouble | None, pod: Pod, spec: Spec, observed: Observed) -> Trouble | None:
     """The trouble of a pod of the object, told with the fields that it comes from."""
     if not pod["spec"].get("nodeName") and (found is None or found.condition == "Scheduled"):
         return _pending_claim(pod, spec, observed) or found
@@ -37,7 +36,7 @@ def explained(found: Trouble | None, pod: Manifest, spec: Spec, observed: Observ
     return _BY_REASON.get(found.reason, _files)(found, pod, observed)
 
 
-def ended(pod: Manifest, end: End, observed: Observed) -> Trouble:
+def ended(pod: Pod, end: End, observed: Observed) -> Trouble:
     """What the end of a container of a pod means, told in the same way."""
     found = trouble_of(pod, end)
     return _BY_REASON.get(found.reason, _files)(found, pod, observed)
@@ -46,7 +45,7 @@ def ended(pod: Manifest, end: End, observed: Observed) -> Trouble:
 # ---- claims that get no volume
 
 
-def _pending_claim(pod: Manifest, spec: Spec, observed: Observed) -> Trouble | None:
+def _pending_claim(pod: Pod, spec: Spec, observed: Observed) -> Trouble | None:
     """The claim that keeps a pod from being placed, in the words of who should have made its volume."""
     said = unscheduled(pod).lower()
     if said and "volume" not in said:
@@ -79,7 +78,7 @@ def _time(event: Manifest) -> str:
 # ---- memory
 
 
-def _memory(found: Trouble, pod: Manifest, observed: Observed) -> Trouble:
+def _memory(found: Trouble, pod: Pod, observed: Observed) -> Trouble:
     end = next((end for end in _ends(pod) if end.reason == "OOMKilled"), None)
     if end is None:
         return found
@@ -98,7 +97,7 @@ def _memory(found: Trouble, pod: Manifest, observed: Observed) -> Trouble:
     return replace(found, message=f"{text}{about}; {more}, or lower {lower}")
 
 
-def _ends(pod: Manifest) -> Iterator[End]:
+def _ends(pod: Pod) -> Iterator[End]:
     for container in container_statuses(pod):
         if end := end_of(pod, container):
             yield end
@@ -107,7 +106,7 @@ def _ends(pod: Manifest) -> Iterator[End]:
 # ---- storage of the node
 
 
-def _eviction(found: Trouble, pod: Manifest, observed: Observed) -> Trouble:
+def _eviction(found: Trouble, pod: Pod, observed: Observed) -> Trouble:
     text = found.message
     if full := _FULL_VOLUME.search(text):
         fields = {"kv": "raise spec.kvCache.volume.emptyDir.sizeLimit, or lower spec.kvCache.maxSize"}
@@ -121,7 +120,7 @@ def _eviction(found: Trouble, pod: Manifest, observed: Observed) -> Trouble:
     return replace(found, message=f"{text.rstrip('. ')}; {remedy}")
 
 
-def _room(text: str, pod: Manifest, observed: Observed) -> str:
+def _room(text: str, pod: Pod, observed: Observed) -> str:
     """A model without a cache is the largest part of what a pod writes."""
     limited = "limit" in text
     change = "raise spec.resources.limits" if limited else "set spec.resources.requests"
@@ -138,7 +137,7 @@ def _room(text: str, pod: Manifest, observed: Observed) -> str:
 # ---- images as volumes
 
 
-def _image_volume(found: Trouble, pod: Manifest, spec: Spec, observed: Observed) -> Trouble:
+def _image_volume(found: Trouble, pod: Pod, spec: Spec, observed: Observed) -> Trouble:
     """A node whose container runtime, or kubelet, knows no image volumes. Neither says so."""
     if not mounts_images(pod) or not (_NO_RUNTIME in found.message or _NO_KUBELET in found.message):
         return found
@@ -154,7 +153,7 @@ def _image_volume(found: Trouble, pod: Manifest, spec: Spec, observed: Observed)
     return Trouble(found.condition, "ImageVolumesUnsupported", text)
 
 
-def mounts_images(pod: Manifest) -> bool:
+def mounts_images(pod: Pod) -> bool:
     """Whether it depends on the node whether the pod can start."""
     return any("image" in item for item in pod["spec"].get("volumes", ()))
 
@@ -162,7 +161,7 @@ def mounts_images(pod: Manifest) -> bool:
 # ---- files that come from fields
 
 
-def _files(found: Trouble, pod: Manifest, observed: Observed) -> Trouble:
+def _files(found: Trouble, pod: Pod, observed: Observed) -> Trouble:
     """The server knows files only: name the Secret, or the field, that they come from."""
     text = found.message
     secrets = {item["name"]: item["secret"] for item in pod["spec"].get("volumes", ()) if "secret" in item}
@@ -179,7 +178,7 @@ def _files(found: Trouble, pod: Manifest, observed: Observed) -> Trouble:
     return replace(found, message=text)
 
 
-_BY_REASON: dict[str, Callable[[Trouble, Manifest, Observed], Trouble]] = {
+_BY_REASON: dict[str, Callable[[Trouble, Pod, Observed], Trouble]] = {
     "OOMKilled": _memory,
     "Evicted": _eviction,
 }
@@ -202,13 +201,13 @@ def quota(message: str, observed: Observed) -> str:
 # ---- what they share
 
 
-def _resources(pod: Manifest, container: str) -> Manifest:
+def _resources(pod: Pod, container: str) -> ResourceRequirements:
     both = [*pod["spec"].get("initContainers", ()), *pod["spec"].get("containers", ())]
     found = (item.get("resources", {}) for item in both if item["name"] == container)
-    return next(found, {})
+    return next(found, ResourceRequirements())
 
 
-def _size_of_model(pod: Manifest, observed: Observed) -> str:
+def _size_of_model(pod: Pod, observed: Observed) -> str:
     """As the server noted it when it began to load; as the object's status has it; empty when nobody knows."""
     status, known = observed.owner.get("status", {}), observed.owner.get("status", {}).get("model", {})
     noted = (end.noted.get("model_bytes") for end in _ends(pod))

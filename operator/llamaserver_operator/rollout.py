@@ -1,23 +1,15 @@
 """How pods are replaced: what the volumes allow, and what a scarce accelerator asks for. Pure."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from . import kinds, names
+from . import names
 from .files import model_files
+from .manifests import ClaimSpec, Pod
 from .observed import Observed, ending, owner_uid
 from .pods import lacks_accelerator
+from .problems import Problem
 from .spec import ClaimTemplate, KvVolume, ModelCache, Spec
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """A reason for Accepted=False; a blocking one leaves everything as it is."""
-
-    reason: str
-    message: str
-    blocking: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +59,7 @@ def claims_named(spec: Spec) -> set[str]:
     return names_
 
 
-def claims_of(pod: Mapping[str, Any]) -> set[str]:
+def claims_of(pod: Pod) -> set[str]:
     """Names of the claims that a pod mounts, those that were made for it alone included."""
     found = set()
     for volume in pod["spec"].get("volumes", ()):
@@ -104,7 +96,7 @@ def shared_claim_problem(spec: Spec, observed: Observed) -> Iterable[Problem]:
 def claim_conflicts(spec: Spec, observed: Observed) -> Iterable[Problem]:
     """Claims that were kept from an earlier object or spec, and that cannot become what the spec asks for."""
     owner = observed.owner["metadata"]
-    have = {claim["metadata"]["name"]: claim for claim in observed.children.get(kinds.CLAIM, ())}
+    have = {claim["metadata"]["name"]: claim for claim in observed.own_claims}
     for field, volume, made in _volumes(spec):
         template, live = volume.claim_template, have.get(name := made(owner["name"]))
         if template is None or live is None or owner_uid(live) not in ("", observed.uid):
@@ -121,7 +113,7 @@ def claim_conflicts(spec: Spec, observed: Observed) -> Iterable[Problem]:
             yield Problem(reason, f"{text}: {remedy}, or ask for {found}")
 
 
-def _differences(wanted: ClaimTemplate, live: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+def _differences(wanted: ClaimTemplate, live: ClaimSpec) -> Iterator[tuple[str, str, str]]:
     """What of a claim can never change: name, as it is wanted, as it is."""
     modes, have = wanted.access_modes, live.get("accessModes", ())
     if set(modes) != set(have):

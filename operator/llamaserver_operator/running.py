@@ -1,11 +1,11 @@
 """What pods run, whatever the spec asks for by now: read from the arguments that they were started with. Pure."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 from . import kinds, names
+from .manifests import PodSpec
 from .observed import Observed, is_ready
 
 
@@ -40,11 +40,11 @@ def service_port(observed: Observed) -> int | None:
     return None
 
 
-def _servers(specs: Iterable[Mapping[str, Any]]) -> list[Running]:
+def _servers(specs: Iterable[PodSpec]) -> list[Running]:
     return [found for spec in specs if (found := server_of(spec))]
 
 
-def server_of(spec: Mapping[str, Any]) -> Running | None:
+def server_of(spec: PodSpec) -> Running | None:
     """The server of a pod's spec; None when it has none that its arguments tell of."""
     arguments = arguments_of(spec)
     values = dict(pairwise(arguments))
@@ -54,7 +54,7 @@ def server_of(spec: Mapping[str, Any]) -> Running | None:
     return Running(int(numbers[0]), int(numbers[1]), "--ssl-cert-file" in values)
 
 
-def arguments_of(spec: Mapping[str, Any]) -> list[str]:
+def arguments_of(spec: PodSpec) -> list[str]:
     """The arguments of the server's container in a pod's spec; none when it has no such container."""
     containers = spec.get("containers", ())
     return next((item.get("args", []) for item in containers if item["name"] == names.SERVER_CONTAINER), [])

@@ -76,8 +76,10 @@ class Source(Model, frozen=True):
         """The file's URL or path, where it comes from."""
         if self.hugging_face:
             return self.hugging_face.file
+        if self.http:
+            return self.http.url
         inside = self.persistent_volume_claim or self.image
-        return self.http.url if self.http else inside.path if inside else ""
+        return inside.path if inside else ""
 
 
 class SecretRef(Model, frozen=True):

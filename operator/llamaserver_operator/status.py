@@ -6,29 +6,27 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from . import names
-from .conditions import Condition, View, accepted, available, conditions, stalled
+from .conditions import Condition, accepted, available, conditions, stalled
 from .crashes import End, last_end, restarts
+from .manifests import Manifest
 from .observed import Observed
+from .problems import Problem
 from .reasons import LOOPING, ON_THE_WAY
 from .remedies import ended
 from .resources.services import endpoint
-from .rollout import Problem
 from .running import current, ready_servers, service_port
-from .spec import Spec
-
-Manifest = dict[str, Any]
+from .view import View
 
 
-def status_of(spec: Spec, observed: Observed, problems: tuple[Problem, ...], now: datetime) -> Manifest:
-    """The whole status; `now` is the time of transitions."""
-    view = View(spec, observed, problems, now)
+def status_of(view: View) -> Manifest:
+    """The whole status."""
+    observed = view.observed
     made: Manifest = _counts(observed) | {
         "selector": names.selector_text(names.selector(observed.owner["metadata"]["name"])),
     }
-    made |= _capacity(observed) | _endpoint(spec, view)
-    made |= _model(spec, view, observed) | _download(view)
-    made |= _told_before(spec, view) if view.untold else _kv_cache(view) | _accelerator(spec, view)
-    return _finish(made, observed, conditions(view), now)
+    made |= _capacity(observed) | _endpoint(view) | _model(view) | _download(view)
+    made |= _known(view) if view.unreported else _kv_cache(view) | _accelerator(view)
+    return _finish(made, observed, conditions(view), view.now)
 
 
 def rejected(observed: Observed, problem: Problem, now: datetime) -> Manifest:
@@ -50,8 +48,12 @@ def unseen(owner: Manifest, problem: Problem, now: datetime) -> Manifest:
 def _counts(observed: Observed) -> Manifest:
     """What the Deployment tells of its pods, and what the pods tell of their containers."""
     counts = (observed.deployment or {}).get("status", {})
-    made: Manifest = {key: int(counts.get(key, 0)) for key in ("replicas", "readyReplicas", "updatedReplicas")}
-    made["restarts"] = restarts(observed.own_pods())
+    made: Manifest = {
+        "replicas": counts.get("replicas", 0),
+        "readyReplicas": counts.get("readyReplicas", 0),
+        "updatedReplicas": counts.get("updatedReplicas", 0),
+        "restarts": restarts(observed.own_pods()),
+    }
     last = _last_termination(observed)
     return made | ({"lastTermination": last} if last else {})
 
@@ -60,8 +62,10 @@ def _last_termination(observed: Observed) -> Manifest:
     """How a server ended last. What is known stays as it was written, also when the pod is gone."""
     known: Manifest = observed.owner.get("status", {}).get("lastTermination", {})
     found = [(end, pod) for pod in observed.own_pods() if (end := last_end(pod)) and end.finished]
-    end, pod = max(found, key=lambda item: _time(item[0]), default=(None, {}))
-    if end is None or _time(end) < known.get("time", "") or _about(known) == (_time(end), end.pod):
+    if not found:
+        return known
+    end, pod = max(found, key=lambda item: _time(item[0]))
+    if _time(end) < known.get("time", "") or _about(known) == (_time(end), end.pod):
         return known
     message = ended(pod, end, observed).message
     return {"time": _time(end), "pod": end.pod, "reason": end.reason, "message": message}
@@ -107,15 +111,15 @@ def _capacity(observed: Observed) -> Manifest:
     return {"slots": {"total": total, "perReplica": server.slots}, "context": {"totalTokens": server.context}}
 
 
-def _endpoint(spec: Spec, view: View) -> Manifest:
+def _endpoint(view: View) -> Manifest:
     server, port = current(view.observed), service_port(view.observed)
     if port is None and view.blocked:
         return {}  # there is no Service
-    tls = server.tls if server else spec.security.tls is not None
-    return {"endpoint": endpoint(view.observed.owner, tls=tls, port=port or spec.serving.port)}
+    tls = server.tls if server else view.spec.security.tls is not None
+    return {"endpoint": endpoint(view.observed.owner, tls=tls, port=port or view.spec.serving.port)}
 
 
-def _model(spec: Spec, view: View, observed: Observed) -> Manifest:
+def _model(view: View) -> Manifest:
     for report in view.serving:
         if about := report.get("model"):
             known = {
@@ -127,7 +131,7 @@ def _model(spec: Spec, view: View, observed: Observed) -> Manifest:
                 "sha256": about.get("sha256"),
             }
             return {"model": {key: value for key, value in known.items() if value}}
-    before = observed.owner.get("status", {}).get("model")
+    before = view.observed.owner.get("status", {}).get("model")
     return {"model": before} if before else {}
 
 
@@ -135,12 +139,13 @@ def _download(view: View) -> Manifest:
     for report in view.reports:
         about = report.get("download") or {}
         if report.get("state") == "downloading" and about.get("total_bytes"):
-            return {"download": {"bytes": int(about["bytes"]), "totalBytes": int(about["total_bytes"])}}
+            return {"download": {"bytes": about.get("bytes", 0), "totalBytes": about["total_bytes"]}}
     return {}
 
 
-def _told_before(spec: Spec, view: View) -> Manifest:
-    """What pods told before, as far as the spec still asks for it."""
+def _known(view: View) -> Manifest:
+    """The last reports of pods, as far as the spec still asks for it."""
+    spec = view.spec
     asked = {"kvCache": spec.kv_cache and spec.kv_cache.stores, "accelerator": spec.accelerator}
     before = view.observed.owner.get("status", {})
     return {key: before[key] for key, wanted in asked.items() if wanted and key in before}
@@ -151,12 +156,13 @@ def _kv_cache(view: View) -> Manifest:
     if not stores:
         return {}
     # Pods on one volume see the same files; they only look at different times.
-    return {"kvCache": {key: max(int(store.get(key, 0)) for store in stores) for key in ("entries", "bytes")}}
+    entries = max(store.get("entries", 0) for store in stores)
+    return {"kvCache": {"entries": entries, "bytes": max(store.get("bytes", 0) for store in stores)}}
 
 
-def _accelerator(spec: Spec, view: View) -> Manifest:
+def _accelerator(view: View) -> Manifest:
     worst = view.worst_accelerator
-    if not spec.accelerator or worst is None:
+    if not view.spec.accelerator or worst is None:
         return {}
     known = {
         "device": worst.get("device"),

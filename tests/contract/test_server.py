@@ -24,6 +24,7 @@ from llamaserver_operator.pods import trouble
 from llamaserver_operator.resources.pod import pod_template
 from llamaserver_operator.resources.policies import service_monitor
 from llamaserver_operator.status import status_of
+from llamaserver_operator.view import View
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -123,7 +124,7 @@ def test_every_key_that_the_operator_reads_is_there(server: Running):
     wide = make_plan(many, world(many), CONFIG)
     shrinking = rolled_out(many, wide, [pod(ready=True)], counts(2), reports={"new-0": report})
     assert make_plan(few, shrinking, CONFIG).costs == {"new-0": 0}
-    status = status_of(spec, observed, plan.problems, NOW)
+    status = status_of(View(spec, observed, plan.problems, NOW))
     # "download": only while there is one. "sha256": verified digests only, "" here.
     assert report.missing <= {"download"}
     assert {"state", "slots", "requests_deferred", "model", "accelerator", "kv_store"} <= report.asked

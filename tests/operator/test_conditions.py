@@ -5,12 +5,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from llamaserver_operator.conditions import Condition, View, conditions
+from llamaserver_operator.conditions import Condition, conditions
 from llamaserver_operator.observed import Observed, is_ready
 from llamaserver_operator.parsing import parse
 from llamaserver_operator.plan import make_plan
-from llamaserver_operator.rollout import Problem
+from llamaserver_operator.problems import Problem
 from llamaserver_operator.spec import Spec
+from llamaserver_operator.view import View
 
 from tests.support.operator.worlds import CONFIG, NOW, Manifest, counts, pod, rolled_out, world
 

@@ -18,6 +18,7 @@ from llamaserver_operator.plan import Plan, make_plan
 from llamaserver_operator.rollout import is_complete
 from llamaserver_operator.spec import Spec
 from llamaserver_operator.status import status_of
+from llamaserver_operator.view import View
 
 from tests.support.operator.random_specs import specs
 from tests.support.operator.schema import SPEC, defaulted, errors
@@ -176,9 +177,9 @@ def test_a_status_is_valid_and_told_once(raw: Raw):
     spec = parse(raw)
     observed = world(spec, [RWX])
     problems = make_plan(spec, observed, CONFIG).problems
-    first = status_of(spec, observed, problems, datetime(2026, 1, 1, tzinfo=UTC))
+    first = status_of(View(spec, observed, problems, datetime(2026, 1, 1, tzinfo=UTC)))
     again = replace(observed, owner=owner(status=first))
-    assert status_of(spec, again, problems, datetime(2027, 1, 1, tzinfo=UTC)) == first
+    assert status_of(View(spec, again, problems, datetime(2027, 1, 1, tzinfo=UTC))) == first
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=4), lambda inner: st.lists(

@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import names
+from ..manifests import Manifest
 from ..spec import ClaimTemplate, Spec
 from .metadata import metadata
-
-Manifest = dict[str, Any]
 
 
 def claims(owner: Mapping[str, Any], spec: Spec) -> list[Manifest]:

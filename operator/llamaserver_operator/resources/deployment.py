@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import names
+from ..manifests import Manifest
 from ..spec import Spec
 from .metadata import metadata
 from .template import Template
-
-Manifest = dict[str, Any]
 
 
 def deployment(owner: Mapping[str, Any], spec: Spec, template: Template, *, surge: bool) -> Manifest:

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import names
-
-Manifest = dict[str, Any]
+from ..manifests import Manifest
 
 
 def owner_reference(owner: Mapping[str, Any]) -> Manifest:

@@ -1,16 +1,14 @@
 """The pod template: the server, and before it the download."""
 
-from typing import Any
-
 from .. import names
 from ..config import Config
 from ..files import ModelFiles, model_files
+from ..manifests import Manifest
 from ..quantity import mebibytes_of
 from ..spec import ResourceClaim, Spec
 from .arguments import DRAIN_DELAY, literal, save_seconds, server_arguments
 from .volumes import Volumes, pod_volumes
 
-Manifest = dict[str, Any]
 _STARTUP = 1800  # seconds to the first answer of the process
 _LOADING = 4  # seconds that a probe waits for a model that loads
 _MARGIN = 10  # seconds

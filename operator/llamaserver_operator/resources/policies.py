@@ -5,10 +5,9 @@ from typing import Any
 
 from .. import names
 from ..config import Config
+from ..manifests import Manifest
 from ..spec import Spec
 from .metadata import metadata
-
-Manifest = dict[str, Any]
 
 
 def service_account(owner: Mapping[str, Any]) -> Manifest:

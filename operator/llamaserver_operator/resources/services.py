@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import names
+from ..manifests import Manifest
 from ..spec import Spec
 from .metadata import metadata
-
-Manifest = dict[str, Any]
 
 
 def service(owner: Mapping[str, Any], spec: Spec) -> Manifest:

@@ -13,10 +13,9 @@ import msgspec
 
 from .. import names
 from ..config import Config
+from ..manifests import Manifest
 from ..spec import ClaimTemplate, KvVolume, ModelCache, Spec, given
 from .pod import pod_template
-
-Manifest = dict[str, Any]
 
 
 class Template(msgspec.Struct, frozen=True):

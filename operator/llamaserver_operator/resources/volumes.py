@@ -1,13 +1,11 @@
 """Volumes of a pod and where its containers see them."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from .. import names
 from ..files import ModelFiles
+from ..manifests import Manifest
 from ..spec import KvVolume, ModelCache, Spec, Text
-
-Manifest = dict[str, Any]
 
 
 @dataclass(slots=True)

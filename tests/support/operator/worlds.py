@@ -7,16 +7,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from llamaserver_operator import kinds
-from llamaserver_operator.conditions import View
 from llamaserver_operator.config import Config
 from llamaserver_operator.kinds import Kind, kind_of
+from llamaserver_operator.manifests import Manifest
 from llamaserver_operator.observed import Observed
 from llamaserver_operator.parsing import parse
 from llamaserver_operator.plan import Plan, make_plan
 from llamaserver_operator.rollout import claims_named
 from llamaserver_operator.spec import Spec
+from llamaserver_operator.view import View
 
-Manifest = dict[str, Any]
 UID = "11111111-2222-3333-4444-555555555555"
 OTHER_UID = "99999999-2222-3333-4444-555555555555"
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -121,7 +121,8 @@ def rolled_out(spec: Spec, plan: Plan, pods: Iterable[Manifest], status: Manifes
     old = {**template, "metadata": {"labels": {**template["metadata"]["labels"], "was": "another"}}}
     sets = [replica_set("old", old), replica_set("new", template)]
     started = [{**item, "spec": template["spec"] | item["spec"]} for item in pods]
-    return replace(world(spec), children=made, replica_sets=sets, pods=started, **more)
+    own: dict[str, Any] = {"children": made, "replica_sets": sets, "pods": started}
+    return replace(world(spec), **own | more)
 
 
 def counts(replicas: int, updated: int | None = None, available: int | None = None) -> Manifest:
