@@ -13,7 +13,7 @@ ACCEL      ?= cpu
 BASE       ?=
 
 .DEFAULT_GOAL := help
-.PHONY: demo help install model programs serve check layout lint types layers format test test-fast bench gpu images push lock clean
+.PHONY: demo help install model programs serve check layout lint types layers generated generate format test test-fast bench gpu images push lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,7 +35,7 @@ serve: install ## serve the default model on http://127.0.0.1:8080 (SERVE_ARGS a
 	@model=$$($(PY) -m tools.model) && exec $(VENV)/bin/llamaserver -m "$$model" \
 		--host $(HOST) --port $(PORT) -c 8192 -np 4 -cb --metrics $(SERVE_ARGS)
 
-check: layout lint types layers ## formatting, lint, types, layer rules (make -k check: all of them)
+check: layout lint types layers generated ## formatting, lint, types, layer rules, generated files (make -k check: all of them)
 
 layout: install
 	$(PY) -m ruff format --check --quiet .
@@ -48,6 +48,12 @@ types: install
 
 layers: install
 	$(VENV)/bin/lint-imports --no-logo
+
+generated: install
+	$(PY) -m tools.generate --check
+
+generate: install ## make the files that are made from others: version, CRD of the chart, pages of docs/reference
+	$(PY) -m tools.generate
 
 format: install ## rewrite the code as `make check` wants it
 	$(PY) -m ruff check --fix --exit-zero --quiet .

@@ -68,10 +68,8 @@ class Image:
 
     @property
     def version(self) -> str:
-        """The version of its package."""
-        (file,) = (ROOT / self.package).glob("*/__init__.py")
-        found = re.search(r'^__version__ = "(.+)"', file.read_text(), re.MULTILINE)
-        return found[1] if found else sys.exit(f"{file} has no __version__")
+        """The version of both images."""
+        return (ROOT / "VERSION").read_text(encoding="utf-8").strip()
 
     def tag(self, accelerator: str) -> str:
         """Its name in a registry, without the registry."""
