@@ -65,7 +65,7 @@ async def credentials() -> Configuration:
         else:
             await load_kube_config(file, client_configuration=configuration, persist_config=False)  # type: ignore[no-untyped-call]
     except (ConfigException, OSError) as error:
-        raise ConfigError(f"no way to the API server: {error}") from error
+        raise ConfigError(f"no credentials for the API server: {error}") from error
     return configuration
 
 
@@ -221,7 +221,7 @@ class Cluster:
         try:
             await self._send("DELETE", kind, kind.path(namespace, name), body=body)
         except NotFound:
-            _log.debug("%s %s is gone already", kind.kind, name)
+            _log.debug("%s %s is already deleted", kind.kind, name)
 
     async def create_event(
         self, namespace: str, regarding: Mapping[str, Any], type_: str, reason: str, message: str
@@ -253,7 +253,7 @@ class Cluster:
         except NotLeading:
             raise
         except ClusterError as error:
-            _log.warning("no Event %s: %s", reason, error)
+            _log.warning("cannot create the Event %s: %s", reason, error)
 
     # ---- sending
 
@@ -293,7 +293,7 @@ class Cluster:
 
     def _check_fence(self, method: str, kind: Kind | None) -> None:
         if method != "GET" and (kind is None or kind.kind != "Lease") and not self.may_write():
-            raise NotLeading("held back: this instance does not hold the Lease")
+            raise NotLeading("not sent: this instance does not hold the Lease")
 
     def _url(self, path: str, query: Mapping[str, str] | None) -> str:
         pairs = "&".join(f"{key}={quote(value, safe='')}" for key, value in (query or {}).items() if value)

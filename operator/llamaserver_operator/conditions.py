@@ -77,10 +77,10 @@ def model_available(view: View) -> Condition:
         if view.serving:
             return Condition("ModelAvailable", "True", "Loaded")
         if any(report.get("state") == "loading" for report in view.reports):
-            return Condition("ModelAvailable", "False", "Loading", "the server loads the model")
+            return Condition("ModelAvailable", "False", "Loading", "the server is loading the model")
         if view.complete:
             return Condition("ModelAvailable", "True", "Loaded")  # pods are ready; their reports were missed
-        return Condition("ModelAvailable", "Unknown", "Pending", "no pod has looked for it yet")
+        return Condition("ModelAvailable", "Unknown", "Pending", "no pod has reported on the model yet")
 
     return _by_pods(view, "ModelAvailable", otherwise)
 
@@ -88,11 +88,13 @@ def model_available(view: View) -> Condition:
 def _downloading(report: Report) -> Condition:
     about = report.get("download") or {}
     if report.get("waiting_for_lock"):
-        return Condition("ModelAvailable", "False", "WaitingForDownload", "another pod downloads to the same volume")
+        return Condition(
+            "ModelAvailable", "False", "WaitingForDownload", "another pod is downloading the model to the same volume"
+        )
     have, total = about.get("bytes", 0), about.get("total_bytes", 0)
     text = f"{about.get('file') or 'the model'}: {_sizes(have, total)}" if total else ""
     told = [part for part in (text, str(report.get("error") or "")) if part]
-    return Condition("ModelAvailable", "False", "Downloading", "; ".join(told) or "starting")
+    return Condition("ModelAvailable", "False", "Downloading", "; ".join(told) or "the download is starting")
 
 
 def _sizes(have: int, total: int) -> str:
@@ -121,12 +123,12 @@ def progressing(view: View) -> Condition:
         return Condition("Progressing", "Unknown", "NoDeployment")
     name, status = deployment["metadata"]["name"], deployment.get("status", {})
     if paused:
-        text = f"Deployment {name} is paused: kubectl rollout resume deployment/{name}"
+        text = f"Deployment {name} is paused. Resume it with kubectl rollout resume deployment/{name}"
         return Condition("Progressing", "Unknown" if view.complete else "False", "Paused", text)
     have, wanted = status.get("updatedReplicas", 0), view.spec.replicas
     text = f"{have} of {wanted} pods updated, {status.get('availableReplicas', 0)} available"
     if not wanted:
-        text = f"{status.get('replicas', 0)} pods have to go"
+        text = f"{status.get('replicas', 0)} old pods are still being stopped"
     return Condition("Progressing", "True", "RollingOut", text)
 
 
@@ -190,12 +192,12 @@ def cache_restored(view: View) -> Condition:
     def otherwise() -> Condition:
         stores = view.stores
         if not stores:
-            pending = Condition("CacheRestored", "Unknown", "Pending", "no pod has opened the store yet")
+            pending = Condition("CacheRestored", "Unknown", "Pending", "no pod has opened the KV store yet")
             return _known(view, "CacheRestored") or pending
         entries = max(int(store.get("entries", 0)) for store in stores)
         reused = sum(int(store.get("restored_tokens", 0)) for store in stores)
         if not entries:
-            return Condition("CacheRestored", "False", "Empty", "nothing has been stored yet")
+            return Condition("CacheRestored", "False", "Empty", "no conversation has been stored yet")
         return Condition("CacheRestored", "True", "Restored" if reused else "Available")
 
     return _by_pods(view, "CacheRestored", otherwise)

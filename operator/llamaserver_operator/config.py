@@ -1,4 +1,4 @@
-"""Command line and environment to Config: each flag has its LLAMASERVER_OPERATOR_* variable, the flag wins."""
+"""The command line and the environment as a Config."""
 
 import argparse
 import socket
@@ -11,14 +11,18 @@ from . import __version__
 from .errors import ConfigError
 
 PREFIX = "LLAMASERVER_OPERATOR_"
+_DESCRIPTION = (
+    "Watches LlamaServer objects and makes pods that serve their models. The variable in brackets sets an option, too. "
+    "An option on the command line overrides its variable."
+)
 _OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """How one instance of the operator runs."""
+    """The settings of one instance of the operator."""
 
-    watch_namespaces: tuple[str, ...] = ()  # none: all of them
+    watch_namespaces: tuple[str, ...] = ()  # empty: all namespaces
     namespace: str = "default"  # the operator's own
     identity: str = "operator"
 
@@ -32,8 +36,8 @@ class Config:
     operator_pod_labels: Mapping[str, str] = field(default_factory=dict)
 
     lease_name: str = "llamaserver-operator"
-    lease_seconds: float = 15.0  # others may take over a Lease that was not renewed for so long
-    renew_seconds: float = 10.0  # the holder gives up work when it could not renew for so long
+    lease_seconds: float = 15.0  # after this time without renewal, another instance may take over
+    renew_seconds: float = 10.0  # after this time without renewal, the holder stops its work
     retry_seconds: float = 2.0
 
     workers: int = 4
@@ -46,10 +50,10 @@ class Config:
 
     def __post_init__(self) -> None:
         if not self.retry_seconds < self.renew_seconds < self.lease_seconds:
-            raise ConfigError("needs --retry-seconds < --renew-seconds < --lease-seconds")
+            raise ConfigError("--retry-seconds must be less than --renew-seconds, and that less than --lease-seconds")
 
     def image_for(self, vendor: str) -> str:
-        """The default server image for a vendor's devices; "" is the CPU."""
+        """The default server image for the devices of a vendor. The vendor "" is the CPU."""
         by_vendor = {"NVIDIA": self.server_image_cuda, "AMD": self.server_image_rocm, "Intel": self.server_image_vulkan}
         return by_vendor.get(vendor, "") or self.server_image
 
@@ -87,34 +91,54 @@ def _one_of(*choices: str) -> Callable[[str], str]:
     return reader
 
 
-# flag: (how it is read, default as text, help)
+# flag: (reader, default as text, help)
 _OPTIONS: dict[str, tuple[Callable[[str], Any], str, str]] = {
-    "namespace": (str, "", "the operator's own namespace, where its Lease is (default: the pod's)"),
-    "identity": (str, "", "this instance's name in the Lease (default: the pod's, else the host's)"),
-    "server-image": (str, "", "server image for CPU"),
-    "server-image-cuda": (str, "", "server image for NVIDIA devices"),
-    "server-image-rocm": (str, "", "server image for AMD devices"),
-    "server-image-vulkan": (str, "", "server image for Intel devices"),
-    "image-pull-policy": (_one_of("Always", "IfNotPresent", "Never"), "IfNotPresent", "of server images"),
-    "hf-endpoint": (str, "", "mirror that takes the place of https://huggingface.co"),
+    "namespace": (str, "", "namespace of the operator and of its Lease (default: the namespace of its pod)"),
+    "identity": (str, "", "name of this instance in the Lease (default: the name of its pod, or of the host)"),
+    "server-image": (str, "", "server image for the CPU"),
+    "server-image-cuda": (str, "", "server image for NVIDIA GPUs"),
+    "server-image-rocm": (str, "", "server image for AMD GPUs"),
+    "server-image-vulkan": (str, "", "server image for Intel GPUs"),
+    "image-pull-policy": (
+        _one_of("Always", "IfNotPresent", "Never"),
+        "IfNotPresent",
+        "pull policy of server images: Always, IfNotPresent or Never",
+    ),
+    "hf-endpoint": (str, "", "URL of a Hugging Face mirror that downloads use instead of https://huggingface.co"),
     "prometheus-namespace-labels": (
         _labels,
         "kubernetes.io/metadata.name=monitoring",
-        "labels of the namespaces whose pods may scrape model pods",
+        "labels of the namespace of Prometheus. NetworkPolicies allow it to scrape model pods",
     ),
     "operator-pod-labels": (
         _labels,
         "app.kubernetes.io/name=llamaserver-operator",
-        "labels of the operator's pods, which may read the status of model pods",
+        "labels of the operator's pods. NetworkPolicies allow them to read the status of model pods",
     ),
-    "lease-name": (str, "llamaserver-operator", "the Lease that makes one instance the active one"),
-    "lease-seconds": (_at_least(1, float), "15", "an instance that did not renew for so long is taken for dead"),
-    "renew-seconds": (_at_least(0.5, float), "10", "an instance that could not renew for so long stops its work"),
-    "retry-seconds": (_at_least(0.1, float), "2", "pause between two looks at the Lease"),
-    "workers": (_at_least(1, int), "4", "objects that are reconciled at the same time"),
-    "resync-seconds": (_at_least(1, float), "300", "every object is looked at this often without any event"),
-    "discovery-seconds": (_at_least(0.5, float), "15", "how often to look for kinds that came or went"),
-    "health-host": (str, "", "address of the health port (default: all)"),
+    "lease-name": (str, "llamaserver-operator", "name of the Lease that the active instance holds"),
+    "lease-seconds": (
+        _at_least(1, float),
+        "15",
+        "another instance takes over a Lease not renewed for this many seconds",
+    ),
+    "renew-seconds": (
+        _at_least(0.5, float),
+        "10",
+        "the active instance stops if it cannot renew for this many seconds",
+    ),
+    "retry-seconds": (_at_least(0.1, float), "2", "seconds between two reads or renewals of the Lease"),
+    "workers": (_at_least(1, int), "4", "number of objects that are reconciled at the same time"),
+    "resync-seconds": (
+        _at_least(1, float),
+        "300",
+        "reconcile every object at this interval in seconds, without an event",
+    ),
+    "discovery-seconds": (
+        _at_least(0.5, float),
+        "15",
+        "seconds between two checks for kinds that were added or removed",
+    ),
+    "health-host": (str, "", "address of the health port (default: all addresses)"),
     "health-port": (_at_least(0, int), "8080", "port of /healthz, /readyz and /metrics"),
     "log-format": (_one_of("json", "text"), "json", "json or text"),
     "log-level": (_one_of("debug", "info", "warning", "error"), "info", "debug, info, warning or error"),
@@ -128,11 +152,14 @@ class _Parser(argparse.ArgumentParser):
 
 def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
     """The configuration, or ConfigError."""
-    parser = _Parser(prog="llamaserver-operator", description=__doc__, allow_abbrev=False)
+    parser = _Parser(prog="llamaserver-operator", description=_DESCRIPTION, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=__version__)
     variable = f"{PREFIX}WATCH_NAMESPACES"
     parser.add_argument(
-        "--watch-namespace", action="append", metavar="NAME", help=f"repeatable (default: all) [{variable}]"
+        "--watch-namespace",
+        action="append",
+        metavar="NAME",
+        help=f"namespace to watch, repeatable (default: all) [{variable}]",
     )
     for flag, (_, default, text) in _OPTIONS.items():
         shown = f" (default: {default})" if default else ""

@@ -21,7 +21,7 @@ EARLY = timedelta(minutes=10)  # after so long the kubelet, too, forgets earlier
 _NATIVE = {"SIGILL", "SIGTRAP", "SIGABRT", "SIGBUS", "SIGFPE", "SIGSEGV", "SIGSYS"}
 _DURING = {
     "download": "while it downloaded", "load": "while it loaded the model", "warm-up": "while it warmed up",
-    "serving": "while it served", "draining": "while it ended",
+    "serving": "while it served", "draining": "while it drained",
 }  # fmt: skip
 _FRAME = re.compile(r'File "([^"]+)", line (\d+) in (\S+)')
 _BAD_LEVELS = {"WARNING", "ERROR", "CRITICAL"}
@@ -112,7 +112,7 @@ class End:
         if self.native:
             cpu = f" on {found}" if (found := self.noted.get("cpu")) else ""
             return f"{text}{cpu}{self._place}. This is a bug: kubectl logs --previous {self.pod} -c {self.container}"
-        return f"{text}; {words}" if (words := _last_words(self.message)) else text
+        return f"{text}. {words}" if (words := _last_words(self.message)) else text
 
     @property
     def _verb(self) -> str:
@@ -128,7 +128,7 @@ class End:
         if found := _FRAME.search(self.message):
             return f", in {found[3]} ({found[1].rpartition('/')[2]}:{found[2]})"
         words = _last_words(self.message)
-        return f"; {words}" if words else ""
+        return f". {words}" if words else ""
 
 
 def restarts(pods: Iterable[Pod]) -> int:
@@ -206,8 +206,8 @@ def _last_words(message: str) -> str:
             plain.append(line)
     words = " ".join(" ".join(plain).split())[-_LONGEST:]
     if words:
-        return f"its last words: {words}"
-    return f"last warning in its log: {' '.join(warning.split())[:_LONGEST]}" if warning else ""
+        return f"Its last output: {words}"
+    return f"Last warning in its log: {' '.join(warning.split())[:_LONGEST]}" if warning else ""
 
 
 def _rounded(time: timedelta) -> str:

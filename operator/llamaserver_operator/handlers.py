@@ -131,7 +131,7 @@ class Watch:
                 continue  # perhaps more is allowed by now
             except Exception as error:
                 self._metrics.errors.labels("watch").inc()
-                _log.warning("the watch failed; watching anew: %s", error)
+                _log.warning("the watch failed and starts again: %s", error)
             failures = 1 if asyncio.get_running_loop().time() - started > _LOOK_AGAIN else failures + 1
             await asyncio.sleep(pause(failures))
 

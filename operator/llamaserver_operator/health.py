@@ -44,7 +44,9 @@ class Health:
 
     async def _readyz(self, _: web.Request) -> web.Response:
         ready = self._ready()
-        return web.Response(text="ok" if ready else "no contact with the API server yet", status=200 if ready else 503)
+        return web.Response(
+            text="ok" if ready else "the API server has not been reached yet", status=200 if ready else 503
+        )
 
     async def _exposition(self, _: web.Request) -> web.Response:
         return web.Response(body=self._metrics.exposition(), headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -82,7 +82,7 @@ class Lease:
             except Conflict:
                 pass  # another instance was faster
             except ClusterError as error:
-                self._complain("no look at the Lease: %s", error)
+                self._complain("cannot read the Lease: %s", error)
             await asyncio.sleep(self._config.retry_seconds * random.uniform(0.8, 1.2))  # noqa: S311 - no secret
 
     def _complain(self, text: str, error: ClusterError) -> None:
@@ -155,7 +155,7 @@ class Lease:
         renewing.cancel()
         await asyncio.wait({renewing})
         if late:  # it cannot write any more, but nothing may be started beside it
-            raise RuntimeError("the work does not end when it is cancelled")
+            raise RuntimeError("the work does not end after it was cancelled")
 
     async def _renew(self) -> None:
         """Renew until that fails for too long, or another instance has the Lease."""
@@ -163,14 +163,17 @@ class Lease:
             started = self._clock()
             try:
                 if not await self._write_renewal():
-                    _log.error("the Lease is gone, or another's", extra={"fields": {"holder": self._holder}})
+                    _log.error(
+                        "lost the Lease: it was deleted, or another instance holds it",
+                        extra={"fields": {"holder": self._holder}},
+                    )
                     return
             except ClusterError as error:
-                self._complain("Lease not renewed: %s", error)
+                self._complain("cannot renew the Lease: %s", error)
             else:
                 self._complaint = ""
                 self._deadline = started + self._config.renew_seconds
-        _log.error("the Lease was not renewed in time; standing by")
+        _log.error("the Lease was not renewed in time, this instance stands by")
 
     async def _until_next(self) -> bool:
         """Wait for the next renewal; False when the deadline was first, perhaps while the process stood still."""
@@ -218,7 +221,7 @@ class Lease:
                 if self._body is not None and self._holder == self.identity:
                     self._body = await self._api.replace(self._with(holderIdentity="", leaseDurationSeconds=1))
         except (ClusterError, TimeoutError) as error:
-            _log.warning("Lease not released: %s", str(error) or "no answer in time")
+            _log.warning("cannot release the Lease: %s", str(error) or "no answer in time")
 
 
 async def _bounded(call: Coroutine[Any, Any, _T], seconds: float) -> _T:

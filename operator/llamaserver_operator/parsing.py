@@ -22,7 +22,7 @@ _SHORT = re.compile(r"-[A-Za-z]")
 def parse(spec: Mapping[str, Any]) -> Spec:
     """The spec of an object; InvalidSpec names the field."""
     for field in _with_nul(spec, "spec"):
-        raise InvalidSpec(f"{field}: has a NUL character, which no argument, variable or file name can hold")
+        raise InvalidSpec(f"{field}: contains a NUL character, which arguments, variables and file names cannot hold")
     try:
         parsed = msgspec.convert(spec, Spec)
     except msgspec.ValidationError as error:
@@ -52,7 +52,7 @@ def _check(spec: Spec) -> None:
     for adapter in spec.lora_adapters:
         if "," in adapter.source.place:  # it separates adapters on the server's command line
             raise InvalidSpec(
-                f"spec.loraAdapters[{adapter.name}].source: a file of an adapter has no comma in its path"
+                f"spec.loraAdapters[{adapter.name}].source: the path of an adapter must not contain a comma"
             )
     for field, text in _sizes(spec):
         try:
@@ -76,7 +76,7 @@ def _check_volume(volume: Mapping[str, Any], field: str) -> None:
     if "hostPath" in volume:
         raise InvalidSpec(f"{field}.hostPath: hostPath is not allowed")
     if any("serviceAccountToken" in source for source in volume.get("projected", {}).get("sources", ())):
-        raise InvalidSpec(f"{field}.projected: pods get no token of a ServiceAccount")
+        raise InvalidSpec(f"{field}.projected: ServiceAccount tokens are not allowed")
 
 
 def _sizes(spec: Spec) -> Iterator[tuple[str, str]]:

@@ -40,7 +40,7 @@ def make_plan(spec: Spec, observed: Observed, config: Config) -> Plan:
     if problems:
         return Plan(problems=tuple(problems))
     if leftovers := _leftovers(observed):
-        text = f"what belongs to another object of this name, probably an earlier one, has to go first: {leftovers}"
+        text = f"waiting for the deletion of what an earlier LlamaServer of this name owns: {leftovers}"
         return Plan(waits=True, problems=(Problem("WaitingForDeletion", text),))
     surge = surges(spec, observed)
     texts = _texts(spec, observed)
@@ -112,12 +112,12 @@ def _texts_missing(spec: Spec, observed: Observed) -> Iterable[Problem]:
 def _strangers(observed: Observed) -> Iterable[Problem]:
     for item in observed.strangers:
         what = f"{item['kind']} {item['metadata']['name']!r} exists and does not belong to this object"
-        yield Problem("NameConflict", f"{what}; rename or remove one of them")
+        yield Problem("NameConflict", f"{what}. Rename or remove one of them")
 
 
 def _monitor_missing(spec: Spec, observed: Observed) -> Iterable[Problem]:
     if spec.observability.service_monitor == "Always" and not observed.has_service_monitors:
-        text = "spec.observability.serviceMonitor: Always, but the ServiceMonitor CRD is not installed"
+        text = "spec.observability.serviceMonitor is Always, but the ServiceMonitor CRD is not installed"
         yield Problem("ServiceMonitorUnavailable", text, blocking=False)
 
 

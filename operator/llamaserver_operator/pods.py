@@ -50,11 +50,11 @@ def _hint(reason: str, pod: Pod) -> str:
     if reason == "Unauthorized":
         secrets = [item["secretRef"]["name"] for item in fetch.get("envFrom", []) if "secretRef" in item]
         if not secrets:
-            return "; spec.model.credentialsSecretRef can name a Secret with the key HF_TOKEN or BEARER_TOKEN"
+            return ". Name a Secret with the key HF_TOKEN or BEARER_TOKEN in spec.model.credentialsSecretRef"
         where = f'Secret "{secrets[0]}" (spec.model.credentialsSecretRef)'
-        return f"; tokens are the keys HF_TOKEN and BEARER_TOKEN of {where}"
+        return f". Tokens are read from the keys HF_TOKEN and BEARER_TOKEN of {where}"
     if reason == "ModelLoadFailed":
-        return "; each new pod begins with the download"
+        return ". Each new pod starts with the download"
     return ""
 
 
@@ -93,7 +93,7 @@ def trouble_of(pod: Pod, end: End) -> Trouble:
         reason, message = end.told
         return Trouble("ModelAvailable" if reason in _MODEL else condition, reason, message + _hint(reason, pod))
     if end.reason == "OOMKilled":
-        text = f"container {end.container} was killed for want of memory; raise spec.resources.limits.memory"
+        text = f"container {end.container} was OOM-killed. Raise spec.resources.limits.memory"
         return Trouble("Progressing", "OOMKilled", text)
     return Trouble(condition, "CrashedNatively" if end.native else "CrashLoopBackOff", end.text)
 

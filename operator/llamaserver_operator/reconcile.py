@@ -208,7 +208,7 @@ class Reconciler:
             try:
                 await self._cluster.annotate(kinds.POD, namespace, pod, cost_annotation(cost))
             except ClusterError as error:  # the pod may have gone; the scale-down goes on
-                _log.info("no deletion cost on pod %s: %s", pod, error)
+                _log.info("cannot set the deletion cost of pod %s: %s", pod, error)
 
     async def _apply(self, observed: Observed, wanted: Manifest) -> Manifest | None:
         """Apply one child, unless it is known to be as wanted; what the API server made of it."""
@@ -246,7 +246,10 @@ class Reconciler:
     async def _tell_replacing(self, observed: Observed) -> None:
         update = (observed.deployment or {}).get("spec", {}).get("strategy", {}).get("rollingUpdate", {})
         if update.get("maxSurge") != 0:
-            text = "no free accelerator for a new pod; old pods make room first from here on"
+            text = (
+                "no accelerator is free for a new pod. From now on this rollout stops an old pod before it starts a "
+                "new one (maxSurge=0)"
+            )
             namespace = observed.owner["metadata"]["namespace"]
             await self._cluster.create_event(namespace, observed.owner, "Normal", "ReplacingPods", text)
 

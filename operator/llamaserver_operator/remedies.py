@@ -84,17 +84,19 @@ def _memory(found: Trouble, pod: Pod, observed: Observed) -> Trouble:
         return found
     name = end.container
     limit = _resources(pod, name).get("limits", {}).get("memory")
-    cause = f"at its memory limit of {limit}" if limit else f"as node {pod['spec'].get('nodeName')} had no memory left"
+    cause = (
+        f"at its memory limit of {limit}" if limit else f"because node {pod['spec'].get('nodeName')} had no memory left"
+    )
     text = " ".join(filter(None, (f"container {name} was killed", cause, end.during)))
-    more = "raise spec.resources.limits.memory" if limit else "set spec.resources.requests.memory to what it needs"
+    more = "Raise spec.resources.limits.memory" if limit else "Set spec.resources.requests.memory to what it needs"
     if name != names.SERVER_CONTAINER:
-        return replace(found, message=f"{text}; {more}")
+        return replace(found, message=f"{text}. {more}")
     needs = [f"the model has {size}"] if (size := _size_of_model(pod, observed)) else []
     if server := server_of(pod["spec"]):
         needs.append(f"the context {server.slots} x {server.context // server.slots:,} tokens")
     lower = "spec.context or spec.kvCache.hostMemory" if "--cache-ram" in arguments_of(pod["spec"]) else "spec.context"
     about = f": {', '.join(needs)}" if needs else ""
-    return replace(found, message=f"{text}{about}; {more}, or lower {lower}")
+    return replace(found, message=f"{text}{about}. {more}, or lower {lower}")
 
 
 def _ends(pod: Pod) -> Iterator[End]:
@@ -109,28 +111,32 @@ def _ends(pod: Pod) -> Iterator[End]:
 def _eviction(found: Trouble, pod: Pod, observed: Observed) -> Trouble:
     text = found.message
     if full := _FULL_VOLUME.search(text):
-        fields = {"kv": "raise spec.kvCache.volume.emptyDir.sizeLimit, or lower spec.kvCache.maxSize"}
-        remedy = fields.get(full[1], "raise its sizeLimit in spec.podTemplate.volumes")
+        fields = {"kv": "Raise spec.kvCache.volume.emptyDir.sizeLimit, or lower spec.kvCache.maxSize"}
+        remedy = fields.get(full[1], "Raise its sizeLimit in spec.podTemplate.volumes")
     elif "ephemeral" in text:
         remedy = _room(text, pod, observed)
     elif "resource: memory" in text:
-        remedy = "set spec.resources.requests.memory to what the server needs, so that it gets a node with that much"
+        remedy = (
+            "Set spec.resources.requests.memory to what the server needs. Then it gets a node with that much memory"
+        )
     else:
         return found
-    return replace(found, message=f"{text.rstrip('. ')}; {remedy}")
+    return replace(found, message=f"{text.rstrip('. ')}. {remedy}")
 
 
 def _room(text: str, pod: Pod, observed: Observed) -> str:
     """A model without a cache is the largest part of what a pod writes."""
-    limited = "limit" in text
-    change = "raise spec.resources.limits" if limited else "set spec.resources.requests"
-    change += ".ephemeral-storage" if limited else ".ephemeral-storage to what it needs"
+    if "limit" in text:
+        verb, what = "raise", "spec.resources.limits.ephemeral-storage"
+    else:
+        verb, what = "set", "spec.resources.requests.ephemeral-storage to what it needs"
     volumes = {item["name"]: item for item in pod["spec"].get("volumes", ())}
     if "emptyDir" not in volumes.get("models", {}):
-        return change
+        return f"{verb.capitalize()} {what}"
     size = f" ({found})" if (found := _size_of_model(pod, observed)) else ""
     return (
-        f"without spec.model.cache the model{size} lies on the pod's scratch volume: set spec.model.cache, or {change}"
+        f"Without spec.model.cache the model{size} is on the scratch volume of the pod. "
+        f"Set spec.model.cache, or {verb} {what}"
     )
 
 
@@ -149,7 +155,7 @@ def _image_volume(found: Trouble, pod: Pod, spec: Spec, observed: Observed) -> T
         version, needed = f"kubelet {info.get('kubeletVersion', '')}", "Kubernetes 1.35"
     fields = [f"{file.field}.image" for file in model_files(spec) if file.source.image] or ["spec.podTemplate.volumes"]
     about = f" ({version})" if info else ""
-    text = f"node {node}{about} cannot mount image volumes ({', '.join(fields)}); {needed} or later is needed"
+    text = f"node {node}{about} cannot mount image volumes ({', '.join(fields)}). It needs {needed} or later"
     return Trouble(found.condition, "ImageVolumesUnsupported", text)
 
 
@@ -193,9 +199,9 @@ def quota(message: str, observed: Observed) -> str:
         return message
     update = (observed.deployment or {}).get("spec", {}).get("strategy", {}).get("rollingUpdate", {})
     if update.get("maxSurge") and observed.old_pods():
-        remedy = "the quota has no room for one pod more while the old one serves: raise it, or set "
-        return f"{message}; {remedy}spec.rollout.strategy: Replace"
-    return f"{message}; raise the quota, or lower spec.resources or spec.replicas"
+        remedy = "The quota has no room for another pod while the old one serves. Raise it, or set "
+        return f"{message}. {remedy}spec.rollout.strategy to Replace"
+    return f"{message}. Raise the quota, or lower spec.resources or spec.replicas"
 
 
 # ---- what they share

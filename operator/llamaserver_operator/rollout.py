@@ -102,15 +102,14 @@ def claim_conflicts(spec: Spec, observed: Observed) -> Iterable[Problem]:
         if template is None or live is None or owner_uid(live) not in ("", observed.uid):
             continue
         lost = "the model is downloaded again" if field == "spec.model.cache" else "the conversations in it are lost"
-        reason = "ClaimConflict"
-        remedy = f"delete it (kubectl delete pvc {name} --namespace={owner['namespace']}; {lost})"
-        if ending(live):
-            reason, remedy = "WaitingForDeletion", "it is being deleted, which waits for the pods that mount it"
+        delete = f"kubectl delete pvc {name} --namespace={owner['namespace']}"
         for part, wanted, found in _differences(template, live["spec"]):
-            text = (
-                f"claim {name} of an earlier object or spec has {part} {found}, {field}.claimTemplate asks for {wanted}"
-            )
-            yield Problem(reason, f"{text}: {remedy}, or ask for {found}")
+            has, asks = f"of an earlier object or spec has {part} {found}", f"{field}.claimTemplate asks for {wanted}"
+            text = f"claim {name} {has}, but {asks}"
+            if ending(live):
+                yield Problem("WaitingForDeletion", f"{text}. It is being deleted and waits for the pods that mount it")
+            else:
+                yield Problem("ClaimConflict", f"{text}. Ask for {found}, or delete the claim ({lost}): {delete}")
 
 
 def _differences(wanted: ClaimTemplate, live: ClaimSpec) -> Iterator[tuple[str, str, str]]:

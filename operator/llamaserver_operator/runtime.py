@@ -67,7 +67,7 @@ class Operator:
         if not electing.done():
             _log.info("stopping")
             if self._queue is not None and not await self._queue.drain(_DRAIN):
-                _log.warning("running reconciles are cut off")
+                _log.warning("stopped before all running reconciles ended")
             electing.cancel()
         told.cancel()
         try:
@@ -109,7 +109,7 @@ class Operator:
                 wait = self._config.resync_seconds
             except ClusterError as error:
                 self._metrics.errors.labels("resync").inc()
-                _log.warning("no list of the objects: %s", error)
+                _log.warning("cannot list the LlamaServers: %s", error)
                 wait = self._config.retry_seconds
             await asyncio.sleep(wait)
 
@@ -141,7 +141,8 @@ class Operator:
                         watching = asyncio.create_task(watch.run(), name="watch")
                         if watched:
                             _log.info(
-                                "kinds came or went", extra={"fields": {"watched": sorted(k.plural for k in served)}}
+                                "the cluster serves other kinds now",
+                                extra={"fields": {"watched": sorted(k.plural for k in served)}},
                             )
                         behind, watched = bool(watched), served
                     if behind:

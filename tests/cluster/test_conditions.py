@@ -55,7 +55,7 @@ CASES = {
         "ModelLoadFailed",
         (
             "'no-such-architecture'; the file is from the cache, downloaded at ",
-            "; each new pod begins with the download",
+            ". Each new pod starts with the download",
         ),
     ),
     "full-disk": Case(

@@ -161,7 +161,7 @@ def test_a_paused_deployment_is_told(llama: Llama) -> None:
     where = f"--namespace={llama.namespace}"
     llama.apply().until_ready()
     llama.cluster.kubectl("rollout", "pause", "deployment/model", where)
-    text = "Deployment model is paused: kubectl rollout resume deployment/model"
+    text = "Deployment model is paused. Resume it with kubectl rollout resume deployment/model"
     assert llama.until_condition("Progressing", "Unknown", "Paused") == text
     assert llama.condition("Ready")[:2] == ("True", "Serving"), "what runs is the spec"
     before = llama.pod_uids

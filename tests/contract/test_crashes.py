@@ -28,7 +28,7 @@ decode()
 """
 DURING: dict[Phase, str] = {
     "download": "while it downloaded", "load": "while it loaded the model", "warm-up": "while it warmed up",
-    "serving": "while it served", "draining": "while it ended",
+    "serving": "while it served", "draining": "while it drained",
 }  # fmt: skip
 
 

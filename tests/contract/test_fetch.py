@@ -116,12 +116,12 @@ def test_tokens_and_mirror_reach_the_download():
 @pytest.mark.parametrize(
     ("secret", "environ", "told"),
     [
-        ({}, {}, "no token was sent (BEARER_TOKEN is not set); "
-                 "spec.model.credentialsSecretRef can name a Secret with the key HF_TOKEN or BEARER_TOKEN"),
-        ({"name": "tok"}, {}, "no token was sent (BEARER_TOKEN is not set); tokens are the keys HF_TOKEN and "
-                              'BEARER_TOKEN of Secret "tok" (spec.model.credentialsSecretRef)'),
-        ({"name": "tok"}, {"BEARER_TOKEN": "old"}, "the token in BEARER_TOKEN was refused; tokens are the keys "
-                                                   'HF_TOKEN and BEARER_TOKEN of Secret "tok" '
+        ({}, {}, "no token was sent (BEARER_TOKEN is not set). "
+                 "Name a Secret with the key HF_TOKEN or BEARER_TOKEN in spec.model.credentialsSecretRef"),
+        ({"name": "tok"}, {}, "no token was sent (BEARER_TOKEN is not set). Tokens are read from the keys "
+                              'HF_TOKEN and BEARER_TOKEN of Secret "tok" (spec.model.credentialsSecretRef)'),
+        ({"name": "tok"}, {"BEARER_TOKEN": "old"}, "the token in BEARER_TOKEN was refused. Tokens are read from the "
+                                                   'keys HF_TOKEN and BEARER_TOKEN of Secret "tok" '
                                                    "(spec.model.credentialsSecretRef)"),
     ],
     ids=["no-secret", "no-such-key", "refused"],

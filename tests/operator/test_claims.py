@@ -160,7 +160,7 @@ def planned(raw: Manifest, live: Manifest) -> Any:
     return make_plan(spec, replace(world(spec), children={kinds.CLAIM: [live]}), CONFIG)
 
 
-DELETE = "delete it (kubectl delete pvc demo-model-cache --namespace=models; the model is downloaded again)"
+DELETE = "or delete the claim (the model is downloaded again): kubectl delete pvc demo-model-cache --namespace=models"
 
 
 def test_a_retained_claim_of_another_access_mode_is_a_conflict_with_a_remedy() -> None:
@@ -169,7 +169,7 @@ def test_a_retained_claim_of_another_access_mode_is_a_conflict_with_a_remedy() -
         (
             "ClaimConflict",
             "claim demo-model-cache of an earlier object or spec has accessModes ReadWriteOnce, "
-            f"spec.model.cache.claimTemplate asks for ReadWriteMany: {DELETE}, or ask for ReadWriteOnce",
+            f"but spec.model.cache.claimTemplate asks for ReadWriteMany. Ask for ReadWriteOnce, {DELETE}",
             True,
         )
     ]
@@ -180,7 +180,7 @@ def test_a_retained_claim_of_another_class_is_one_too() -> None:
     (problem,) = planned(asks(), kept(["ReadWriteOnce"], storageClassName="slow")).problems
     assert problem.message == (
         "claim demo-model-cache of an earlier object or spec has storageClassName slow, "
-        f"spec.model.cache.claimTemplate asks for fast-nvme: {DELETE}, or ask for slow"
+        f"but spec.model.cache.claimTemplate asks for fast-nvme. Ask for slow, {DELETE}"
     )
 
 
@@ -188,9 +188,8 @@ def test_a_claim_that_is_being_deleted_already_is_not_to_be_deleted_again() -> N
     live = kept(["ReadWriteOnce"])
     live["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
     (problem,) = planned(asks(accessModes=["ReadWriteMany"]), live).problems
-    assert problem.message.endswith(
-        "it is being deleted, which waits for the pods that mount it, or ask for ReadWriteOnce"
-    )
+    assert problem.message.endswith("It is being deleted and waits for the pods that mount it")
+    assert "kubectl" not in problem.message
 
 
 def test_the_conversations_of_a_kv_cache_would_be_lost() -> None:
@@ -199,7 +198,9 @@ def test_the_conversations_of_a_kv_cache_would_be_lost() -> None:
     volume = {"claimTemplate": {**TEMPLATE, "accessModes": ["ReadWriteMany"]}}
     (problem,) = planned({**PLAIN, "kvCache": {"volume": volume}}, live).problems
     assert "spec.kvCache.volume.claimTemplate asks for" in problem.message
-    assert "kubectl delete pvc demo-kv-cache --namespace=models; the conversations in it are lost" in problem.message
+    assert problem.message.endswith(
+        "(the conversations in it are lost): kubectl delete pvc demo-kv-cache --namespace=models"
+    )
 
 
 @pytest.mark.parametrize(

@@ -226,7 +226,7 @@ def test_an_old_pod_that_makes_room_is_waited_for():
 
 
 def test_a_paused_deployment_is_told():
-    text = "Deployment demo is paused: kubectl rollout resume deployment/demo"
+    text = "Deployment demo is paused. Resume it with kubectl rollout resume deployment/demo"
     found = situation(PLAIN, OLD, counts(2, 0, 2), paused=True)
     for kind in ("Ready", "Progressing", "Stalled"):
         assert (found[kind].reason, found[kind].message) == ("Paused", text)
@@ -361,7 +361,7 @@ MODEL = {
     ),
     "download begins": (report("downloading", download={}), ("False", "Downloading", "starting")),
     "another downloads": (report("downloading", waiting_for_lock=True), ("False", "WaitingForDownload", "another pod")),
-    "loading": (report("loading"), ("False", "Loading", "loads the model")),
+    "loading": (report("loading"), ("False", "Loading", "is loading the model")),
     "loaded": (report("ready"), ("True", "Loaded", "")),
     "draining": (report("draining"), ("True", "Loaded", "")),
     "failed": (report("failed"), ("Unknown", "Pending", "")),

@@ -43,8 +43,8 @@ ENDS = {
     ),
     "killed, and its log is known": (
         end(137, "\n".join([f'{LISTENING[30:]}', LISTENING, FULL, LISTENING])), "Crashed",
-        "container server was killed by signal 9 (SIGKILL), restart 1, up 2 min; "
-        "last warning in its log: the queue is full",
+        "container server was killed by signal 9 (SIGKILL), restart 1, up 2 min. "
+        "Last warning in its log: the queue is full",
     ),
     "killed, and nothing in its log is a warning": (
         end(137, f"{LISTENING}\n{LISTENING}"), "Crashed",
@@ -56,8 +56,8 @@ ENDS = {
     ),
     "Python failed": (
         end(1, f"{LISTENING}\nTraceback (most recent call last):\n  File \"x\"\nValueError: no"), "Crashed",
-        "container server ended with exit code 1, restart 1, up 2 min; "
-        'its last words: Traceback (most recent call last): File "x" ValueError: no',
+        "container server ended with exit code 1, restart 1, up 2 min. "
+        'Its last output: Traceback (most recent call last): File "x" ValueError: no',
     ),
     "no code of ours": (
         end(255, kind="Unknown"), "Crashed",
@@ -77,8 +77,8 @@ ENDS = {
     ),
     "an assertion of the library": (
         end(134, "ggml.c:9: GGML_ASSERT(a > 0) failed"), "CrashedNatively",
-        "container server crashed by signal 6 (SIGABRT), restart 1, up 2 min; "
-        "its last words: ggml.c:9: GGML_ASSERT(a > 0) failed. This is a bug: kubectl logs --previous web-0 -c server",
+        "container server crashed by signal 6 (SIGABRT), restart 1, up 2 min. "
+        "Its last output: ggml.c:9: GGML_ASSERT(a > 0) failed. This is a bug: kubectl logs --previous web-0 -c server",
     ),
 }  # fmt: skip
 

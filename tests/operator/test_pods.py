@@ -147,7 +147,7 @@ CASES: dict[str, tuple[Manifest, tuple[str, str, str] | None]] = {
         (
             "Progressing",
             "CrashedNatively",
-            "signal 11 (SIGSEGV), restart 1; its last words: Segmentation fault. This is",
+            "signal 11 (SIGSEGV), restart 1. Its last output: Segmentation fault. This is",
         ),
     ),
     "crashes without a word": (
@@ -214,13 +214,14 @@ SOURCES = [{"configMapRef": {"name": "other"}}, {"secretRef": {"name": "tok"}}]
     [
         (
             failed("Unauthorized"),
-            "why; spec.model.credentialsSecretRef can name a Secret with the key HF_TOKEN or BEARER_TOKEN",
+            "why. Name a Secret with the key HF_TOKEN or BEARER_TOKEN in spec.model.credentialsSecretRef",
         ),
         (
             failed("Unauthorized", envFrom=SOURCES),
-            'why; tokens are the keys HF_TOKEN and BEARER_TOKEN of Secret "tok" (spec.model.credentialsSecretRef)',
+            "why. Tokens are read from the keys HF_TOKEN and BEARER_TOKEN of "
+            'Secret "tok" (spec.model.credentialsSecretRef)',
         ),
-        (failed("ModelLoadFailed"), "why; each new pod begins with the download"),
+        (failed("ModelLoadFailed"), "why. Each new pod starts with the download"),
         (failed("NotGGUF", envFrom=SOURCES), "why"),
     ],
     ids=["no-secret", "secret", "load", "other"],

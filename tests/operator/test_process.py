@@ -97,7 +97,7 @@ def test_usage_errors_exit_with_2() -> None:
 def test_no_way_to_an_api_server_is_told(tmp_path: Path) -> None:
     ended = run("--health-port=0", KUBECONFIG=str(tmp_path / "absent"))
     assert ended.returncode == 2
-    assert "no way to the API server" in json.loads(ended.stdout.splitlines()[-1])["msg"]
+    assert "no credentials for the API server" in json.loads(ended.stdout.splitlines()[-1])["msg"]
     assert "Traceback" not in ended.stderr
 
 

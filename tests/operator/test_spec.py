@@ -31,9 +31,12 @@ WRONG = [
     ),
     ({"context": {"slots": 0}}, "spec.context.slots: Expected `int` >= 1"),
     ({"context": {"slots": "4"}}, "spec.context.slots: Expected `int`, got `str`"),
-    ({"model": {"source": HTTP, "alias": "a\0"}}, "spec.model.alias: has a NUL character"),
-    ({"podTemplate": {"env": [{"name": "A", "value": "\0"}]}}, "spec.podTemplate.env[0].value: has a NUL character"),
-    ({"podTemplate": {"labels": {"a\0b": "c"}}}, "spec.podTemplate.labels: has a NUL character"),
+    ({"model": {"source": HTTP, "alias": "a\0"}}, "spec.model.alias: contains a NUL character"),
+    (
+        {"podTemplate": {"env": [{"name": "A", "value": "\0"}]}},
+        "spec.podTemplate.env[0].value: contains a NUL character",
+    ),
+    ({"podTemplate": {"labels": {"a\0b": "c"}}}, "spec.podTemplate.labels: contains a NUL character"),
     ({"replicas": -1}, "spec.replicas: Expected `int` >= 0"),
     ({"chatTemplate": {}}, "spec.chatTemplate: set exactly one of inline and configMapKeyRef"),
     (
@@ -53,7 +56,7 @@ WRONG = [
     ({"engine": {"gpuLayers": "Some"}}, "spec.engine.gpuLayers: "),
     (
         {"loraAdapters": [{"name": "a", "source": {"http": {"url": "http://a/b,c.gguf"}}}]},
-        "spec.loraAdapters[a].source: a file of an adapter has no comma in its path",
+        "spec.loraAdapters[a].source: the path of an adapter must not contain a comma",
     ),
     (
         {"podTemplate": {"volumes": [{"name": "root", "hostPath": {"path": "/"}}]}},
@@ -61,7 +64,7 @@ WRONG = [
     ),
     (
         {"podTemplate": {"volumes": [{"name": "t", "projected": {"sources": [{"serviceAccountToken": {}}]}}]}},
-        "spec.podTemplate.volumes[t].projected: pods get no token of a ServiceAccount",
+        "spec.podTemplate.volumes[t].projected: ServiceAccount tokens are not allowed",
     ),
 ]
 
