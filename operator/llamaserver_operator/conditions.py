@@ -1,4 +1,4 @@
-"""The conditions of an object, from its spec and what was observed. Pure; one function a condition."""
+"""The conditions of an object, made from its view. Pure. Each condition has a function."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Condition:
 
 
 def conditions(view: View) -> list[Condition]:
-    """All conditions that apply to this object."""
+    """All conditions of the object."""
     model = model_available(view)
     parts = [accepted(view.problems), model, scheduled(view), progressing(view)]
     told = ready(view, parts)
@@ -42,14 +42,14 @@ def conditions(view: View) -> list[Condition]:
 
 
 def accepted(problems: Iterable[Problem]) -> Condition:
-    """Whether the spec can be acted on as it is."""
+    """Accepted: whether the operator can act on the spec."""
     for problem in sorted(problems, key=lambda item: not item.blocking):
         return Condition("Accepted", "False", problem.reason, problem.message)
     return Condition("Accepted", "True", "Valid")
 
 
 def _by_pods(view: View, name: str, otherwise: Callable[[], Condition]) -> Condition:
-    """Unknown without pods, False with a trouble, else what `otherwise` says."""
+    """Unknown without pods, False with a trouble of a pod, else the result of `otherwise`."""
     if view.spec.replicas == 0:
         return Condition(name, "Unknown", "ScaledToZero", "spec.replicas is 0")
     if not view.observed.new_pods():
@@ -68,18 +68,18 @@ def _known(view: View, type_: str) -> Condition | None:
 
 
 def model_available(view: View) -> Condition:
-    """Whether the model is where the server needs it, and loads."""
+    """ModelAvailable: whether a server has loaded the model."""
 
     def otherwise() -> Condition:
         downloading = [report for report in view.reports if report.get("state") == "downloading"]
-        if downloading:  # pods that wait for another's download say nothing about it
+        if downloading:  # prefer a pod that downloads to one that waits for it
             return _downloading(min(downloading, key=lambda report: bool(report.get("waiting_for_lock"))))
         if view.serving:
             return Condition("ModelAvailable", "True", "Loaded")
         if any(report.get("state") == "loading" for report in view.reports):
             return Condition("ModelAvailable", "False", "Loading", "the server is loading the model")
         if view.complete:
-            return Condition("ModelAvailable", "True", "Loaded")  # pods are ready; their reports were missed
+            return Condition("ModelAvailable", "True", "Loaded")  # the pods are ready, but did not answer in time
         return Condition("ModelAvailable", "Unknown", "Pending", "no pod has reported on the model yet")
 
     return _by_pods(view, "ModelAvailable", otherwise)
@@ -102,7 +102,7 @@ def _sizes(have: int, total: int) -> str:
 
 
 def scheduled(view: View) -> Condition:
-    """Whether the scheduler found nodes for the pods."""
+    """Scheduled: whether every pod has a node."""
 
     def otherwise() -> Condition:
         assigned = all(pod["spec"].get("nodeName") for pod in view.observed.new_pods())
@@ -112,7 +112,7 @@ def scheduled(view: View) -> Condition:
 
 
 def progressing(view: View) -> Condition:
-    """Whether the rollout goes on, or is done and lasts."""
+    """Progressing: whether the rollout makes progress or is complete."""
     deployment = view.observed.deployment
     paused = bool((deployment or {}).get("spec", {}).get("paused"))
     if view.complete and not view.looping and not paused:
@@ -133,7 +133,7 @@ def progressing(view: View) -> Condition:
 
 
 def _failure(view: View) -> tuple[str, str] | None:
-    """Why a rollout does not go on: the most telling reason, and a message."""
+    """Reason and message of a failed rollout; the most specific reason wins."""
     if refused := view.refused:
         return refused.reason, refused.message
     failed = view.deployment_conditions.get("ReplicaFailure", {})
@@ -148,7 +148,7 @@ def _failure(view: View) -> tuple[str, str] | None:
 
 
 def _stopper(view: View) -> Trouble | None:
-    """A trouble that does not pass by itself. A GPU that an old pod still holds does, when that one is replaced."""
+    """A trouble that stops the rollout. To wait for a GPU that an old pod holds is none, if that pod is replaced."""
     if view.looping:
         return view.ended(view.looping)
     passes = lacks_accelerator(view.spec, view.observed) and not surges(view.spec, view.observed)
@@ -157,7 +157,7 @@ def _stopper(view: View) -> Trouble | None:
             return found
     if view.spec.accelerator and view.spec.accelerator.on_fallback == "Fail":
         offload = accelerated(view)
-        if offload.reason == "RunningOnCPU":  # the pod stays unready for good
+        if offload.reason == "RunningOnCPU":  # the pod will never be ready
             return Trouble("Progressing", offload.reason, offload.message)
     return None
 
@@ -168,7 +168,7 @@ def _old_pods(view: View) -> bool:
 
 
 def accelerated(view: View) -> Condition:
-    """Whether the model is on the GPU that was asked for."""
+    """Accelerated: whether the model is on the GPU."""
 
     def otherwise() -> Condition:
         worst = view.worst_accelerator
@@ -187,7 +187,7 @@ def accelerated(view: View) -> Condition:
 
 
 def cache_restored(view: View) -> Condition:
-    """Whether the prefix store has states for the pods to start from."""
+    """CacheRestored: whether the KV store has conversations."""
 
     def otherwise() -> Condition:
         stores = view.stores
@@ -204,7 +204,7 @@ def cache_restored(view: View) -> Condition:
 
 
 def ready(view: View, parts: Iterable[Condition]) -> Condition:
-    """True iff the spec is carried out: all pods are of it, are available and keep running; or none are wanted."""
+    """Ready: whether all pods run this spec, are available and do not crash again and again; or replicas is 0."""
     if found := _amiss(view, {part.type: part for part in parts}):
         return Condition("Ready", "False", *found)
     if not view.spec.replicas:
@@ -213,12 +213,12 @@ def ready(view: View, parts: Iterable[Condition]) -> Condition:
 
 
 def _amiss(view: View, parts: Mapping[str, Condition]) -> tuple[str, str] | None:
-    """Why the spec is not carried out: a reason and a message."""
+    """Reason and message of Ready=False; None when Ready is True."""
     if view.blocked:
         return parts["Accepted"].reason, parts["Accepted"].message
     if view.complete and not view.looping:
         return None
-    # A server that crashes again and again loads its model in between: that is no news.
+    # A server that crashes again and again also loads its model again and again. Show the crash first.
     later = ("Progressing", "ModelAvailable") if view.looping else ("ModelAvailable", "Progressing")
     for part in (parts[name] for name in ("Scheduled", *later)):
         if part.status == "False":
@@ -229,9 +229,9 @@ def _amiss(view: View, parts: Mapping[str, Condition]) -> tuple[str, str] | None
 
 
 def available(observed: Observed, ready: Condition) -> Condition:
-    """Whether anything serves, of this spec or of an earlier one."""
+    """Available: whether any pod serves, of this spec or of an earlier one."""
     serving = [pod for pod in observed.own_pods() if is_ready(pod)]
-    if not serving and ready.reason != "Serving":  # the Deployment may know of a pod before the list of pods does
+    if not serving and ready.reason != "Serving":  # the Deployment may count a pod that was not listed yet
         return Condition("Available", "False", ready.reason, ready.message)
     old = sum(is_ready(pod) for pod in observed.old_pods())
     text = f"{len(serving) or 'all'} {'pod serves' if len(serving) == 1 else 'pods serve'}"
@@ -239,9 +239,9 @@ def available(observed: Observed, ready: Condition) -> Condition:
 
 
 def stalled(ready: Condition, parts: Iterable[Condition], *, in_vain: bool = False) -> list[Condition]:
-    """True when only a change by the user can help, as kstatus knows it; otherwise the condition is not there.
+    """Stalled=True when only a change by the user can help, as in kstatus; otherwise no condition.
 
-    With `in_vain`, waiting has shown to be so.
+    `in_vain` means that the deadline of the rollout is over, or that a server crashes again and again.
     """
     if ready.status == "True":
         return []

@@ -23,7 +23,7 @@ class Config:
     """The settings of one instance of the operator."""
 
     watch_namespaces: tuple[str, ...] = ()  # empty: all namespaces
-    namespace: str = "default"  # the operator's own
+    namespace: str = "default"  # of the operator
     identity: str = "operator"
 
     server_image: str = ""
@@ -43,7 +43,7 @@ class Config:
     workers: int = 4
     resync_seconds: float = 300.0
     discovery_seconds: float = 15.0
-    health_host: str = ""  # all interfaces
+    health_host: str = ""  # empty: all addresses
     health_port: int = 8080
     log_format: str = "json"
     log_level: str = "info"
@@ -151,7 +151,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
-    """The configuration, or ConfigError."""
+    """The configuration; ConfigError when an option or a variable is wrong."""
     parser = _Parser(prog="llamaserver-operator", description=_DESCRIPTION, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=__version__)
     variable = f"{PREFIX}WATCH_NAMESPACES"

@@ -1,4 +1,4 @@
-"""The kinds of objects that the operator reads or writes, and their places in the API."""
+"""The kinds of objects that the operator reads or writes, and their URL paths."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from . import names
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind: what a manifest calls it and what a URL calls it."""
+    """One kind: its names in a manifest and in a URL."""
 
     group: str
     version: str
@@ -19,16 +19,16 @@ class Kind:
 
     @property
     def api_version(self) -> str:
-        """As in a manifest."""
+        """The field apiVersion of a manifest."""
         return f"{self.group}/{self.version}" if self.group else self.version
 
     @property
     def group_path(self) -> str:
-        """Where the group answers discovery."""
+        """The URL path of the group. A GET of it returns its kinds."""
         return f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
 
     def path(self, namespace: str = "", name: str = "", subresource: str = "") -> str:
-        """The URL path of one object, or of all objects (of a namespace)."""
+        """The URL path of an object, or of all objects of a namespace or of the cluster."""
         parts = [self.group_path]
         if namespace:
             parts += ["namespaces", quote(namespace, safe="")]
@@ -55,7 +55,7 @@ KINDS = (
     LLAMA_SERVER, DEPLOYMENT, REPLICA_SET, POD, SERVICE, CLAIM, SERVICE_ACCOUNT, CONFIG_MAP, EVENT, NODE,
     DISRUPTION_BUDGET, NETWORK_POLICY, SERVICE_MONITOR, LEASE,
 )  # fmt: skip
-# What the operator makes (or, pods, has made) for an object, each with the object's label: events of these count.
+# Kinds whose changes cause a reconcile of the object that their label names.
 CHILDREN = (
     DEPLOYMENT, POD, SERVICE, CLAIM, SERVICE_ACCOUNT, CONFIG_MAP, DISRUPTION_BUDGET, NETWORK_POLICY, SERVICE_MONITOR,
 )  # fmt: skip
@@ -64,5 +64,5 @@ _BY_MANIFEST = {(kind.api_version, kind.kind): kind for kind in KINDS}
 
 
 def kind_of(body: Mapping[str, Any]) -> Kind:
-    """The kind of a manifest; KeyError for one that the operator does not know."""
+    """The kind of a manifest; KeyError when the operator does not know it."""
     return _BY_MANIFEST[body["apiVersion"], body["kind"]]

@@ -1,4 +1,4 @@
-"""Logging: one line an event, as JSON or text, to stdout; every line of a reconcile names its object."""
+"""Logging to stdout, one line per event, as JSON or text. Every line of a reconcile names its object."""
 
 import json
 import logging
@@ -24,7 +24,7 @@ def _object() -> dict[str, str]:
 
 
 class JsonFormatter(logging.Formatter):
-    """A JSON object a line; `fields` of a record become its members."""
+    """One JSON object per line. The `fields` of a record are added to it."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Render one record."""

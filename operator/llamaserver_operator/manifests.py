@@ -1,6 +1,6 @@
-"""The shapes of the Kubernetes objects that the operator reads. The fields named here are those it looks at.
+"""The shapes of the Kubernetes objects that the operator reads. Only the fields that it reads are named.
 
-A `Manifest` is an object of any kind, as JSON. The API server, or a test, may leave out any field.
+A `Manifest` is an object of any kind, as JSON. Any field may be absent.
 """
 
 from typing import Any, TypedDict
@@ -16,7 +16,7 @@ class OwnerReference(TypedDict, total=False):
 
 
 class ObjectMeta(TypedDict, total=False):
-    """Metadata of every object; times are RFC 3339 texts."""
+    """Metadata of every object. Times are RFC 3339 texts."""
 
     name: str
     namespace: str
@@ -63,7 +63,7 @@ class Terminated(TypedDict, total=False):
 
 
 class ContainerState(TypedDict, total=False):
-    """One of the three is set."""
+    """The state of a container. One of the three is set."""
 
     waiting: Waiting
     running: Running
@@ -109,7 +109,7 @@ class Container(TypedDict, total=False):
 
 
 class PodSpec(TypedDict, total=False):
-    """The spec of a pod; volumes and claims have the form of the Kubernetes API."""
+    """The spec of a pod. Volumes and claims have the form of the Kubernetes API."""
 
     containers: list[Container]
     initContainers: list[Container]

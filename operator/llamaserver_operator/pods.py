@@ -1,4 +1,4 @@
-"""What keeps pods from serving, in words that a person can act on. Pure."""
+"""Finds what keeps pods from serving: condition, reason and message. Pure."""
 
 import re
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ _MODEL = {
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """One pod's trouble and the condition that it belongs to."""
+    """What is wrong with a pod, and the condition that shows it."""
 
     condition: str
     reason: str
@@ -29,7 +29,7 @@ class Trouble:
 
 
 def trouble(pod: Pod, warnings: Sequence[Manifest] = ()) -> Trouble | None:
-    """The trouble of a pod, the most telling one; None when it is only on its way."""
+    """The most specific trouble of a pod; None when nothing is wrong."""
     status = pod.get("status", {})
     if text := unscheduled(pod):
         return Trouble("Scheduled", "Unschedulable", text)
@@ -42,7 +42,7 @@ def trouble(pod: Pod, warnings: Sequence[Manifest] = ()) -> Trouble | None:
 
 
 def _hint(reason: str, pod: Pod) -> str:
-    """What to do about a download, in words of the object: the container that failed knows none of it."""
+    """What to change in the object after a failed download. The container does not know the object."""
     containers = pod["spec"].get("initContainers", [])
     fetch = next((item for item in containers if item["name"] == names.FETCH_CONTAINER), None)
     if fetch is None:
@@ -59,7 +59,7 @@ def _hint(reason: str, pod: Pod) -> str:
 
 
 def unscheduled(pod: Pod) -> str:
-    """What the scheduler says about a pod that it cannot place."""
+    """The scheduler's message about a pod without a node; empty when it has none."""
     for item in pod.get("status", {}).get("conditions", []):
         if item["type"] == "PodScheduled" and item["status"] == "False" and item.get("reason") == "Unschedulable":
             return str(item.get("message", "no node fits"))
@@ -78,16 +78,15 @@ def _container(pod: Pod, container: ContainerStatus) -> Trouble | None:
     end = end_of(pod, container)
     if end is None or end.past or not end.code:
         return None
-    # After the second time it is a loop, also while the container has another try.
+    # From the second early end on it is a loop, also while the container runs again.
     if waiting or (end.times > 1 and end.early):
         return trouble_of(pod, end)
-    return (
-        trouble_of(pod, end) if end.told or end.reason == "OOMKilled" else None
-    )  # what matters is whether it ends again
+    # Otherwise it was one crash, and the container runs again.
+    return trouble_of(pod, end) if end.told or end.reason == "OOMKilled" else None
 
 
 def trouble_of(pod: Pod, end: End) -> Trouble:
-    """What the end of a container means."""
+    """The trouble that the end of a container means."""
     condition = "ModelAvailable" if end.container == names.FETCH_CONTAINER else "Progressing"
     if end.told:
         reason, message = end.told
@@ -99,7 +98,7 @@ def trouble_of(pod: Pod, end: End) -> Trouble:
 
 
 def _mount(pod: Pod, warnings: Sequence[Manifest]) -> Trouble | None:
-    """A volume that cannot be mounted, which only Events tell."""
+    """A volume that cannot be mounted. Only Events show it."""
     if any("running" in item.get("state", {}) or item.get("ready") for item in container_statuses(pod)):
         return None
     uid = pod["metadata"]["uid"]
@@ -120,9 +119,9 @@ def _missing(text: str) -> str:
 
 
 def lacks_accelerator(spec: Spec, observed: Observed) -> bool:
-    """Whether a new pod waits for an accelerator that no node has free, and an old one holds such a one.
+    """Whether a new pod waits for an accelerator and an old pod holds one.
 
-    An old pod that holds none would make room in vain, and its model would be gone: for a GPU that does not exist.
+    If no old pod holds one, to stop an old pod would not help, and its model would no longer be served.
     """
     gpu = spec.accelerator
     if gpu is None:

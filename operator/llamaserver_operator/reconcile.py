@@ -1,6 +1,6 @@
-"""Reconcile one object: read everything, decide (plan.py), do it, tell it (status.py).
+"""Reconciles one object: read the cluster, decide (plan.py), carry it out, write the status (status.py).
 
-Level-based: no event is looked at.
+It is level-based: the result depends on the state of the cluster, not on an event.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ _CHILDREN = (
     kinds.DEPLOYMENT, kinds.SERVICE, kinds.CLAIM, kinds.SERVICE_ACCOUNT, kinds.CONFIG_MAP,
     kinds.DISRUPTION_BUDGET, kinds.NETWORK_POLICY,
 )  # fmt: skip
-# Seconds until another look, where no event will call for one.
+# Seconds until the next reconcile, where no event will cause one.
 _COLLECTING = 1.0
 _STARTING = 3.0
 _BLOCKED = 15.0
@@ -44,25 +44,25 @@ _STORE = 60.0
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """What a reconcile found and did."""
+    """The result of a reconcile."""
 
     status: Manifest
     next_look: float | None = None  # seconds
-    error: ClusterError | None = None  # raised once the status is written, so that the work queue tries again
+    error: ClusterError | None = None  # raised after the status is written, so that the work queue tries again
 
 
 class Reconciler:
-    """Brings the cluster to what an object says. One call at a time for an object; many objects at once."""
+    """Makes the cluster match the spec of objects. Calls for different objects may run at the same time."""
 
     def __init__(self, cluster: Cluster, config: Config, pods: PodReader) -> None:
         self._cluster = cluster
         self._config = config
         self._pods = pods
-        # What was applied last, and what the API server made of it: while both are the same, nothing is written.
+        # What was applied last, and how the API server stored it. While both are unchanged, nothing is written.
         self._applied: dict[tuple[str, str], dict[tuple[str, str], tuple[str, str]]] = {}
 
     async def reconcile(self, namespace: str, name: str) -> float | None:
-        """Returns the seconds until the next look is due; None when events are enough."""
+        """Returns the seconds until the next reconcile; None when events are enough."""
         owner = await self._cluster.get(kinds.LLAMA_SERVER, namespace, name)
         if owner is None or ending(owner):
             self._applied.pop((namespace, name), None)
@@ -75,13 +75,13 @@ class Reconciler:
         return outcome.next_look
 
     async def _carry_out(self, owner: Manifest) -> "_Outcome":
-        """Read, decide and do."""
-        if ending(owner):  # somebody's finalizer holds the object; its conditions must not say that it serves
+        """Read, decide and carry out."""
+        if ending(owner):  # a finalizer holds the object: its conditions must not say that it serves
             return _Outcome(unseen(owner, Problem("Deleting", "the object is being deleted"), _now()))
         spec = _parsed(owner)
         try:
             observed = await self._observe(owner, None if isinstance(spec, Problem) else spec)
-        except Forbidden as error:  # no event tells that a right was granted: try again
+        except Forbidden as error:  # no event follows when a permission is granted: try again
             problem = spec if isinstance(spec, Problem) else Problem(type(error).__name__, str(error))
             return _Outcome(unseen(owner, problem, _now()), error=error)
         if isinstance(spec, Problem):
@@ -125,7 +125,7 @@ class Reconciler:
         return await self._with_details(observed)
 
     async def _reports(self, pods: list[Pod]) -> dict[str, Report]:
-        """Of the pods that count. One whose server has ended would be waited for, and with it the next edit."""
+        """Reports of the pods that can answer. To wait for others would delay the next change of the object."""
         asked = [pod for pod in pods if not ending(pod) and not _is_over(pod)]
         found = await asyncio.gather(*(self._pods.status(pod) for pod in asked))
         return {pod["metadata"]["name"]: report for pod, report in zip(asked, found, strict=True) if report}
@@ -138,7 +138,7 @@ class Reconciler:
         return cast("dict[str, Claim | None]", await self._named(kinds.CLAIM, namespace, wanted))
 
     async def _with_details(self, observed: Observed) -> Observed:
-        """Adds what may explain why a pod does not start: Events, its claims, its node."""
+        """Adds the Events, claims and node of a pod that does not start. They may have the reason."""
         pod = next((pod for pod in observed.new_pods() if not is_ready(pod) and not _begun_or_over(pod)), None)
         if pod is None:
             return observed
@@ -158,7 +158,7 @@ class Reconciler:
         return await self._cluster.list(kinds.EVENT, namespace, field_selector=selector)
 
     async def _node_info(self, name: str) -> dict[str, str]:
-        """Versions on a node; empty where the operator may not read nodes, as when it watches some namespaces only."""
+        """Versions on a node; empty when the operator may not read nodes, as when it watches single namespaces."""
         try:
             node = await self._cluster.get(kinds.NODE, "", name)
         except Forbidden:
@@ -166,10 +166,10 @@ class Reconciler:
         found: dict[str, str] = (node or {}).get("status", {}).get("nodeInfo", {})
         return found
 
-    # ---- do
+    # ---- carry out
 
     async def _with_unlabelled(self, spec: Spec, observed: Observed, plan: Plan) -> tuple[Observed, Plan]:
-        """Also what has a new child's name but not the label: a child that lost it, or somebody else's object."""
+        """Adds objects that have the name of a new child but not the label, and plans again if there are any."""
         have = {(item["kind"], item["metadata"]["name"]) for item in observed.all_children()}
         new = [item for item in plan.apply if (item["kind"], item["metadata"]["name"]) not in have]
         answers = await asyncio.gather(
@@ -187,7 +187,7 @@ class Reconciler:
         return observed, make_plan(spec, observed, self._config)
 
     async def _execute(self, observed: Observed, plan: Plan) -> Observed:
-        """Returns what was observed, with the Deployment as it is now."""
+        """Carry out the plan. Returns what was observed, with the Deployment as it is now."""
         namespace, before = observed.owner["metadata"]["namespace"], observed
         await self._write_costs(namespace, plan.costs or {})
         for wanted in plan.apply:
@@ -198,20 +198,20 @@ class Reconciler:
             await self._tell_replacing(before)
         for child in plan.delete:
             metadata = child["metadata"]
-            _log.info("deleting %s %s: no longer wanted", child["kind"], metadata["name"])
+            _log.info("deleting %s %s: it is no longer needed", child["kind"], metadata["name"])
             await self._cluster.delete(kind_of(child), namespace, metadata["name"], metadata["uid"])
         return observed
 
     async def _write_costs(self, namespace: str, costs: Mapping[str, int]) -> None:
-        """Before a scale-down: which pods are busy."""
+        """Set deletion costs before a scale-down."""
         for pod, cost in costs.items():
             try:
                 await self._cluster.annotate(kinds.POD, namespace, pod, cost_annotation(cost))
-            except ClusterError as error:  # the pod may have gone; the scale-down goes on
+            except ClusterError as error:  # the pod may be deleted by now: continue with the scale-down
                 _log.info("cannot set the deletion cost of pod %s: %s", pod, error)
 
     async def _apply(self, observed: Observed, wanted: Manifest) -> Manifest | None:
-        """Apply one child, unless it is known to be as wanted; what the API server made of it."""
+        """Apply a child, unless it is already as wanted. Returns the applied object, or None."""
         metadata = observed.owner["metadata"]
         memory = self._applied.setdefault((metadata["namespace"], metadata["name"]), {})
         key, content = (wanted["kind"], wanted["metadata"]["name"]), _digest(wanted)
@@ -225,21 +225,21 @@ class Reconciler:
         memory[key] = (content, _fingerprint(applied))
         return applied
 
-    # ---- tell
+    # ---- write the status
 
     async def _tell(self, owner: Manifest, status: Manifest) -> None:
-        """Write the status when it changed, and Events for what changed in it."""
+        """Write the status if it has changed, and Events for the changes."""
         before = owner.get("status", {})
         if status == before:
             return
         about = {"name": owner["metadata"]["name"], "namespace": owner["metadata"]["namespace"]}
-        # Exactly this object: one of the same name that was made since must not get this status.
+        # With the uid: another object of the same name must not get this status.
         about["uid"] = owner["metadata"]["uid"]
         body = {"apiVersion": names.API_VERSION, "kind": names.KIND, "metadata": about, "status": status}
         try:
             await self._cluster.apply_status(body)
         except (Conflict, NotFound):
-            return  # it was deleted, and perhaps made anew
+            return  # the object was deleted, and perhaps created again
         for kind, reason, message in transitions(before, status):
             await self._cluster.create_event(about["namespace"], owner, kind, reason, message)
 
@@ -270,11 +270,11 @@ def _next_look(view: View) -> float | None:
     if view.blocked:
         looks.append(_BLOCKED)
     elif spec.replicas and not view.complete:
-        # What is in trouble, and runs nothing, may stay so for days; its end comes with an event.
+        # A pod in trouble that runs no container may stay so for days. An event follows when it changes.
         stuck = view.troubles and not any(_runs(pod) for pod in view.observed.new_pods())
         looks.append(_BLOCKED if stuck else _STARTING)
     elif spec.replicas and not view.serving:
-        looks.append(_BLOCKED)  # ready pods that do not answer the operator
+        looks.append(_BLOCKED)  # the pods are ready, but do not answer the operator
     if view.calm_in:
         looks.append(view.calm_in + 1)
     if _config_maps_named(spec):
@@ -297,7 +297,7 @@ def _begun_or_over(pod: Pod) -> bool:
 
 
 def _fingerprint(live: Mapping[str, Any]) -> str:
-    """Everything in an object that somebody can have changed on purpose."""
+    """A digest of the fields of an object that others may have changed."""
     volatile = ("managedFields", "resourceVersion", "generation")
     metadata = {key: value for key, value in live["metadata"].items() if key not in volatile}
     return _digest({**{key: value for key, value in live.items() if key != "status"}, "metadata": metadata})

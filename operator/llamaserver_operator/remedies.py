@@ -1,4 +1,4 @@
-"""What the object's fields have to do with a trouble of its pods, and what to change. Pure; one function a trouble."""
+"""Explains a trouble of pods by fields of the object, and says what to change. Pure. Each trouble has a function."""
 
 import math
 import re
@@ -16,17 +16,17 @@ from .running import arguments_of, server_of
 from .spec import Spec
 
 _MIB = 2**20
-# While a claim is Pending, these events of it say that it only waits for its pod to be placed.
+# Events of a Pending claim that only waits until its pod has a node.
 _FOR_ITS_POD = ("WaitForFirstConsumer", "WaitForPodScheduled")
 _TLS_FILE = re.compile(rf"--ssl-(?:cert|key)-file {re.escape(names.TLS_DIR)}/")
 _VOLUMES = ("CreateContainerError", "FailedMount")
-_NO_RUNTIME = 'mkdir ""'  # a runtime without image volumes takes them for paths of the node
+_NO_RUNTIME = 'mkdir ""'  # a runtime without image volumes reads them as paths of the node
 _NO_KUBELET = "no volume plugin matched"
 _FULL_VOLUME = re.compile(r'EmptyDir volume "([^"]+)" exceeds')
 
 
 def explained(found: Trouble | None, pod: Pod, spec: Spec, observed: Observed) -> Trouble | None:
-    """The trouble of a pod of the object, told with the fields that it comes from."""
+    """The trouble of a pod, with the fields that cause it."""
     if not pod["spec"].get("nodeName") and (found is None or found.condition == "Scheduled"):
         return _pending_claim(pod, spec, observed) or found
     if found is None:
@@ -37,16 +37,16 @@ def explained(found: Trouble | None, pod: Pod, spec: Spec, observed: Observed) -
 
 
 def ended(pod: Pod, end: End, observed: Observed) -> Trouble:
-    """What the end of a container of a pod means, told in the same way."""
+    """The trouble that the end of a container means, with the fields that cause it."""
     found = trouble_of(pod, end)
     return _BY_REASON.get(found.reason, _files)(found, pod, observed)
 
 
-# ---- claims that get no volume
+# ---- claims without a volume
 
 
 def _pending_claim(pod: Pod, spec: Spec, observed: Observed) -> Trouble | None:
-    """The claim that keeps a pod from being placed, in the words of who should have made its volume."""
+    """The claim that keeps a pod from getting a node, with the message of the provisioner."""
     said = unscheduled(pod).lower()
     if said and "volume" not in said:
         return None
@@ -61,7 +61,7 @@ def _pending_claim(pod: Pod, spec: Spec, observed: Observed) -> Trouble | None:
 
 
 def _failure_of_claim(events: Iterable[Manifest]) -> str:
-    """The last event of a claim, if it tells of a failure."""
+    """The message of the last Event of a claim, if it is about a failure."""
     telling = [item for item in events if _fails(item) or item.get("reason") in _FOR_ITS_POD]
     last = max(telling, key=lambda item: (_time(item), _fails(item)), default=None)
     return " ".join(str(last.get("message", "")).split())[-500:] if last and _fails(last) else ""
@@ -125,7 +125,7 @@ def _eviction(found: Trouble, pod: Pod, observed: Observed) -> Trouble:
 
 
 def _room(text: str, pod: Pod, observed: Observed) -> str:
-    """A model without a cache is the largest part of what a pod writes."""
+    """What to change when the storage of the node is full. Without a cache, the model takes most of it."""
     if "limit" in text:
         verb, what = "raise", "spec.resources.limits.ephemeral-storage"
     else:
@@ -144,7 +144,7 @@ def _room(text: str, pod: Pod, observed: Observed) -> str:
 
 
 def _image_volume(found: Trouble, pod: Pod, spec: Spec, observed: Observed) -> Trouble:
-    """A node whose container runtime, or kubelet, knows no image volumes. Neither says so."""
+    """A node without image volumes. Its runtime and its kubelet give other messages, which do not say so."""
     if not mounts_images(pod) or not (_NO_RUNTIME in found.message or _NO_KUBELET in found.message):
         return found
     node = str(pod["spec"].get("nodeName"))
@@ -160,7 +160,7 @@ def _image_volume(found: Trouble, pod: Pod, spec: Spec, observed: Observed) -> T
 
 
 def mounts_images(pod: Pod) -> bool:
-    """Whether it depends on the node whether the pod can start."""
+    """Whether the pod mounts images. Not every node supports this."""
     return any("image" in item for item in pod["spec"].get("volumes", ()))
 
 
@@ -168,7 +168,7 @@ def mounts_images(pod: Pod) -> bool:
 
 
 def _files(found: Trouble, pod: Pod, observed: Observed) -> Trouble:
-    """The server knows files only: name the Secret, or the field, that they come from."""
+    """Replaces files in a message of the server by the Secret, or the field, that they come from."""
     text = found.message
     secrets = {item["name"]: item["secret"] for item in pod["spec"].get("volumes", ()) if "secret" in item}
     if "tls" in secrets and _TLS_FILE.search(text):
@@ -190,11 +190,11 @@ _BY_REASON: dict[str, Callable[[Trouble, Pod, Observed], Trouble]] = {
 }
 
 
-# ---- pods that cannot be created
+# ---- pods that the API server refuses
 
 
 def quota(message: str, observed: Observed) -> str:
-    """What the API server says about a pod that it refuses; with a remedy when a quota holds up a rollout."""
+    """The message of the API server about a refused pod, with a remedy when a quota is the cause."""
     if "exceeded quota" not in message:
         return message
     update = (observed.deployment or {}).get("spec", {}).get("strategy", {}).get("rollingUpdate", {})
@@ -204,7 +204,7 @@ def quota(message: str, observed: Observed) -> str:
     return f"{message}. Raise the quota, or lower spec.resources or spec.replicas"
 
 
-# ---- what they share
+# ---- helpers
 
 
 def _resources(pod: Pod, container: str) -> ResourceRequirements:
@@ -214,7 +214,7 @@ def _resources(pod: Pod, container: str) -> ResourceRequirements:
 
 
 def _size_of_model(pod: Pod, observed: Observed) -> str:
-    """As the server noted it when it began to load; as the object's status has it; empty when nobody knows."""
+    """Size from the server's note, else from the status of the object; empty when it is unknown."""
     status, known = observed.owner.get("status", {}), observed.owner.get("status", {}).get("model", {})
     noted = (end.noted.get("model_bytes") for end in _ends(pod))
     same = any(known.get("file") and word.endswith(f"/{known['file']}") for word in arguments_of(pod["spec"]))

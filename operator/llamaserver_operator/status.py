@@ -1,4 +1,4 @@
-"""The status of an object, from its spec and what was observed. Pure."""
+"""The status of an object and its Events, made from its view. Pure."""
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -19,7 +19,7 @@ from .view import View
 
 
 def status_of(view: View) -> Manifest:
-    """The whole status."""
+    """The complete status."""
     observed = view.observed
     made: Manifest = _counts(observed) | {
         "selector": names.selector_text(names.selector(observed.owner["metadata"]["name"])),
@@ -30,7 +30,7 @@ def status_of(view: View) -> Manifest:
 
 
 def rejected(observed: Observed, problem: Problem, now: datetime) -> Manifest:
-    """The status of an object whose spec cannot be acted on: what was known stays, pods go on serving."""
+    """The status of an object with a blocking problem. Other fields keep their values, and pods continue to serve."""
     before = {key: value for key, value in observed.owner.get("status", {}).items() if key != "conditions"}
     ready = Condition("Ready", "False", problem.reason, problem.message)
     heads = [ready, available(observed, ready), *stalled(ready, ())]
@@ -38,7 +38,7 @@ def rejected(observed: Observed, problem: Problem, now: datetime) -> Manifest:
 
 
 def unseen(owner: Manifest, problem: Problem, now: datetime) -> Manifest:
-    """The status of an object whose pods cannot, or need not, be looked at: what was known stays."""
+    """The status of an object whose pods were not read. Other fields keep their values."""
     before = {key: value for key, value in owner.get("status", {}).items() if key != "conditions"}
     ready = Condition("Ready", "False", problem.reason, problem.message)
     unknown = Condition("Available", "Unknown", problem.reason, problem.message)
@@ -46,7 +46,7 @@ def unseen(owner: Manifest, problem: Problem, now: datetime) -> Manifest:
 
 
 def _counts(observed: Observed) -> Manifest:
-    """What the Deployment tells of its pods, and what the pods tell of their containers."""
+    """Numbers of pods and restarts, and the last end of a server."""
     counts = (observed.deployment or {}).get("status", {})
     made: Manifest = {
         "replicas": counts.get("replicas", 0),
@@ -59,7 +59,7 @@ def _counts(observed: Observed) -> Manifest:
 
 
 def _last_termination(observed: Observed) -> Manifest:
-    """How a server ended last. What is known stays as it was written, also when the pod is gone."""
+    """The last end of a server. It stays in the status when the pod is deleted."""
     known: Manifest = observed.owner.get("status", {}).get("lastTermination", {})
     found = [(end, pod) for pod in observed.own_pods() if (end := last_end(pod)) and end.finished]
     if not found:
@@ -104,7 +104,7 @@ def _condition(condition: Condition, before: Mapping[str, Any] | None, generatio
 
 
 def _capacity(observed: Observed) -> Manifest:
-    """What the pods have. During a rollout, or when one fails, that is not what the spec asks for."""
+    """Slots and context of the pods. During a rollout they may differ from the spec."""
     total, server = sum(pod.slots for pod in ready_servers(observed)), current(observed)
     if server is None:
         return {"slots": {"total": total}}
@@ -114,7 +114,7 @@ def _capacity(observed: Observed) -> Manifest:
 def _endpoint(view: View) -> Manifest:
     server, port = current(view.observed), service_port(view.observed)
     if port is None and view.blocked:
-        return {}  # there is no Service
+        return {}  # the Service does not exist
     tls = server.tls if server else view.spec.security.tls is not None
     return {"endpoint": endpoint(view.observed.owner, tls=tls, port=port or view.spec.serving.port)}
 
@@ -144,7 +144,7 @@ def _download(view: View) -> Manifest:
 
 
 def _known(view: View) -> Manifest:
-    """The last reports of pods, as far as the spec still asks for it."""
+    """The values of the last reports, as far as the spec still asks for them."""
     spec = view.spec
     asked = {"kvCache": spec.kv_cache and spec.kv_cache.stores, "accelerator": spec.accelerator}
     before = view.observed.owner.get("status", {})
@@ -155,7 +155,7 @@ def _kv_cache(view: View) -> Manifest:
     stores = view.stores
     if not stores:
         return {}
-    # Pods on one volume see the same files; they only look at different times.
+    # Pods on one volume count the same files, at different times.
     entries = max(store.get("entries", 0) for store in stores)
     return {"kvCache": {"entries": entries, "bytes": max(store.get("bytes", 0) for store in stores)}}
 
@@ -173,9 +173,9 @@ def _accelerator(view: View) -> Manifest:
 
 
 def transitions(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Events to tell, as (type, reason, message): Ready whenever it changes, the others when they bring bad news.
+    """Events to write, as (type, reason, message): each change of Ready, and other conditions that become bad.
 
-    Nothing is told twice: one Event for one reason, and one for how a server ended.
+    Each reason has at most one Event, and so has the end of a server.
     """
     old = {item["type"]: item for item in before.get("conditions", [])}
     past, last = before.get("lastTermination", {}), after.get("lastTermination", {})
@@ -192,7 +192,7 @@ def transitions(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tup
         if item["reason"] not in known if bad else item["type"] == "Ready":
             text = f"{item['type']} is {item['status']}. {item['message']}".strip()
             told.setdefault(item["reason"], ("Warning" if bad else "Normal", item["reason"], text))
-    # What left its own word, or ends again and again since long, a condition tells.
+    # A condition already shows an end with a reason of its own, and a server that ends again and again.
     if (
         news
         and last["reason"] in _ENDS
