@@ -87,7 +87,7 @@ def test_one_object_a_file(helm):
         assert len({(each["kind"], each["metadata"]["name"]) for each in objects}) == 1, source
 
 
-def test_the_resource_is_that_of_crds(helm):
+def test_the_chart_renders_the_crd_of_crds(helm):
     canonical, copy = ROOT / "crds" / "llamaservers.yaml", CHART / "files" / "crd-llamaservers.yaml"
     assert copy.read_text() == canonical.read_text(), "make generate copies it"
     rendered, wanted = one(helm.objects(), "CustomResourceDefinition"), yaml.safe_load(canonical.read_text())

@@ -157,7 +157,7 @@ def test_pods_of_a_deleted_object_of_the_same_name_do_not_count(llama: Llama, tm
     assert "Current" not in {status for status, _ in verdicts(new)}
 
 
-def test_a_paused_deployment_is_told(llama: Llama) -> None:
+def test_a_paused_deployment_is_shown(llama: Llama) -> None:
     where = f"--namespace={llama.namespace}"
     llama.apply().until_ready()
     llama.cluster.kubectl("rollout", "pause", "deployment/model", where)

@@ -117,7 +117,7 @@ def test_the_table_has_every_word():
 
 
 @pytest.mark.parametrize(("words", "spec", "field", "expected"), TABLE, ids=[f"{r[0]}-{r[2]}-{r[3]}" for r in TABLE])
-def test_what_a_field_says_is_what_the_server_reads(
+def test_the_server_reads_the_value_of_each_field(
     words: str, spec: Raw, field: str, expected: object, config: Callable[..., Config]
 ):
     assert errors(spec) == [], "a value that the API server would refuse proves nothing"
@@ -158,7 +158,7 @@ def test_a_cpu_gets_no_gpu_options(config: Callable[..., Config]):
     )
 
 
-def test_no_layers_wanted_need_no_offload(config: Callable[..., Config]):
+def test_zero_gpu_layers_require_no_offload(config: Callable[..., Config]):
     assert not config({**GPU, "engine": {"gpuLayers": 0}}).require_offload
 
 

@@ -126,7 +126,7 @@ def test_tokens_and_mirror_reach_the_download():
     ],
     ids=["no-secret", "no-such-key", "refused"],
 )  # fmt: skip
-async def test_a_refused_download_is_told_with_the_secret(secret: Raw, environ: Raw, told: str, tmp_path: Path):
+async def test_a_refused_download_names_the_secret(secret: Raw, environ: Raw, told: str, tmp_path: Path):
     async with Wire(answer("401 Unauthorized")) as wire:
         model: Raw = {"source": {"http": {"url": f"{wire.url}/m.gguf"}}}
         made = pod_template(parse({"model": model | ({"credentialsSecretRef": secret} if secret else {})}), "models",

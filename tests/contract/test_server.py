@@ -178,7 +178,7 @@ def test_examples_start_servers(path: Path):
         rendered(manifest["spec"])
 
 
-def test_a_refused_command_line_is_told_so_that_the_operator_understands(tmp_path: Path):
+def test_the_operator_reads_the_reason_of_a_refused_command_line(tmp_path: Path):
     """Not one of ours: a podTemplate or an older image may bring it about."""
     log = tmp_path / "log"
     command = [sys.executable, "-m", "llamaserver", *rendered(RAW), "--no-such-option", "--termination-log", str(log)]

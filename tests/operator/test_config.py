@@ -83,7 +83,7 @@ def test_a_pod_knows_itself_by_its_environment() -> None:
         (["stray"], "stray"),
     ],
 )
-def test_what_makes_no_sense_is_told_with_its_flag(flags: list[str], words: str) -> None:
+def test_a_wrong_value_is_refused_with_its_flag(flags: list[str], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         parse(flags, {})
 

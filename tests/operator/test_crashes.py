@@ -84,7 +84,7 @@ ENDS = {
 
 
 @pytest.mark.parametrize("name", ENDS)
-def test_what_is_told_of_an_end(name: str):
+def test_the_text_of_an_end(name: str):
     found, reason, text = ENDS[name]
     assert (found.reason, found.text) == (reason, text)
 
@@ -106,7 +106,7 @@ def test_a_restart_is_counted_alike_before_and_after_it():
 @pytest.mark.parametrize(
     "state", [{}, {"state": {"running": {}}}, {"state": {"waiting": {"reason": "x"}}, "lastState": {}}]
 )
-def test_what_never_ended_has_no_end(state: Manifest):
+def test_a_container_that_never_ended_has_no_end(state: Manifest):
     assert end_of(pod(), {"name": "server", "restartCount": 0, **state}) is None
 
 

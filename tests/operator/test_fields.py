@@ -166,7 +166,7 @@ def test_every_child_that_there_can_be_is_made_by_some_sample():
     assert made == {kind.kind for kind in kinds.CHILDREN} - {kinds.POD.kind}
 
 
-def test_worlds_are_told_apart():
+def test_the_access_mode_changes_the_strategy():
     """The sample on claims of one node is Replace there, Surge where they can be shared."""
     spec = parse(BASES[1])
     surge = [

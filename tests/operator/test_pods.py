@@ -183,7 +183,7 @@ CASES: dict[str, tuple[Manifest, tuple[str, str, str] | None]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_is_told_of_a_pod(name: str):
+def test_the_trouble_of_a_pod(name: str):
     given, expected = CASES[name]
     found = trouble(given)
     if expected is None:
@@ -226,7 +226,7 @@ SOURCES = [{"configMapRef": {"name": "other"}}, {"secretRef": {"name": "tok"}}]
     ],
     ids=["no-secret", "secret", "load", "other"],
 )
-def test_a_failed_download_tells_where_the_object_can_be_changed(given: Manifest, message: str):
+def test_a_failed_download_names_the_field_to_change(given: Manifest, message: str):
     found = trouble(given)
     assert found
     assert found.message == message
@@ -269,7 +269,7 @@ WAITING = pod(phase="Pending", **IN_INIT)
         ),
     ],
 )
-def test_volumes_that_cannot_be_mounted_are_told_by_events(events: list[Manifest], expected: tuple[str, str] | None):
+def test_a_failed_mount_is_found_by_its_event(events: list[Manifest], expected: tuple[str, str] | None):
     found = trouble(WAITING, events)
     assert found == (Trouble("Progressing", *expected) if expected else None)
 
@@ -294,6 +294,6 @@ def test_a_mount_that_failed_before_a_container_ran_is_over(begun: Manifest):
     assert trouble(begun, [event("FailedMount", MOUNT)]) is None
 
 
-def test_the_schedulers_words():
+def test_the_message_of_the_scheduler():
     assert unscheduled(CASES["unschedulable"][0]) == NO_GPU
     assert unscheduled(CASES["serving"][0]) == ""

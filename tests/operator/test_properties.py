@@ -86,7 +86,7 @@ def test_a_plan_carried_out_is_planned_again_the_same(raw: Raw, monitors: bool):
 
 @given(SHAREABLE)
 @relaxed
-def test_another_operator_rolls_nothing_unless_asked_to(raw: Raw):
+def test_a_newer_operator_restarts_no_pod_unless_asked_to(raw: Raw):
     spec = parse(raw)
     first = planned(spec)
     observed = replace(world(spec, [RWX]), children=children(first))

@@ -186,7 +186,7 @@ def test_a_kubelet_without_image_volumes() -> None:
 @pytest.mark.parametrize(
     ("raw", "message"), [(PLAIN, SPEC_ERROR), (OF_IMAGE, "context deadline exceeded"), (PLAIN, 'exec: "x" not found')]
 )
-def test_what_has_nothing_to_do_with_images_as_volumes(raw: Manifest, message: str) -> None:
+def test_other_mount_failures_are_not_about_image_volumes(raw: Manifest, message: str) -> None:
     found = told(raw, not_created(message), node_infos={"node-1": INFO})
     assert found == ("Progressing", "CreateContainerError", f"container server: {message}")
 
@@ -235,7 +235,7 @@ TEXTS: Manifest = {**PLAIN, "chatTemplate": {"inline": "t"}, "systemPrompt": {"i
         (PLAIN, "--ssl-cert-file /mine/tls.crt is empty", "--ssl-cert-file /mine/tls.crt is empty"),
     ],
 )  # fmt: skip
-def test_files_of_fields_are_told_as_such(raw: Manifest, message: str, expected: str) -> None:
+def test_files_are_replaced_by_the_fields_they_come_from(raw: Manifest, message: str, expected: str) -> None:
     for reason in ("BadArguments", "TemplateInvalid"):
         found = told(raw, ends(2, message=json.dumps({"reason": reason, "message": message})))
         assert found == ("Progressing", reason, expected)

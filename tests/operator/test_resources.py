@@ -49,7 +49,7 @@ def test_resources_of_the_download(given: dict[str, Any], expected: dict[str, An
     ids=["none", "other-request", "other-limit", "request", "small-request", "limit", "guaranteed"],
 )
 @pytest.mark.parametrize("more", [{}, {"persistence": "Continuous", "volume": {"emptyDir": {}}}], ids=["alone", "both"])
-def test_host_memory_counts_where_nobody_counted(given: Any, expected: Any, more: dict[str, Any]) -> None:
+def test_host_memory_is_requested_without_a_memory_request(given: Any, expected: Any, more: dict[str, Any]) -> None:
     """What the user says about memory is the user's whole figure."""
     raw = {
         "model": {"source": {"http": {"url": "http://models.example/m.gguf"}}},

@@ -76,7 +76,7 @@ def test_errors_name_the_field(change: Raw, message: str):
         parse({**PLAIN, **change})
 
 
-def test_nothing_at_all():
+def test_an_empty_spec_is_refused():
     with pytest.raises(InvalidSpec, match=r"^spec: Object missing required field `model`"):
         parse({})
 
@@ -141,7 +141,7 @@ def test_quantities_in_bytes(quantity: str, number: int):
 
 
 @pytest.mark.parametrize("text", ["", "lots", "1GB", "0x10", "Gi"])
-def test_what_is_no_quantity(text: str):
+def test_a_wrong_quantity_is_refused(text: str):
     with pytest.raises(ValueError):
         bytes_of(text)
 

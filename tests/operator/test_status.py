@@ -173,14 +173,14 @@ def test_what_is_known_of_the_model_stays_when_no_pod_answers():
     assert after["model"] == before["model"]
 
 
-def test_ready_pods_that_do_not_answer_are_as_they_were():
+def test_ready_pods_that_do_not_answer_keep_their_values():
     spec = parse({**RAW, "accelerator": {"vendor": "NVIDIA"}})
     before = status_of(View(spec, around(spec, NEW, counts(2), reports={"new-0": REPORT}), (), T1))
     assert {"kvCache", "accelerator"} <= set(before)
     assert status_of(View(spec, around(spec, NEW, counts(2), before), (), T2)) == before
 
 
-def test_pods_that_are_not_ready_are_not_as_others_were():
+def test_pods_that_are_not_ready_do_not_keep_old_values():
     spec = parse({**RAW, "accelerator": {"vendor": "NVIDIA"}})
     before = status_of(View(spec, around(spec, NEW, counts(2), reports={"new-0": REPORT}), (), T1))
     after = status_of(View(spec, around(spec, [pod("new-0")], counts(2, 2, 0), before), (), T2))
@@ -188,13 +188,13 @@ def test_pods_that_are_not_ready_are_not_as_others_were():
     assert condition(after, "Accelerated")["reason"] == condition(after, "CacheRestored")["reason"] == "Pending"
 
 
-def test_no_pods_are_not_as_others_were():
+def test_without_pods_no_old_values_are_kept():
     before = status_of(View(SPEC, around(SPEC, NEW, counts(2), reports={"new-0": REPORT}), (), T1))
     zero = parse({**RAW, "replicas": 0})
     assert "kvCache" not in status_of(View(zero, around(zero, [], counts(0), before), (), T2))
 
 
-def test_what_is_not_asked_for_any_more_goes_though_nobody_answers():
+def test_values_are_removed_when_the_spec_no_longer_asks_for_them():
     spec = parse({**RAW, "accelerator": {"vendor": "NVIDIA"}})
     before = status_of(View(spec, around(spec, NEW, counts(2), reports={"new-0": REPORT}), (), T1))
     plain = parse({**RAW, "kvCache": None})
@@ -202,7 +202,7 @@ def test_what_is_not_asked_for_any_more_goes_though_nobody_answers():
 
 
 @pytest.mark.parametrize("cache", [None, {"hostMemory": "1Gi"}, {**STORE, "persistence": "None"}])
-def test_what_is_no_store_has_no_entries(cache: Manifest | None):
+def test_without_a_store_there_are_no_entries(cache: Manifest | None):
     """A server with host memory alone reports an empty one."""
     spec = parse({**RAW, "kvCache": cache})
     assert "kvCache" not in status_of(View(spec, around(spec, NEW, counts(2), reports={"new-0": REPORT}), (), T1))
@@ -250,7 +250,7 @@ def summary(status: Manifest) -> list[tuple[str, str, str]]:
     return [(item["type"], item["status"], item["reason"]) for item in status["conditions"]]
 
 
-def test_what_an_earlier_object_of_the_name_left_does_not_serve():
+def test_pods_of_an_earlier_object_do_not_count_as_serving():
     observed = around(SPEC, NEW, counts(2))
     observed.deployment["metadata"]["ownerReferences"][0]["uid"] = OTHER_UID
     status = rejected(observed, Problem("WaitingForDeletion", "it has to go first"), T1)
@@ -262,7 +262,7 @@ def test_what_an_earlier_object_of_the_name_left_does_not_serve():
 
 
 @pytest.mark.parametrize("reason", ["Deleting", "Forbidden"])
-def test_what_is_not_looked_at_is_not_known(reason: str):
+def test_pods_that_were_not_read_make_available_unknown(reason: str):
     before = status_of(View(SPEC, around(SPEC, NEW, counts(2), reports={"new-0": REPORT}), (), T1))
     status = unseen(about(8, before), Problem(reason, "why"), T2)
     assert summary(status) == [
@@ -300,7 +300,7 @@ def test_slots_are_those_of_the_objects_own_pods():
     assert status_of(View(SPEC, around(SPEC, pods, counts(1)), (), T1))["slots"] == {"total": 3, "perReplica": 3}
 
 
-def test_how_a_server_ended_last_stays_known():
+def test_the_last_termination_is_kept():
     first = status_of(View(SPEC, around(SPEC, [crashed("new-0", 1, TEXT1), NEW[1]], counts(2, 2, 1)), (), T1))
     assert first["lastTermination"] == {"time": TEXT1, "pod": "new-0", "reason": "Crashed", "message": KILLED}
     after = status_of(View(SPEC, around(SPEC, NEW, counts(2), first), (), T1))
@@ -367,7 +367,7 @@ FAILS = [("Ready", "False", "ModelNotFound"), ("ModelAvailable", "False", "Model
         (SERVES, [*SERVES, ("Progressing", "Unknown", "Paused")], []),
     ],
 )  # fmt: skip
-def test_events_are_told_on_transitions_only(
+def test_events_are_written_on_transitions_only(
     before: list[tuple[str, str, str]], after: list[tuple[str, str, str]], events: list[tuple[str, str]]
 ):
     assert told(before, after) == events
@@ -384,7 +384,7 @@ def up_again(item: Manifest) -> Manifest:
     return pod(item["metadata"]["name"], ready=True, containerStatuses=[{**server, "ready": True}])
 
 
-def test_a_crash_is_told_once_in_its_own_words_also_when_nobody_saw_the_server_down():
+def test_each_crash_has_one_event_also_when_the_server_was_not_seen_down():
     serving = status_of(View(SPEC, around(SPEC, NEW, counts(2), reports={"new-0": REPORT}), (), T1))
     down = around(SPEC, [crashed("new-0", 1, TEXT2), NEW[1]], counts(2, 2, 1), serving)
     seen = status_of(View(SPEC, down, (), T2))
@@ -405,7 +405,7 @@ def test_a_crash_is_told_once_in_its_own_words_also_when_nobody_saw_the_server_d
     assert transitions(missed, late) == []
 
 
-def test_a_loop_is_told_once_and_its_further_crashes_are_not():
+def test_a_crash_loop_has_one_event():
     events, status = [], status_of(View(SPEC, around(SPEC, NEW, counts(2)), (), T1))
     for times in range(1, 8):
         at = f"2026-01-01T00:0{times}:00Z"
@@ -422,7 +422,7 @@ def test_a_loop_is_told_once_and_its_further_crashes_are_not():
     assert (status["restarts"], condition(status)["status"]) == (7, "False")
 
 
-def test_what_a_server_said_itself_is_told_by_the_condition():
+def test_a_reason_of_the_server_is_shown_by_a_condition_only():
     text = '{"reason": "BadArguments", "message": "--port: no"}'
     bad = crashed("new-0", 1, TEXT1, exitCode=1, message=text)
     after = status_of(View(SPEC, around(SPEC, [bad], counts(1, 1, 0)), (), T1))

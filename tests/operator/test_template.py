@@ -86,7 +86,7 @@ def test_the_download_has_variables_and_mounts_of_the_spec_too():
     assert download["env"] == [own]
 
 
-def test_going_over_to_immediate_upgrades_and_back_to_pinned_stays():
+def test_immediate_upgrades_the_pods_and_pinned_then_keeps_them():
     before = render(with_policy("Pinned"))
     moved = render(with_policy("Immediate"), before, NEWER)
     assert image(moved) == f"{IMAGE}:2"
@@ -124,7 +124,7 @@ def test_image_references(given: Raw, reference: str):
     assert image(render({**RAW, "image": given})) == reference
 
 
-def test_a_text_moves_the_template_by_its_content_alone():
+def test_only_the_content_of_a_text_changes_the_template():
     raw = {**RAW, "systemPrompt": {"configMapKeyRef": {"name": "texts", "key": "k"}}}
     before = render(raw, **{"system-prompt": "Be brief."})
     assert render(raw, before, NEWER, **{"system-prompt": "Be brief."}) is before
@@ -133,7 +133,7 @@ def test_a_text_moves_the_template_by_its_content_alone():
     assert render(raw, after, **{"system-prompt": "Be brief."}).template == before.template
 
 
-def test_other_keys_of_a_config_map_move_nothing():
+def test_other_keys_of_a_config_map_change_nothing():
     spec = parse({**RAW, "systemPrompt": {"configMapKeyRef": {"name": "texts", "key": "k"}}})
     maps = [{"data": {"k": "Be brief.", "other": text}} for text in "ab"]
     observed = [replace(world(spec), config_maps={"texts": found}) for found in maps]

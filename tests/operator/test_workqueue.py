@@ -219,7 +219,7 @@ def test_pauses_differ_so_that_objects_do_not_come_back_in_step() -> None:
     assert max(pause(10_000) for _ in range(100)) <= 150
 
 
-def test_an_error_of_one_key_is_told_with_its_name_and_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_of_one_key_is_logged_and_does_not_stop_others(caplog: pytest.LogCaptureFixture) -> None:
     recorder, metrics = Recorder(seconds=0), Metrics()
 
     def fail() -> None:
@@ -257,7 +257,7 @@ def test_an_error_of_one_key_is_told_with_its_name_and_harms_nobody(caplog: pyte
     assert value("llamaserver_operator_reconcile_duration_seconds_count") == recorder.count(A) + 1
 
 
-def test_an_outage_is_told_once_not_for_each_object(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_outage_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     recorder, down = Recorder(seconds=0), True
 
     def outcome() -> None:
@@ -293,7 +293,7 @@ def test_a_run_that_hangs_is_cut_off_and_tried_again() -> None:
     with_queue(test, recorder, run_limit=10)
 
 
-def test_a_run_that_cannot_be_cut_off_is_told() -> None:
+def test_a_run_that_cannot_be_cancelled_is_reported() -> None:
     released = False
 
     async def reconcile(_: Key) -> None:
