@@ -1,4 +1,4 @@
-"""Real crashes of real processes with the server's termination log, as the operator tells them."""
+"""Messages of the operator about real crashes of processes that have the server's termination log."""
 
 import signal
 import subprocess
@@ -33,7 +33,7 @@ DURING: dict[Phase, str] = {
 
 
 def crash(folder: Path, phase: Phase, number: signal.Signals) -> End:
-    """What the kubelet tells of a process that ended by a signal in a phase."""
+    """The status that the kubelet writes for a process that ended by a signal in a phase."""
     log, code = folder / "termination-log", folder / "backend.py"
     code.write_text(CRASHING)
     done = subprocess.run([sys.executable, code, log, phase, str(int(number))], check=False, capture_output=True)

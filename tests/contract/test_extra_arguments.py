@@ -1,4 +1,4 @@
-"""Options that belong to fields or to the operator cannot be given as extraArgs, in no spelling."""
+"""Options that belong to fields or to the operator cannot be given as extraArgs, in any spelling."""
 
 import ast
 import re
@@ -26,7 +26,7 @@ def extra(*arguments: str) -> None:
 
 
 def test_every_spelling_of_what_the_operator_writes_is_its_own():
-    """Those of other options that set the same thing, too."""
+    """Also the spellings of other options that set the same value."""
     flags = written()
     assert len(flags) > 40
     fields = {option.field for option in options.OPTIONS if flags & {*option.flags, *option.off}}
@@ -46,7 +46,7 @@ def test_what_is_owned_is_an_option_of_the_server():
 
 
 def test_options_of_the_model_source_and_of_access_are_owned():
-    """Not written by the operator, and yet not the user's: they would stand against fields."""
+    """Options that the operator does not write, but that would contradict fields."""
     for field in ("model_url", "hf_repo", "hf_file", "hf_token", "api_keys", "chat_template", "management_host"):
         flags = {flag for option in options.OPTIONS if option.field == field for flag in option.flags}
         assert {flag for flag in flags if flag.startswith("--")} <= set(ARGUMENTS)
@@ -83,7 +83,7 @@ def variables(options_: Iterable[options.Option]) -> set[str]:
 
 
 def test_every_variable_of_an_owned_option_is_owned():
-    """But the one that downloads may get a token by."""
+    """Except the variable with the token of downloads."""
     owned = [option for option in options.OPTIONS if {*option.flags, *option.off} & set(ARGUMENTS)]
     free = [option for option in options.OPTIONS if option not in owned]
     assert variables(owned) - set(VARIABLES) == {"HF_TOKEN"}
@@ -111,7 +111,7 @@ def test_variables_of_other_options_pass():
 
 
 def test_the_schema_refuses_the_same_options_with_the_same_message():
-    """As text: test_messages.py has the API server evaluate it."""
+    """Compared as text. In test_messages.py the API server evaluates it."""
     rule = next(
         rule for rule in LEAVES["engine", "extraArgs"]["x-kubernetes-validations"] if "messageExpression" in rule
     )

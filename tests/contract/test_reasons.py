@@ -1,4 +1,4 @@
-"""The words that a container of ours leaves behind when it fails: those of the server are those of the operator."""
+"""The reasons that a failed container writes: the operator knows those of the server."""
 
 import ast
 from collections.abc import Iterator
@@ -77,7 +77,7 @@ def test_reasons_about_the_model_belong_to_model_available(reason: str, tmp_path
 
 @pytest.mark.parametrize("source", ["the field", "the model"])
 async def test_a_broken_template_is_shown_with_its_field(source: str, tmp_path: Path):
-    """The server names options; who reads the object's conditions knows fields only."""
+    """The server names options. Conditions name fields."""
     file = f"{names.CONFIG_DIR}/chat-template" if source == "the field" else ""
     info = SimpleNamespace(chat_template="{% if", causal=True)
     server: Any = SimpleNamespace(

@@ -1,4 +1,4 @@
-"""Claims that get no volume, and claims of an earlier object: what is told of them, and with which field."""
+"""Claims without a volume, and claims of an earlier object: message and field."""
 
 from dataclasses import replace
 from typing import Any
@@ -114,7 +114,7 @@ def test_a_claim_that_waits_for_its_pod_is_no_trouble(message: str, events: list
 
 
 def test_a_volume_that_cannot_be_made_after_the_node_was_chosen() -> None:
-    """Late binding: the scheduler says nothing for ten minutes, and then something else."""
+    """With late binding, the scheduler has no message for ten minutes, and then another one."""
     text = 'failed to provision volume with StorageClass "fast-nvme": rpc error: no such type'
     more = waiting(MODEL_CLAIM, WAITS, event(MODEL_CLAIM, "ProvisioningFailed", text, at=LATER))
     for one in (pod(node="", phase="Pending", conditions=[]), unplaced("timed out", "SchedulerError")):

@@ -1,4 +1,4 @@
-"""Conditions as a table of situations: Ready exactly as the design has it, the others with their reasons."""
+"""Conditions as a table of situations: status and reason of each."""
 
 import json
 from datetime import timedelta
@@ -29,7 +29,7 @@ STARTING = pod("new-0")
 
 
 def crashing(reason: str) -> Manifest:
-    """A pod whose server ends with that reason at each start."""
+    """A pod whose server ends with this reason at each start."""
     last = {"terminated": {"exitCode": 1, "message": f'{{"reason": "{reason}", "message": "bad"}}'}}
     server = {"name": "server", "state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": last}
     return pod("new-0", containerStatuses=[server])
@@ -255,7 +255,7 @@ def crashed(
     text: str = "",
     kind: str = "Error",
 ) -> Manifest:
-    """A pod whose server runs again, so many seconds after it crashed."""
+    """A pod whose server runs again, this many seconds after it crashed."""
     at = NOW - timedelta(seconds=ago)
     last = {"exitCode": code, "reason": kind, "message": text, "finishedAt": at.isoformat()}
     last["startedAt"] = (at - timedelta(seconds=life)).isoformat()
@@ -312,7 +312,7 @@ def test_a_server_that_crashes_again_and_again_is_not_ready_between_restarts(nam
 
 @pytest.mark.parametrize("kind", ["Error", "OOMKilled"])
 def test_a_crash_loop_has_one_message_in_each_of_its_states(kind: str):
-    """Otherwise each of them would be news."""
+    """Otherwise each state would cause an Event."""
     waits = crashed(2, kind=kind)
     (server,) = waits["status"]["containerStatuses"]
     server["state"] = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 40s"}}
@@ -440,7 +440,7 @@ def test_with_warn_a_pod_on_the_cpu_serves():
 
 
 def test_with_fail_the_cpu_fails_the_rollout_and_old_pods_serve():
-    """The server itself stays unready (--require-offload)."""
+    """The server does not become ready (--require-offload)."""
     reports = {"new-0": device(0, "CPU")}
     first = situation(GPU, [pod("new-0")], counts(1, 1, 0), reports=reports)
     assert (first["Ready"].status, first["Ready"].reason) == ("False", "RunningOnCPU")

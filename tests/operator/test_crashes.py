@@ -1,4 +1,4 @@
-"""How containers end, as the kubelet describes it, and the words for it; tests/contract has real crashes."""
+"""Ends of containers in the form of the kubelet, and their texts. tests/contract has real crashes."""
 
 import json
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""Which pods are those of the present template: conditions are made from these."""
+"""The pods of the present template. Conditions are made from them."""
 
 import copy
 from typing import Any

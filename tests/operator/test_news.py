@@ -1,4 +1,4 @@
-"""Which events of an object wake its reconcile."""
+"""The events of an object that cause a reconcile."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What the operator's client makes of an API server, or a model pod, that misbehaves; each is a real socket."""
+"""The client with a failing API server or model pod. Each is a real socket."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ LOCAL = "127.0.0.1"
 
 
 class Fake:
-    """A server that does one thing for every request, and notes the requests."""
+    """A server that treats every request alike and records it."""
 
     def __init__(self, stack: AsyncExitStack) -> None:
         self._stack = stack
@@ -150,7 +150,7 @@ async def test_an_answer_that_may_differ_on_a_retry(fake: Fake, status: int) -> 
 
 
 async def test_a_webhook_that_does_not_answer_is_told(fake: Fake) -> None:
-    """The object's owner can do something about it, as about a quota."""
+    """Its message reaches the user, like that of a full quota."""
     text = "Internal error occurred: failed calling webhook 'v.example.com': no endpoints available"
     cluster = await fake.cluster(answer(500, f'{{"kind": "Status", "message": "{text}"}}'))
     with pytest.raises(WebhookFailed, match="failed calling webhook"):

@@ -1,4 +1,4 @@
-"""What is applied and deleted: every access mode, replica count and strategy on every kind of volume."""
+"""What is applied and deleted, for each access mode, replica count, strategy and kind of volume."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -154,7 +154,7 @@ def scarce(raw: Raw, message: str) -> tuple[Any, Observed]:
 
 
 def serving(raw: Raw) -> Raw:
-    """A pod of the old template, on the accelerator of a spec."""
+    """A pod of the old template that holds the accelerator of the spec."""
     spec = deployment(make_plan(parse(raw), world(parse(raw)), CONFIG))["spec"]["template"]["spec"]
     old = pod("old-0", "old", ready=True)
     return {**old, "spec": {**spec, **old["spec"]}}

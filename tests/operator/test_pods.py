@@ -1,4 +1,4 @@
-"""Pods that do not serve, as the kubelet and the scheduler describe them, and what is told of them."""
+"""Pods that do not serve, in the form of the kubelet and the scheduler, and their troubles."""
 
 import json
 from typing import Any
@@ -198,7 +198,7 @@ def test_the_trouble_of_a_pod(name: str):
 
 
 def failed(reason: str, **download: Any) -> Manifest:
-    """A pod one of whose containers has ended for this reason; `download` is what the spec says of the other."""
+    """A pod with a container that ended for this reason. `download` is added to the spec of its init container."""
     name = "server" if reason == "ModelLoadFailed" else "fetch"
     status = {**server({"waiting": CRASH_LOOP}), "name": name, "lastState": ended(1, message=last_word(reason))}
     made = pod(**{"containerStatuses" if name == "server" else "initContainerStatuses": [status]})

@@ -102,7 +102,7 @@ def test_missing_credentials_are_logged(tmp_path: Path) -> None:
 
 
 def unreachable(folder: Path) -> Path:
-    """A kubeconfig of an API server that is not there."""
+    """A kubeconfig of an API server that does not exist."""
     content = {
         "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}],
         "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],

@@ -1,4 +1,4 @@
-"""What holds for every spec that the API server would admit."""
+"""Properties that hold for every spec that the API server accepts."""
 
 import json
 import re
@@ -40,7 +40,7 @@ def planned(spec: Spec, **more: Any) -> Plan:
 
 
 def shareable(raw: Raw) -> Raw:
-    """With claims to make that all replicas can share: nothing stands against any number of replicas."""
+    """The spec with claims that all replicas can share, so that any number of replicas is accepted."""
     for volume in (raw["model"].get("cache"), (raw.get("kvCache") or {}).get("volume")):
         if volume and "claimTemplate" in volume:
             volume["claimTemplate"]["accessModes"] = [RWX]
@@ -58,7 +58,7 @@ def test_random_specs_are_valid_and_read(raw: Raw):
 
 
 def test_random_specs_reach_everywhere():
-    """Otherwise the other properties would say little: every field of the first two levels is drawn."""
+    """Every field of the first two levels is drawn. Otherwise the other properties would prove little."""
     seen: Counter[str] = Counter()
 
     @given(specs())
@@ -101,7 +101,7 @@ def test_a_newer_operator_restarts_no_pod_unless_asked_to(raw: Raw):
 @given(SHAREABLE, SHAREABLE)
 @relaxed
 def test_after_an_edit_the_pods_are_what_the_new_spec_makes(before: Raw, after: Raw):
-    """However it was reached; history decides no more than a pinned image and the size of a claim."""
+    """The history of an object decides only the pinned image and the size of a claim."""
     spec = parse(after)
     observed = replace(world(spec, [RWX]), children=children(planned(parse(before))))
     edited, grown = make_plan(spec, observed, CONFIG), (kinds.DEPLOYMENT, kinds.CLAIM)

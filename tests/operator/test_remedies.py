@@ -1,4 +1,4 @@
-"""What is told of a pod's trouble, with the fields that it comes from and what to change."""
+"""Messages about pods: the fields that cause a trouble, and what to change."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Reading a spec: errors that name the field, and values that fields add up to."""
+"""Parsing a spec: errors name the field, and values follow from fields."""
 
 import re
 from typing import Any
@@ -71,7 +71,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("change", "message"), WRONG, ids=[message for _, message in WRONG])
 def test_errors_name_the_field(change: Raw, message: str):
-    """Objects that an older schema let in; the API server refuses them today."""
+    """Objects that an older schema accepted. Today the API server refuses them."""
     with pytest.raises(InvalidSpec, match=re.escape(message)):
         parse({**PLAIN, **change})
 
@@ -82,7 +82,7 @@ def test_an_empty_spec_is_refused():
 
 
 def typed() -> list[Path]:
-    """Fields that the operator reads as something; what it passes through may be anything."""
+    """Fields with a type. Fields that are passed through may have any value."""
     passed_through = ("tolerations", "env", "volumes", "volumeMounts", "imagePullSecrets", "from")
     return [path for path in LEAVES if not set(path) & set(passed_through)]
 

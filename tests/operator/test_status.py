@@ -1,4 +1,4 @@
-"""The status as written, and the Events that its changes are worth."""
+"""The status, and the Events for its changes."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -137,7 +137,7 @@ def test_slots_and_context_are_those_of_the_pods(pods: list[Manifest], slots: Ma
 
 
 def test_a_refused_edit_changes_nothing_that_pods_have():
-    """The Deployment is of the spec before, and so is what it starts."""
+    """The Deployment and its pods still have the earlier spec."""
     before = around(SPEC, NEW, counts(2))
     wish: Manifest = {"context": {"tokensPerSlot": 9999, "slots": 9}, "serving": {"port": 9000}}
     wished = parse({**RAW, **wish, "security": {"tls": {"secretName": "c"}}})
@@ -203,7 +203,7 @@ def test_values_are_removed_when_the_spec_no_longer_asks_for_them():
 
 @pytest.mark.parametrize("cache", [None, {"hostMemory": "1Gi"}, {**STORE, "persistence": "None"}])
 def test_without_a_store_there_are_no_entries(cache: Manifest | None):
-    """A server with host memory alone reports an empty one."""
+    """A server with host memory only reports an empty store."""
     spec = parse({**RAW, "kvCache": cache})
     assert "kvCache" not in status_of(View(spec, around(spec, NEW, counts(2), reports={"new-0": REPORT}), (), T1))
 
@@ -275,7 +275,7 @@ def test_pods_that_were_not_read_make_available_unknown(reason: str):
 
 
 def crashed(name: str, times: int, at: str, template: str = "new", **last: Any) -> Manifest:
-    """A pod whose server crashed at a time and is on its way again."""
+    """A pod whose server crashed at this time and is starting again."""
     ended = {"exitCode": 137, "startedAt": "2025-12-31T23:58:00Z", "finishedAt": at, **last}
     state = {"running": {"startedAt": at}}
     server = {"name": "server", "restartCount": times, "state": state, "lastState": {"terminated": ended}}

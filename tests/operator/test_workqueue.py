@@ -1,4 +1,4 @@
-"""The work queue: never two runs of a key at once, none lost, none too many. On a virtual clock."""
+"""The work queue on a virtual clock: never two runs of a key at once, and no run lost."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ A, B, C = ("ns", "a"), ("ns", "b"), ("other", "a")
 
 
 class Recorder:
-    """A reconcile that notes when it ran and how many ran at once."""
+    """A reconcile that records when it ran, and how many ran at once."""
 
     def __init__(self, seconds: float = 1.0) -> None:
         self.seconds = seconds
@@ -370,7 +370,7 @@ def test_the_depth_is_a_metric() -> None:
 
 @pytest.mark.parametrize("seed", range(30))
 def test_every_event_is_followed_by_a_run_that_began_after_it(seed: int) -> None:
-    """Whatever the order of events, failures and wishes for a next run: no event is lost, no key runs twice at once."""
+    """In any order of events, failures and timers, no event is lost and no key runs twice at once."""
     chance = random.Random(seed)
     keys = [("ns", str(number)) for number in range(5)]
     recorder = Recorder()
