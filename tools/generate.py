@@ -21,6 +21,7 @@ CHART = "charts/llamaserver-operator"
 # Pages of the documentation that a command of our own prints: (page, arguments of Python).
 PAGES: list[tuple[str, list[str]]] = [
     ("docs/reference/options.md", ["-m", "llamaserver.options"]),
+    ("docs/reference/operator.md", ["-m", "tools.operator_page"]),
 ]
 
 # Files that repeat the version: (file, pattern whose first group ends before it).

@@ -31,9 +31,9 @@ def conditions(view: View) -> list[Condition]:
     """All conditions of the object."""
     model = model_available(view)
     parts = [accepted(view.problems), model, scheduled(view), progressing(view)]
-    told = ready(view, parts)
+    head = ready(view, parts)
     late = view.deployment_conditions.get("Progressing", {}).get("status") == "False" and model.reason not in MOVING
-    heads = [told, available(view.observed, told), *stalled(told, parts, in_vain=late or view.looping is not None)]
+    heads = [head, available(view.observed, head), *stalled(head, parts, in_vain=late or view.looping is not None)]
     if view.spec.accelerator:
         parts.append(accelerated(view))
     if view.spec.kv_cache and view.spec.kv_cache.stores:
@@ -93,8 +93,8 @@ def _downloading(report: Report) -> Condition:
         )
     have, total = about.get("bytes", 0), about.get("total_bytes", 0)
     text = f"{about.get('file') or 'the model'}: {_sizes(have, total)}" if total else ""
-    told = [part for part in (text, str(report.get("error") or "")) if part]
-    return Condition("ModelAvailable", "False", "Downloading", "; ".join(told) or "the download is starting")
+    shown = [part for part in (text, str(report.get("error") or "")) if part]
+    return Condition("ModelAvailable", "False", "Downloading", "; ".join(shown) or "the download is starting")
 
 
 def _sizes(have: int, total: int) -> str:

@@ -11,6 +11,8 @@ from . import __version__
 from .errors import ConfigError
 
 PREFIX = "LLAMASERVER_OPERATOR_"
+_WATCH_NAMESPACES = f"{PREFIX}WATCH_NAMESPACES"
+_WATCH_HELP = "namespace to watch, repeatable (default: all)"
 _DESCRIPTION = (
     "Watches LlamaServer objects and makes pods that serve their models. The variable in brackets sets an option, too. "
     "An option on the command line overrides its variable."
@@ -145,6 +147,12 @@ _OPTIONS: dict[str, tuple[Callable[[str], Any], str, str]] = {
 }
 
 
+def options() -> list[tuple[str, str, str, str]]:
+    """Name, default, variable and meaning of each option."""
+    watch = ("watch-namespace", "", _WATCH_NAMESPACES, _WATCH_HELP)
+    return [watch, *((flag, default, _variable(flag), text) for flag, (_, default, text) in _OPTIONS.items())]
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise ConfigError(message)
@@ -154,12 +162,8 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
     """The configuration; ConfigError when an option or a variable is wrong."""
     parser = _Parser(prog="llamaserver-operator", description=_DESCRIPTION, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=__version__)
-    variable = f"{PREFIX}WATCH_NAMESPACES"
     parser.add_argument(
-        "--watch-namespace",
-        action="append",
-        metavar="NAME",
-        help=f"namespace to watch, repeatable (default: all) [{variable}]",
+        "--watch-namespace", action="append", metavar="NAME", help=f"{_WATCH_HELP} [{_WATCH_NAMESPACES}]"
     )
     for flag, (_, default, text) in _OPTIONS.items():
         shown = f" (default: {default})" if default else ""
@@ -173,7 +177,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
             values[name] = read(text)
         except ValueError as error:
             raise ConfigError(f"--{flag}: {error}, not {text!r}") from None
-    chosen = given["watch_namespace"] or [environ.get(variable, "")]
+    chosen = given["watch_namespace"] or [environ.get(_WATCH_NAMESPACES, "")]
     values["watch_namespaces"] = tuple(dict.fromkeys(_names(",".join(chosen))))
     values["namespace"] = values["namespace"] or environ.get("POD_NAMESPACE", "") or _own_namespace()
     values["identity"] = values["identity"] or environ.get("POD_NAME", "") or socket.gethostname()

@@ -25,7 +25,7 @@ _DURING = {
 }  # fmt: skip
 _FRAME = re.compile(r'File "([^"]+)", line (\d+) in (\S+)')
 _BAD_LEVELS = {"WARNING", "ERROR", "CRITICAL"}
-_LONGEST = 500  # characters of output that a message contains
+LONGEST = 500  # characters of output that a message contains
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class End:
         return self.signal in _NATIVE
 
     @property
-    def told(self) -> tuple[str, str] | None:
+    def stated(self) -> tuple[str, str] | None:
         """Reason and message that the container wrote before it ended; None when it wrote none."""
         for value in _objects(self.message):
             if isinstance(value.get("reason"), str) and isinstance(value.get("message"), str):
@@ -74,8 +74,8 @@ class End:
     @property
     def reason(self) -> str:
         """The reason, in one word."""
-        if self.told:
-            return self.told[0]
+        if self.stated:
+            return self.stated[0]
         if self.native:
             return "CrashedNatively"
         if self.kind == "OOMKilled":
@@ -92,7 +92,7 @@ class End:
     @property
     def again_and_again(self) -> bool:
         """Whether the container crashes again and again, without a reason that it wrote itself."""
-        return self.times >= AGAIN and self.early and not self.told
+        return self.times >= AGAIN and self.early and not self.stated
 
     def calm_in(self, now: datetime) -> timedelta:
         """The time until a container that runs again no longer counts as crashing."""
@@ -107,8 +107,8 @@ class End:
         if self.started and self.finished:
             parts.append(f"up {_rounded(self.finished - self.started)}")
         text = ", ".join(parts)
-        if self.told:
-            return f"{text}: {self.told[1]}"
+        if self.stated:
+            return f"{text}: {self.stated[1]}"
         if self.native:
             cpu = f" on {found}" if (found := self.noted.get("cpu")) else ""
             return f"{text}{cpu}{self._place}. This is a bug: kubectl logs --previous {self.pod} -c {self.container}"
@@ -204,10 +204,10 @@ def _last_words(message: str) -> str:
                 warning = str(value["msg"])
         elif "phase" not in value:
             plain.append(line)
-    words = " ".join(" ".join(plain).split())[-_LONGEST:]
+    words = " ".join(" ".join(plain).split())[-LONGEST:]
     if words:
         return f"Its last output: {words}"
-    return f"Last warning in its log: {' '.join(warning.split())[:_LONGEST]}" if warning else ""
+    return f"Last warning in its log: {' '.join(warning.split())[:LONGEST]}" if warning else ""
 
 
 def _rounded(time: timedelta) -> str:

@@ -66,7 +66,7 @@ class Lease:
     # ---- standing by
 
     async def _acquire(self) -> None:
-        told = ""
+        logged = ""
         while True:
             started = self._clock()
             try:
@@ -76,8 +76,8 @@ class Lease:
                 if self._is_free() and await self._take(started):
                     _log.info("active now", extra={"fields": {"identity": self.identity}})
                     return
-                if self._holder not in ("", told):
-                    told = self._holder
+                if self._holder not in ("", logged):
+                    logged = self._holder
                     _log.info("standing by", extra={"fields": {"holder": self._holder}})
             except Conflict:
                 pass  # another instance was faster

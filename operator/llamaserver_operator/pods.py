@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from . import names
-from .crashes import End, end_of
+from .crashes import LONGEST, End, end_of
 from .manifests import ContainerStatus, Manifest, Pod
 from .observed import Observed, container_statuses
 from .spec import Accelerator, Spec
@@ -82,14 +82,14 @@ def _container(pod: Pod, container: ContainerStatus) -> Trouble | None:
     if waiting or (end.times > 1 and end.early):
         return trouble_of(pod, end)
     # Otherwise it was one crash, and the container runs again.
-    return trouble_of(pod, end) if end.told or end.reason == "OOMKilled" else None
+    return trouble_of(pod, end) if end.stated or end.reason == "OOMKilled" else None
 
 
 def trouble_of(pod: Pod, end: End) -> Trouble:
     """The trouble that the end of a container means."""
     condition = "ModelAvailable" if end.container == names.FETCH_CONTAINER else "Progressing"
-    if end.told:
-        reason, message = end.told
+    if end.stated:
+        reason, message = end.stated
         return Trouble("ModelAvailable" if reason in _MODEL else condition, reason, message + _hint(reason, pod))
     if end.reason == "OOMKilled":
         text = f"container {end.container} was OOM-killed. Raise spec.resources.limits.memory"
@@ -106,7 +106,7 @@ def _mount(pod: Pod, warnings: Sequence[Manifest]) -> Trouble | None:
     for event in sorted(mine, key=lambda item: str(item.get("lastTimestamp") or item.get("eventTime")), reverse=True):
         if event.get("reason") in ("FailedMount", "FailedAttachVolume"):
             text = str(event.get("message", ""))
-            return Trouble("Progressing", _missing(text) or str(event["reason"]), text[-500:])
+            return Trouble("Progressing", _missing(text) or str(event["reason"]), text[-LONGEST:])
     return None
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from . import names
-from .crashes import End, end_of
+from .crashes import LONGEST, End, end_of
 from .files import model_files
 from .manifests import Manifest, Pod, ResourceRequirements
 from .observed import Observed, container_statuses
@@ -64,7 +64,7 @@ def _failure_of_claim(events: Iterable[Manifest]) -> str:
     """The message of the last Event of a claim, if it is about a failure."""
     telling = [item for item in events if _fails(item) or item.get("reason") in _FOR_ITS_POD]
     last = max(telling, key=lambda item: (_time(item), _fails(item)), default=None)
-    return " ".join(str(last.get("message", "")).split())[-500:] if last and _fails(last) else ""
+    return " ".join(str(last.get("message", "")).split())[-LONGEST:] if last and _fails(last) else ""
 
 
 def _fails(event: Manifest) -> bool:

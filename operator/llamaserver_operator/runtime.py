@@ -62,14 +62,14 @@ class Operator:
 
     async def _elect(self, cluster: Cluster, lease: Lease) -> int:
         electing = asyncio.create_task(lease.run(lambda: self._lead(cluster)), name="election")
-        told = asyncio.create_task(self._stopping.wait())
-        await asyncio.wait({electing, told}, return_when=asyncio.FIRST_COMPLETED)
+        stopped = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait({electing, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if not electing.done():
             _log.info("stopping")
             if self._queue is not None and not await self._queue.drain(_DRAIN):
                 _log.warning("stopped before all running reconciles ended")
             electing.cancel()
-        told.cancel()
+        stopped.cancel()
         try:
             await electing
         except asyncio.CancelledError:

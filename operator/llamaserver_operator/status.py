@@ -17,6 +17,8 @@ from .resources.services import endpoint
 from .running import current, ready_servers, service_port
 from .view import View
 
+_LONGEST = 32768  # characters; the API server refuses a longer message of a condition
+
 
 def status_of(view: View) -> Manifest:
     """The complete status."""
@@ -97,7 +99,7 @@ def _condition(condition: Condition, before: Mapping[str, Any] | None, generatio
         "type": condition.type,
         "status": condition.status,
         "reason": condition.reason,
-        "message": condition.message[:32768],
+        "message": condition.message[:_LONGEST],
         "observedGeneration": generation,
         "lastTransitionTime": before["lastTransitionTime"] if before and same else now,
     }
@@ -183,24 +185,24 @@ def transitions(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tup
     known = {old["Ready"]["reason"]} & LOOPING if "Ready" in old else set()
     if not news and past.get("reason") in _ENDS:
         known = known | {past["reason"]}
-    told: dict[str, tuple[str, str, str]] = {}
+    events: dict[str, tuple[str, str, str]] = {}
     for item in after["conditions"]:
         was = old.get(item["type"], {})
         if (was.get("status"), was.get("reason")) == (item["status"], item["reason"]):
             continue
         bad = item["status"] == _BAD.get(item["type"], "False") and item["reason"] not in ON_THE_WAY
         if item["reason"] not in known if bad else item["type"] == "Ready":
-            text = f"{item['type']} is {item['status']}. {item['message']}".strip()
-            told.setdefault(item["reason"], ("Warning" if bad else "Normal", item["reason"], text))
+            text = f"{item['type']} is {item['status']}: {item['message']}".removesuffix(": ")
+            events.setdefault(item["reason"], ("Warning" if bad else "Normal", item["reason"], text))
     # A condition already shows an end with a reason of its own, and a server that ends again and again.
     if (
         news
         and last["reason"] in _ENDS
         and not known
-        and not any(last["message"] in text for _, _, text in told.values())
+        and not any(last["message"] in text for _, _, text in events.values())
     ):
-        told.setdefault(last["reason"], ("Warning", last["reason"], last["message"]))
-    return list(told.values())
+        events.setdefault(last["reason"], ("Warning", last["reason"], last["message"]))
+    return list(events.values())
 
 
 _BAD = {"Stalled": "True"}

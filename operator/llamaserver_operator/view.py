@@ -93,7 +93,7 @@ class View:
     @cached_property
     def crashed(self) -> End | None:
         """The latest end of a server that is not ready again and that left no reason of its own."""
-        return max((end for end in self._ends if not (end.past or end.told)), key=_finished, default=None)
+        return max((end for end in self._ends if not (end.past or end.stated)), key=_finished, default=None)
 
     @cached_property
     def looping(self) -> End | None:

@@ -84,7 +84,7 @@ CASES = {
         {"resources": {"requests": None, "limits": {"memory": "24Mi"}}},
         "Progressing",
         "OOMKilled",
-        ("memory limit of 24Mi", "raise spec.resources.limits.memory"),
+        ("memory limit of 24Mi", "Raise spec.resources.limits.memory"),
     ),
     "no-such-key": Case(
         {

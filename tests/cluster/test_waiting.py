@@ -176,7 +176,7 @@ def test_a_paused_deployment_is_shown(llama: Llama) -> None:
     row = llama.cluster.kubectl("get", "llama", where, "--no-headers").split()
     assert row[:4] == ["model", "False", "True", "Paused"]
 
-    llama.cluster.kubectl(*text.partition(": kubectl ")[2].split(), where)
+    llama.cluster.kubectl(*text.partition(" with kubectl ")[2].split(), where)
     llama.until_ready()
     assert not before & llama.pod_uids
     assert verdict(llama) == "Current"

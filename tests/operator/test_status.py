@@ -375,7 +375,7 @@ def test_events_are_written_on_transitions_only(
 
 def test_an_event_says_what_changed():
     after = {"conditions": [{"type": "Ready", "status": "False", "reason": "DiskFull", "message": "no space"}]}
-    assert transitions({}, after) == [("Warning", "DiskFull", "Ready is False. no space")]
+    assert transitions({}, after) == [("Warning", "DiskFull", "Ready is False: no space")]
 
 
 def up_again(item: Manifest) -> Manifest:
@@ -391,7 +391,7 @@ def test_each_crash_has_one_event_also_when_the_server_was_not_seen_down():
     assert condition(seen)["reason"] == "Crashed"
     told = transitions(serving, seen)
     assert [(kind, reason) for kind, reason, _ in told] == [("Warning", "Crashed")]
-    assert told[0][2].startswith("Ready is False. container server was killed by signal 9 (SIGKILL), restart 1, up ")
+    assert told[0][2].startswith("Ready is False: container server was killed by signal 9 (SIGKILL), restart 1, up ")
 
     up = [up_again(crashed("new-0", 1, TEXT2)), NEW[1]]
     missed = status_of(View(SPEC, around(SPEC, up, counts(2), serving), (), T2))
@@ -427,4 +427,4 @@ def test_a_reason_of_the_server_is_shown_by_a_condition_only():
     bad = crashed("new-0", 1, TEXT1, exitCode=1, message=text)
     after = status_of(View(SPEC, around(SPEC, [bad], counts(1, 1, 0)), (), T1))
     assert after["lastTermination"]["reason"] == "BadArguments"
-    assert transitions({}, after) == [("Warning", "BadArguments", "Ready is False. --port: no")]
+    assert transitions({}, after) == [("Warning", "BadArguments", "Ready is False: --port: no")]
