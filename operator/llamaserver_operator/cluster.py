@@ -195,13 +195,13 @@ class Cluster:
         return await self._send("PATCH", kind, path, query, yaml_of(body), _APPLY, verb="APPLY")
 
     async def create(self, body: Mapping[str, Any]) -> Manifest:
-        """Create an object; Conflict when the name exists."""
+        """Create an object. Conflict when the name exists."""
         kind, query = kind_of(body), {"fieldManager": names.MANAGER}
         path = kind.path(body["metadata"].get("namespace", ""))
         return await self._send("POST", kind, path, query, body)
 
     async def replace(self, body: Mapping[str, Any]) -> Manifest:
-        """Replace an object; Conflict when its resourceVersion is not that of the body."""
+        """Replace an object. Conflict when its resourceVersion is not that of the body."""
         kind, metadata = kind_of(body), body["metadata"]
         path = kind.path(metadata.get("namespace", ""), metadata["name"])
         return await self._send("PUT", kind, path, {"fieldManager": names.MANAGER}, body)
@@ -213,7 +213,7 @@ class Cluster:
         return await self._send("PATCH", kind, path, {"fieldManager": names.MANAGER}, body, _MERGE)
 
     async def delete(self, kind: Kind, namespace: str, name: str, uid: str) -> None:
-        """Delete the object with this uid, and in the background what it owns; Conflict when the uid has changed."""
+        """Delete the object with this uid, and in the background what it owns. Conflict when the uid has changed."""
         body = {
             "apiVersion": "v1", "kind": "DeleteOptions",
             "preconditions": {"uid": uid}, "propagationPolicy": "Background",
@@ -331,7 +331,7 @@ class PodReader:
 
 
 async def _read(content: aiohttp.StreamReader) -> bytes:
-    """The body, at most _STATUS_BYTES; ValueError when it is longer. The pod may run any image."""
+    """The body, at most _STATUS_BYTES. ValueError when it is longer. The pod may run any image."""
     data = bytearray()
     async for chunk in content.iter_any():
         data += chunk

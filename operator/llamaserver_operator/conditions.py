@@ -133,7 +133,7 @@ def progressing(view: View) -> Condition:
 
 
 def _failure(view: View) -> tuple[str, str] | None:
-    """Reason and message of a failed rollout; the most specific reason wins."""
+    """Reason and message of a failed rollout. The most specific reason wins."""
     if refused := view.refused:
         return refused.reason, refused.message
     failed = view.deployment_conditions.get("ReplicaFailure", {})
@@ -204,7 +204,7 @@ def cache_restored(view: View) -> Condition:
 
 
 def ready(view: View, parts: Iterable[Condition]) -> Condition:
-    """Ready: whether all pods run this spec, are available and do not crash again and again; or replicas is 0."""
+    """Ready: whether all pods run this spec, are available and do not crash again and again."""
     if found := _amiss(view, {part.type: part for part in parts}):
         return Condition("Ready", "False", *found)
     if not view.spec.replicas:
@@ -213,7 +213,7 @@ def ready(view: View, parts: Iterable[Condition]) -> Condition:
 
 
 def _amiss(view: View, parts: Mapping[str, Condition]) -> tuple[str, str] | None:
-    """Reason and message of Ready=False; None when Ready is True."""
+    """Reason and message of Ready=False. None when Ready is True."""
     if view.blocked:
         return parts["Accepted"].reason, parts["Accepted"].message
     if view.complete and not view.looping:
@@ -239,7 +239,7 @@ def available(observed: Observed, ready: Condition) -> Condition:
 
 
 def stalled(ready: Condition, parts: Iterable[Condition], *, in_vain: bool = False) -> list[Condition]:
-    """Stalled=True when only a change by the user can help, as in kstatus; otherwise no condition.
+    """Stalled=True when only a change by the user can help, as in kstatus. Otherwise no condition.
 
     `in_vain` means that the deadline of the rollout is over, or that a server crashes again and again.
     """

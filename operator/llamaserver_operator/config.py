@@ -159,7 +159,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
-    """The configuration; ConfigError when an option or a variable is wrong."""
+    """The configuration. ConfigError when an option or a variable is wrong."""
     parser = _Parser(prog="llamaserver-operator", description=_DESCRIPTION, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument(

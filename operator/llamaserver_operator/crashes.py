@@ -44,7 +44,7 @@ class End:
 
     @property
     def signal(self) -> str:
-        """Name of the signal that ended the container; empty when it exited."""
+        """Name of the signal that ended the container. Empty when it exited."""
         return signal.Signals(self.code - 128).name if self.code - 128 in list(signal.Signals) else ""
 
     @property
@@ -54,7 +54,7 @@ class End:
 
     @property
     def stated(self) -> tuple[str, str] | None:
-        """Reason and message that the container wrote before it ended; None when it wrote none."""
+        """Reason and message that the container wrote before it ended. None when it wrote none."""
         for value in _objects(self.message):
             if isinstance(value.get("reason"), str) and isinstance(value.get("message"), str):
                 return value["reason"], value["message"]
@@ -62,12 +62,12 @@ class End:
 
     @property
     def noted(self) -> Mapping[str, Any]:
-        """The note that the server keeps while it runs: phase, cpu, model_bytes; empty without a note."""
+        """The note that the server keeps while it runs: phase, cpu, model_bytes. Empty without a note."""
         return next((value for value in _objects(self.message) if "phase" in value), {})
 
     @property
     def during(self) -> str:
-        """The phase in which the container ended, in words; empty when it is unknown."""
+        """The phase in which the container ended, in words. Empty when it is unknown."""
         phase = "download" if self.container == names.FETCH_CONTAINER else self.noted.get("phase")
         return _DURING.get(str(phase), "")
 
@@ -137,13 +137,13 @@ def restarts(pods: Iterable[Pod]) -> int:
 
 
 def last_end(pod: Pod) -> End | None:
-    """The last end of the server's container; None when it never ended, or when the whole pod ended."""
+    """The last end of the server's container. None when it never ended, or when the whole pod ended."""
     whole = pod.get("status", {}).get("phase") in ("Failed", "Succeeded")
     return None if whole else end_of(pod, _server(pod))
 
 
 def end_of(pod: Pod, container: ContainerStatus) -> End | None:
-    """The last end of a container; None when it never ended."""
+    """The last end of a container. None when it never ended."""
     state = container.get("state", {})
     ended = state.get("terminated") or container.get("lastState", {}).get("terminated")
     if not ended:
@@ -174,7 +174,7 @@ def _server(pod: Pod) -> ContainerStatus:
 
 
 def _time(text: str | None) -> datetime | None:
-    """The time; None when it is missing. Kubernetes writes year 1 for an unknown time."""
+    """The time. None when it is missing. Kubernetes writes year 1 for an unknown time."""
     found = datetime.fromisoformat(text) if text else None
     return found if found and found.year > 1 else None
 
@@ -192,7 +192,7 @@ def _objects(text: str) -> Iterator[dict[str, Any]]:
 
 
 def _last_words(message: str) -> str:
-    """The last warning, if the message has log lines of the server; else the end of the message."""
+    """The last warning, if the message has log lines of the server, else the end of the message."""
     warning, plain, logs = "", list[str](), False
     for line in message.splitlines():
         value = _object(line) or {}

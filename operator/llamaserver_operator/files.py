@@ -22,7 +22,7 @@ class ModelFile:
 
     @property
     def key(self) -> str:
-        """Folder of a download in the models volume; empty for other files. Each source has its own folder."""
+        """Folder of a download in the models volume. Empty for other files. Each source has its own folder."""
         if self.source.hugging_face:
             part = self.source.hugging_face
             kind, text = "hf", f"{part.repo}\n{part.revision}\n{part.file}"

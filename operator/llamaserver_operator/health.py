@@ -25,7 +25,7 @@ class Health:
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
 
     async def start(self) -> int:
-        """Listen. Returns the port; ConfigError when it is in use."""
+        """Listen. Returns the port. ConfigError when it is in use."""
         await self._runner.setup()
         host, port = self._config.health_host or None, self._config.health_port
         try:

@@ -64,5 +64,5 @@ _BY_MANIFEST = {(kind.api_version, kind.kind): kind for kind in KINDS}
 
 
 def kind_of(body: Mapping[str, Any]) -> Kind:
-    """The kind of a manifest; KeyError when the operator does not know it."""
+    """The kind of a manifest. KeyError when the operator does not know it."""
     return _BY_MANIFEST[body["apiVersion"], body["kind"]]

@@ -176,7 +176,7 @@ class Lease:
         _log.error("the Lease was not renewed in time, this instance stands by")
 
     async def _until_next(self) -> bool:
-        """Wait for the next renewal; False when the deadline has passed."""
+        """Wait for the next renewal. False when the deadline has passed."""
         if not self.holds():
             return False
         await asyncio.sleep(min(self._config.retry_seconds, self._remaining()))

@@ -71,7 +71,7 @@ def selector_text(labels: Mapping[str, str]) -> str:
 
 
 def key_of(child: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Namespace and name of the LlamaServer that the label of a child names; None without the label."""
+    """Namespace and name of the LlamaServer that the label of a child names. None without the label."""
     metadata = child.get("metadata", {})
     name = metadata.get("labels", {}).get(NAME_LABEL)
     return (metadata["namespace"], name) if name else None

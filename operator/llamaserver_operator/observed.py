@@ -71,7 +71,7 @@ class Observed:
         return [pod for pod in self.own_pods() if pod["metadata"]["name"] not in new]
 
     def _newest_replica_set(self) -> str:
-        """Uid of the ReplicaSet of the current template; empty until the deployment controller has made it."""
+        """Uid of the ReplicaSet of the current template. Empty until the deployment controller has made it."""
         deployment = self.deployment
         if deployment is None:
             return ""
@@ -88,7 +88,7 @@ def container_statuses(pod: Pod) -> list[ContainerStatus]:
 
 
 def owner_uid(child: Mapping[str, Any]) -> str:
-    """Uid of the owner that controls an object; empty without such an owner."""
+    """Uid of the owner that controls an object. Empty without such an owner."""
     references = child["metadata"].get("ownerReferences", [])
     return next((str(item["uid"]) for item in references if item.get("controller")), "")
 

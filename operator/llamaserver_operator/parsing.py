@@ -20,7 +20,7 @@ _SHORT = re.compile(r"-[A-Za-z]")
 
 
 def parse(spec: Mapping[str, Any]) -> Spec:
-    """The spec of an object as a value; InvalidSpec names the wrong field."""
+    """The spec of an object as a value. InvalidSpec names the wrong field."""
     for field in _with_nul(spec, "spec"):
         raise InvalidSpec(f"{field}: contains a NUL character, which arguments, variables and file names cannot hold")
     try:

@@ -29,7 +29,7 @@ class Trouble:
 
 
 def trouble(pod: Pod, warnings: Sequence[Manifest] = ()) -> Trouble | None:
-    """The most specific trouble of a pod; None when nothing is wrong."""
+    """The most specific trouble of a pod. None when nothing is wrong."""
     status = pod.get("status", {})
     if text := unscheduled(pod):
         return Trouble("Scheduled", "Unschedulable", text)
@@ -59,7 +59,7 @@ def _hint(reason: str, pod: Pod) -> str:
 
 
 def unscheduled(pod: Pod) -> str:
-    """The scheduler's message about a pod without a node; empty when it has none."""
+    """The scheduler's message about a pod without a node. Empty when it has none."""
     for item in pod.get("status", {}).get("conditions", []):
         if item["type"] == "PodScheduled" and item["status"] == "False" and item.get("reason") == "Unschedulable":
             return str(item.get("message", "no node fits"))

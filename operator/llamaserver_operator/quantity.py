@@ -7,7 +7,7 @@ from kubernetes.utils.quantity import parse_quantity
 
 
 def bytes_of(text: str) -> int:
-    """A quantity in bytes, rounded up as Kubernetes does; ValueError when the text is not a quantity."""
+    """A quantity in bytes, rounded up as Kubernetes does. ValueError when the text is not a quantity."""
     value: Decimal = parse_quantity(text)  # type: ignore[no-untyped-call]
     return math.ceil(value)
 

@@ -62,7 +62,7 @@ class Reconciler:
         self._applied: dict[tuple[str, str], dict[tuple[str, str], tuple[str, str]]] = {}
 
     async def reconcile(self, namespace: str, name: str) -> float | None:
-        """Returns the seconds until the next reconcile; None when events are enough."""
+        """Returns the seconds until the next reconcile. None when events are enough."""
         owner = await self._cluster.get(kinds.LLAMA_SERVER, namespace, name)
         if owner is None or ending(owner):
             self._applied.pop((namespace, name), None)
@@ -158,7 +158,7 @@ class Reconciler:
         return await self._cluster.list(kinds.EVENT, namespace, field_selector=selector)
 
     async def _node_info(self, name: str) -> dict[str, str]:
-        """Versions on a node; empty when the operator may not read nodes, as when it watches single namespaces."""
+        """Versions on a node. Empty when the operator may not read nodes, as when it watches single namespaces."""
         try:
             node = await self._cluster.get(kinds.NODE, "", name)
         except Forbidden:

@@ -214,7 +214,7 @@ def _resources(pod: Pod, container: str) -> ResourceRequirements:
 
 
 def _size_of_model(pod: Pod, observed: Observed) -> str:
-    """Size from the server's note, else from the status of the object; empty when it is unknown."""
+    """Size from the server's note, else from the status of the object. Empty when it is unknown."""
     status, known = observed.owner.get("status", {}), observed.owner.get("status", {}).get("model", {})
     noted = (end.noted.get("model_bytes") for end in _ends(pod))
     same = any(known.get("file") and word.endswith(f"/{known['file']}") for word in arguments_of(pod["spec"]))

@@ -64,5 +64,5 @@ class Report(TypedDict, total=False):
 
 
 def parse_report(data: bytes | bytearray) -> Report:
-    """The report; ValueError when the data is not a report."""
+    """The report. ValueError when the data is not a report."""
     return msgspec.json.decode(data, type=Report)

@@ -32,7 +32,7 @@ def current(observed: Observed) -> Running | None:
 
 
 def service_port(observed: Observed) -> int | None:
-    """The port of the present Service; None when there is no Service."""
+    """The port of the present Service. None when there is no Service."""
     name = observed.owner["metadata"]["name"]
     for service in observed.children.get(kinds.SERVICE, ()):
         if service["metadata"]["name"] == name:
@@ -45,7 +45,7 @@ def _servers(specs: Iterable[PodSpec]) -> list[Running]:
 
 
 def server_of(spec: PodSpec) -> Running | None:
-    """The server in the spec of a pod; None when its arguments do not show slots and context."""
+    """The server in the spec of a pod. None when its arguments do not show slots and context."""
     arguments = arguments_of(spec)
     values = dict(pairwise(arguments))
     numbers = [values.get(flag, "") for flag in ("--parallel", "--ctx-size")]
@@ -55,6 +55,6 @@ def server_of(spec: PodSpec) -> Running | None:
 
 
 def arguments_of(spec: PodSpec) -> list[str]:
-    """The arguments of the server's container in the spec of a pod; empty without such a container."""
+    """The arguments of the server's container in the spec of a pod. Empty without such a container."""
     containers = spec.get("containers", ())
     return next((item.get("args", []) for item in containers if item["name"] == names.SERVER_CONTAINER), [])

@@ -31,7 +31,7 @@ class Reconciles(Protocol):
     """Reconciles objects."""
 
     async def reconcile(self, namespace: str, name: str) -> float | None:
-        """Reconcile one object. Returns the seconds until the next reconcile; None when events are enough."""
+        """Reconcile one object. Returns the seconds until the next reconcile. None when events are enough."""
 
 
 class Operator:

@@ -231,7 +231,7 @@ class Accelerator(Model, frozen=True):
 
     @property
     def resource(self) -> str:
-        """The extended resource to request; empty with DRA claims."""
+        """The extended resource to request. Empty with DRA claims."""
         if self.resource_claims:
             return ""
         by_vendor = {"NVIDIA": "nvidia.com/gpu", "AMD": "amd.com/gpu", "Intel": "gpu.intel.com/i915"}
@@ -366,7 +366,7 @@ class Image(Model, frozen=True):
 
     @property
     def reference(self) -> str:
-        """The image reference; empty for the default of the operator."""
+        """The image reference. Empty for the default of the operator."""
         if not self.repository:
             return ""
         if self.digest:

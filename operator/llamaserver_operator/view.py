@@ -66,7 +66,7 @@ class View:
 
     @cached_property
     def stores(self) -> list[KvStore]:
-        """The KV stores of the serving pods; none unless the spec stores conversations on a volume."""
+        """The KV stores of the serving pods. None unless the spec stores conversations on a volume."""
         if not (self.spec.kv_cache and self.spec.kv_cache.stores):
             return []
         return [part for report in self.serving if (part := report.get("kv_store")) is not None]
@@ -103,13 +103,13 @@ class View:
 
     @cached_property
     def calm_in(self) -> float:
-        """Seconds until a server that crashed again and again counts as ready; 0 when there is no such server."""
+        """Seconds until a server that crashed again and again counts as ready. 0 when there is no such server."""
         end = self.looping
         return end.calm_in(self.now).total_seconds() if end else 0.0
 
     @cached_property
     def deployment_conditions(self) -> Mapping[str, ObjectCondition]:
-        """The Deployment's own conditions by type; none while they are about an earlier generation of it."""
+        """The Deployment's own conditions by type. None while they are about an earlier generation of it."""
         deployment = self.observed.deployment or {}
         status = deployment.get("status", {})
         if status.get("observedGeneration", 0) < deployment.get("metadata", {}).get("generation", 0):

@@ -63,7 +63,7 @@ class WorkQueue:
         return len(self._waiting)
 
     def stuck_for(self) -> float:
-        """Seconds by which the longest run exceeds twice its limit; 0 when none does."""
+        """Seconds by which the longest run exceeds twice its limit. 0 when none does."""
         now = _now()
         return max(0.0, now - min(self._running.values(), default=now) - 2 * self._run_limit)
 

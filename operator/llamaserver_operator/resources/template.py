@@ -32,7 +32,7 @@ class Template(msgspec.Struct, frozen=True):
 
 
 def recorded(deployment: Mapping[str, Any] | None) -> Template | None:
-    """The template recorded in a Deployment; None when there is no readable record."""
+    """The template recorded in a Deployment. None when there is no readable record."""
     text = (deployment or {}).get("metadata", {}).get("annotations", {}).get(names.TEMPLATE_ANNOTATION, "")
     try:
         return msgspec.json.decode(text, type=Template)
