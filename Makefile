@@ -53,7 +53,7 @@ layers: install
 	$(VENV)/bin/lint-imports --no-logo
 
 docs: install ## build the documentation site into build/site; a broken link is an error
-	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
 lint-workflows: ## check .github/workflows with actionlint (needs Go, and the network the first time)
 	go run $(ACTIONLINT)

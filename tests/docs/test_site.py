@@ -1,6 +1,9 @@
 """The documentation site: its generated pages are current, and links work in the repository and on the site."""
 
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,3 +48,23 @@ def test_the_architecture_shows_every_package() -> None:
     for top in ("server/llamaserver", "operator/llamaserver_operator"):
         packages = {path.parent.name for path in (ROOT / top).glob("*/__init__.py")}
         assert {name for name in packages if f"    {name}/ " not in text} == set()
+
+
+@pytest.mark.parametrize(
+    ("planted", "status"),
+    [("[a](concepts.md#glossary)", 0), ("[a](nowhere.md)", 1), ("[a](../nowhere.md)", 1), ("[a](concepts.md#no)", 1)],
+)
+def test_a_broken_link_fails_the_build(tmp_path: Path, planted: str, status: int) -> None:
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    with (tmp_path / "docs" / "index.md").open("a") as page:
+        page.write(planted)
+    (tmp_path / "mkdocs.yml").write_text(f"INHERIT: {ROOT}/mkdocs.yml\nhooks: [{ROOT}/tools/site.py]\n")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stderr
+
+
+def test_make_check_includes_it() -> None:
+    done = subprocess.run(["make", "--dry-run", "check"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "mkdocs build --strict" in done.stdout
+    assert "--quiet" not in done.stdout.partition("mkdocs")[2].partition("\n")[0]  # mkdocs counts no warnings then
