@@ -1,8 +1,7 @@
-"""The changes to llama.cpp's source before it is compiled, for our library and the benchmarks' peer alike.
+"""Patches for llama.cpp's source, for our library and for the benchmarks' peer.
 
-A patch mends a fault for both sides, or does nothing until somebody asks for it at run time, so both
-sides of a benchmark run the same library. It is exact text that must occur once. A release that
-changed the text stops the build.
+A patch repairs a fault on both sides, or does nothing until a variable switches it on. So both sides of a benchmark run
+the same library. A patch is exact text that must occur once. When a release changes that text, the build stops.
 """
 
 import hashlib
@@ -112,12 +111,12 @@ PATCHES = (*_TILE_BARRIERS, *_ROWS_BY_THREAD, _NO_COMMON, *_RARE)
 
 
 def digest() -> str:
-    """Tells builds with other patches apart."""
+    """A key that differs for other patches."""
     return hashlib.sha256(repr(PATCHES).encode()).hexdigest()
 
 
 def apply(top: Path, without: Sequence[Patch] = ()) -> None:
-    """Patch an unpacked source distribution; exits where one does not fit. `without`: to show what a patch mends."""
+    """Patch an unpacked source distribution. Exits when a patch does not fit. Tests leave patches out (`without`)."""
     for patch in PATCHES:
         if patch in without:
             continue

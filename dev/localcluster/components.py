@@ -39,7 +39,7 @@ class Components:
 
     @property
     def audit_log(self) -> Path:
-        """One JSON object a line: who asked what of the API server."""
+        """The audit log of the API server: one JSON object per request."""
         return self.folder / "log" / "audit.log"
 
     def configure(self) -> None:

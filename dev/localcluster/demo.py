@@ -1,6 +1,6 @@
-"""`make demo`: a real Kubernetes on this machine, our images, our chart, one LlamaServer, one chat through its Service.
+"""`make demo`: a real Kubernetes, our images, our chart, one LlamaServer, and one chat through its Service.
 
-Runs until Ctrl-C; `--once` tears everything down and exits 0 when the model has answered.
+It runs until Ctrl-C. With `--once` it stops everything when the model has answered, and exits with 0.
 """
 
 import argparse
@@ -36,7 +36,7 @@ _CHAT_SECONDS = 300
 
 
 def main() -> None:
-    """Run the demo; its exit status is 1 when a step fails."""
+    """Run the demo. The exit status is 1 when a step fails."""
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--once", action="store_true", help="take everything down after the first answer")
     parser.add_argument("--question", default="In one sentence: what is Kubernetes?", help="what the model is asked")
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 class Failed(Exception):
-    """A step of the demo failed; the text is for the person who ran it."""
+    """A step of the demo failed. The text is for the user."""
 
 
 def _interrupt(stop: threading.Event) -> None:
@@ -79,9 +79,9 @@ class Demo:
 
     @contextlib.contextmanager
     def running(self, question: str, tokens: int) -> Iterator[None]:
-        """The demo up to its first answer; everything goes when the block ends.
+        """The demo up to its first answer. When the block ends, everything is stopped.
 
-        Raises Failed with the step, the cause and what to try, whatever went wrong before the block.
+        Every failure before the block is raised as Failed, with the step, the cause and what to try.
         """
         with contextlib.ExitStack() as stack:
             stack.callback(self._end)
@@ -117,17 +117,17 @@ class Demo:
         say(f"\n{self._step}")
 
     def _end(self) -> None:
-        say("taking everything down")
+        say("stopping everything")
         self._cluster.down()
 
     def _failure(self, error: BaseException) -> str:
-        """What failed and why, with what the cluster knows about the object."""
+        """The step that failed and the cause, with the facts that the cluster has about the object."""
         cause = f"{type(error).__name__}: {error}" if isinstance(error, OSError) else str(error) or type(error).__name__
         known = diagnosis(self._cluster.kubectl, self._name, NAMESPACE) if self._cluster.running else ""
         return "\n".join(part for part in (f"this step failed: {self._step}", cause, known) if part)
 
     def _wait_until_ready(self) -> None:
-        """Tell each condition as it changes; raises as soon as only a person can help."""
+        """Print each condition when it changes. Raises as soon as only the user can help."""
         told: dict[str, str] = {}
         began = time.monotonic()
         while time.monotonic() < began + _READY_SECONDS:
@@ -158,7 +158,7 @@ Go on:
 
 
 def _chat(url: str, question: str, tokens: int) -> str:
-    """The model's answer; raises OSError or RuntimeError when there is none."""
+    """The model's answer. Raises OSError or RuntimeError when there is none."""
     messages = [{"role": "user", "content": question}]
     body = json.dumps({"messages": messages, "max_tokens": tokens, "temperature": 0}).encode()
     request = urllib.request.Request(f"{url}/v1/chat/completions", body, {"Content-Type": "application/json"})
