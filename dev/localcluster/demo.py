@@ -87,21 +87,21 @@ class Demo:
             stack.callback(self._end)
             try:
                 relay = self._start(stack)
-                self._begin(5, f"a chat completion through the Service: {question}")
+                self._begin(5, f"ask the model through its Service: {question}")
                 say(f"\n  {_chat(relay.url, question, tokens)}\n")
-                self._tell_how_to_go_on(relay)
-            except (Exception, SystemExit) as error:  # whatever it is, a person has to act on it
+                self._print_next_steps(relay)
+            except (Exception, SystemExit) as error:  # the user has to act on every failure
                 raise Failed(self._failure(error)) from error
             yield
 
     def _start(self, stack: contextlib.ExitStack) -> Relay:
         cluster = self._cluster
-        self._begin(1, "all that is needed; the first time it is compiled, which takes a quarter of an hour or more")
+        self._begin(1, "get the programs and images (compiled at the first run, a quarter of an hour or more)")
         prepare_demo()
-        self._begin(2, "a real one-node Kubernetes with our two images")
+        self._begin(2, "start a Kubernetes with one node, and load both images")
         cluster.up()
         product.load_images(cluster)
-        self._begin(3, "our chart, by helm; its huggingFace.endpoint is a mirror of one model on this machine")
+        self._begin(3, "install the chart by helm, with a mirror of the model on this machine as huggingFace.endpoint")
         hub = stack.enter_context(Hub())
         source = self._example["spec"]["model"]["source"]["huggingFace"]
         hub.add(source["repo"], source.get("revision", "main"), source["file"], model.ensure())
@@ -140,16 +140,16 @@ class Demo:
             if told.get("Ready", "").startswith("True"):
                 return
             if told.get("Stalled", "").startswith("True"):
-                raise RuntimeError(f"waiting for {self._name} is in vain: {told['Stalled'].removeprefix('True ')}")
+                raise RuntimeError(f"{self._name} cannot become Ready: {told['Stalled'].removeprefix('True ')}")
             time.sleep(0.5)
         raise RuntimeError(f"the object did not become Ready in {_READY_SECONDS} s")
 
-    def _tell_how_to_go_on(self, relay: Relay) -> None:
+    def _print_next_steps(self, relay: Relay) -> None:
         cluster = self._cluster
         say(cluster.kubectl("get", "llamaserver", self._name, "--output=wide").rstrip())
         kubectl = cluster.kubectl.command()[0]
         say(f"""
-Go on:
+Next:
   export KUBECONFIG={cluster.kubeconfig}
   {kubectl} get llama -w
   {kubectl} explain llamaserver.spec
