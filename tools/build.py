@@ -19,9 +19,9 @@ class BuildError(SystemExit):
     """A build failed. The text has the end of its output and the path of the whole log."""
 
 
-# One build of llama.cpp for any x86-64 or arm64 processor, the same for `make serve`, the tests, the images
-# and the benchmarks: the server chooses the best of several CPU modules when it starts. All libraries go
-# into one folder of the package, where the server tells ggml to look for them, each under one name.
+# One build of llama.cpp for all x86-64 or arm64 processors. `make serve`, tests, images and benchmarks use it.
+# The server chooses the best of several CPU modules when it starts. All libraries go into one folder of the package,
+# where the server tells ggml to look for them. Each has one name.
 FLAGS = (
     "-DGGML_NATIVE=OFF",
     "-DGGML_BACKEND_DL=ON",

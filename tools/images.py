@@ -48,7 +48,7 @@ ACCELERATORS: dict[str, dict[str, str]] = {
         "CMAKE_ARGS": "-DGGML_VULKAN=ON",
     },
 }
-# The C library of Debian bookworm, the bases' release: what is linked to a newer one does not run there.
+# The C library of Debian bookworm, the release of the base images. A library linked to a newer one does not run there.
 _BASE_LIBC = (2, 36)
 _LOCKED = ("tools/__init__.py", "tools/locked.py")
 _COMPILES = tuple(

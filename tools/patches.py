@@ -63,11 +63,10 @@ _TILE_BARRIERS = (
     ),
 )
 
-# With GGML_ROWS_BY_THREAD=1 each thread takes one run of a matrix's rows while few tokens are
-# evaluated, as it does on NUMA machines, instead of one chunk of rows after another as it comes free.
-# Nine chunks for two threads are five and four, and each jump leaves the prefetcher behind: measured
-# on two cores, one stream of the default model decodes 1.4 times as fast, eight streams 1.1 times
-# (docs/explanation/performance.md). Each row is computed as before, so the results are the same bit for bit.
+# With GGML_ROWS_BY_THREAD=1, each thread takes one range of a matrix's rows while few tokens are evaluated, as on NUMA
+# machines. Otherwise it takes one chunk of rows after another. Two threads share nine chunks as five and four, and each
+# jump defeats the prefetcher. On two cores, one stream of the default model decodes 1.4 times as fast, eight streams
+# 1.1 times (docs/explanation/performance.md). Each row is computed as before, so results are the same bit for bit.
 _ROWS_BY_THREAD = (
     Patch(
         _CPU,
@@ -101,8 +100,8 @@ _NO_COMMON = Patch(
     'set(LLAMA_BUILD_COMMON OFF CACHE BOOL "Build llama.cpp common library" FORCE)',
 )
 _CMAKE = "vendor/llama.cpp/ggml/src/CMakeLists.txt"
-# CPU modules for processors that hardly anybody has. Each takes a minute of a core to compile, and those
-# processors load the next plainer module: skylakex, cascadelake and sandybridge.
+# CPU modules for rare processors. Each takes one minute to compile. Those processors load the next plainer module:
+# skylakex, cascadelake and sandybridge.
 _RARE = tuple(
     Patch(_CMAKE, f"ggml_add_cpu_backend_variant({name} ", f"# ggml_add_cpu_backend_variant({name} ")
     for name in ("cannonlake", "cooperlake", "piledriver")

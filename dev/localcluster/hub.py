@@ -41,7 +41,7 @@ class Hub:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         self.port = int(self._server.server_address[1])
-        self.url = f"http://127.0.0.1:{self.port}"  # where its clients reach it; whoever forwards the port changes it
+        self.url = f"http://127.0.0.1:{self.port}"  # as clients reach it. A forwarder of the port replaces it
 
     def add(self, repo: str, revision: str, file: str, content: Path, *, token: str = "") -> str:
         """Add a file to a repository. With a token, only requests that have it get the file. Returns the file's URL."""

@@ -33,7 +33,7 @@ from .hub import Hub
 
 EXAMPLE = ROOT / "examples" / "smollm2.yaml"
 NAMESPACE = "default"
-_IDLE = 5.0  # seconds that the pod has done nothing when it is to end; the kubelet is done with its start by then
+_IDLE = 5.0  # seconds without a request before the pod ends. The kubelet has finished its start by then
 UP = (
     ("operator, Deployment, scheduler", "bound"),
     ("sandbox and volumes", "sandbox"),

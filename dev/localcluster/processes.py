@@ -10,8 +10,8 @@ from tests.support.polling import until
 
 from .sandbox import Sandbox
 
-# Writes the program's process id as seen in there. The shell stays as its parent: nsenter would be, and that stops
-# when its child is frozen, does not go on with it, and so leaves a zombie behind that counts as alive.
+# Writes the program's process id inside the sandbox. The shell stays its parent. With nsenter as the parent, a frozen
+# program would freeze nsenter too. nsenter would not continue with it, and leave a zombie that counts as alive.
 _LAUNCH = '"$@" & echo $! > "$0"; wait'
 
 

@@ -17,7 +17,7 @@ from tests.support.polling import until
 
 from . import addresses
 
-# The kubelet writes these; all are the whole machine's. In the sandbox they are plain files.
+# The kubelet writes these files. They belong to the whole machine, so the sandbox has plain files in their place.
 SYSCTLS = (
     "kernel/keys/root_maxbytes",
     "kernel/keys/root_maxkeys",
@@ -26,7 +26,7 @@ SYSCTLS = (
     "vm/overcommit_memory",
     "vm/panic_on_oom",
 )
-# Places that programs have built in, and where in the cluster's folder they lie instead.
+# Paths that programs have built in, and their places in the cluster's folder.
 _PLACES = {"/var/lib/kubelet": "kubelet", "/var/lib/cni": "cni", "/var/log": "log"}
 
 
@@ -114,7 +114,7 @@ class Sandbox:
 
 def _script(folder: Path, holder: Path, ready: Path) -> str:
     """The start of process 1. Then it sleeps. It ignores SIGCHLD, so there are no zombies."""
-    steps = [f"echo 0 > {holder}/cgroup.procs"]  # 0: the one who writes
+    steps = [f"echo 0 > {holder}/cgroup.procs"]  # 0 means the writing process
     steps += ["mount --make-rshared /", "mount -t tmpfs -o mode=755 tmpfs /run", "mkdir /run/lock"]
     for place, inside in _PLACES.items():
         steps += [f"mkdir -p {place}", f"mount --bind {shlex.quote(str(folder / inside))} {place}"]
@@ -127,8 +127,8 @@ def _script(folder: Path, holder: Path, ready: Path) -> str:
             steps.append(f"mount --bind {shlex.quote(str(copy))} {sysctl}")
     steps += [
         "ip link set lo up",
-        # An interface that always exists and leads nowhere: the node's address, and a default
-        # route, without which a Service's address is unreachable before it could be translated.
+        # An interface that always exists and leads nowhere. It has the node's address and a default route. Without the
+        # route, the address of a Service would be unreachable before its translation.
         "ip link add node0 type bridge",
         f"ip address add {addresses.NODE}/24 dev node0",
         "ip link set node0 up",
