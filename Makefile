@@ -9,7 +9,7 @@ SERVE_ARGS ?=
 DEMO_ARGS  ?=
 PYTEST     := $(PY) -m pytest --durations=10
 HEAVY      := model or browser or slow or cluster
-FLOOR      := 0
+FLOOR      := 90
 ACTIONLINT := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 ACCEL      ?= cpu
 BASE       ?=
