@@ -18,14 +18,26 @@ from aiohttp.test_utils import TestClient, TestServer
 from llamaserver.api.app import build_app, build_context, build_management_app
 from llamaserver.api.system import load_system_prompt
 from llamaserver.config import Config
-from llamaserver.engine.loop import Engine, EngineSettings
+from llamaserver.engine.loop import Engine
 from llamaserver.llama.templates import LlamaTemplates
+from llamaserver.scheduling.settings import EngineSettings
 from PIL import Image
 
 from tests.support.engine.toy import ToyBackend
 
 JSON = dict[str, Any]
-SETTINGS = EngineSettings(n_slots=2, slot_ctx=512, cont_batching=True)
+SETTINGS = EngineSettings(
+    n_slots=2,
+    slot_ctx=512,
+    prompt_budget=128,
+    cont_batching=True,
+    context_shift=True,
+    max_queue=0,
+    grp_attn_n=1,
+    grp_attn_w=512,
+    n_predict=-1,
+    lora_scales=(),
+)
 GREEDY = {"temperature": 0, "n_predict": 8, "seed": 1}
 
 
