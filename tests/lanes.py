@@ -1,4 +1,4 @@
-"""Runs all tests in three lanes at the same time: two lanes on a cluster each, beside all other tests.
+"""Run all tests in three lanes at the same time: two lanes with a cluster each, and one with all other tests.
 
 `python -m tests.lanes [ARGUMENTS]` gives further arguments to each pytest run. Tests on a cluster mostly wait, so two
 clusters take half the time of one. The output of the other tests is shown as it comes. The output of the two
@@ -19,13 +19,13 @@ NO_TESTS = 5  # pytest's exit status
 
 
 def main(arguments: list[str]) -> int:
-    """Run all lanes; 0 when all passed."""
+    """Run all lanes. The exit status is 0 when all passed."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="lanes.") as folder, ExitStack() as stack:
         lanes = [stack.enter_context(_on_cluster(number, arguments, Path(folder))) for number in range(CLUSTERS)]
         try:
             others = subprocess.run([*PYTEST, "-m", "not cluster", *arguments], check=False).returncode
-            _say(f"all other tests ended after {time.monotonic() - began:.0f} s; the cluster lanes go on")
+            _say(f"all other tests ended after {time.monotonic() - began:.0f} s, the cluster lanes still run")
             statuses = [lane.wait() for lane in lanes]
         finally:
             for lane in lanes:
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _on_cluster(number: int, arguments: list[str], folder: Path) -> "subprocess.Popen[bytes]":
-    """Every CLUSTERS-th file of tests/cluster, on a cluster of this lane's own."""
+    """Start a lane on its own cluster, with every CLUSTERS-th file of tests/cluster."""
     files = sorted(str(path) for path in Path("tests/cluster").glob("test_*.py"))[number::CLUSTERS]
     with _output(number, folder).open("wb") as out:
         return subprocess.Popen(
