@@ -11,7 +11,7 @@ from ..errors import InvalidRequest
 from .context import CONTEXT
 
 _SIZE = web.RequestKey("size", int)
-_LARGE = 1_000_000  # bytes from which on parsing leaves the event loop
+_THREAD_PARSES_FROM = 1_000_000  # bytes of a body: larger ones are parsed by a worker thread
 _BOM = b"\xef\xbb\xbf"  # which .NET and PowerShell write before UTF-8
 _FIRST, _SECOND = rb"\\u[dD][89abAB][0-9a-fA-F]{2}", rb"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 _HALF = re.compile(rb"%b(?!%b)|%b(?<!%b%b)" % (_FIRST, _SECOND, _SECOND, _FIRST, _SECOND))
@@ -39,7 +39,7 @@ async def read_value(request: web.Request) -> Any:
     request[_SIZE] = len(data)
     if not data.removeprefix(_BOM).strip():
         return {}
-    if len(data) > _LARGE:
+    if len(data) > _THREAD_PARSES_FROM:
         return await context.blocking(lambda: _value(data), len(data))
     return _value(data)
 

@@ -11,13 +11,13 @@ from aiohttp import web
 
 from ..config import Config
 from ..engine.loop import Engine
-from ..errors import Unavailable
 from ..interfaces.backend import BuiltinTemplates
+from ..readiness import Phase, Readiness, readiness
 from .drain import Drain
 from .keys import KeyStore
 
 T = TypeVar("T")
-_LARGE = 100_000  # bytes of body from which on work goes to the slow lane
+_SLOW_LANE_FROM = 100_000  # bytes of a body: larger ones are worked on in the slow lane
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Context:
 
         Huge inputs share one thread, so that they wait for each other and not everybody for them.
         """
-        executor = self.slow_lane if size > _LARGE else self.executor
+        executor = self.slow_lane if size > _SLOW_LANE_FROM else self.executor
         return await asyncio.get_running_loop().run_in_executor(executor, call)
 
     async def storing(self, call: Callable[[], T]) -> T:
@@ -77,11 +77,20 @@ class Context:
 
     def require_ready(self) -> None:
         """Raise Unavailable unless the model serves."""
-        state = self.engine.snapshot.state
-        if state == "loading" or (state == "ready" and self.preparing):
-            raise Unavailable("Loading model", retry_after=1)
-        if state != "ready":
-            raise Unavailable("The model is not available")
+        self.readiness().require()
+
+    def readiness(self) -> Readiness:
+        """Whether the server can take requests, and if not, why."""
+        snapshot, engine = self.engine.snapshot, self.engine
+        return readiness(
+            snapshot.state,
+            snapshot.error,
+            preparing=self.preparing,
+            draining=self.drain.begun,
+            lacks_gpu=snapshot.state == Phase.READY
+            and self.config.require_offload
+            and not engine.info.layers_offloaded,
+        )
 
     def close(self) -> None:
         """Let go of the worker threads."""

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from .. import __version__
 from ..errors import InvalidRequest, NotFound
+from ..readiness import Phase
 from .body import json_response
 from .context import CONTEXT, Context
 from .jobs import model_name
@@ -18,7 +19,7 @@ from .quantization import quantization
 
 async def livez(request: web.Request) -> web.StreamResponse:
     """The process answers; a failed load is not alive any more."""
-    failed = request.app[CONTEXT].engine.snapshot.state == "failed"
+    failed = request.app[CONTEXT].readiness().phase is Phase.FAILED
     return web.Response(text="failed\n" if failed else "ok\n", status=500 if failed else 200)
 
 
@@ -30,21 +31,8 @@ async def readyz(request: web.Request) -> web.StreamResponse:
         raise InvalidRequest("wait must be a number of seconds from 0 to 99", field="wait")
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(context.settled.wait(), int(text))
-    reason = _not_ready(context)
+    reason = context.readiness().reason
     return web.Response(text=f"{reason or 'ok'}\n", status=503 if reason else 200)
-
-
-def _not_ready(context: Context) -> str:
-    snapshot = context.engine.snapshot
-    if context.drain.begun:
-        return "shutting down"
-    if snapshot.state != "ready":
-        return snapshot.error or snapshot.state
-    if context.preparing:
-        return "loading"
-    if context.config.require_offload and not context.engine.info.layers_offloaded:
-        return "a GPU was asked for (--require-offload) and is not used"
-    return ""
 
 
 async def management_metrics(request: web.Request) -> web.StreamResponse:
@@ -55,12 +43,12 @@ async def management_metrics(request: web.Request) -> web.StreamResponse:
 async def status(request: web.Request) -> web.StreamResponse:
     """GET /status: device, offload, model, slots, load progress."""
     context = request.app[CONTEXT]
-    snapshot = context.engine.snapshot
+    snapshot, reason = context.engine.snapshot, context.readiness().reason
     body: dict[str, Any] = {
         "version": __version__,
-        "state": "draining" if context.drain.begun else snapshot.state,
-        "ready": not _not_ready(context),
-        "reason": _not_ready(context),
+        "state": Phase.DRAINING if context.drain.begun else snapshot.state,
+        "ready": not reason,
+        "reason": reason,
         "load_progress": snapshot.load_progress,
         "slots": {"total": context.engine.settings.n_slots, "processing": snapshot.requests_processing},
         "requests_deferred": snapshot.requests_deferred,
@@ -68,7 +56,7 @@ async def status(request: web.Request) -> web.StreamResponse:
     if context.download:
         shown = context.download
         body["download"] = {"file": shown.file, "bytes": shown.have, "total_bytes": shown.total}
-    if snapshot.state == "ready":
+    if snapshot.state == Phase.READY:
         body["model"] = _model(context)
         info = context.engine.info
         body["accelerator"] = {
