@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -9,6 +10,7 @@ from aiohttp import web
 
 from ..errors import InvalidRequest
 from .context import CONTEXT
+from .fields import Fields
 
 _SIZE = web.RequestKey("size", int)
 _THREAD_PARSES_FROM = 1_000_000  # bytes of a body: larger ones are parsed by a worker thread
@@ -18,9 +20,9 @@ _HALF = re.compile(rb"%b(?!%b)|%b(?<!%b%b)" % (_FIRST, _SECOND, _SECOND, _FIRST,
 _MOST_HALVES = 10_000
 
 
-async def read_json(request: web.Request) -> dict[str, Any]:
-    """The body as an object; InvalidRequest for anything else. An empty body is an empty object."""
-    return _object(await read_value(request))
+async def read_fields(request: web.Request, defaults: Mapping[str, Any] | None = None) -> Fields:
+    """Read the body, which must be a JSON object. An empty body is an empty object. Raises InvalidRequest."""
+    return Fields(_object(await read_value(request)), defaults)
 
 
 async def read_value(request: web.Request) -> Any:

@@ -27,9 +27,8 @@ class Chat:
     stops: tuple[str, ...] = ()
 
 
-def render_chat(context: Context, body: dict[str, Any]) -> Chat:
+def render_chat(context: Context, fields: Fields) -> Chat:
     """Render `messages` by the server's template."""
-    fields = Fields(body)
     images: list[tuple[str, bytes]] = []
     messages = [_message(item, i, images) for i, item in enumerate(_messages(fields))]
     generate = fields.boolean("add_generation_prompt", default=messages[-1]["role"] != "assistant")

@@ -12,6 +12,7 @@ from .body import json_response
 from .chat import template_text
 from .context import CONTEXT
 from .jobs import model_name
+from .schema import RANDOM_SEED
 from .settings import generation_settings
 from .slots import slot_views
 
@@ -49,7 +50,7 @@ async def props(request: web.Request) -> web.StreamResponse:
     context.require_ready()
     engine, config = context.engine, context.config
     defaults = generation_settings(
-        GenerationParams(n_predict=config.n_predict, sampling=SamplingParams(seed=2**32 - 1)),
+        GenerationParams(n_predict=config.n_predict, sampling=SamplingParams(seed=RANDOM_SEED)),
         n_ctx=engine.settings.slot_ctx,
         model=model_name(context),
         stream=False,

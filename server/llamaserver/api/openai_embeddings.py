@@ -8,7 +8,7 @@ import numpy.typing as npt
 from aiohttp import web
 
 from ..errors import InvalidRequest, NotSupported
-from .body import json_response, read_json
+from .body import json_response, read_fields
 from .context import CONTEXT
 from .fields import Fields
 from .jobs import model_name
@@ -18,7 +18,7 @@ from .vectors import embed, unit
 async def embeddings(request: web.Request) -> web.StreamResponse:
     """POST /v1/embeddings: text, texts, token ids or arrays of them to unit vectors."""
     context = request.app[CONTEXT]
-    fields = Fields(await read_json(request))
+    fields = await read_fields(request)
     context.require_ready()
     if not context.config.embedding:
         raise NotSupported("This server does not support embeddings. Start it with `--embedding`")

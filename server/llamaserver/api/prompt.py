@@ -24,11 +24,14 @@ _PERCENT = tuple(
 )
 
 
-def split_prompts(value: Any) -> list[Any]:
-    """The prompts of a `prompt` field: an array of several strings is several, of arrays one each.
+def required_prompts(fields: Fields) -> list[Any]:
+    """The prompts of the field `prompt`. An array of strings holds several, and so does an array of arrays.
 
     An array with any number in it is one prompt of mixed pieces.
     """
+    _, value = fields.get("prompt")
+    if value is None:
+        raise InvalidRequest("Field 'prompt': is required", field="prompt")
     if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
         return list(value)
     if isinstance(value, list) and value and all(isinstance(item, list) for item in value):

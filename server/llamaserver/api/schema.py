@@ -5,7 +5,6 @@ Runs in an executor thread: strings in logit_bias and penalty_prompt are tokeniz
 
 import re
 import secrets
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,11 +57,8 @@ class Limits:
     n_lora: int
 
 
-def parse_generation(
-    body: dict[str, Any], limits: Limits, defaults: Mapping[str, Any] | None = None
-) -> GenerationParams:
-    """Validate a body. `defaults` replaces the document's defaults for fields that are absent."""
-    fields = Fields({**(defaults or {}), **{k: v for k, v in body.items() if v is not None}})
+def parse_generation(fields: Fields, limits: Limits) -> GenerationParams:
+    """Read and check the options of one request. Raises InvalidRequest."""
     return GenerationParams(
         n_predict=fields.integer("n_predict", "max_tokens", "max_completion_tokens", default=-1, low=-1),
         n_keep=fields.integer("n_keep", default=0, low=-1),
