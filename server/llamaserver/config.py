@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+MAX_SEQUENCES = 256  # of a llama.cpp context (LLAMA_MAX_SEQ)
+
 
 @dataclass(frozen=True, slots=True)
 class Config:

@@ -14,7 +14,7 @@ from asyncio import FIRST_COMPLETED
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
@@ -27,62 +27,19 @@ from .api.template_check import check_given_template, check_template
 from .config import Config
 from .engine.loop import Engine
 from .engine.snapshot import Snapshot
+from .engine_options import engine_settings, load_options
 from .errors import ConfigError, ModelLoadError, TemplateInvalid, Unavailable
 from .interfaces.backend import Backend
 from .kvstore.store import KVStore
 from .llama.templates import LlamaTemplates
 from .models import cache, digest, download, huggingface, origin
 from .models.source import Source, file_name, shards
-from .scheduling.settings import EngineSettings
-from .threads import default_threads
-
-if TYPE_CHECKING:
-    from .llama.options import LoadOptions
 
 _log = logging.getLogger(__name__)
-_RETIRED = 8  # sequences that a unified cache keeps beside the slots
 _STORE_STALLS = 10.0  # seconds without a byte written after which an ending server goes
 _FORGOTTEN = 3.0  # seconds without a request after which nobody is led here any more
 _LOOK = 0.1  # seconds between two looks at what runs
 _QUIT = 1.5  # seconds that a stop without drain may take
-
-
-def engine_settings(config: Config) -> EngineSettings:
-    """How the engine schedules. A slot's size is exact: ctx_size // parallel, in a unified cache all of it."""
-    return EngineSettings(
-        n_slots=config.parallel,
-        slot_ctx=config.ctx_size if config.kv_unified else config.slot_ctx,
-        prompt_budget=config.prompt_budget,
-        cont_batching=config.cont_batching,
-        context_shift=config.context_shift,
-        max_queue=config.max_queue,
-        grp_attn_n=config.grp_attn_n,
-        grp_attn_w=config.grp_attn_w,
-        n_predict=config.n_predict,
-        lora_scales=tuple(scale for _, scale in config.lora),
-    )
-
-
-def load_options(config: Config, model: Path) -> "LoadOptions":
-    """What the backend loads. Options of the same name have the same meaning."""
-    from .llama.options import LoadOptions
-
-    threads = config.threads or default_threads()
-    same = {name: getattr(config, name) for name in LoadOptions.__slots__ if hasattr(config, name)}
-    return LoadOptions(
-        **{
-            **same,
-            "model": str(model),
-            "n_slots": config.parallel,
-            "n_seq_max": min(256, config.parallel + _RETIRED) if config.kv_unified else config.parallel,
-            "kv_unified": bool(config.kv_unified),
-            # a pooled input has to fit one physical batch
-            "ubatch_size": config.batch_size if config.embedding else min(config.ubatch_size, config.batch_size),
-            "shifts": config.context_shift or config.grp_attn_n > 1,
-            "threads": threads,
-            "threads_batch": config.threads_batch or threads,
-        }
-    )
 
 
 def _bytes_of(model: Path) -> int:
