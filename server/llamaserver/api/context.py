@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from aiohttp import web
 
-from ..config import Config
+from ..config import HTTP_THREADS, Config
 from ..engine.loop import Engine
 from ..interfaces.backend import BuiltinTemplates
 from ..readiness import Phase, Readiness, readiness
@@ -59,7 +59,7 @@ class Context:
     store_lane: ThreadPoolExecutor = field(init=False)
 
     def __post_init__(self) -> None:
-        self.executor = ThreadPoolExecutor(self.config.threads_http or 4, "http")
+        self.executor = ThreadPoolExecutor(self.config.threads_http or HTTP_THREADS, "http")
         self.slow_lane = ThreadPoolExecutor(1, "http-large")
         self.store_lane = ThreadPoolExecutor(1, "http-store")
 
