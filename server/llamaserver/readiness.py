@@ -47,5 +47,5 @@ def readiness(
     if phase is not Phase.READY:
         return Readiness(phase, error or phase.value)
     if lacks_gpu:
-        return Readiness(phase, "a GPU was asked for (--require-offload) and is not used")
+        return Readiness(phase, "no layer is on a GPU (--require-offload)")
     return Readiness(phase, "")

@@ -57,7 +57,7 @@ class Shutdown:
         """End running requests with an error."""
         _log.warning("running requests are cut off")
         self._context.drain.refuse()
-        cut = self._engine.cut_off(Unavailable("the server is shutting down; this answer is not complete"))
+        cut = self._engine.cut_off(Unavailable("the server is shutting down. This answer is not complete"))
         await self._until_quit_or(cut, self._config.save_timeout or None)
 
     def _close_idle_connections(self) -> None:

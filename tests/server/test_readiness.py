@@ -11,7 +11,7 @@ from llamaserver.readiness import Phase, readiness
         ("loading", {}, Phase.LOADING, "loading"),
         ("ready", {"preparing": True}, Phase.LOADING, "loading"),
         ("ready", {}, Phase.READY, ""),
-        ("ready", {"lacks_gpu": True}, Phase.READY, "a GPU was asked for (--require-offload) and is not used"),
+        ("ready", {"lacks_gpu": True}, Phase.READY, "no layer is on a GPU (--require-offload)"),
         ("ready", {"draining": True}, Phase.DRAINING, "shutting down"),
         ("ready", {"draining": True, "lacks_gpu": True}, Phase.DRAINING, "shutting down"),
         ("loading", {"draining": True}, Phase.LOADING, "shutting down"),

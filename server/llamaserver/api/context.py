@@ -1,4 +1,4 @@
-"""What every handler shares: configuration, engine, worker threads, and the server's changeable state."""
+"""The state that all handlers share: configuration, engine, worker threads, and what changes while serving."""
 
 import asyncio
 from collections.abc import Callable
@@ -22,7 +22,7 @@ _SLOW_LANE_FROM = 100_000  # bytes of a body: larger ones are worked on in the s
 
 @dataclass(frozen=True, slots=True)
 class SystemPrompt:
-    """The initial prompt of all slots: its token ids, and the names that /props tells clients."""
+    """The system prompt: its token ids, and the names that /props returns to clients."""
 
     tokens: tuple[int, ...] = ()
     assistant_name: str = ""
@@ -31,7 +31,7 @@ class SystemPrompt:
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """How far the server's own download has come, in bytes; total 0: unknown."""
+    """Progress of the server's own download, in bytes. A total of 0 is unknown."""
 
     file: str
     have: int = 0
@@ -40,18 +40,18 @@ class Download:
 
 @dataclass(slots=True)
 class Context:
-    """One server's state; lives on the event loop's thread."""
+    """The state of one server. Used on the event loop's thread only."""
 
     config: Config
     engine: Engine
     keys: KeyStore
     builtin: BuiltinTemplates
     drain: Drain = field(default_factory=Drain)
-    preparing: bool = False  # the model is there; template and system prompt are still looked at
-    settled: asyncio.Event = field(default_factory=asyncio.Event)  # it serves now, or it never will
+    preparing: bool = False  # the model is loaded, its template and system prompt are not checked yet
+    settled: asyncio.Event = field(default_factory=asyncio.Event)  # set when the server is ready or has failed
     system: SystemPrompt = field(default_factory=SystemPrompt)
     download: Download | None = None  # while one runs
-    model_sha256: str = ""  # as kept beside the file
+    model_sha256: str = ""  # as recorded beside the file
     template_file: str = ""  # text of --chat-template-file
     started: float = field(default_factory=time)
     executor: ThreadPoolExecutor = field(init=False)
@@ -64,15 +64,15 @@ class Context:
         self.store_lane = ThreadPoolExecutor(1, "http-store")
 
     async def blocking(self, call: Callable[[], T], size: int = 0) -> T:
-        """Run what may take long off the event loop; `size` bytes of input choose the lane.
+        """Run a call that may take long on a worker thread.
 
-        Huge inputs share one thread, so that they wait for each other and not everybody for them.
+        Calls with a large input (`size` in bytes) share one thread, so that they delay each other only.
         """
         executor = self.slow_lane if size > _SLOW_LANE_FROM else self.executor
         return await asyncio.get_running_loop().run_in_executor(executor, call)
 
     async def storing(self, call: Callable[[], T]) -> T:
-        """Run what may hang with the KV store's volume: on a thread that nobody else needs."""
+        """Run a call that hangs if the volume of the KV store hangs. It has a thread of its own."""
         return await asyncio.get_running_loop().run_in_executor(self.store_lane, call)
 
     def require_ready(self) -> None:
@@ -93,7 +93,7 @@ class Context:
         )
 
     def close(self) -> None:
-        """Let go of the worker threads."""
+        """End the worker threads."""
         self.executor.shutdown(wait=False, cancel_futures=True)
         self.slow_lane.shutdown(wait=False, cancel_futures=True)
         self.store_lane.shutdown(wait=False, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""Typed reading of request bodies: each error names its field, null means absent."""
+"""Typed reading of request bodies. Each error names its field. Null means absent."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -97,7 +97,7 @@ class Fields:
 
 
 def token_id(value: Any, n_vocab: int, field: str) -> int:
-    """A token id of the vocabulary; anything else would reach the library's assertions."""
+    """Check a token id: the library would crash on one that is not in the vocabulary. Raises InvalidRequest."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidRequest(f"Field '{field}': {value!r:.40} is not a token id", field=field)
     if not 0 <= value < n_vocab:

@@ -1,4 +1,4 @@
-"""Whether the server serves, and what it serves: health and props."""
+"""The endpoints /health and /props."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ from .slots import slot_views
 
 
 async def health(request: web.Request) -> web.StreamResponse:
-    """GET /health: from a snapshot, so that it answers while the model loads or decodes."""
+    """GET /health. It reads a snapshot, so that it answers while the model loads or decodes."""
     context = request.app[CONTEXT]
     snapshot, phase = context.engine.snapshot, context.readiness().phase
     if phase is Phase.LOADING:

@@ -34,19 +34,19 @@ class Job:
     request: Request
     settings: dict[str, Any]
     prompt: Any
-    field: str  # that the prompt came in: errors name it where there are several
+    field: str  # as in Input
 
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """What /slots shows of a request beyond the engine's own facts."""
+    """What /slots shows of a request beside the engine's own numbers."""
 
     settings: dict[str, Any]
     prompt: str
 
 
 def model_name(context: Context) -> str:
-    """The alias, else the model's path."""
+    """The model's alias, or its path."""
     return context.config.alias or context.engine.info.path
 
 

@@ -1,4 +1,4 @@
-"""The management port: probes, metrics and status. No key, no TLS, not for clients."""
+"""The management port: probes, metrics and status. It has no keys and no TLS, and is not for clients."""
 
 import asyncio
 import contextlib
@@ -18,13 +18,13 @@ from .quantization import quantization
 
 
 async def livez(request: web.Request) -> web.StreamResponse:
-    """The process answers; a failed load is not alive any more."""
+    """GET /livez: the process answers. After a failed load it is not alive any more."""
     failed = request.app[CONTEXT].readiness().phase is Phase.FAILED
     return web.Response(text="failed\n" if failed else "ok\n", status=500 if failed else 200)
 
 
 async def readyz(request: web.Request) -> web.StreamResponse:
-    """Whether requests should be sent here; ?wait=SECONDS lets a server that loads answer later, when it knows."""
+    """GET /readyz: whether clients should send requests. With ?wait=SECONDS, it waits for the end of loading."""
     context = request.app[CONTEXT]
     text = request.query.get("wait", "0")
     if not re.fullmatch("[0-9]{1,2}", text):
@@ -53,9 +53,8 @@ async def status(request: web.Request) -> web.StreamResponse:
         "slots": {"total": context.engine.settings.n_slots, "processing": snapshot.requests_processing},
         "requests_deferred": snapshot.requests_deferred,
     }
-    if context.download:
-        shown = context.download
-        body["download"] = {"file": shown.file, "bytes": shown.have, "total_bytes": shown.total}
+    if download := context.download:
+        body["download"] = {"file": download.file, "bytes": download.have, "total_bytes": download.total}
     if snapshot.state == Phase.READY:
         body["model"] = _model(context)
         info = context.engine.info
@@ -65,11 +64,12 @@ async def status(request: web.Request) -> web.StreamResponse:
             "layers_total": info.layers_total,
         }
         body["system_info"] = info.system_info
-    if (kept := snapshot.kv_store) is not None and not kept.opening:  # until then it is not known whether it is empty
+    store = snapshot.kv_store
+    if store is not None and not store.opening:  # before, its size is not known
         body["kv_store"] = {
-            "entries": kept.entries,
-            "bytes": kept.bytes,
-            "restored_tokens": sum(kept.tokens_restored.values()),
+            "entries": store.entries,
+            "bytes": store.bytes,
+            "restored_tokens": sum(store.tokens_restored.values()),
             "unsaved": snapshot.kv_unsaved,
         }
     return json_response(body)

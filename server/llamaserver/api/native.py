@@ -20,7 +20,7 @@ from .system import apply_system_prompt
 from .vectors import embed, unit
 
 MAX_PROMPTS = 256
-MAX_PROMPTS_WITH_IMAGES = 8  # each is decoded for each prompt
+MAX_PROMPTS_WITH_IMAGES = 8  # every image is decoded for every prompt
 
 
 async def completion(request: web.Request) -> web.StreamResponse:
@@ -77,7 +77,7 @@ def _encode(job: Job, index: int, event: Event, several: bool, wanted: tuple[str
 
 
 def _partial(job: Job, index: int, delta: Delta, several: bool) -> bytes:
-    """One event of a running stream; the common case writes two fields and is built by hand."""
+    """One event of a running stream. The usual one has two fields and is built by hand, for speed."""
     if not (delta.probs or delta.tokens or several):
         return b'data: {"content":' + dumps(delta.content) + b',"stop":false}\n\n'
     value: dict[str, Any] = {"content": delta.content, "stop": False}
@@ -119,7 +119,7 @@ def _final(job: Job, answer: Answer, index: int) -> dict[str, Any]:
 
 
 def _select(value: dict[str, Any], wanted: tuple[str, ...]) -> dict[str, Any]:
-    """`response_fields`: only the named fields, nested ones by a path with slashes."""
+    """Keep only the fields that `response_fields` names. A path with slashes names a nested field."""
     if not wanted:
         return value
     chosen: dict[str, Any] = {}
@@ -133,7 +133,7 @@ def _select(value: dict[str, Any], wanted: tuple[str, ...]) -> dict[str, Any]:
 
 
 async def infill(request: web.Request) -> web.StreamResponse:
-    """POST /infill: streams unless `stream` is false."""
+    """POST /infill. It streams unless `stream` is false."""
     context = request.app[CONTEXT]
     fields = await read_fields(request)
     context.require_ready()
@@ -158,7 +158,7 @@ def _infill_jobs(context: Context, fields: Fields, stream: bool) -> list[Job]:
 
 
 async def tokenize(request: web.Request) -> web.StreamResponse:
-    """POST /tokenize: a string, or an array of strings and ids; never a BOS unless asked."""
+    """POST /tokenize: a string, or an array of strings and ids, without BOS unless `add_special` is true."""
     context = request.app[CONTEXT]
     fields = await read_fields(request)
     context.require_ready()
@@ -169,18 +169,27 @@ def _tokenize(context: Context, fields: Fields) -> dict[str, Any]:
     vocab = context.engine.vocab
     special = fields.boolean("add_special", default=False)
     parse = fields.boolean("parse_special", default=True)
-    _, content = fields.get("content")
-    tokens: list[int] = []
-    items = content if isinstance(content, list) else [] if content is None else [content]
+    names, items = _contents(fields)
     check_length(items, context.engine, "content")
-    for index, item in enumerate(items):
+    tokens: list[int] = []
+    for index, (name, item) in enumerate(zip(names, items, strict=True)):
         if isinstance(item, str):
             tokens += vocab.tokenize(item, add_special=special and index == 0, parse_special=parse)
         else:
-            tokens.append(token_id(item, vocab.n_vocab, f"content.{index}" if isinstance(content, list) else "content"))
+            tokens.append(token_id(item, vocab.n_vocab, name))
     if fields.boolean("with_pieces", default=False):
         return {"tokens": [{"id": token, "piece": _piece(vocab.special_piece(token))} for token in tokens]}
     return {"tokens": tokens}
+
+
+def _contents(fields: Fields) -> tuple[list[str], list[Any]]:
+    """The entries of `content`, and their names in errors."""
+    _, content = fields.get("content")
+    if content is None:
+        return [], []
+    if isinstance(content, list):
+        return [f"content.{index}" for index in range(len(content))], content
+    return ["content"], [content]
 
 
 def _piece(piece: bytes) -> str | list[int]:
@@ -207,7 +216,7 @@ async def detokenize(request: web.Request) -> web.StreamResponse:
 
 
 async def embedding(request: web.Request) -> web.StreamResponse:
-    """POST /embedding and /embeddings: `content` (one text, or an array of them) to unit vectors."""
+    """POST /embedding and /embeddings: unit vectors of `content`, which is one text or an array of texts."""
     context = request.app[CONTEXT]
     fields = await read_fields(request)
     context.require_ready()

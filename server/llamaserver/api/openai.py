@@ -36,8 +36,8 @@ class Call:
     stream: bool
     usage: bool  # a last chunk with usage
     chat: bool
-    logprobs: int | None  # alternatives at each place; None: nothing was asked for
-    echoes: list[str]  # what each choice's text begins with
+    logprobs: int | None  # number of alternatives for each token; None: no logprobs
+    echoes: list[str]  # the text that each choice begins with
     id: str
     created: int
     model: str
@@ -61,7 +61,7 @@ async def _answer(request: web.Request, read: Callable[[Context, Fields], Call])
 
 
 async def apply_template(request: web.Request) -> web.StreamResponse:
-    """POST /apply-template: the prompt a chat would become."""
+    """POST /apply-template: the prompt that the template makes of a chat."""
     context = request.app[CONTEXT]
     fields = await read_fields(request)
     context.require_ready()
@@ -235,7 +235,7 @@ def _choice(call: Call, index: int, answer: Answer) -> dict[str, Any]:
 
 
 def _logprobs(call: Call, index: int) -> Logprobs | None:
-    """What shapes the probabilities of a choice, if they were asked for."""
+    """The form of the probabilities of a choice; None if they were not asked for."""
     if call.logprobs is None:
         return None
     return ChatLogprobs(call.logprobs) if call.chat else TextLogprobs(call.logprobs, len(call.echoes[index]))
@@ -271,14 +271,14 @@ class _Chunks:
         self._after = b'},"finish_reason":null}]}\n\n' if call.chat else b',"finish_reason":null}]}\n\n'
 
     def head(self) -> bytes:
-        """Chat streams begin with the role of each choice, others with the prompt where `echo` asks for it."""
+        """The start of a stream: the role of each choice in a chat, or the prompt where `echo` is set."""
         if not self._call.chat:
             return b"".join(self._text(i, text, []) for i, text in enumerate(self._call.echoes) if text)
         delta = b'"delta":{"role":"assistant","content":null,"refusal":null},"finish_reason":null}]}\n\n'
         return b"".join(b"data: " + before + delta for before in self._before)
 
     def encode(self, index: int, event: Event) -> bytes:
-        """One event; the last of all choices brings usage, if it was asked for."""
+        """Encode one event. The last event of all choices adds usage, if it was asked for."""
         if isinstance(event, Delta):
             return self._text(index, event.content, event.probs)
         assert isinstance(event, Finish)

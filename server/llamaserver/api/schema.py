@@ -23,14 +23,14 @@ from ..interfaces.params import (
 )
 from .fields import Fields, token_id
 
-RANDOM_SEED = 2**32 - 1  # what -1 was in the seed server's unsigned field
-_ANY = 2**1024  # beyond every number that JSON's parser makes
+RANDOM_SEED = 2**32 - 1  # the value of -1 in llama.cpp's unsigned field
+_ANY = 2**1024  # larger than every number of the JSON parser
 MAX_BIASES = 10_000
 MAX_STOPS = 256
 MAX_STOP = 4096  # characters
 MAX_BREAKERS = 64
 MAX_SAMPLERS = 64
-MAX_TEXT = 1 << 20  # characters of a text that stands in for the prompt
+MAX_TEXT = 1 << 20  # characters or ids of penalty_prompt
 _SAMPLER_NAMES = {
     **{name: name for name in KNOWN_SAMPLERS},
     "typ_p": "typical_p",
@@ -61,7 +61,7 @@ _LETTERS = {
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a request is checked against."""
+    """The model's and the server's limits for the fields of a request."""
 
     vocab: Vocab
     n_slots: int
@@ -88,10 +88,10 @@ def _value(item: Parameter, fields: Fields, limits: Limits) -> Any:
 
 
 def _seed(fields: Fields) -> int:
-    """The seed in 32 bits: -1 and 2^32-1 draw one, the other 32-bit numbers are themselves.
+    """The seed in 32 bits. -1 and 2^32-1 draw one. Other 32-bit numbers are used as they are.
 
-    Of all others (clients draw 63-bit and negative ones) the upper and the lower half of 64 bits are XORed,
-    so that seeds which differ in one half only stay different; never to 2^32-1, which is no seed.
+    Clients also send 63-bit and negative numbers. The upper and the lower half of their 64 bits are XORed, so that
+    seeds which differ in one half only stay different. The result is never 2^32-1.
     """
     seed = fields.integer("seed", default=-1, low=-_ANY, high=_ANY)
     if seed in (-1, RANDOM_SEED):
@@ -133,7 +133,7 @@ def _samplers(fields: Fields) -> tuple[str, ...]:
 
 
 def _enabled_samplers(fields: Fields) -> tuple[str, ...]:
-    """The document's order, with today's samplers at their usual places when their fields enable them."""
+    """The order of the document. Newer samplers are added at llama-server's places, if their fields enable them."""
     chain = list(DEFAULT_SAMPLERS)
     if fields.number("xtc_probability", default=0.0) > 0:
         chain.insert(chain.index("temperature"), "xtc")
@@ -191,7 +191,7 @@ def _lora(fields: Fields, limits: Limits) -> tuple[float, ...] | None:
     items = fields.array("lora")
     if not items:
         return None
-    scales = [0.0] * limits.n_lora  # as today's server: adapters that are not named are off
+    scales = [0.0] * limits.n_lora  # adapters that are not named are off, as in llama-server
     for item in items:
         if not isinstance(item, dict):
             raise InvalidRequest("Field 'lora': must be an array of {id, scale}", field="lora")

@@ -1,4 +1,4 @@
-"""`generation_settings`: the options of a request as the server understood them."""
+"""`generation_settings`: the options of a request as the server has read them."""
 
 import math
 from typing import Any
@@ -8,7 +8,7 @@ from ..interfaces.params import GENERATION_PARAMETERS, SAMPLING_PARAMETERS, Gene
 
 
 def generation_settings(params: GenerationParams, *, n_ctx: int, model: str, stream: bool) -> dict[str, Any]:
-    """Every option of the document excluding prompt, including n_ctx and model; for JSON."""
+    """Every option of a request except the prompt, with n_ctx and model, as JSON."""
     settings: dict[str, Any] = {"n_ctx": n_ctx, "model": model, "stream": stream}
     for item in _REPORTED_SAMPLING:
         settings |= _shown(item, getattr(params.sampling, item.attribute))

@@ -1,4 +1,4 @@
-"""The slots: what each does, and its state saved, restored and erased."""
+"""The endpoint /slots: list the slots, and save, restore or erase the cache of one."""
 
 import re
 from time import monotonic
@@ -30,7 +30,7 @@ async def slots(request: web.Request) -> web.StreamResponse:
 
 
 def slot_views(context: Context, snapshot: Snapshot) -> list[dict[str, Any]]:
-    """What GET /slots answers: one object a slot."""
+    """The answer of GET /slots: one object per slot."""
     return [_slot(context, view) for view in snapshot.slots]
 
 

@@ -1,7 +1,7 @@
-"""What one request asks of the engine: frozen values, already validated at the HTTP edge.
+"""The parameters of one request to the engine: frozen values, checked by the API.
 
-Text has become token ids, strings in logit_bias have become ids, `seed` has been drawn. The
-defaults are those of the April 2024 document.
+Texts and strings in logit_bias are token ids here, and `seed` has been drawn. The defaults are those of the
+April 2024 document.
 """
 
 from array import array
@@ -19,9 +19,9 @@ MAX_PROBS = 1024
 class SamplingParams:
     """How the next token is chosen from the logits. The API reads, reports and documents requests by this table.
 
-    `penalty_prompt` is None (the prompt is the first part of the penalty window) or the token ids
-    that stand in for it. `logit_bias` pairs a token id with an addend; -inf forbids the token.
-    `repeat_last_n`: 0 is off, -1 is the slot's context size. `grammar` is GBNF text, "" is none.
+    `penalty_prompt` holds token ids that the penalties use instead of the prompt, None for the prompt.
+    `logit_bias` pairs a token id with an addend; -inf forbids the token. `repeat_last_n`: 0 is off, -1 is the
+    slot's context size. `grammar` is GBNF text, "" is none.
     """
 
     seed: int = parameter(
@@ -140,7 +140,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class GenerationParams:
-    """One completion: limits, stopping, cache and slot wishes, sampling.
+    """One completion: limits, stop strings, use of cache and slots, and sampling.
 
     `n_predict`: -1 unlimited, 0 evaluates the prompt only. `n_keep`: -1 keeps the whole prompt on
     a context shift. `n_discard`: 0 discards half. `lora` holds one scale per loaded adapter, None
