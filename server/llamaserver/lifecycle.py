@@ -12,7 +12,6 @@ from pathlib import Path
 
 from . import termination
 from .config import Config
-from .engine.snapshot import Snapshot
 from .errors import ConfigError, ModelLoadError, TemplateInvalid
 from .listening import Ports
 from .models import cache
@@ -94,7 +93,7 @@ class Server:
         if error is not None:
             await self._report(error)
             if not self._config.stay_on_load_error:
-                termination.write(self._config.termination_log, _reason(error), str(error) or type(error).__name__)
+                termination.write(self._config.termination_log, _reason(error), self._context.failure)
                 await self._shutdown.stop()
                 return _EXIT_USAGE if isinstance(error, ConfigError) else _EXIT_LOAD_FAILED
         await terminated
@@ -111,14 +110,10 @@ class Server:
         _log.error("%s", error)
         if not isinstance(error, ModelLoadError | ConfigError):
             _log.error("loading failed", exc_info=error)
-        failed = Snapshot(state=Phase.FAILED, error=str(error))
-        self._engine.snapshot = failed
+        self._context.failure = str(error) or type(error).__name__
         self._context.settled.set()
         if self._config.stay_on_load_error:
-            await (
-                self._shutdown.stop_engine()
-            )  # a loaded model, refused for its template, would report that it is ready
-            self._engine.snapshot = failed
+            await self._shutdown.stop_engine()
 
 
 def _reason(error: BaseException) -> str:

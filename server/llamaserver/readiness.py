@@ -18,10 +18,16 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """The phase, and `reason`: why clients should use another server, "" when this one is ready."""
+    """The phase, and what follows from it.
+
+    `state` is the word of /status: the engine's, or DRAINING. `reason` says why clients should use another server,
+    "" when this one is ready. `error` is that of a failure.
+    """
 
     phase: Phase
+    state: str
     reason: str
+    error: str
 
     def require(self) -> None:
         """Raise Unavailable unless a request that arrives now gets an answer. A drain still answers requests."""
@@ -43,9 +49,10 @@ def readiness(
     if phase is Phase.READY and preparing:
         phase = Phase.LOADING
     if draining:
-        return Readiness(Phase.DRAINING if phase is Phase.READY else phase, "shutting down")
+        phase = Phase.DRAINING if phase is Phase.READY else phase
+        return Readiness(phase, Phase.DRAINING, "shutting down", error)
     if phase is not Phase.READY:
-        return Readiness(phase, error or phase.value)
+        return Readiness(phase, state, error or phase.value, error)
     if lacks_gpu:
-        return Readiness(phase, "no layer is on a GPU (--require-offload)")
-    return Readiness(phase, "")
+        return Readiness(phase, state, "no layer is on a GPU (--require-offload)", error)
+    return Readiness(phase, state, "", error)

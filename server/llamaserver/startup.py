@@ -13,7 +13,6 @@ from .api.system import load_system_prompt
 from .api.template_check import check_given_template, check_template
 from .config import Config
 from .engine.loop import Engine
-from .engine.snapshot import Snapshot
 from .engine_options import engine_settings, load_options
 from .errors import ConfigError, ModelLoadError
 from .interfaces.backend import Backend
@@ -104,9 +103,8 @@ class Startup:
             self.context.download = None
 
     def _on_download(self, have: int, total: int) -> None:
-        if shown := self.context.download:
-            self.context.download = Download(shown.file, have, total)
-        self.engine.snapshot = Snapshot(load_progress=have / total if total else 0.0)
+        if running := self.context.download:
+            self.context.download = Download(running.file, have, total)
 
     # ---- on the engine's thread
 

@@ -48,6 +48,7 @@ class Context:
     builtin: BuiltinTemplates
     drain: Drain = field(default_factory=Drain)
     preparing: bool = False  # the model is loaded, its template and system prompt are not checked yet
+    failure: str = ""  # why the start has failed, even if the engine could serve
     settled: asyncio.Event = field(default_factory=asyncio.Event)  # set when the server is ready or has failed
     system: SystemPrompt = field(default_factory=SystemPrompt)
     download: Download | None = None  # while one runs
@@ -62,6 +63,13 @@ class Context:
         self.executor = ThreadPoolExecutor(self.config.threads_http or HTTP_THREADS, "http")
         self.slow_lane = ThreadPoolExecutor(1, "http-large")
         self.store_lane = ThreadPoolExecutor(1, "http-store")
+
+    @property
+    def load_progress(self) -> float:
+        """Progress of the download while it runs, then of loading, from 0 to 1."""
+        if self.download is None:
+            return self.engine.snapshot.load_progress
+        return self.download.have / self.download.total if self.download.total else 0.0
 
     async def blocking(self, call: Callable[[], T], size: int = 0) -> T:
         """Run a call that may take long on a worker thread.
@@ -83,8 +91,8 @@ class Context:
         """Whether the server can take requests, and if not, why."""
         snapshot, engine = self.engine.snapshot, self.engine
         return readiness(
-            snapshot.state,
-            snapshot.error,
+            Phase.FAILED if self.failure else snapshot.state,
+            self.failure or snapshot.error,
             preparing=self.preparing,
             draining=self.drain.begun,
             lacks_gpu=snapshot.state == Phase.READY

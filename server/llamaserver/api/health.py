@@ -20,14 +20,14 @@ from .slots import slot_views
 async def health(request: web.Request) -> web.StreamResponse:
     """GET /health. It reads a snapshot, so that it answers while the model loads or decodes."""
     context = request.app[CONTEXT]
-    snapshot, phase = context.engine.snapshot, context.readiness().phase
-    if phase is Phase.LOADING:
-        progress = round(snapshot.load_progress, 3)
+    snapshot, found = context.engine.snapshot, context.readiness()
+    if found.phase is Phase.LOADING:
+        progress = round(context.load_progress, 3)
         return _unhealthy("loading model", Unavailable("Loading model"), progress=progress)
-    if phase is Phase.DRAINING:
+    if found.phase is Phase.DRAINING:
         return _unhealthy("shutting down", Unavailable("The server is shutting down"))
-    if phase is not Phase.READY:
-        return _unhealthy("error", ServerError(snapshot.error or "stopped"))
+    if found.phase is not Phase.READY:
+        return _unhealthy("error", ServerError(found.error or "stopped"))
     busy = snapshot.requests_processing
     idle = len(snapshot.slots) - busy
     body: dict[str, Any] = {

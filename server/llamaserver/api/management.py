@@ -43,19 +43,19 @@ async def management_metrics(request: web.Request) -> web.StreamResponse:
 async def status(request: web.Request) -> web.StreamResponse:
     """GET /status: device, offload, model, slots, load progress."""
     context = request.app[CONTEXT]
-    snapshot, reason = context.engine.snapshot, context.readiness().reason
+    snapshot, found = context.engine.snapshot, context.readiness()
     body: dict[str, Any] = {
         "version": __version__,
-        "state": Phase.DRAINING if context.drain.begun else snapshot.state,
-        "ready": not reason,
-        "reason": reason,
-        "load_progress": snapshot.load_progress,
+        "state": found.state,
+        "ready": not found.reason,
+        "reason": found.reason,
+        "load_progress": context.load_progress,
         "slots": {"total": context.engine.settings.n_slots, "processing": snapshot.requests_processing},
         "requests_deferred": snapshot.requests_deferred,
     }
     if download := context.download:
         body["download"] = {"file": download.file, "bytes": download.have, "total_bytes": download.total}
-    if snapshot.state == Phase.READY:
+    if snapshot.state == Phase.READY and not context.failure:
         body["model"] = _model(context)
         info = context.engine.info
         body["accelerator"] = {
