@@ -19,6 +19,10 @@ class Fields:
         """The same fields with other values for some of them."""
         return Fields({**self._values, **values})
 
+    def has(self, *names: str) -> bool:
+        """Whether one of these names is present and not null."""
+        return self.get(*names)[1] is not None
+
     def get(self, *names: str) -> tuple[str, Any]:
         """Return the first of these names that is present and not null, and its value; else (names[0], None)."""
         for name in names:

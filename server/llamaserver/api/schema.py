@@ -75,12 +75,18 @@ def parse_generation(fields: Fields, limits: Limits) -> GenerationParams:
 
 
 def _values(declared: tuple[Parameter, ...], fields: Fields, limits: Limits) -> dict[str, Any]:
-    return {item.attribute: _value(item, fields, limits) for item in declared}
+    """The values of a request. Fields that are absent keep the defaults of the table."""
+    values = {}
+    for item in declared:
+        if read := _READERS.get(item.attribute):
+            values[item.attribute] = read(item, fields, limits)
+        elif fields.has(*item.names):
+            values[item.attribute] = _number(item, fields)
+    return values
 
 
-def _value(item: Parameter, fields: Fields, limits: Limits) -> Any:
-    if reader := _READERS.get(item.attribute):
-        return reader(item, fields, limits)
+def _number(item: Parameter, fields: Fields) -> bool | float:
+    """One number within its bounds, or one truth value."""
     if item.kind is bool:
         return fields.boolean(*item.names, default=item.default)
     read = fields.integer if item.kind is int else fields.number

@@ -9,21 +9,25 @@ from ..interfaces.params import GENERATION_PARAMETERS, SAMPLING_PARAMETERS, Gene
 
 def generation_settings(params: GenerationParams, *, n_ctx: int, model: str, stream: bool) -> dict[str, Any]:
     """Every option of a request except the prompt, with n_ctx and model, as JSON."""
+    sampling = params.sampling
     settings: dict[str, Any] = {"n_ctx": n_ctx, "model": model, "stream": stream}
-    for item in _REPORTED_SAMPLING:
-        settings |= _shown(item, getattr(params.sampling, item.attribute))
-    for item in _REPORTED:
-        settings |= _shown(item, getattr(params, item.attribute))
-    return settings
+    for name, attribute in _SAMPLING:
+        settings[name] = getattr(sampling, attribute)
+    for name, attribute in _GENERATION:
+        settings[name] = getattr(params, attribute)
+    # JSON has no infinity: false forbids a token, as in requests.
+    biases = [[token, bias if math.isfinite(bias) else False] for token, bias in sampling.logit_bias]
+    prompt = settings.pop("penalty_prompt")
+    return settings | {
+        "logit_bias": biases,
+        "penalty_prompt_tokens": prompt or (),
+        "use_penalty_prompt_tokens": prompt is not None,
+    }
 
 
-def _shown(item: Parameter, value: Any) -> dict[str, Any]:
-    if item.attribute == "penalty_prompt":
-        return {"penalty_prompt_tokens": value or (), "use_penalty_prompt_tokens": value is not None}
-    if item.attribute == "logit_bias":  # JSON has no infinity: as in requests, false forbids a token
-        return {item.names[0]: [[token, bias if math.isfinite(bias) else False] for token, bias in value]}
-    return {item.names[0]: value}
+def _reported(declared: tuple[Parameter, ...]) -> tuple[tuple[str, str], ...]:
+    return tuple((item.names[0], item.attribute) for item in declared if item.reported)
 
 
-_REPORTED = tuple(item for item in GENERATION_PARAMETERS if item.reported)
-_REPORTED_SAMPLING = tuple(item for item in SAMPLING_PARAMETERS if item.reported)
+_SAMPLING = _reported(SAMPLING_PARAMETERS)
+_GENERATION = _reported(GENERATION_PARAMETERS)
