@@ -1,7 +1,7 @@
 """Typed reading of request bodies. Each error names its field. Null means absent."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import InvalidRequest
@@ -19,9 +19,9 @@ class Fields:
         """The same fields with other values for some of them."""
         return Fields({**self._values, **values})
 
-    def has(self, *names: str) -> bool:
-        """Whether one of these names is present and not null."""
-        return self.get(*names)[1] is not None
+    def __iter__(self) -> Iterator[str]:
+        """The names of all fields."""
+        return iter(self._values)
 
     def get(self, *names: str) -> tuple[str, Any]:
         """Return the first of these names that is present and not null, and its value; else (names[0], None)."""

@@ -70,19 +70,24 @@ class Limits:
 
 def parse_generation(fields: Fields, limits: Limits) -> GenerationParams:
     """Read and check the options of one request. Raises InvalidRequest."""
-    sampling = SamplingParams(**_values(SAMPLING_PARAMETERS, fields, limits))
-    return GenerationParams(**_values(GENERATION_PARAMETERS, fields, limits), sampling=sampling)
+    sampling = SamplingParams(**_SAMPLING.values(fields, limits))
+    return GenerationParams(**_GENERATION.values(fields, limits), sampling=sampling)
 
 
-def _values(declared: tuple[Parameter, ...], fields: Fields, limits: Limits) -> dict[str, Any]:
-    """The values of a request. Fields that are absent keep the defaults of the table."""
-    values = {}
-    for item in declared:
-        if read := _READERS.get(item.attribute):
-            values[item.attribute] = read(item, fields, limits)
-        elif fields.has(*item.names):
-            values[item.attribute] = _number(item, fields)
-    return values
+class _Table:
+    """The fields of one dataclass. Numbers and truth values are read if a request has them, others always."""
+
+    def __init__(self, declared: tuple[Parameter, ...]) -> None:
+        self._numbers = {name: item for item in declared if item.attribute not in _READERS for name in item.names}
+        self._others = [(item, _READERS[item.attribute]) for item in declared if item.attribute in _READERS]
+
+    def values(self, fields: Fields, limits: Limits) -> dict[str, Any]:
+        """The values of a request. Numbers that are absent keep the defaults of the dataclass."""
+        values = {item.attribute: read(item, fields, limits) for item, read in self._others}
+        for name in fields:
+            if item := self._numbers.get(name):
+                values[item.attribute] = _number(item, fields)
+        return values
 
 
 def _number(item: Parameter, fields: Fields) -> bool | float:
@@ -225,3 +230,5 @@ _READERS: dict[str, Callable[[Parameter, Fields, Limits], Any]] = {
     "seed": lambda _, fields, limits: _seed(fields),
     "stop": lambda _, fields, limits: _stop(fields),
 }
+_SAMPLING = _Table(SAMPLING_PARAMETERS)
+_GENERATION = _Table(GENERATION_PARAMETERS)
