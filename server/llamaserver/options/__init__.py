@@ -1,7 +1,8 @@
 """The options of the server, from the command line and the environment.
 
 `table` lists them all. `reading` makes a Config of them, `page` the reference in docs/.
-This package may import the configuration, its readers and errors.
+
+May import config, option_readers and errors.
 """
 
 from .option import Option
