@@ -9,21 +9,22 @@ ServerError                 code, type and message of one API error
 ├── NotSupported            501  the endpoint or feature is switched off
 ├── Unavailable             503  loading, draining, queue full
 ├── EngineFailure           500  the engine could not finish the request
-└── TemplateFailure         500  the chat template is at fault
+├── TemplateFailure         500  the chat template is at fault
+└── HttpFailure             any  the HTTP server refuses the request
 ConfigError                 the command line or the environment is wrong
 ModelLoadError              the model (or adapter, projector) cannot be loaded
 ├── TemplateInvalid         its chat template cannot be used
 └── DownloadError           it cannot be downloaded; `reason` is one word for programs
 """
 
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 
 class ServerError(Exception):
     """An error in OpenAI's format. `field` is the field at fault. `extra` are further members of the error object."""
 
-    status: ClassVar[int] = 500
-    kind: ClassVar[str] = "server_error"
+    status: int = 500
+    kind: str = "server_error"
 
     def __init__(self, message: str, *, field: str | None = None, **extra: Any) -> None:
         super().__init__(message)
@@ -99,6 +100,18 @@ class EngineFailure(ServerError):
 
 class TemplateFailure(ServerError):
     """The chat template is no Jinja, or fails at a plain conversation."""
+
+
+class HttpFailure(ServerError):
+    """An error with any other HTTP status, such as a body that is too large."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        if status == NotFound.status:
+            self.kind = NotFound.kind
+        elif status < ServerError.status:
+            self.kind = InvalidRequest.kind
 
 
 class ConfigError(Exception):

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 from aiohttp import web
 
-from ..errors import InvalidRequest, ServerError, Unauthorized, Unavailable
+from ..errors import HttpFailure, ServerError, Unauthorized, Unavailable
 from .body import json_response
 from .context import CONTEXT, Context
 
@@ -17,7 +17,6 @@ _OPEN = frozenset({"/health", "/v1/health"})
 _METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
 _HEADERS = "Authorization, Content-Type, X-Api-Key"  # to a preflight that names none
 _EXPOSED = "Retry-After, WWW-Authenticate, Process-Start-Time-Unix"
-_KINDS = {404: "not_found_error", 405: "invalid_request_error", 413: "invalid_request_error"}
 
 
 @web.middleware
@@ -109,12 +108,7 @@ def _from_http(request: web.Request, error: web.HTTPException) -> web.Response:
         405: f"{request.path} does not take {request.method}",
         413: "the body exceeds --max-body",
     }
-    body = {
-        "code": error.status,
-        "message": messages.get(error.status, error.reason),
-        "type": _KINDS.get(error.status, InvalidRequest.kind if error.status < 500 else ServerError.kind),
-    }
-    response = json_response({"error": body}, error.status)
+    response = error_response(HttpFailure(error.status, messages.get(error.status, error.reason)))
     if "Allow" in error.headers:
         response.headers["Allow"] = error.headers["Allow"]
     return response
