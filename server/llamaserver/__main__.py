@@ -28,7 +28,7 @@ def end_at_once(number: int, _: object) -> NoReturn:
 
 
 def main() -> None:
-    """Run the server; does not return."""
+    """Run the server. Does not return."""
     signal.signal(signal.SIGTERM, end_at_once)
     if sys.argv[1:2] == ["fetch"]:
         from .models import fetch

@@ -43,8 +43,8 @@ BROKEN = {
     "{{ 1 / 0 }}": "line 1: ZeroDivisionError",
     "{{ ''.__class__.__mro__[1] }}": "SecurityError",
     "{% for i in range(9999) %}{{ 'x' * 9999 }}{% endfor %}": "too long",
-    "chatlm": "neither Jinja nor the name of a built-in template: 'chatlm'; did you mean chatglm4",
-    "templates/chat.jinja": "'templates/chat.jinja'; a file is named with --chat-template-file",
+    "chatlm": "neither Jinja nor the name of a built-in template: 'chatlm'. Did you mean chatglm4",
+    "templates/chat.jinja": "'templates/chat.jinja'. Use --chat-template-file for a file",
     "You are a helpful assistant.": "neither Jinja nor the name of a built-in template: 'You are a helpful",
 }
 

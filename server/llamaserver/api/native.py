@@ -224,7 +224,7 @@ async def embedding(request: web.Request) -> web.StreamResponse:
         raise NotSupported("This server does not support embeddings. Start it with `--embedding`")
     if fields.array("image_data"):
         raise NotSupported(
-            "Field 'image_data': images cannot be embedded; the library computes embeddings of token rows only",
+            "Field 'image_data': images cannot be embedded. The library computes embeddings of token rows only",
             field="image_data",
         )
     name, content = fields.get("content", "input")

@@ -164,7 +164,7 @@ def _call(
 
 
 def _choices(fields: Fields, prompts: int) -> int:
-    """`n`, the answers to each prompt; checked before anything is built for them."""
+    """`n`, the number of answers to each prompt. It is checked before anything is built for them."""
     n = fields.integer("n", default=1, low=1, high=MAX_CHOICES)
     if n * prompts > MAX_CHOICES:
         raise InvalidRequest(f"Field 'n': more than {MAX_CHOICES} choices in all", field="n")

@@ -54,7 +54,7 @@ def _choice(call: Call, index: int, answer: Answer) -> dict[str, Any]:
 
 
 def _logprobs(call: Call, index: int) -> Logprobs | None:
-    """The form of the probabilities of a choice; None if they were not asked for."""
+    """The form of the probabilities of a choice, None if they were not asked for."""
     if call.logprobs is None:
         return None
     return ChatLogprobs(call.logprobs) if call.chat else TextLogprobs(call.logprobs, len(call.echoes[index]))

@@ -138,7 +138,7 @@ def _samplers(fields: Fields) -> tuple[str, ...]:
     unknown = [item for item in wanted if item not in table]
     if unknown:
         raise InvalidRequest(
-            f"Field '{name}': unknown sampler {unknown[0]!r:.40}; known are {', '.join(KNOWN_SAMPLERS)}", field=name
+            f"Field '{name}': unknown sampler {unknown[0]!r:.40}. Known are {', '.join(KNOWN_SAMPLERS)}", field=name
         )
     return tuple(table[item] for item in wanted if table[item])
 
