@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import InvalidRequest
 from ..grammar.json_schema import schema_to_gbnf
 from ..interfaces.backend import Vocab
-from ..interfaces.parameters import Parameter
+from ..interfaces.declare import Parameter
 from ..interfaces.params import (
     DEFAULT_SAMPLERS,
     GENERATION_PARAMETERS,
