@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from .config import Config
+from .files import write_atomically
 from .interfaces.backend import Backend, ModelInfo
 from .kvstore import blocks
 from .kvstore.messages import StoreOptions
@@ -99,7 +100,7 @@ def _kept(path: Path, store: str) -> str:
     if beside and not digest.recorded(path):
         try:
             beside.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            beside.write_text(json.dumps({"stamp": stamp, "sha256": found}))
+            write_atomically(beside, [json.dumps({"stamp": stamp, "sha256": found}).encode()], durable=False)
         except OSError as error:
             _log.info("the SHA-256 of %s cannot be kept: %s", path, error)
     return found

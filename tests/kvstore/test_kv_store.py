@@ -162,7 +162,7 @@ def test_every_file_is_synced_then_renamed_then_the_folder_is_synced(
         log.append(("fsync", str(Path(f"/proc/self/fd/{handle}").readlink())))
         fsync(handle)
 
-    def logged_rename(source: str, target: Path) -> None:
+    def logged_rename(source: Path, target: Path) -> None:
         log.append(("rename", str(source)))
         log.append(("named", str(target)))
         rename(source, target)

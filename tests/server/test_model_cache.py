@@ -7,6 +7,7 @@ import socket
 import threading
 
 import pytest
+from llamaserver import files
 from llamaserver.models import cache
 from llamaserver.models.cache import Claim, escaped
 
@@ -122,7 +123,7 @@ def test_signs_of_life_need_no_space(folder, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(cache, "_write", full)
+    monkeypatch.setattr(files, "write_atomically", full)
     claim.use()
     assert Claim(folder, "ns/a", ("key",)).prune() == []
     assert user(folder, "ns/a").stat().st_mtime > marker(folder, "key", "ns/a").stat().st_mtime - 1

@@ -224,7 +224,7 @@ def trim(found: Found, length: int) -> Found:
 # ---- the file
 
 
-def encode(block: Block, fingerprint: bytes) -> list[bytes | ByteArray]:
+def encode(block: Block, fingerprint: bytes) -> list[bytes | memoryview]:
     """The parts of a block's file, in order."""
     i = block.id
     head = _HEAD.pack(
@@ -232,7 +232,7 @@ def encode(block: Block, fingerprint: bytes) -> list[bytes | ByteArray]:
     )
     keys = block.keys.tobytes()
     crc = zlib.crc32(block.payload.data, zlib.crc32(keys, zlib.crc32(head)))
-    return [_CHECKED.pack(_MAGIC, crc) + head + keys, block.payload]
+    return [_CHECKED.pack(_MAGIC, crc) + head + keys, block.payload.data]
 
 
 def head_size(count: int) -> int:

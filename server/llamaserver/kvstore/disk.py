@@ -9,7 +9,6 @@ import errno
 import fcntl
 import logging
 import os
-import tempfile
 import time
 from array import array
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
@@ -20,12 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from ..interfaces.backend import ByteArray
+from .. import files
 from .blocks import Block, BlockId, Damaged, Index, decode, decode_keys, encode, head_size
 
 Lock = AbstractContextManager[Any]
 _log = logging.getLogger(__name__)
-_TEMPORARY = ".tmp-"
 _ALIVE = ".used"  # touched by who uses the folder
 _SETTLED = 2_000_000_000  # nanoseconds after which a folder's time tells whether it has changed
 _LISTING_SHARE = 20  # a listing that takes long is done at most every so many times that long
@@ -39,7 +37,6 @@ _PAUSE = 10.0  # seconds without writing after a write has failed
 _PAUSE_AT_END = 1.0  # where there is no later
 _FREE = 0.05  # of the file system stays free where no limit was given,
 _MOST_FREE = 1 << 30  # at most so many bytes
-_SYNCED = 64 << 20  # bytes after which a large file is synced, so that progress shows
 _MOST_KEYS = 65536  # blocks whose keys are remembered
 
 
@@ -179,7 +176,7 @@ class DiskTier:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             for block in blocks:
                 self.bytes += self._write_making_room(block, now, blocks)
-            _sync_folder(self._folder)
+            files.sync_folder(self._folder)
         except OSError as error:
             self._failed_at = time.monotonic()
             self._failed("write", error)
@@ -212,17 +209,8 @@ class DiskTier:
 
     def _write(self, block: Block, now: float) -> int:
         path = self._folder / block.id.name
-        handle, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=self._folder)  # mode 0600
-        try:
-            with os.fdopen(handle, "wb", buffering=0) as file:
-                size = sum(self._write_all(file.fileno(), part) for part in encode(block, self._fingerprint))
-                os.utime(file.fileno(), (now, now))
-                os.fsync(file.fileno())
-            os.rename(temporary, path)  # noqa: PTH104  the tests record it
-        except BaseException:
-            with suppress(OSError):
-                Path(temporary).unlink()
-            raise
+        parts = self._counted(encode(block, self._fingerprint))
+        size = files.write_atomically(path, parts, durable=True, mode=0o600, modified=now)
         with self._lock:
             replaced = self.index.add(block.id)
             self._keys[block.id.identity] = block.keys
@@ -231,16 +219,14 @@ class DiskTier:
             self._unlink(replaced)
         return size
 
-    def _write_all(self, handle: int, data: "bytes | ByteArray") -> int:
-        view = memoryview(data) if isinstance(data, bytes) else data.data
-        done = 0
-        while done < len(view):
-            if done:
-                os.fdatasync(handle)
-            count = os.write(handle, view[done : done + _SYNCED])
-            done += count
-            self.written += count
-        return done
+    def _counted(self, parts: Iterable[bytes | memoryview]) -> Iterator[memoryview]:
+        """The parts in pieces, each counted once it is written, so that a drain sees the progress of a large file."""
+        for part in parts:
+            view = memoryview(part)
+            for start in range(0, len(view), files.SYNC_EVERY):
+                piece = view[start : start + files.SYNC_EVERY]
+                yield piece
+                self.written += len(piece)
 
     def touch(self, blocks: Iterable[BlockId]) -> None:
         """Mark as used for the next few seconds, in which it need not be marked again.
@@ -296,14 +282,14 @@ class DiskTier:
             if not mine:
                 return True  # another one is at it
             self._collect_orphans()
-            files = sorted(self._files(), key=lambda f: (f.used, -f.start))  # of equal age, leaves before their parents
-            total = sum(file.size for file in files)
+            found = sorted(self._files(), key=lambda f: (f.used, -f.start))  # of equal age, leaves before their parents
+            total = sum(file.size for file in found)
             needed = max(needed, total // 20) if needed else 0  # not for each block anew
             aim, most, ttl = total - needed, self._limits.max_bytes, self._limits.ttl
             if most and total > most:
                 aim = min(aim, int(most * _LOW_WATER))
             expired = time.time() - ttl if ttl else 0.0
-            for file in files:
+            for file in found:
                 if total <= aim and file.used >= expired:
                     break
                 if file.path.name in sparing:
@@ -345,7 +331,9 @@ class DiskTier:
                 orphan = folder != self._folder and now - used > _ORPHANED
                 for entry in list(os.scandir(folder)):
                     with suppress(OSError):  # written to its end meanwhile
-                        if orphan or (entry.name.startswith(_TEMPORARY) and now - entry.stat().st_mtime > _ABANDONED):
+                        if orphan or (
+                            entry.name.startswith(files.TEMPORARY) and now - entry.stat().st_mtime > _ABANDONED
+                        ):
                             Path(entry.path).unlink()
             if orphan:
                 self._note("orphan")
@@ -389,11 +377,3 @@ class DiskTier:
         if now - self._logged.get(kind, -_LOG_EVERY) >= _LOG_EVERY:
             self._logged = {**self._logged, kind: now} if len(self._logged) < 64 else {kind: now}
             _log.warning(message)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from .. import files
+
 _log = logging.getLogger(__name__)
 _EVERY = 30.0  # seconds between signs of life
 _TRASH = ".trash-"
@@ -49,7 +51,7 @@ class Claim:
         if mine.exists() and mine.read_text() == text:
             mine.touch()  # which works on a full disk, too
         else:
-            _write(mine, text)
+            files.write_atomically(mine, [text.encode()], durable=False)
         for key in self.keys:
             owners = self.folder / key / ".owners"
             if owners.is_dir():  # a folder that nobody downloaded must not become one that is pruned
@@ -93,16 +95,6 @@ class Claim:
             # nobody's: a pruner may have ended after the last marker and before the folder
             return not any(owners.iterdir()) and now - owners.stat().st_mtime > self.prune_after
         return False
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    fresh = path.with_name(f".{uuid.uuid4().hex}")
-    try:
-        fresh.write_text(text)
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
 
 
 def _remove(folder: Path) -> bool:

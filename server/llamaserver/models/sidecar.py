@@ -2,10 +2,11 @@
 
 import json
 import os
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from .. import files
 
 
 def read(path: Path, ending: str) -> dict[str, Any]:
@@ -19,12 +20,8 @@ def read(path: Path, ending: str) -> dict[str, Any]:
 
 def write(path: Path, ending: str, status: os.stat_result, values: Mapping[str, Any]) -> None:
     """Keep `values` about a file that has, or is about to take, the name `path`; `status` is that file's. OSError."""
-    fresh = path.with_name(f".{uuid.uuid4().hex}{ending}")
-    try:
-        fresh.write_text(json.dumps({**values, **_stamp(status)}))
-        fresh.replace(_beside(path, ending))
-    finally:
-        fresh.unlink(missing_ok=True)
+    text = json.dumps({**values, **_stamp(status)})
+    files.write_atomically(_beside(path, ending), [text.encode()], durable=False)
 
 
 def remove(path: Path, ending: str) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import aiohttp
 
+from .. import files
 from ..errors import DownloadError
 from . import digest, gguf_check, http_client, origin
 from .gguf_check import CutOff, NotGGUF
@@ -243,11 +244,7 @@ class Transfer:
         digest.record(self.target, status, found)
         origin.record(self.target, status, came)
         self._part.replace(self.target)
-        folder = os.open(self.target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        files.sync_folder(self.target.parent)
         self._tag_file.unlink(missing_ok=True)
         origin.trust(self.target)
 
