@@ -14,8 +14,8 @@ from .config import Config
 from .files import write_atomically
 from .interfaces.backend import Backend, ModelInfo
 from .kvstore import blocks
-from .kvstore.messages import StoreOptions
-from .kvstore.store import KVStore, Shape
+from .kvstore.messages import Shape, StoreOptions
+from .kvstore.store import KVStore
 from .models import digest
 
 _log = logging.getLogger(__name__)

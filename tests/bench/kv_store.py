@@ -14,8 +14,8 @@ import llama_cpp.llama_cpp as lib
 import numpy as np
 from llamaserver.interfaces.backend import Batch
 from llamaserver.kvstore.messages import Lookup, StoreOptions
+from llamaserver.kvstore.messages import Shape as StoreShape
 from llamaserver.kvstore.store import KVStore
-from llamaserver.kvstore.store import Shape as StoreShape
 from llamaserver.llama.backend import LlamaBackend
 from llamaserver.llama.options import LoadOptions
 
