@@ -70,27 +70,29 @@ class LogCapture:
         return self._errors[0] if self._errors else otherwise
 
 
-class _Library:
-    """State that the whole process shares, as the library does."""
+class _LogReceiver:
+    """Passes the library's log on to ours, and to the capture of a load while there is one."""
 
-    lock = threading.Lock()
-    started = False
-    capture: LogCapture | None = None
-    level = logging.INFO
+    def __init__(self) -> None:
+        self.capture: LogCapture | None = None
+        self._level = logging.INFO
+
+    def receive(self, level: int, text: bytes | None, _: Any) -> None:
+        """The library's log callback."""
+        if not text:
+            return
+        self._level = _LEVELS.get(level, self._level)  # other numbers continue the message before
+        message = text.decode(errors="replace").rstrip("\n")
+        if self.capture is not None:
+            self.capture.see(self._level, message)
+        if message.strip(". "):
+            _log.log(logging.DEBUG if self._level < logging.WARNING else self._level, message)
 
 
-def _receive(level: int, text: bytes | None, _: Any) -> None:
-    if not text:
-        return
-    _Library.level = _LEVELS.get(level, _Library.level)  # other numbers continue the message before
-    message = text.decode(errors="replace").rstrip("\n")
-    if _Library.capture is not None:
-        _Library.capture.see(_Library.level, message)
-    if message.strip(". "):
-        _log.log(logging.DEBUG if _Library.level < logging.WARNING else _Library.level, message)
-
-
-LOG_CALLBACK = lib.llama_log_callback(_receive)  # must outlive every use of the library
+_receiver = _LogReceiver()
+_starting = threading.Lock()
+_started = threading.Event()
+LOG_CALLBACK = lib.llama_log_callback(_receiver.receive)  # must outlive every use of the library
 
 
 def folder() -> Path:
@@ -105,8 +107,8 @@ def initialise(only: Path | None = None) -> None:
     for them beside the interpreter and in the current folder. `only` is one module to load in place
     of the best for each device.
     """
-    with _Library.lock:
-        if _Library.started:
+    with _starting:
+        if _started.is_set():
             return
         lib.llama_log_set(LOG_CALLBACK, ctypes.c_void_p(0))
         if only is not None:
@@ -118,7 +120,7 @@ def initialise(only: Path | None = None) -> None:
         # Each thread gets one run of a matrix's rows (tools/patches.py); a library without our patch ignores this.
         os.environ.setdefault("GGML_ROWS_BY_THREAD", "1")
         lib.llama_backend_init()
-        _Library.started = True
+        _started.set()
 
 
 @contextmanager
@@ -128,11 +130,11 @@ def capture_log() -> Iterator[LogCapture]:
     The backends are loaded before: that one of them found no device is no reason why a model cannot be loaded.
     """
     initialise()
-    capture = _Library.capture = LogCapture()
+    capture = _receiver.capture = LogCapture()
     try:
         yield capture
     finally:
-        _Library.capture = None
+        _receiver.capture = None
 
 
 class _Place(ctypes.Structure):

@@ -177,12 +177,6 @@ class MediaProjector:
         mtmd.mtmd_helper_image_get_decoder_pos(image, position, found)
         return np.array([[p.t, p.y, p.x, p.z] for p in found], np.int32).T
 
-    def close(self) -> None:
-        """Free the projector; idempotent."""
-        if self._handle:
-            mtmd.mtmd_free(self._handle)
-            self._handle = None
-
 
 class _Inputs:
     """The library's array of parts; `stack` frees what they point to."""
