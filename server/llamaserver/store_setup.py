@@ -53,7 +53,7 @@ class Identities:
         found = self._found.result()
         for path, stamp in self._before.items():
             if _stamp(path) != stamp:
-                _log.warning("%s has changed while it was loaded: conversations are not kept", path)
+                _log.warning("%s has changed while it was loaded: conversations are not saved", path)
                 return None
         return found
 
@@ -102,7 +102,7 @@ def _kept(path: Path, store: str) -> str:
             beside.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_atomically(beside, [json.dumps({"stamp": stamp, "sha256": found}).encode()], durable=False)
         except OSError as error:
-            _log.info("the SHA-256 of %s cannot be kept: %s", path, error)
+            _log.info("cannot store the SHA-256 of %s: %s", path, error)
     return found
 
 

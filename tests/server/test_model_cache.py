@@ -209,7 +209,7 @@ def test_a_server_keeps_what_it_uses_and_removes_what_was_dropped(folder, tmp_pa
         first = user(folder, "ns/a").stat().st_mtime_ns
         until(lambda: user(folder, "ns/a").stat().st_mtime_ns != first, "another sign of life")
         assert json.loads(user(folder, "ns/a").read_text()) == ["new", "projector"]
-        until(lambda: "nobody names it any more" in running.log, "a log line")
+        until(lambda: "no server uses it any more" in running.log, "a log line")
     assert keys(folder) == ["new", "projector"]
 
 
@@ -238,5 +238,5 @@ def test_a_rollout_keeps_the_old_model_while_an_old_pod_lives(folder, tmp_path):
 def test_a_folder_that_cannot_be_written_is_a_warning(tmp_path):
     (tmp_path / "file").write_text("")
     with server(tmp_path / "file", tmp_path, "new") as running:
-        until(lambda: "cannot keep the books" in running.log, "a warning")
+        until(lambda: "cannot update the records of use" in running.log, "a warning")
         assert running.process.poll() is None

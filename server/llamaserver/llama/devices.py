@@ -17,7 +17,7 @@ from typing import Any
 import llama_cpp.llama_cpp as lib
 
 from ..errors import ModelLoadError
-from . import modules
+from . import cpu_modules
 
 _LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
 _OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers")
@@ -157,7 +157,7 @@ def cpu_module() -> str:
     place = _Place()
     if not registered or not ctypes.CDLL(None).dladdr(ctypes.c_void_p(registered), ctypes.byref(place)):
         return ""
-    return modules.name_of(Path(os.fsdecode(place.file)))
+    return cpu_modules.name_of(Path(os.fsdecode(place.file)))
 
 
 def accelerator() -> str:

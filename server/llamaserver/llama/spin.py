@@ -68,13 +68,13 @@ class SpinGovernor:
 
     def _spin_shortly(self) -> None:
         if self._release is None:
-            _log.info("the CPUs are shared: compute threads spin shortly")
+            _log.info("the CPUs are shared: compute threads spin briefly")
             self._release = threading.Event()
             threading.Thread(target=self._hold, args=(self._release,), name="spin-throttle", daemon=True).start()
 
     def _spin_long(self) -> None:
         if self._release is not None:
-            _log.info("the CPUs are ours again: compute threads spin long")
+            _log.info("the CPUs are free again: compute threads spin longer")
             self._release.set()
             self._release = None
 

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from ..errors import ModelLoadError
-from ..llama import modules
+from ..llama import cpu_modules
 
 
 def _inspect(path: str) -> dict[str, Any]:
-    module = modules.inspect(Path(path))
+    module = cpu_modules.inspect(Path(path))
     return {"score": module.score, "features": module.features}
 
 
