@@ -6,10 +6,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from llamaserver import lifecycle
+from llamaserver import shutdown
 from llamaserver.config import Config
-from llamaserver.lifecycle import Server
-from llamaserver.termination import CrashLog
+from llamaserver.shutdown import Shutdown
 
 
 class Saving:
@@ -33,16 +32,16 @@ class Saving:
 
 async def finish(engine: Any, end: float = math.inf) -> bool:
     """Whether all was saved."""
-    server = Server(Config(), {}, CrashLog(""))
-    server._engine = engine
+    context: Any = SimpleNamespace(config=Config(), engine=engine)
+    ports: Any = None
     async with asyncio.timeout(30):
-        await server._finish_saving(end)
+        await Shutdown(context, ports, asyncio.Event()).finish_saving(end)
     return bool(engine.seen == engine.looks)
 
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lifecycle, "_STORE_STALLS", 0.01)
+    monkeypatch.setattr(shutdown, "_STORE_STALLS", 0.01)
 
 
 async def test_one_large_conversation_is_waited_for_while_it_is_written(caplog: pytest.LogCaptureFixture) -> None:

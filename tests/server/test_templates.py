@@ -97,18 +97,18 @@ async def test_a_template_that_refuses_plain_chats_is_no_fault_but_told(caplog):
     """It may want chat_template_kwargs, as those of translators do."""
     template = "{{ raise_exception('language, please') if not language is defined }}" + SIMPLE
     await check_template(context(template))
-    assert "takes no plain chat: the chat template refuses the messages: language, please" in caplog.text
+    assert "refuses a plain chat: the chat template refuses the messages: language, please" in caplog.text
 
 
 async def test_a_template_that_leaves_out_the_words_is_told(caplog):
     await check_template(context("{% for m in messages %}{{ m.role }}{% endfor %}"))
-    assert "leaves out what the user says" in caplog.text
+    assert "leaves out the message of the user" in caplog.text
 
 
 async def test_a_template_that_does_not_end(monkeypatch):
     monkeypatch.setattr(template_check, "_LONGEST", 0.05)
     template = "{% for i in range(3000) %}{% for j in range(3000) %}{% endfor %}{% endfor %}{{ messages }}"
-    with pytest.raises(TemplateInvalid, match=r"takes it more than 0\.05 s"):
+    with pytest.raises(TemplateInvalid, match=r"takes more than 0\.05 s to render"):
         await check_template(context(template))
 
 

@@ -30,7 +30,7 @@ def build_context(config: Config, engine: Engine, builtin: BuiltinTemplates) -> 
 
 
 def build_app(context: Context) -> web.Application:
-    """The API, the page, and everything clients see."""
+    """The clients' port: the API and the page."""
     app = web.Application(
         middlewares=[access_log, preflight, draining, errors, authorize], client_max_size=context.config.max_body
     )
@@ -51,7 +51,7 @@ def build_app(context: Context) -> web.Application:
 
 
 def build_management_app(context: Context) -> web.Application:
-    """Probes, metrics and status: no key, no TLS."""
+    """The management port: probes, metrics and status, without keys and TLS."""
     app = web.Application(middlewares=[errors])
     app[CONTEXT] = context
     management.add_routes(app)

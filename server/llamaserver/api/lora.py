@@ -21,7 +21,7 @@ async def lora_list(request: web.Request) -> web.StreamResponse:
 
 
 async def lora_set(request: web.Request) -> web.StreamResponse:
-    """POST /lora-adapters: [{id, scale}]; adapters that are not named are switched off."""
+    """POST /lora-adapters: [{id, scale}]. Adapters that are not named are switched off."""
     context = request.app[CONTEXT]
     context.require_ready()
     data = await read_value(request)

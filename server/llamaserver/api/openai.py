@@ -2,9 +2,9 @@
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
@@ -12,16 +12,14 @@ from aiohttp import web
 from ..errors import InvalidRequest
 from ..grammar.json_schema import schema_to_gbnf
 from ..interfaces.output import Delta, Event, Finish, TokenProbs
-from ..interfaces.params import GenerationParams, Prompt
 from .answer import Answer, join, timings_json
-from .body import body_size, dumps, encoded_response, json_response, read_json
-from .chat import Chat, chat_prompt, render_chat
+from .body import body_size, dumps, encoded_response, json_response, read_fields
+from .chat import chat_prompt, render_chat
 from .context import CONTEXT, Context
 from .fields import Fields
-from .jobs import Job, bounded, limits, make_job, model_name, settings_for, submit
+from .jobs import Input, Job, make_jobs, model_name, submit, text_inputs
 from .openai_logprobs import ChatLogprobs, Logprobs, TextLogprobs
-from .prompt import build_prompt, numbered, prompt_text, split_prompts
-from .schema import parse_generation
+from .prompt import prompt_text, required_prompts
 from .sse import gather, respond
 
 MAX_CHOICES = 128
@@ -38,8 +36,8 @@ class Call:
     stream: bool
     usage: bool  # a last chunk with usage
     chat: bool
-    logprobs: int | None  # alternatives at each place; None: nothing was asked for
-    echoes: list[str]  # what each choice's text begins with
+    logprobs: int | None  # number of alternatives for each token; None: no logprobs
+    echoes: list[str]  # the text that each choice begins with
     id: str
     created: int
     model: str
@@ -47,66 +45,80 @@ class Call:
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     """POST /v1/chat/completions."""
-    context = request.app[CONTEXT]
-    body = await read_json(request)
-    context.require_ready()
-    call = await context.blocking(lambda: _chat_call(context, body), body_size(request))
-    return await _run(request, call)
+    return await _answer(request, _chat_call)
 
 
 async def completions(request: web.Request) -> web.StreamResponse:
     """POST /v1/completions."""
+    return await _answer(request, _text_call)
+
+
+async def _answer(request: web.Request, read: Callable[[Context, Fields], Call]) -> web.StreamResponse:
     context = request.app[CONTEXT]
-    body = await read_json(request)
+    fields = await read_fields(request, _DEFAULTS)
     context.require_ready()
-    call = await context.blocking(lambda: _text_call(context, body), body_size(request))
-    return await _run(request, call)
+    return await _run(request, await context.blocking(lambda: read(context, fields), body_size(request)))
 
 
 async def apply_template(request: web.Request) -> web.StreamResponse:
-    """POST /apply-template: the prompt a chat would become."""
+    """POST /apply-template: the prompt that the template makes of a chat."""
     context = request.app[CONTEXT]
-    body = await read_json(request)
+    fields = await read_fields(request)
     context.require_ready()
-    chat = await context.blocking(lambda: render_chat(context, body), body_size(request))
+    chat = await context.blocking(lambda: render_chat(context, fields), body_size(request))
     return json_response({"prompt": chat.text})
 
 
 # ---- reading
 
 
-def _chat_call(context: Context, body: dict[str, Any]) -> Call:
-    fields = _checked(body)
-    chat: Chat = render_chat(context, body)
+def _chat_call(context: Context, fields: Fields) -> Call:
+    _check_supported(fields)
+    chat = render_chat(context, fields)
     top = fields.integer("top_logprobs", default=0, low=0, high=MAX_TOP_LOGPROBS)
     logprobs = top if fields.boolean("logprobs", default=False) else None
-    params = _params(context, body, fields, logprobs)
-    params = replace(params, stop=(*params.stop, *chat.stops))
-    prompt = chat_prompt(context, chat)
-    return _call(context, fields, [(prompt, chat.text)], params, chat=True, logprobs=logprobs)
+    n, stream = _choices(fields, 1), fields.boolean("stream", default=False)
+    jobs = make_jobs(
+        context,
+        _translated(fields, logprobs),
+        lambda: [Input(chat_prompt(context, chat), chat.text, "prompt")],
+        prompts=1,
+        stream=stream,
+        choices=n,
+        stops=chat.stops,
+        ends_with_slot=True,
+    )
+    return _call(context, fields, jobs, stream=stream, chat=True, logprobs=logprobs, echoes=[""] * n)
 
 
-def _text_call(context: Context, body: dict[str, Any]) -> Call:
-    fields = _checked(body)
-    if body.get("prompt") is None:
-        raise InvalidRequest("Field 'prompt': is required", field="prompt")
-    name, value = fields.get("logprobs")
-    logprobs = None
-    if value is not None and value is not False:
-        logprobs = 0 if value is True else fields.integer(name, default=0, low=0, high=MAX_TOP_LOGPROBS)
-    params = _params(context, body, fields, logprobs)
-    values = split_prompts(body["prompt"])
-    _choices(fields, values)
-    system, names = context.system.tokens, numbered("prompt", len(values))
-    prompts = [
-        (build_prompt(value, context.engine, system=system, field=name), value)
-        for value, name in zip(values, names, strict=True)
-    ]
-    return _call(context, fields, prompts, params, chat=False, logprobs=logprobs)
+def _text_call(context: Context, fields: Fields) -> Call:
+    _check_supported(fields)
+    prompts = required_prompts(fields)
+    logprobs = _text_logprobs(fields)
+    n, stream = _choices(fields, len(prompts)), fields.boolean("stream", default=False)
+    jobs = make_jobs(
+        context,
+        _translated(fields, logprobs),
+        lambda: text_inputs(context, prompts),
+        prompts=len(prompts),
+        stream=stream,
+        choices=n,
+        ends_with_slot=True,
+    )
+    echo = fields.boolean("echo", default=False)
+    echoes = [prompt_text(value, context.engine) if echo else "" for value in prompts for _ in range(n)]
+    return _call(context, fields, jobs, stream=stream, chat=False, logprobs=logprobs, echoes=echoes)
 
 
-def _checked(body: dict[str, Any]) -> Fields:
-    fields = Fields(body)
+def _text_logprobs(fields: Fields) -> int | None:
+    """`logprobs` of a completion: a number of alternatives, or true for none beside the token itself."""
+    _, value = fields.get("logprobs")
+    if value is None or value is False:
+        return None
+    return 0 if value is True else fields.integer("logprobs", default=0, low=0, high=MAX_TOP_LOGPROBS)
+
+
+def _check_supported(fields: Fields) -> None:
     for name in _UNSUPPORTED:
         _, value = fields.get(name)
         harmless = (name == "best_of" and value == 1) or (name == "modalities" and value == ["text"])
@@ -115,17 +127,16 @@ def _checked(body: dict[str, Any]) -> Fields:
     if fields.get("tool_choice")[1] not in (None, "none", "auto"):
         raise InvalidRequest("Field 'tool_choice': is not supported by this server", field="tool_choice")
     fields.string("model")
-    return fields
 
 
-def _params(context: Context, body: dict[str, Any], fields: Fields, logprobs: int | None) -> GenerationParams:
-    extra: dict[str, Any] = {}
-    if logprobs is not None:  # the chosen token's own is told with any number
-        extra = {"n_probs": max(logprobs, 1), "post_sampling_probs": False}
-    grammar = _response_grammar(fields)
-    if grammar:
-        extra["grammar"] = grammar
-    return parse_generation({**body, **extra}, limits(context), _DEFAULTS)
+def _translated(fields: Fields, logprobs: int | None) -> Fields:
+    """The fields of OpenAI's API that are written in another way here."""
+    values: dict[str, Any] = {}
+    if logprobs is not None:  # the chosen token's own probability comes with any number
+        values = {"n_probs": max(logprobs, 1), "post_sampling_probs": False}
+    if grammar := _response_grammar(fields):
+        values["grammar"] = grammar
+    return fields.replaced(values)
 
 
 def _response_grammar(fields: Fields) -> str:
@@ -151,27 +162,14 @@ def _response_grammar(fields: Fields) -> str:
 def _call(
     context: Context,
     fields: Fields,
-    prompts: list[tuple[Prompt, Any]],
-    params: GenerationParams,
+    jobs: list[Job],
     *,
+    stream: bool,
     chat: bool,
     logprobs: int | None,
+    echoes: list[str],
 ) -> Call:
-    n = _choices(fields, prompts)
-    stream = fields.boolean("stream", default=False)
     options = fields.object("stream_options") or {}
-    seeds = [(params.sampling.seed + i) % 2**32 for i in range(n)]
-    params = bounded(params, n * len(prompts), stream=stream)
-    choices = [replace(params, sampling=replace(params.sampling, seed=seed)) for seed in seeds]
-    shown = [(choice, settings_for(context, choice, stream=stream)) for choice in choices]
-    room = context.engine.settings.slot_ctx
-    echo = not chat and fields.boolean("echo", default=False)
-    jobs, echoes = [], []
-    for name, (prompt, value) in zip(numbered("prompt", len(prompts)), prompts, strict=True):
-        text = prompt_text(value, context.engine) if echo else ""
-        for choice, settings in shown:
-            jobs.append(make_job(context, prompt, _ended(choice, prompt, room), value, settings, field=name))
-            echoes.append(text)
     return Call(
         jobs=jobs,
         stream=stream,
@@ -185,21 +183,10 @@ def _call(
     )
 
 
-def _ended(params: GenerationParams, prompt: Prompt, room: int) -> GenerationParams:
-    """Without a limit of its own an answer ends where the slot does, as OpenAI's clients expect.
-
-    Shifting on would never end when a small model repeats itself. A prompt that has to be cut to
-    fit leaves room for an answer by that.
-    """
-    if params.n_predict >= 0:
-        return params
-    return replace(params, n_predict=room - len(prompt) if len(prompt) < room else room // 4)
-
-
-def _choices(fields: Fields, prompts: Sequence[Any]) -> int:
-    """`n`, checked before anything is built for it."""
+def _choices(fields: Fields, prompts: int) -> int:
+    """`n`, the answers to each prompt; checked before anything is built for them."""
     n = fields.integer("n", default=1, low=1, high=MAX_CHOICES)
-    if n * len(prompts) > MAX_CHOICES:
+    if n * prompts > MAX_CHOICES:
         raise InvalidRequest(f"Field 'n': more than {MAX_CHOICES} choices in all", field="n")
     return n
 
@@ -248,7 +235,7 @@ def _choice(call: Call, index: int, answer: Answer) -> dict[str, Any]:
 
 
 def _logprobs(call: Call, index: int) -> Logprobs | None:
-    """What shapes the probabilities of a choice, if they were asked for."""
+    """The form of the probabilities of a choice; None if they were not asked for."""
     if call.logprobs is None:
         return None
     return ChatLogprobs(call.logprobs) if call.chat else TextLogprobs(call.logprobs, len(call.echoes[index]))
@@ -284,14 +271,14 @@ class _Chunks:
         self._after = b'},"finish_reason":null}]}\n\n' if call.chat else b',"finish_reason":null}]}\n\n'
 
     def head(self) -> bytes:
-        """Chat streams begin with the role of each choice, others with the prompt where `echo` asks for it."""
+        """The start of a stream: the role of each choice in a chat, or the prompt where `echo` is set."""
         if not self._call.chat:
             return b"".join(self._text(i, text, []) for i, text in enumerate(self._call.echoes) if text)
         delta = b'"delta":{"role":"assistant","content":null,"refusal":null},"finish_reason":null}]}\n\n'
         return b"".join(b"data: " + before + delta for before in self._before)
 
     def encode(self, index: int, event: Event) -> bytes:
-        """One event; the last of all choices brings usage, if it was asked for."""
+        """Encode one event. The last event of all choices adds usage, if it was asked for."""
         if isinstance(event, Delta):
             return self._text(index, event.content, event.probs)
         assert isinstance(event, Finish)

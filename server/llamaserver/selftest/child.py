@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..config import Config
 from ..errors import ModelLoadError
 from ..llama import cpu_modules
 
@@ -23,11 +24,22 @@ def _inspect(path: str) -> dict[str, Any]:
 
 
 def _evaluate(module: str, model: str, out: str, threads: str, *follow: str) -> dict[str, Any]:
+    from ..engine_options import load_options
     from ..llama import trial
 
     began = time.monotonic()
+    config = Config(
+        ctx_size=2 * (trial.PROMPT + trial.DECODED),
+        batch_size=trial.PROMPT,
+        threads=int(threads),
+        n_gpu_layers=0,
+        embedding=True,  # every row may have its output
+        pooling="none",
+    )
     found = trial.evaluate(
-        Path(module) if module else None, model, int(threads), [int(token) for token in follow] or None
+        Path(module) if module else None,
+        load_options(config, Path(model)),
+        [int(token) for token in follow] or None,
     )
     np.save(out, found.rows)
     return {
