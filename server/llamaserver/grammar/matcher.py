@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import EngineFailure
-from .rules import END, NOT_TOKEN, RULE, TOKEN, Grammar
+from ..interfaces.grammar import END, NOT_TOKEN, RULE, TOKEN, Grammar
 from .vocabulary import PieceIndex
 
 Ids = npt.NDArray[np.intp]

@@ -51,7 +51,7 @@ class Chain:
         return c, draw(c, self._random)
 
 
-class Surprise:
+class MirostatPicker:
     """Temperature, then mirostat."""
 
     enough = 0

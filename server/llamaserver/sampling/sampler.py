@@ -25,12 +25,12 @@ from .dry import Breakers, Dry, DryParams, find_breakers
 from .mersenne import Twister
 from .mirostat import MirostatOne, MirostatTwo
 from .penalties import Penalties
-from .pickers import Bias, Chain, Greedy, Picker, Surprise
+from .pickers import Bias, Chain, Greedy, MirostatPicker, Picker
 
 _FEW = 256  # candidates tried one by one against a grammar before the whole vocabulary is
 _MOST_BREAKERS = 64
 _BREAKER = 40  # characters
-_MOST_GRAMMARS = 16  # that are kept compiled
+_MOST_GRAMMARS = 16  # texts of grammars that are kept compiled
 _MOST_REMEMBERED = 256  # breakers whose tokens are kept
 
 
@@ -193,7 +193,7 @@ class ChainSamplerFactory:
             bias=self._bias(params),
             penalties=self._penalties(params, n_ctx),
             dry=dry,
-            matcher=self._matcher(params.grammar),
+            matcher=self._matcher(params),
         )
 
     def _picker(self, params: SamplingParams, dry: Dry | None) -> Picker:
@@ -206,7 +206,7 @@ class ChainSamplerFactory:
         tau, eta = params.mirostat_tau, params.mirostat_eta
         one = params.mirostat == 1
         mirostat = MirostatOne(tau, eta, random, self._vocab.n_vocab) if one else MirostatTwo(tau, eta, random)
-        return Surprise(temperature(params.temperature), mirostat)
+        return MirostatPicker(temperature(params.temperature), mirostat)
 
     def _bias(self, params: SamplingParams) -> Bias | None:
         addends: dict[int, float] = {}
@@ -250,11 +250,11 @@ class ChainSamplerFactory:
                 self._breakers[text] = found
         return found
 
-    def _matcher(self, text: str) -> GrammarMatcher | None:
-        if not text:
+    def _matcher(self, params: SamplingParams) -> GrammarMatcher | None:
+        if not params.grammar:
             return None
         try:
-            return GrammarMatcher(self._compile(text), self._pieces())
+            return GrammarMatcher(params.rules or self._compile(params.grammar), self._pieces())
         except gbnf.GrammarError as error:
             reason = str(error)
         except EngineFailure as error:
