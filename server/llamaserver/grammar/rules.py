@@ -11,12 +11,12 @@ Items = list[Item]
 
 
 class GrammarError(ValueError):
-    """The text is no grammar, or one beyond the bounds."""
+    """The text is not a grammar, or is beyond the bounds."""
 
 
 @dataclass(slots=True)
 class Rules:
-    """What the parser collects: alternatives under the numbers of their rules."""
+    """The rules that the parser collects: their alternatives by the number of the rule."""
 
     alternatives: dict[int, list[Items]] = field(default_factory=dict)
     names: dict[str, int] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class Rules:
         self.alternatives[rule] = alternatives
 
     def pay(self, items: int) -> None:
-        """Count against the bound, before the memory is taken."""
+        """Count items, and check the bound before their memory is allocated."""
         self.items += items
         if self.items > MAX_ITEMS:
             raise GrammarError(f"more than {MAX_ITEMS} items once repetitions are written out")

@@ -1,6 +1,6 @@
-"""Library-wide matters: compute backends, devices, and what the library says in its log.
+"""What belongs to the whole library: compute backends, devices and the log.
 
-llama.cpp tells only its log why a load failed and how many layers went to the GPU.
+Only the log of llama.cpp says why a load failed, and how many layers are on the GPU.
 """
 
 import ctypes
@@ -22,7 +22,7 @@ from . import cpu_modules
 _LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
 _OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers")
 _BUFFER = re.compile(r"(\S+) model buffer size =")
-_FLASH = re.compile(r"Flash Attention (enabled|not supported)")  # said where it was left to the library
+_FLASH = re.compile(r"Flash Attention (enabled|not supported)")  # logged if the choice is the library's
 _CPU = 0  # GGML_BACKEND_DEVICE_TYPE_CPU
 _log = logging.getLogger("llama.cpp")
 
@@ -45,17 +45,17 @@ _ggml.ggml_backend_dev_description.restype = ctypes.c_char_p
 
 
 class LogCapture:
-    """The log of one load: errors kept for messages, offload figures for status."""
+    """The log of one load: the errors, and the numbers of layers on the GPU."""
 
     def __init__(self) -> None:
         self.layers_offloaded = 0
         self.layers_total = 0
-        self.flash_attn = ""  # what "auto" has become, on or off
+        self.flash_attn = ""  # on or off: what the library chose for "auto"
         self.buffers: list[str] = []  # kinds of memory that the weights are in
         self._errors: deque[str] = deque(maxlen=8)
 
     def see(self, level: int, text: str) -> None:
-        """Take one complete message."""
+        """Read one complete message."""
         if level == logging.ERROR:
             self._errors.append(text.strip())
         if found := _OFFLOADED.search(text):
@@ -66,7 +66,7 @@ class LogCapture:
             self.flash_attn = "on" if found[1] == "enabled" else "off"
 
     def last_error(self, otherwise: str = "no reason given by llama.cpp") -> str:
-        """The first thing that went wrong: later messages only pass it on."""
+        """The first error: later messages only repeat it."""
         return self._errors[0] if self._errors else otherwise
 
 
@@ -101,11 +101,11 @@ def folder() -> Path:
 
 
 def initialise(only: Path | None = None) -> None:
-    """Load the compute backends, once a process; ModelLoadError when there is none.
+    """Load the compute backends, once in a process. Raises ModelLoadError if there is none.
 
-    A build with loadable backends has them beside libllama. Left to itself the library would look
-    for them beside the interpreter and in the current folder. `only` is one module to load in place
-    of the best for each device.
+    A build with loadable backends has them beside libllama. By default, the library would look
+    for them beside the interpreter and in the current folder. `only` is the one module to load,
+    instead of the best one for each device.
     """
     with _starting:
         if _started.is_set():
@@ -127,7 +127,7 @@ def initialise(only: Path | None = None) -> None:
 def capture_log() -> Iterator[LogCapture]:
     """Collect the library's log while a model loads.
 
-    The backends are loaded before: that one of them found no device is no reason why a model cannot be loaded.
+    The backends are loaded before, as their errors about missing devices do not concern the model.
     """
     initialise()
     capture = _receiver.capture = LogCapture()
@@ -149,9 +149,9 @@ class _Place(ctypes.Structure):
 
 
 def cpu_module() -> str:
-    """The module of a portable build that computes on this CPU, such as zen4; "" where there is no choice of them.
+    """The module of a portable build that is used on this CPU, such as zen4; "" in other builds.
 
-    Not read from the memory map: the library has looked into every module, and some stay mapped.
+    It is not read from the memory map, as the library has opened every module, and some stay mapped.
     """
     registered = _ggml.ggml_backend_reg_by_name(b"CPU")
     place = _Place()
@@ -161,7 +161,7 @@ def cpu_module() -> str:
 
 
 def accelerator() -> str:
-    """Description of the first device that is not the CPU, "GPU" when it cannot be told."""
+    """The description of the first device that is not a CPU; "GPU" if there is none."""
     for index in range(_ggml.ggml_backend_dev_count()):
         device = _ggml.ggml_backend_dev_get(index)
         if _ggml.ggml_backend_dev_type(device) != _CPU:

@@ -58,7 +58,7 @@ class ChainSampler:
         self._matcher = matcher
 
     def prime(self, prompt: Sequence[int]) -> None:
-        """Start the penalty windows with the prompt, or what stands in for it."""
+        """Start the penalty windows with the prompt, or with `penalty_prompt`."""
         if self._penalties is not None:
             stand_in = self._params.penalty_prompt
             self._penalties.extend(prompt if stand_in is None else stand_in)
@@ -108,7 +108,7 @@ class ChainSampler:
         try:
             return self._choose_allowed(logits)
         except NothingLeftError:
-            # Logits that are no numbers: make them numbers that sort where they belong, once.
+            # Replace NaN and infinities by numbers that sort in their place, and try once more.
             np.nan_to_num(logits, copy=False, nan=-math.inf, posinf=1e30, neginf=-math.inf)
         try:
             return self._choose_allowed(logits)
@@ -116,7 +116,7 @@ class ChainSampler:
             raise EngineFailure("no token can follow: all are forbidden or their logits are no numbers") from None
 
     def _choose_allowed(self, logits: FloatArray) -> tuple[Candidates, int]:
-        """Choose freely first: mostly the grammar agrees, and testing one token is cheap."""
+        """Choose without the grammar first: mostly it allows the token, and testing one token is cheap."""
         matcher = self._matcher
         if matcher is None:
             return self._picker.choose(Candidates(None, logits, False))
@@ -138,7 +138,7 @@ class ChainSampler:
         except TooCostlyError:
             if not places:
                 raise
-            ids = likely  # not all that fit, but the likeliest
+            ids = likely  # only the most likely of the allowed tokens
         ids = ids[logits[ids] > -math.inf]
         if ids.shape[0] == 0:
             raise EngineFailure("the grammar allows no token here", field="grammar")
@@ -147,7 +147,7 @@ class ChainSampler:
     # ---- probabilities
 
     def _report(self, kept: Candidates, place: int, logits: FloatArray) -> TokenProbs:
-        """Always `n_probs` candidates: behind those that were kept come the likeliest others, at probability 0."""
+        """Always `n_probs` candidates: after those that were kept come the most likely others, with probability 0."""
         count = min(self._params.n_probs, logits.shape[0])
         try:
             shares = weights(kept)
@@ -174,7 +174,7 @@ class ChainSamplerFactory:
     """Builds samplers for one vocabulary (protocol: SamplerFactory). Thread-safe."""
 
     def __init__(self, vocab: Vocab, suppressed: Iterable[int] = ()) -> None:
-        """`suppressed` tokens are never chosen, whatever the request says."""
+        """`suppressed`: tokens that are never chosen."""
         self._vocab = vocab
         self._suppressed = frozenset(suppressed)
         self._lock = Lock()
