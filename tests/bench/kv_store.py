@@ -16,8 +16,8 @@ from llamaserver.config import Config
 from llamaserver.engine_options import load_options
 from llamaserver.interfaces.backend import Batch
 from llamaserver.kvstore.messages import Lookup, StoreOptions
+from llamaserver.kvstore.messages import Shape as StoreShape
 from llamaserver.kvstore.store import KVStore
-from llamaserver.kvstore.store import Shape as StoreShape
 from llamaserver.llama.backend import LlamaBackend
 
 from tools.cache import say

@@ -235,7 +235,7 @@ async def test_the_users_hash_is_checked_on_what_is_there_too(mirror, target):
     target.parent.mkdir()
     target.write_bytes(OTHER)
     await fetch(Source(mirror.url, sha(OTHER)), target, ignore)
-    with pytest.raises(ModelLoadError, match=f"is there with SHA-256 {sha(OTHER)}"):
+    with pytest.raises(ModelLoadError, match=f"has SHA-256 {sha(OTHER)}"):
         await fetch(Source(mirror.url, sha(DATA)), target, ignore)
     assert target.read_bytes() == OTHER
 

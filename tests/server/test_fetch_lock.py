@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 from llamaserver.models import lock as fetch_lock
-from llamaserver.models.lock import LockLost, held
+from llamaserver.models.lock import LockLostError, held
 
 from tests.support.polling import eventually, until
 
@@ -184,7 +184,7 @@ async def test_a_holder_that_was_taken_for_dead_notices(path, monkeypatch):
         path.unlink()
         path.write_text(FOREIGN)
         await eventually(lambda: lock.lost, "it notices")
-        with pytest.raises(LockLost):
+        with pytest.raises(LockLostError):
             lock.check()
     assert path.read_text() == FOREIGN  # not its own to remove
 

@@ -158,7 +158,7 @@ def test_what_stays_as_it_was_has_a_store(model: Path, tmp_path: Path) -> None:
     config = Config(kv_store=str(tmp_path / "kv"))
     store = store_setup.open_store(config, model, ToyBackend(), store_setup.Identities(config, model))
     assert store is not None
-    assert store._shape.fingerprint == made(config, model, ToyBackend().info)
+    assert store.shape.fingerprint == made(config, model, ToyBackend().info)
 
 
 def test_a_digest_is_not_kept_for_the_file_that_came_after(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +182,7 @@ def test_nothing_is_read_for_what_stays_in_memory(model: Path, monkeypatch: pyte
     config = Config(cache_ram=10, lora=tuple((str(path), 1.0) for path in adapters))
     store = store_setup.open_store(config, model, ToyBackend(n_lora=2), store_setup.Identities(config, model))
     assert store is not None
-    assert len(set(store._shape.adapters)) == 2
+    assert len(set(store.shape.adapters)) == 2
     assert not list(model.parent.glob("*.sha256"))
 
 

@@ -7,6 +7,7 @@ import socket
 import threading
 
 import pytest
+from llamaserver import files
 from llamaserver.models import cache
 from llamaserver.models.cache import Claim, escaped
 
@@ -122,7 +123,7 @@ def test_signs_of_life_need_no_space(folder, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(cache, "_write", full)
+    monkeypatch.setattr(files, "write_atomically", full)
     claim.use()
     assert Claim(folder, "ns/a", ("key",)).prune() == []
     assert user(folder, "ns/a").stat().st_mtime > marker(folder, "key", "ns/a").stat().st_mtime - 1
@@ -208,7 +209,7 @@ def test_a_server_keeps_what_it_uses_and_removes_what_was_dropped(folder, tmp_pa
         first = user(folder, "ns/a").stat().st_mtime_ns
         until(lambda: user(folder, "ns/a").stat().st_mtime_ns != first, "another sign of life")
         assert json.loads(user(folder, "ns/a").read_text()) == ["new", "projector"]
-        until(lambda: "nobody names it any more" in running.log, "a log line")
+        until(lambda: "no server uses it any more" in running.log, "a log line")
     assert keys(folder) == ["new", "projector"]
 
 
@@ -237,5 +238,5 @@ def test_a_rollout_keeps_the_old_model_while_an_old_pod_lives(folder, tmp_path):
 def test_a_folder_that_cannot_be_written_is_a_warning(tmp_path):
     (tmp_path / "file").write_text("")
     with server(tmp_path / "file", tmp_path, "new") as running:
-        until(lambda: "cannot keep the books" in running.log, "a warning")
+        until(lambda: "cannot update the records of use" in running.log, "a warning")
         assert running.process.poll() is None

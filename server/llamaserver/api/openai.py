@@ -9,7 +9,6 @@ from typing import Any
 from aiohttp import web
 
 from ..errors import InvalidRequest
-from ..grammar.json_schema import schema_to_gbnf
 from .answer import join
 from .body import body_size, encoded_response, json_response, read_fields
 from .chat import chat_prompt, render_chat
@@ -114,26 +113,28 @@ def _translated(fields: Fields, logprobs: int | None) -> Fields:
     values: dict[str, Any] = {}
     if logprobs is not None:  # the chosen token's own probability comes with any number
         values = {"n_probs": max(logprobs, 1), "post_sampling_probs": False}
-    if grammar := _response_grammar(fields):
-        values["grammar"] = grammar
+    schema = _response_schema(fields)
+    if schema is not None:
+        values |= {"json_schema": schema, "grammar": None}
     return fields.replaced(values)
 
 
-def _response_grammar(fields: Fields) -> str:
+def _response_schema(fields: Fields) -> Any:
+    """The schema that `response_format` asks for; None for text."""
     wanted = fields.object("response_format")
-    if wanted is None:
-        return ""
-    kind = wanted.get("type")
-    if kind == "text":
-        return ""
+    kind = wanted.get("type") if wanted is not None else "text"
+    if wanted is None or kind == "text":
+        return None
+    if fields.get("json_schema")[1] is not None:
+        raise InvalidRequest("Field 'json_schema': give either response_format or json_schema", field="json_schema")
     if kind == "json_object":
-        return schema_to_gbnf(wanted.get("schema") or {"type": "object"})
+        return wanted.get("schema") or {"type": "object"}
     if kind == "json_schema":
         holder = wanted.get("json_schema")
         schema = holder.get("schema") if isinstance(holder, dict) else wanted.get("schema")
         if schema is None:
             raise InvalidRequest("Field 'response_format.json_schema.schema': is required", field="response_format")
-        return schema_to_gbnf(schema)
+        return schema
     raise InvalidRequest(
         "Field 'response_format.type': must be text, json_object or json_schema", field="response_format"
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InvalidRequest
-from ..grammar.json_schema import schema_to_gbnf
+from ..grammar.json_schema import compile_schema
 from ..interfaces.backend import Vocab
 from ..interfaces.declare import Parameter
 from ..interfaces.params import (
@@ -70,7 +70,7 @@ class Limits:
 
 def parse_generation(fields: Fields, limits: Limits) -> GenerationParams:
     """Read and check the options of one request. Raises InvalidRequest."""
-    sampling = SamplingParams(**_SAMPLING.values(fields, limits))
+    sampling = SamplingParams(**_SAMPLING.values(fields, limits) | _compiled_schema(fields))
     return GenerationParams(**_GENERATION.values(fields, limits), sampling=sampling)
 
 
@@ -117,14 +117,15 @@ def _stop(fields: Fields) -> tuple[str, ...]:
     return tuple(stop for stop in stops if stop)
 
 
-def _grammar(fields: Fields) -> str:
-    grammar = fields.string("grammar")
+def _compiled_schema(fields: Fields) -> dict[str, Any]:
+    """The grammar of `json_schema` as text and compiled; nothing without one."""
     _, schema = fields.get("json_schema")
     if schema is None:
-        return grammar
-    if grammar:
+        return {}
+    if fields.string("grammar"):
         raise InvalidRequest("Field 'json_schema': give either grammar or json_schema", field="json_schema")
-    return schema_to_gbnf(schema)
+    rules = compile_schema(schema)
+    return {"grammar": rules.text, "rules": rules}
 
 
 def _samplers(fields: Fields) -> tuple[str, ...]:
@@ -218,7 +219,7 @@ _READERS: dict[str, Callable[[Parameter, Fields, Limits], Any]] = {
     "dry_sequence_breakers": lambda item, fields, _: fields.strings(
         *item.names, default=item.default, limit=MAX_BREAKERS
     ),
-    "grammar": lambda _, fields, limits: _grammar(fields),
+    "grammar": lambda item, fields, _: fields.string(*item.names),
     "id_slot": lambda item, fields, limits: fields.integer(
         *item.names, default=item.default, low=-1, high=limits.n_slots - 1
     ),

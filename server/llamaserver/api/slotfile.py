@@ -8,15 +8,14 @@
 
 import errno
 import hashlib
-import os
 import struct
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 
 import numpy as np
 
+from .. import files
 from ..errors import InvalidRequest, ServerError
 
 MAGIC = 0x67677371
@@ -52,25 +51,9 @@ def write(
     return len(head) + len(state)
 
 
-def _replace(path: Path, chunks: list[bytes]) -> None:
-    """Temp file, fsync, rename, fsync of the folder."""
-    handle, temporary = tempfile.mkstemp(prefix=".slot-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            for chunk in chunks:
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        with suppress(OSError):
-            Path(temporary).unlink()
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+def _replace(path: Path, parts: list[bytes]) -> None:
+    files.write_atomically(path, parts, durable=True, mode=0o600)
+    files.sync_folder(path.parent)
 
 
 def read(path: Path, n_vocab: int, version: int) -> tuple[tuple[int, ...], bytes, int]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .declare import parameter, parameters
+from .grammar import Grammar
 
 DEFAULT_SAMPLERS = ("top_k", "tfs_z", "typical_p", "top_p", "min_p", "temperature")
 KNOWN_SAMPLERS = (*DEFAULT_SAMPLERS, "dry", "xtc", "top_n_sigma")
@@ -22,6 +23,7 @@ class SamplingParams:
     `penalty_prompt` holds token ids that the penalties use instead of the prompt, None for the prompt.
     `logit_bias` pairs a token id with an addend; -inf forbids the token. `repeat_last_n`: 0 is off, -1 is the
     slot's context size. `grammar` is GBNF text, "" is none.
+    `rules` is that grammar compiled, if it was made from a JSON schema.
     """
 
     seed: int = parameter(
@@ -102,6 +104,7 @@ class SamplingParams:
     )
     min_keep: int = parameter(0, "Smallest number of tokens that each sampler leaves to choose from.", low=0)
     grammar: str = parameter("", "GBNF grammar of the answer.")
+    rules: Grammar | None = field(default=None, compare=False, repr=False)
     samplers: tuple[str, ...] = parameter(
         DEFAULT_SAMPLERS, "Names of the samplers in their order, or a string of one letter each."
     )

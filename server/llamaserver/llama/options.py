@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+POOLING = {"": -1, "none": 0, "mean": 1, "cls": 2, "last": 3, "rank": 4}  # LLAMA_POOLING_TYPE; -1: the model's own
+
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:

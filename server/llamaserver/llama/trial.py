@@ -1,4 +1,4 @@
-"""What one CPU module computes for a fixed text, and models of other types to try it with."""
+"""The logits of one CPU module for a fixed text, and models of other types to test it with."""
 
 import ctypes
 import os

@@ -1,4 +1,4 @@
-"""From a request's parameters to the steps of its chain: names, values that disable, bounds."""
+"""Makes the sampling steps of a request from its parameters, and checks their bounds."""
 
 import math
 from collections.abc import Callable

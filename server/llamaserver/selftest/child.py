@@ -15,11 +15,11 @@ import numpy as np
 
 from ..config import Config
 from ..errors import ModelLoadError
-from ..llama import modules
+from ..llama import cpu_modules
 
 
 def _inspect(path: str) -> dict[str, Any]:
-    module = modules.inspect(Path(path))
+    module = cpu_modules.inspect(Path(path))
     return {"score": module.score, "features": module.features}
 
 

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .. import cpu
-from ..llama import devices, trial
-from ..llama import modules as llama_modules
+from ..llama import cpu_modules, devices, trial
 from ..threads import default_threads
 from .compare import MEAN_LIMIT, WORST_LIMIT
 from .run import Modules, Result, look, run
@@ -56,7 +55,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     args = parser.parse_args(list(argv))
     args.types, args.modules = (tuple(filter(None, text.split(","))) for text in (args.types, args.modules))
     _known(parser, "--types", args.types, sorted(trial.file_types()))
-    _known(parser, "--modules", args.modules, list(llama_modules.modules(devices.folder())))
+    _known(parser, "--modules", args.modules, list(cpu_modules.modules(devices.folder())))
     if not Path(args.model).is_file():
         parser.error(f"--model: {args.model} is no file")
     return args

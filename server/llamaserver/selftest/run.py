@@ -12,8 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..llama import devices
-from ..llama import modules as llama_modules
+from ..llama import cpu_modules, devices
 from .compare import Difference, compare, finite
 
 AS_IT_IS = "as it is"
@@ -62,7 +61,7 @@ class Modules:
 
 def look(timeout: float) -> Modules:
     """Ask each module whether this CPU can run it."""
-    found = llama_modules.modules(devices.folder())
+    found = cpu_modules.modules(devices.folder())
     if not found:
         return Modules({_BUILT_IN: None})
     scores: dict[str, int] = {}
