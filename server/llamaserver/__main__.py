@@ -1,6 +1,6 @@
-"""The command `llamaserver`: parse, prepare, run. Exit codes: 0 stopped, 1 load failed, 2 usage, 130 Ctrl-C.
+"""The command `llamaserver`. Exit codes: 0 stopped, 1 load failed, 2 wrong options, 130 Ctrl-C.
 
-`llamaserver fetch` and `llamaserver selftest` are commands of their own (models/fetch.py, selftest/).
+`llamaserver fetch` and `llamaserver selftest` are separate commands (models/fetch.py, selftest/).
 """
 
 import logging
@@ -10,25 +10,25 @@ import sys
 from typing import NoReturn
 
 from . import termination
-from .errors import ConfigError
+from .errors import ConfigError, Reason
 
 
 def prepare_environment() -> None:
-    """What the libraries read once, when they are loaded.
+    """Set the environment variables that libraries read when they are loaded.
 
-    GGML_NO_BACKTRACE: a failing assertion would start a debugger on the process.
+    Without GGML_NO_BACKTRACE, a failing assertion would start a debugger on the process.
     """
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")
     sys.setswitchinterval(0.0005)  # the engine thread must not wait long for the GIL after a decode
 
 
 def end_at_once(number: int, _: object) -> NoReturn:
-    """What a signal does before anything has begun. Process 1 of a container would never feel one without a handler."""
+    """Handle a signal before the server has started. Process 1 of a container ignores signals without a handler."""
     os._exit(128 + number if sys.argv[1:2] in (["fetch"], ["selftest"]) else 0)
 
 
 def main() -> None:
-    """Run the server; does not return."""
+    """Run the server. Does not return."""
     signal.signal(signal.SIGTERM, end_at_once)
     if sys.argv[1:2] == ["fetch"]:
         from .models import fetch
@@ -43,7 +43,7 @@ def main() -> None:
     try:
         config = parse(sys.argv[1:], os.environ)
     except ConfigError as error:
-        termination.write(termination.path_in(sys.argv, os.environ), "BadArguments", str(error))
+        termination.write(termination.path_in(sys.argv, os.environ), Reason.BAD_ARGUMENTS, str(error))
         print(f"llamaserver: {error}\nTry llamaserver --help.", file=sys.stderr)
         sys.exit(2)
     prepare_environment()
@@ -60,16 +60,18 @@ def main() -> None:
         try:
             code = await Server(config, os.environ, crash_log).run()
         except ConfigError as error:
-            termination.write(config.termination_log, "BadArguments", str(error))
+            termination.write(config.termination_log, Reason.BAD_ARGUMENTS, str(error))
             print(f"llamaserver: {error}", file=sys.stderr, flush=True)
             code = 2
         except Exception:
             crash_log.clear()
             raise
         logging.shutdown()
-        os._exit(code)  # the interpreter's own end waits for worker threads, which may be deep in a library call
+        os._exit(
+            code
+        )  # an exit of the interpreter would wait for worker threads, which may be in a long call of the library
 
-    uvloop.run(run())  # a stream costs it a fifth less than asyncio's own loop (docs/explanation/performance.md)
+    uvloop.run(run())  # streams cost a fifth less than with asyncio's own loop (docs/explanation/performance.md)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
-"""The frozen configuration of one server. `options.py` reads it from argv and environment."""
+"""The frozen configuration of one server. The package `options` makes it of the command line and environment."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+MAX_SEQUENCES = 256  # of a llama.cpp context (LLAMA_MAX_SEQ)
+HTTP_THREADS = 4  # by default
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +23,7 @@ class Config:
     lora: tuple[tuple[str, float], ...] = ()  # (path, scale): --lora F is scale 1, --lora-scaled F:S
     mmproj: str = ""
     models_dir: Path = Path("models")  # where downloads land
-    models_owner: str = ""  # in whose name models_use is used and pruned; "": nobody keeps books
+    models_owner: str = ""  # NAMESPACE/NAME that uses models_use; "": unused folders are not removed
     models_use: tuple[str, ...] = ()
     models_prune_after: float = 600.0
     model_sha256: str = ""
@@ -35,9 +38,9 @@ class Config:
     ubatch_size: int = 512
     prompt_budget: int = 96
     n_predict: int = -1
-    threads: int = 0  # 0: what the container may use
+    threads: int = 0  # 0: as many as the container may use
     threads_batch: int = 0  # 0: same as threads
-    threads_http: int = 0  # 0: a default
+    threads_http: int = 0  # 0: HTTP_THREADS
     n_gpu_layers: int = -1  # -1: all
     main_gpu: int = 0
     split_mode: Literal["none", "layer", "row"] = "layer"
@@ -65,15 +68,15 @@ class Config:
     cache_ram: int = 0  # MiB; -1: no limit
     kv_store: str = ""
     kv_store_mode: Literal["off", "shutdown", "continuous"] = "continuous"
-    kv_store_max_bytes: int = 0  # 0: what the disk has
-    kv_store_ttl: float = 0.0  # seconds, 0: for ever
+    kv_store_max_bytes: int = 0  # 0: no limit
+    kv_store_ttl: float = 0.0  # 0: no limit
     kv_store_min_tokens: int = 32
     warmup: bool = True
     require_offload: bool = False
     # serving
     host: str = "127.0.0.1"
     port: int = 8080
-    management_host: str = "0.0.0.0"  # noqa: S104  the kubelet and Prometheus come from outside
+    management_host: str = "0.0.0.0"  # noqa: S104  the kubelet and Prometheus connect from outside
     management_port: int = 0  # 0: off
     path: str = ""
     api_keys: tuple[str, ...] = ()  # --api-key and, read at start and re-read on change, --api-key-file
@@ -88,7 +91,7 @@ class Config:
     slot_save_path: str = ""
     drain_delay: float = 0.0
     drain_timeout: float = 300.0
-    save_timeout: float = 0.0  # seconds beyond these for the KV store, 0: as long as it gets on
+    save_timeout: float = 0.0  # after the drain, for the KV store; 0: while it makes progress
     stay_on_load_error: bool = False
     # logs
     log_disable: bool = False
@@ -100,5 +103,5 @@ class Config:
 
     @property
     def slot_ctx(self) -> int:
-        """Tokens of one slot when ctx_size is given: exact ctx_size // parallel, as the document has it."""
+        """Tokens of one slot where ctx_size is given: exactly ctx_size // parallel, as in the document."""
         return self.ctx_size // self.parallel

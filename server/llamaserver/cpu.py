@@ -1,4 +1,4 @@
-"""What this machine's CPU is called."""
+"""The name of this machine's CPU."""
 
 import platform
 from functools import cache
@@ -7,9 +7,9 @@ from pathlib import Path
 
 @cache
 def model() -> str:
-    """As the kernel names it; the architecture where it names none, as on arm64."""
+    """The kernel's name of the CPU. Where it has none, as on arm64, the architecture."""
     try:
-        with Path("/proc/cpuinfo").open(errors="replace") as lines:  # a part for each CPU: only the first is read
+        with Path("/proc/cpuinfo").open(errors="replace") as lines:  # it has a part for each CPU; the first is enough
             for line in lines:
                 name, _, value = line.partition(":")
                 if name.strip() == "model name":

@@ -1,29 +1,46 @@
-"""Every error the product raises on purpose.
+"""Every error that the server raises on purpose.
 
 ServerError                 code, type and message of one API error
-├── InvalidRequest          400  the client's mistake; names the field
-│   ├── ContextExceeded     400  prompt longer than the slot, context shift off
+├── InvalidRequest          400  the request is wrong; names the field
+│   ├── ContextExceeded     400  the prompt is longer than the slot, and context shift is off
 │   └── TemplateRefusal     400  the chat template does not take these messages
 ├── Unauthorized            401
 ├── NotFound                404
 ├── NotSupported            501  the endpoint or feature is switched off
 ├── Unavailable             503  loading, draining, queue full
-├── EngineFailure           500  the engine could not finish the work
-└── TemplateFailure         500  the chat template is at fault
-ConfigError                 a command line or environment that cannot be served
+├── EngineFailure           500  the engine could not finish the request
+├── TemplateFailure         500  the chat template is at fault
+└── HttpFailure             any  the HTTP server refuses the request
+ConfigError                 the command line or the environment is wrong
 ModelLoadError              the model (or adapter, projector) cannot be loaded
 ├── TemplateInvalid         its chat template cannot be used
-└── DownloadError           it cannot be had; `reason` is one word for programs
+└── DownloadError           it cannot be downloaded; `reason` is one word for programs
 """
 
-from typing import Any, ClassVar, Self
+from enum import StrEnum
+from typing import Any, Self
+
+
+class Reason(StrEnum):
+    """Why a container ended, in one word of the termination log. The operator knows all of them."""
+
+    BAD_ARGUMENTS = "BadArguments"
+    TEMPLATE_INVALID = "TemplateInvalid"
+    MODEL_LOAD_FAILED = "ModelLoadFailed"
+    MODEL_NOT_FOUND = "ModelNotFound"
+    UNAUTHORIZED = "Unauthorized"
+    NOT_GGUF = "NotGGUF"
+    CHECKSUM_MISMATCH = "ChecksumMismatch"
+    DISK_FULL = "DiskFull"
+    DOWNLOAD_FAILED = "DownloadFailed"
+    BAD_SPEC = "BadSpec"
 
 
 class ServerError(Exception):
-    """An error with a place in the OpenAI error format."""
+    """An error in OpenAI's format. `field` is the field at fault. `extra` are further members of the error object."""
 
-    status: ClassVar[int] = 500
-    kind: ClassVar[str] = "server_error"
+    status: int = 500
+    kind: str = "server_error"
 
     def __init__(self, message: str, *, field: str | None = None, **extra: Any) -> None:
         super().__init__(message)
@@ -32,7 +49,7 @@ class ServerError(Exception):
         self.extra = extra
 
     def named(self, field: str) -> Self:
-        """The same error about a field whose name only the caller knows."""
+        """The same error with the name of the field, which only the caller knows."""
         return type(self)(f"Field '{field}': {self.message}", field=field, **self.extra)
 
     def body(self) -> dict[str, Any]:
@@ -45,7 +62,7 @@ class ServerError(Exception):
 
 
 class InvalidRequest(ServerError):
-    """The request is at fault; `field` names where."""
+    """The request is wrong. `field` is the field at fault."""
 
     status = 400
     kind = "invalid_request_error"
@@ -58,7 +75,7 @@ class ContextExceeded(InvalidRequest):
 
 
 class TemplateRefusal(InvalidRequest):
-    """The chat template says that it does not take these messages."""
+    """The chat template does not accept these messages."""
 
 
 class Unauthorized(ServerError):
@@ -83,7 +100,7 @@ class NotSupported(ServerError):
 
 
 class Unavailable(ServerError):
-    """The server cannot take the request now; `retry_after` is in seconds."""
+    """The server cannot take the request now. `retry_after` is in seconds."""
 
     status = 503
     kind = "unavailable_error"
@@ -94,19 +111,31 @@ class Unavailable(ServerError):
 
 
 class EngineFailure(ServerError):
-    """The engine failed at work that was accepted."""
+    """The engine failed at a request that it had accepted."""
 
 
 class TemplateFailure(ServerError):
-    """The chat template is no Jinja, or fails at a conversation that it should know."""
+    """The chat template is no Jinja, or fails at a plain conversation."""
+
+
+class HttpFailure(ServerError):
+    """An error with any other HTTP status, such as a body that is too large."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        if status == NotFound.status:
+            self.kind = NotFound.kind
+        elif status < ServerError.status:
+            self.kind = InvalidRequest.kind
 
 
 class ConfigError(Exception):
-    """The command line or the environment cannot be served."""
+    """The command line or the environment is wrong."""
 
 
 class ModelLoadError(Exception):
-    """The model, an adapter or the projector cannot be loaded; `file` names the one whose bytes may be the cause."""
+    """The model, an adapter or the projector cannot be loaded. `file` may be the damaged one."""
 
     def __init__(self, message: str, file: str = "") -> None:
         super().__init__(message)
@@ -114,15 +143,12 @@ class ModelLoadError(Exception):
 
 
 class TemplateInvalid(ModelLoadError):
-    """The chat template does not compile, or renders no chat at all."""
+    """The chat template does not compile, or cannot render a plain chat."""
 
 
 class DownloadError(ModelLoadError):
-    """A download failed.
-
-    `reason` is ModelNotFound, Unauthorized, NotGGUF, ChecksumMismatch, DiskFull, DownloadFailed or BadSpec.
-    """
+    """A download failed. `reason` is the word of a Reason."""
 
     def __init__(self, message: str, reason: str = "DownloadFailed") -> None:
         super().__init__(message)
-        self.reason = reason
+        self.reason = Reason(reason)

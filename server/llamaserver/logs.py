@@ -1,4 +1,4 @@
-"""Logging: one line an event, as JSON or text, to stdout and to a file."""
+"""Logging to stdout and to a file, one line per event, as JSON or text."""
 
 import io
 import json
@@ -11,7 +11,7 @@ from .config import Config
 
 
 class JsonFormatter(logging.Formatter):
-    """A JSON object a line; `fields` of a record become its members."""
+    """One JSON object per line. The `fields` of a record become its members."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Render one record."""
@@ -36,10 +36,10 @@ class TextFormatter(logging.Formatter):
 
 
 def configure(config: Config) -> None:
-    """Set up the root logger. A file that cannot be written costs a warning, nothing else."""
+    """Set up the root logger. If the file cannot be written, a warning is logged."""
     formatter = JsonFormatter() if config.log_format == "json" else TextFormatter()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # no byte of a request may cost a line
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # a line with any bytes can be written
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
     problem = None
     if not config.log_disable:
@@ -57,4 +57,4 @@ def configure(config: Config) -> None:
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     logging.raiseExceptions = False  # a full disk under the log file must not print tracebacks for ever
     if problem is not None:
-        logging.getLogger(__name__).warning("no log file: %s", problem)
+        logging.getLogger(__name__).warning("cannot write the log file: %s", problem)

@@ -1,4 +1,4 @@
-"""Readers of option values: each turns a text into a value, or raises ConfigError with what is allowed."""
+"""Readers of option values. Each makes a value of a text, or raises ConfigError with the values allowed."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""From the configuration to the KV store of a loaded model: what makes two states interchangeable."""
+"""Makes the KV store of a loaded model from the configuration, and the fingerprint of its states."""
 
 import hashlib
 import json
@@ -11,16 +11,19 @@ from importlib.metadata import version
 from pathlib import Path
 
 from .config import Config
+from .files import write_atomically
 from .interfaces.backend import Backend, ModelInfo
 from .kvstore import blocks
-from .kvstore.messages import StoreOptions
-from .kvstore.store import KVStore, Shape
+from .kvstore.messages import Shape, StoreOptions
+from .kvstore.store import KVStore
 from .models import digest
 
 _log = logging.getLogger(__name__)
 _SPLIT = re.compile(r"(.*-)00001(-of-)([0-9]{5})(\.gguf)")
-_KEPT = ".digests"  # in the store's folder: for models in folders that cannot be written
-# What changes the numbers in a state; the number of slots and the size of the context do not.
+_DIGESTS = ".digests"  # a folder in the store's, for models in folders that cannot be written
+_MIB = 1024 * 1024
+_FINGERPRINT = 16  # bytes
+# Options that change the numbers in a state. The number of slots and the size of the context do not.
 _SETTINGS = (
     *("cache_type_k", "cache_type_v", "rope_scaling", "rope_freq_base", "rope_freq_scale"),
     *("yarn_orig_ctx", "yarn_ext_factor", "yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow"),
@@ -28,7 +31,7 @@ _SETTINGS = (
 
 
 def wanted(config: Config) -> bool:
-    """Whether there is to be a store at all. Self-extend moves positions: its states are of no use to others."""
+    """Whether the configuration asks for a store. Not with self-extend, which changes the positions in a state."""
     in_memory = config.cache_ram != 0 and not config.embedding
     return (_on_disk(config) or in_memory) and config.grp_attn_n == 1
 
@@ -38,7 +41,7 @@ def _on_disk(config: Config) -> bool:
 
 
 class Identities:
-    """What tells the files of a model apart, found out while they are loaded: reading them takes as long."""
+    """What identifies the files of a model, computed while the model is loaded, as reading them takes long."""
 
     def __init__(self, config: Config, model: Path) -> None:
         paths = files(config, model)
@@ -48,17 +51,17 @@ class Identities:
         pool.shutdown(wait=False)
 
     def result(self) -> dict[Path, str] | None:
-        """One of each file; None when it may not be of the file that was loaded."""
+        """The identity of each file; None if a file has changed meanwhile."""
         found = self._found.result()
         for path, stamp in self._before.items():
             if _stamp(path) != stamp:
-                _log.warning("%s has changed while it was loaded: conversations are not kept", path)
+                _log.warning("%s has changed while it was loaded: conversations are not saved", path)
                 return None
         return found
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """What another file that takes the name does not have in common with this one."""
+    """What differs between this file and another one of the same name."""
     try:
         status = path.stat()
     except OSError:
@@ -67,7 +70,7 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
 
 
 def _names(paths: Iterable[Path]) -> dict[Path, str]:
-    """Enough for what stays in this process: nothing is read."""
+    """Hashes of the paths: enough for states that stay in this process, and no file is read."""
     return {path: hashlib.sha256(os.fsencode(path)).hexdigest() for path in paths}
 
 
@@ -80,33 +83,33 @@ def files(config: Config, model: Path) -> list[Path]:
 
 
 def digests(paths: Iterable[Path], store: str) -> dict[Path, str]:
-    """The SHA-256 of each file; computed once, kept beside the file or else in the store's folder."""
-    return {path: digest.recorded(path) or _kept(path, store) for path in paths}
+    """The SHA-256 of each file. It is computed once, and stored beside the file or else in the store's folder."""
+    return {path: digest.recorded(path) or _from_store(path, store) for path in paths}
 
 
-def _kept(path: Path, store: str) -> str:
-    """A digest that could not be kept beside its file."""
-    beside = Path(store, _KEPT, hashlib.sha256(str(path.absolute()).encode()).hexdigest()) if store else None
+def _from_store(path: Path, store: str) -> str:
+    """The digest of a file, stored in the folder of the KV store if that is not possible beside the file."""
+    record = Path(store, _DIGESTS, hashlib.sha256(str(path.absolute()).encode()).hexdigest()) if store else None
     status = path.stat()
     stamp = [status.st_size, status.st_mtime_ns]
     try:
-        known = json.loads(beside.read_bytes()) if beside else None
+        known = json.loads(record.read_bytes()) if record else None
         if isinstance(known, dict) and known.get("stamp") == stamp:
             return str(known["sha256"])
     except (OSError, ValueError):
-        pass  # never written, or half
+        pass  # there is none, or it cannot be read
     found = digest.sha256(path)
-    if beside and not digest.recorded(path):
+    if record and not digest.recorded(path):
         try:
-            beside.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            beside.write_text(json.dumps({"stamp": stamp, "sha256": found}))
+            record.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_atomically(record, [json.dumps({"stamp": stamp, "sha256": found}).encode()], durable=False)
         except OSError as error:
-            _log.info("the SHA-256 of %s cannot be kept: %s", path, error)
+            _log.info("cannot store the SHA-256 of %s: %s", path, error)
     return found
 
 
 def open_store(config: Config, model: Path, backend: Backend, identities: Identities) -> KVStore | None:
-    """The store for this model, None where states are not to be kept or cannot be."""
+    """The store for this model; None if its states cannot be saved."""
     info = backend.info
     if not info.causal or (known := identities.result()) is None:
         return None
@@ -116,11 +119,7 @@ def open_store(config: Config, model: Path, backend: Backend, identities: Identi
         max_bytes=config.kv_store_max_bytes,
         ttl=config.kv_store_ttl,
         min_tokens=config.kv_store_min_tokens,
-        ram_bytes=0
-        if config.embedding
-        else config.cache_ram * 1024 * 1024
-        if config.cache_ram > 0
-        else config.cache_ram,
+        ram_bytes=_ram_bytes(config),
     )
     shape = Shape(
         fingerprint=fingerprint(config, model, info, known),
@@ -132,26 +131,33 @@ def open_store(config: Config, model: Path, backend: Backend, identities: Identi
     return KVStore(options, shape)
 
 
+def _ram_bytes(config: Config) -> int:
+    """The size of the tier in memory: 0 none, -1 without a limit."""
+    if config.embedding:
+        return 0
+    return config.cache_ram * _MIB if config.cache_ram > 0 else config.cache_ram
+
+
 def fingerprint(config: Config, model: Path, info: ModelInfo, known: Mapping[Path, str]) -> bytes:
-    """A hash of all that two servers must have in common to use each other's states, adapters aside."""
+    """A hash of all that two servers must have in common to use each other's states, except for the adapters."""
     adapters = {Path(path) for path, _ in config.lora}
     parts = {
         "files": [known[path] for path in files(config, model) if path not in adapters],
         "architecture": info.architecture,
         "settings": [str(getattr(config, name)) for name in _SETTINGS],
-        "flash_attn": info.flash_attn or config.flash_attn,  # with it values lie in another order
+        "flash_attn": info.flash_attn or config.flash_attn,  # it changes the order of the values
         "library": [version("llama-cpp-python"), info.state_version],
-        # Two releases on one volume would else each take the other's files for damage, and remove them.
+        # Otherwise two releases on one volume would take each other's files for damaged, and remove them.
         "format": [blocks.FORMAT, blocks.BLOCK],
         "long_rope": _long_rope(info),
-        # A state that cannot be cut fits only the layout it was made in.
+        # A state that cannot be cut fits only the layout that it was made in.
         "layout": None if info.partial_reuse else [info.unified, info.n_seq_max],
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).digest()[:16]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).digest()[:_FINGERPRINT]
 
 
 def _long_rope(info: ModelInfo) -> bool:
-    """Whether the model has chosen its second set of RoPE factors, as it does for a long context."""
+    """Whether the model uses its second set of RoPE factors, as it does for a long context."""
     original = info.metadata.get(f"{info.architecture}.rope.scaling.original_context_length", "")
     context = info.n_ctx if info.unified else info.n_ctx // info.n_seq_max
     return original.isdigit() and context > int(original)

@@ -1,4 +1,4 @@
-"""How many threads this process should compute with: what its container may use, not what the host has."""
+"""The number of threads to compute with: the CPUs that the container may use, not those of the host."""
 
 import math
 import os
@@ -6,10 +6,9 @@ from pathlib import Path
 
 
 def default_threads(root: Path = Path("/"), affinity: frozenset[int] | None = None) -> int:
-    """Physical cores within the CPU affinity, at most the cgroup quota rounded up; at least 1.
+    """Physical cores in the CPU affinity, but not more than the cgroup quota rounded up, and at least 1.
 
-    `root` is where /proc and /sys are looked up, `affinity` the CPUs in place of the kernel's
-    answer; both for tests.
+    Tests set `root`, the folder of /proc and /sys, and `affinity`, the CPUs that the kernel would return.
     """
     cpus = affinity if affinity is not None else frozenset(os.sched_getaffinity(0))
     quota = cgroup_quota(root)
@@ -18,7 +17,7 @@ def default_threads(root: Path = Path("/"), affinity: frozenset[int] | None = No
 
 
 def physical_cores(root: Path, cpus: frozenset[int]) -> int:
-    """Distinct cores behind these CPUs; every CPU counts where the topology cannot be read."""
+    """The number of cores of these CPUs. Every CPU counts if the topology cannot be read."""
     cores: set[str] = set()
     for cpu in cpus:
         try:
@@ -30,13 +29,13 @@ def physical_cores(root: Path, cpus: frozenset[int]) -> int:
 
 
 def cgroup_quota(root: Path) -> float | None:
-    """CPUs that the cgroup (v2 or v1) or any of its parents grants; None when none limits."""
+    """The CPU limit of the cgroup (v2 or v1) and its parents. None if there is no limit."""
     limits = [limit for folder in _folders(root) if (limit := _limit(folder)) is not None]
     return min(limits, default=None)
 
 
 def _folders(root: Path) -> list[Path]:
-    """The process's cgroup folders for CPU and their parents, as mounted here."""
+    """The folders of the process's CPU cgroups and their parents."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:

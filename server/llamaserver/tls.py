@@ -1,4 +1,4 @@
-"""TLS for the client port, with certificates that may be replaced while the server runs."""
+"""TLS for the clients' port, with certificates that can be replaced while the server runs."""
 
 import asyncio
 import logging
@@ -18,12 +18,12 @@ Stamps = tuple[tuple[int, int], ...]
 
 
 def _no_password() -> str:
-    """OpenSSL would ask at the terminal."""
+    """Refuse an encrypted key. Without this, OpenSSL asks for a password at the terminal."""
     raise ValueError("the private key is encrypted")
 
 
 def load(certificate: str, key: str) -> ssl.SSLContext:
-    """A server context; ConfigError names the file that cannot be used, and what is wrong with it."""
+    """A server context. Raises ConfigError, which names the file that cannot be used and the cause."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         context.load_cert_chain(certificate, key, password=_no_password)
@@ -33,7 +33,7 @@ def load(certificate: str, key: str) -> ssl.SSLContext:
 
 
 def _problem(certificate: str, key: str, error: Exception) -> str:
-    """OpenSSL's own words tell neither."""
+    """The file and the cause. OpenSSL's own message has neither."""
     for option, path, form, what in (
         ("--ssl-cert-file", certificate, _CERTIFICATE, "certificate"),
         ("--ssl-key-file", key, _KEY, "private key"),
@@ -53,7 +53,7 @@ def _problem(certificate: str, key: str, error: Exception) -> str:
 
 
 def _no_pem(path: str, form: re.Pattern[bytes], what: str) -> str:
-    """What is wrong with a file at first sight; empty when nothing is."""
+    """The obvious problem of a file, "" if it has none."""
     try:
         data = Path(path).read_bytes()
     except OSError as error:
@@ -63,19 +63,19 @@ def _no_pem(path: str, form: re.Pattern[bytes], what: str) -> str:
     if not (found := form.search(data)):
         return f" is no PEM {what}"
     if found[1] == b"ENCRYPTED " or b"Proc-Type: 4,ENCRYPTED" in data:
-        return f" is encrypted; a {what} without a password is needed"
+        return f" is encrypted. A {what} without a password is needed"
     return ""
 
 
 async def watch(context: ssl.SSLContext, certificate: str, key: str, seen: Stamps) -> None:
-    """Load the files again whenever they differ from those seen; new connections use them. Runs until cancelled."""
+    """Load the files again when they have changed since `seen`, for new connections. Runs until cancelled."""
     while True:
         await asyncio.sleep(_CHECK_EVERY)
         now = await asyncio.to_thread(stamps, certificate, key)
         if now == seen:
             continue
         try:
-            load(certificate, key)  # a broken pair must not spoil the context in use
+            load(certificate, key)  # check first: a broken pair would damage the context in use
             context.load_cert_chain(certificate, key, password=_no_password)
             seen = now
             _log.info("TLS certificate loaded again")
@@ -84,7 +84,7 @@ async def watch(context: ssl.SSLContext, certificate: str, key: str, seen: Stamp
 
 
 def stamps(*paths: str) -> Stamps:
-    """What changes when the files do; to be taken before they are read."""
+    """Values that change when a file changes. They must be taken before the file is read."""
     try:
         return tuple((s.st_mtime_ns, s.st_ino) for s in (Path(path).stat() for path in paths))
     except OSError:

@@ -13,8 +13,8 @@ from llamaserver.api.app import build_app, build_context
 from llamaserver.config import Config
 from llamaserver.engine.loop import Engine
 from llamaserver.llama.templates import LlamaTemplates
-from llamaserver.scheduling.settings import EngineSettings
 
+from tests.support.engine.options import engine_settings
 from tests.support.server.client import Client
 
 EXAMPLES = 40  # an operation
@@ -33,7 +33,7 @@ def no_backend(progress: Any) -> Any:
 
 
 def test_every_route_is_described() -> None:
-    app = build_app(build_context(Config(), Engine(no_backend, EngineSettings(1, 8)), LlamaTemplates()))
+    app = build_app(build_context(Config(), Engine(no_backend, engine_settings(slot_ctx=8)), LlamaTemplates()))
     routes = {
         (route.resource.canonical, route.method.lower())
         for route in app.router.routes()

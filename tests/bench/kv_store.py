@@ -12,12 +12,13 @@ from typing import Any
 
 import llama_cpp.llama_cpp as lib
 import numpy as np
+from llamaserver.config import Config
+from llamaserver.engine_options import load_options
 from llamaserver.interfaces.backend import Batch
 from llamaserver.kvstore.messages import Lookup, StoreOptions
+from llamaserver.kvstore.messages import Shape as StoreShape
 from llamaserver.kvstore.store import KVStore
-from llamaserver.kvstore.store import Shape as StoreShape
 from llamaserver.llama.backend import LlamaBackend
-from llamaserver.llama.options import LoadOptions
 
 from tools.cache import say
 
@@ -94,9 +95,7 @@ def kv_ram(bench: Bench) -> tuple[list[Row], Samples]:
 
 def kv_throughput(bench: Bench) -> tuple[list[Row], Samples]:
     """MB/s of state through the store, and of the library's own calls on the same state."""
-    options = LoadOptions(
-        str(bench.model), ctx_size=2048, threads=bench.threads, threads_batch=bench.threads, n_gpu_layers=0
-    )
+    options = load_options(Config(ctx_size=2048, threads=bench.threads, n_gpu_layers=0), bench.model)
     backend = LlamaBackend(options, lambda _: True)
     samples = Samples()
     try:

@@ -47,7 +47,10 @@ CASES = {
         {"model": hub_file("half.gguf")},
         "ModelAvailable",
         "NotGGUF",
-        ("half.gguf is no whole GGUF file: it has ", "The server's own file is cut off. Nothing was kept"),
+        (
+            "half.gguf is not a complete GGUF file: it has ",
+            "The file on the server is incomplete. The download was discarded",
+        ),
     ),
     "unknown-architecture": Case(
         {"model": hub_file("unknown.gguf")},

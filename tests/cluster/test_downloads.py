@@ -97,7 +97,7 @@ def test_an_outage_of_the_hub_is_told_and_passes(llama: Llama, hub: Hub, large: 
             status, reason, message = llama.condition("ModelAvailable")
             assert (status, reason) == ("False", "Downloading")
             assert "/large.gguf: the server answered 503 Service Unavailable, attempt " in message
-            assert " of 6, again in " in message
+            assert " of 6, next attempt in " in message
             message = llama.until_condition("ModelAvailable", "False", "DownloadFailed")
             assert message.endswith(": the server answered 503 Service Unavailable, 6 times")
         llama.until_condition("ModelAvailable", "False", "Downloading")
@@ -196,8 +196,8 @@ def test_a_web_page_is_no_model_and_a_repaired_server_is_enough(llama: Llama, hu
     with hub.failing("pages/models", 200):
         llama.apply(model={"source": {"huggingFace": None, "http": {"url": f"{url}?sig=secret-3"}}, "cache": CACHE})
         message = llama.until_condition("ModelAvailable", "False", "NotGGUF")
-        assert f'{url}?… is no GGUF file: it begins with "<!DOCTYPE html>"; it came as text/html. ' in message
-        assert message.endswith("Is a sign-in or another URL needed? Nothing was kept")
+        assert f'{url}?… is not a GGUF file: it begins with "<!DOCTYPE html>"; it was sent as text/html. ' in message
+        assert message.endswith("Is a sign-in or another URL needed? The download was discarded")
         assert "secret-3" not in str(llama.object["status"])
         folder = folder_of(llama, "model-model-cache")
         assert not list(folder.glob("*/tiny.gguf*"))
@@ -226,7 +226,7 @@ def test_a_model_that_does_not_load_is_asked_for_again_by_each_new_pod(
     llama.apply(model={**in_hub("mended/models", "tiny.gguf"), "cache": CACHE})
     message = llama.until_condition("ModelAvailable", "False", "ModelLoadFailed")
     assert "unknown model architecture: 'no-such-architecture'; the file is from the cache, downloaded at 2" in message
-    assert f" from {url}; the next download asks whether there is another by now" in message
+    assert f" from {url}; the next start checks whether the server has another file" in message
     assert message.endswith(". Each new pod starts with the download")
     replace_pods(llama)
     until(lambda: len(hub.downloads("mended/models")) == 2, "the next pod asks", 60)

@@ -137,8 +137,8 @@ def test_a_shifted_context_is_saved_up_to_the_shift(tmp_path: Path) -> None:
 def test_a_store_that_hangs_holds_the_first_request_up_and_no_other(tmp_path: Path) -> None:
     with engine(tmp_path) as driver:
         store, begun, gate = store_of(driver), threading.Event(), threading.Event()
-        answer = store._answer
-        store._answer = lambda lookup: (begun.set(), gate.wait(30), answer(lookup))[2]  # type: ignore[method-assign,func-returns-value]
+        answer = store.reader.answer
+        store.reader.answer = lambda lookup: (begun.set(), gate.wait(30), answer(lookup))[2]  # type: ignore[method-assign,func-returns-value]
         sequence = driver.submit(tokens(100), n_predict=3)
         assert not driver.core.step()
         assert sequence.held
@@ -237,8 +237,8 @@ def test_a_state_that_does_not_fit_is_a_miss(tmp_path: Path, monkeypatch: pytest
 def test_a_full_queue_is_a_count(tmp_path: Path) -> None:
     with engine(tmp_path, mode="shutdown", n_slots=1) as driver:
         store, gate = store_of(driver), threading.Event()
-        keep = store._keep
-        store._keep = lambda save: (gate.wait(30), keep(save))[1]  # type: ignore[method-assign,func-returns-value]
+        keep = store.writer.keep
+        store.writer.keep = lambda save: (gate.wait(30), keep(save))[1]  # type: ignore[method-assign,func-returns-value]
         for seed in range(5):
             assert evaluated(driver, tokens(100, seed)) == 100
         assert store.stats().discards["queue_full"] == 2

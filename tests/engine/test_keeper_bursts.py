@@ -93,8 +93,8 @@ def test_nobody_waits_long_for_a_store_that_hangs(tmp_path: Path, kind: str, mon
         full(driver)
         monkeypatch.setattr(Stats, "prompt_token_seconds", lambda stats: 1.0)
         store, gate = store_of(driver), threading.Event()
-        keep = store._keep
-        store._keep = lambda save: (gate.wait(30), keep(save))[1]  # type: ignore[method-assign,func-returns-value]
+        keep = store.writer.keep
+        store.writer.keep = lambda save: (gate.wait(30), keep(save))[1]  # type: ignore[method-assign,func-returns-value]
         asked = [driver.submit(prompt, n_predict=100) for prompt in burst(kind)]
         driver.backend.on_decode = lambda batch: until(lambda: not any(one.held for one in asked), "it can still read")
         try:
@@ -154,10 +154,10 @@ def test_when_an_admission_waits(
         if obstacle == "unsettled":
             placement.unsettled = True
         else:
-            monkeypatch.setattr(store, "_waiting", 2)
+            monkeypatch.setattr(store.writer, "_waiting", 2)
         driver.core.scheduler.admit()
         assert other.phase is (Phase.FOLLOWING if waits else Phase.PREFILL)
-        monkeypatch.setattr(store, "_waiting", 0)
+        monkeypatch.setattr(store.writer, "_waiting", 0)
         placement.settled()
         driver.core.scheduler.admit()
         assert other.phase is Phase.PREFILL

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from llamaserver.kvstore import disk as kvdisk
-from llamaserver.kvstore.messages import Lookup, StoreOptions
-from llamaserver.kvstore.store import KVStore, Shape
+from llamaserver.kvstore.messages import Lookup, Shape, StoreOptions
+from llamaserver.kvstore.store import KVStore
 from llamaserver.scheduling.sequence import MAX_BACKLOG, Phase
 
 from tests.support.engine.driver import make, tokens
@@ -68,8 +68,8 @@ def test_a_context_shift_spoils_no_later_conversation(tmp_path: Path) -> None:
 def test_the_questions_of_clients_that_have_gone_are_not_answered(tmp_path: Path) -> None:
     with engine(tmp_path) as driver:
         store, gate, answered = store_of(driver), threading.Event(), list[Lookup]()
-        answer = store._answer
-        store._answer = lambda lookup: (answered.append(lookup), gate.wait(30), answer(lookup))[2]  # type: ignore[method-assign]
+        answer = store.reader.answer
+        store.reader.answer = lambda lookup: (answered.append(lookup), gate.wait(30), answer(lookup))[2]  # type: ignore[method-assign]
         for _ in range(50):
             sequence = driver.submit(tokens(100), n_predict=1)
             driver.core.step()

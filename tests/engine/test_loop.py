@@ -19,10 +19,11 @@ from llamaserver.interfaces.params import GenerationParams, Prompt
 from llamaserver.scheduling.sequence import MAX_BACKLOG, Sequence
 
 from tests.support.engine.driver import GREEDY, solo, tokens
+from tests.support.engine.options import engine_settings
 from tests.support.engine.toy import ToyBackend
 from tests.support.polling import eventually
 
-SETTINGS = EngineSettings(n_slots=2, slot_ctx=128, cont_batching=True)
+SETTINGS = engine_settings(n_slots=2, slot_ctx=128, cont_batching=True)
 
 
 class Toy:
@@ -140,7 +141,7 @@ async def test_loading_is_reported_and_can_be_stopped() -> None:
 
 
 async def test_self_extend_is_refused_for_a_cache_that_cannot_shift() -> None:
-    engine = Engine(Toy(can_shift=False), EngineSettings(n_slots=2, grp_attn_n=4))
+    engine = Engine(Toy(can_shift=False), engine_settings(n_slots=2, grp_attn_n=4))
     engine.start()
     with pytest.raises(ModelLoadError, match="grp-attn"):
         await engine.loaded()
@@ -148,9 +149,9 @@ async def test_self_extend_is_refused_for_a_cache_that_cannot_shift() -> None:
 
 
 async def test_a_slot_takes_its_size_from_the_model_when_none_is_given() -> None:
-    async with running(EngineSettings(n_slots=2, slot_ctx=0)) as (engine, _):
+    async with running(engine_settings(n_slots=2, slot_ctx=0)) as (engine, _):
         assert engine.settings.slot_ctx == 128
-    async with running(EngineSettings(n_slots=2, slot_ctx=0), unified=True) as (engine, _):
+    async with running(engine_settings(n_slots=2, slot_ctx=0), unified=True) as (engine, _):
         assert engine.settings.slot_ctx == 256
 
 
@@ -176,7 +177,7 @@ async def test_what_can_never_run_is_refused_at_once() -> None:
 
 
 async def test_an_embedding_must_fit_its_slot() -> None:
-    settings = EngineSettings(n_slots=8, slot_ctx=8)
+    settings = engine_settings(n_slots=8, slot_ctx=8)
     async with running(settings, n_ctx=64, n_seq_max=8) as (engine, _):
         params = GenerationParams()
         assert isinstance(await engine.submit(Request(Prompt.of(tokens(8)), params, kind="embedding")).next(), Embedded)
@@ -195,7 +196,7 @@ async def test_a_prompt_that_is_too_long_is_cut_or_refused() -> None:
         end = (await collect(engine.submit(request(engine, tokens(500), n_predict=2))))[-1]
         assert end.truncated
         assert end.n_prompt < 128
-    async with running(EngineSettings(n_slots=2, slot_ctx=128, context_shift=False)) as (engine, _):
+    async with running(engine_settings(n_slots=2, slot_ctx=128, context_shift=False)) as (engine, _):
         with pytest.raises(ContextExceeded) as caught:
             engine.submit(request(engine, tokens(128)))
         assert caught.value.extra == {"n_prompt_tokens": 128, "n_ctx": 128}
@@ -205,7 +206,7 @@ async def test_a_prompt_that_is_too_long_is_cut_or_refused() -> None:
 
 @pytest.mark.parametrize(("limit", "words"), [(1, "1 request is waiting"), (2, "2 requests are waiting")])
 async def test_the_queue_is_bounded(limit: int, words: str) -> None:
-    async with running(EngineSettings(n_slots=1, slot_ctx=128, max_queue=limit)) as (engine, backend):
+    async with running(engine_settings(n_slots=1, slot_ctx=128, max_queue=limit)) as (engine, backend):
         gate = Gate(backend)
         streams = [engine.submit(request(engine, tokens(5, seed))) for seed in range(1 + limit)]
         with pytest.raises(Unavailable, match=words) as caught:
@@ -225,7 +226,7 @@ async def test_the_queue_is_bounded(limit: int, words: str) -> None:
     ("cap", "wanted", "got"), [(-1, 5, 5), (3, 5, 3), (7, 5, 5), (6, -1, 6), (0, 5, 0), (-1, 0, 0)]
 )
 async def test_the_server_caps_n_predict(cap: int, wanted: int, got: int) -> None:
-    async with running(EngineSettings(n_slots=1, slot_ctx=128, n_predict=cap)) as (engine, _):
+    async with running(engine_settings(n_slots=1, slot_ctx=128, n_predict=cap)) as (engine, _):
         end = (await collect(engine.submit(request(engine, tokens(5), n_predict=wanted))))[-1]
         assert end.n_decoded == got
 
@@ -290,7 +291,7 @@ async def test_a_cut_off_does_not_wait_for_a_long_decode(partial_reuse: bool) ->
 
 
 async def test_many_come_and_go() -> None:
-    async with running(EngineSettings(n_slots=2, slot_ctx=128, cont_batching=True), unified=True, n_seq_max=4) as (
+    async with running(engine_settings(n_slots=2, slot_ctx=128, cont_batching=True), unified=True, n_seq_max=4) as (
         engine,
         _,
     ):
@@ -317,7 +318,7 @@ async def test_many_come_and_go() -> None:
 
 
 async def test_a_client_that_does_not_read_bounds_what_is_kept_and_gets_everything_later() -> None:
-    async with running(EngineSettings(n_slots=2, slot_ctx=2048), n_ctx=4096, n_seq_max=2) as (engine, backend):
+    async with running(engine_settings(n_slots=2, slot_ctx=2048), n_ctx=4096, n_seq_max=2) as (engine, backend):
         stream = engine.submit(request(engine, tokens(5), n_predict=MAX_BACKLOG + 200))
         await eventually(lambda: len(backend.history) >= MAX_BACKLOG, "the engine to get there")
         other = await collect(engine.submit(request(engine, tokens(5, 1), n_predict=20)))
@@ -377,7 +378,7 @@ async def test_a_slot_is_saved_erased_and_restored() -> None:
 
 
 async def test_a_slot_call_waits_until_the_slot_is_idle() -> None:
-    async with running(EngineSettings(n_slots=1, slot_ctx=128)) as (engine, backend):
+    async with running(engine_settings(n_slots=1, slot_ctx=128)) as (engine, backend):
         gate = Gate(backend)
         stream = engine.submit(request(engine, tokens(9), n_predict=30))
         await gate.reached()
@@ -394,7 +395,7 @@ async def test_a_slot_call_waits_until_the_slot_is_idle() -> None:
 
 
 async def test_a_defect_ends_what_runs_and_the_engine_goes_on() -> None:
-    async with running(EngineSettings(n_slots=1, slot_ctx=128)) as (engine, backend):
+    async with running(engine_settings(n_slots=1, slot_ctx=128)) as (engine, backend):
 
         def defect(batch: Batch) -> None:
             backend.on_decode = lambda batch: None
@@ -416,7 +417,7 @@ async def test_a_defect_ends_what_runs_and_the_engine_goes_on() -> None:
 
 
 async def test_stopping_answers_everybody_even_those_the_thread_never_heard_of() -> None:
-    async with running(EngineSettings(n_slots=1, slot_ctx=128)) as (engine, backend):
+    async with running(engine_settings(n_slots=1, slot_ctx=128)) as (engine, backend):
         gate = Gate(backend)
         streams = [engine.submit(request(engine, tokens(40), n_predict=30))]
         await gate.reached()
@@ -442,7 +443,7 @@ async def test_stopping_answers_everybody_even_those_the_thread_never_heard_of()
 
 
 async def test_a_thread_that_dies_leaves_nobody_waiting() -> None:
-    async with running(EngineSettings(n_slots=1, slot_ctx=128)) as (engine, backend):
+    async with running(engine_settings(n_slots=1, slot_ctx=128)) as (engine, backend):
         gate = Gate(backend)
         stream = engine.submit(request(engine, tokens(9), n_predict=100))
         await gate.reached()

@@ -9,9 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from llamaserver.errors import InvalidRequest
 from llamaserver.grammar import gbnf
-from llamaserver.grammar.json_schema import any_object, schema_to_gbnf
+from llamaserver.grammar.json_schema import compile_schema
+from llamaserver.grammar.json_text import json_text
 from llamaserver.grammar.matcher import GrammarMatcher
 from llamaserver.grammar.vocabulary import PieceIndex
+from llamaserver.interfaces.grammar import Grammar
+from llamaserver.interfaces.params import SamplingParams
+from llamaserver.sampling.sampler import ChainSamplerFactory
 
 from tests.support.engine.vocab import ListVocab
 
@@ -19,8 +23,8 @@ VOCAB = ListVocab([*(bytes([c]) for c in range(256)), b"<end>"], eog=[256])
 INDEX = PieceIndex(VOCAB)
 
 
-def accepts(grammar: str, text: str) -> bool:
-    automaton = GrammarMatcher(gbnf.parse(grammar, lambda _: None), INDEX)
+def accepts(grammar: Grammar, text: str) -> bool:
+    automaton = GrammarMatcher(grammar, INDEX)
     for byte in text.encode():
         automaton.begin()
         if not automaton.allows(byte):
@@ -117,7 +121,7 @@ CASES = {
 
 @pytest.mark.parametrize(("schema", "inside", "outside"), CASES.values(), ids=CASES.keys())
 def test_a_schema_generates_its_values(schema: object, inside: list[str], outside: list[str]) -> None:
-    grammar = schema_to_gbnf(schema)
+    grammar = compile_schema(schema)
     for text in inside:
         json.loads(text)
         assert accepts(grammar, text), text
@@ -126,8 +130,31 @@ def test_a_schema_generates_its_values(schema: object, inside: list[str], outsid
 
 
 def test_any_object_is_an_object() -> None:
-    assert accepts(any_object(), '{"a": [{}, 1.5e3, "x"]}')
-    assert not accepts(any_object(), "[]")
+    grammar = compile_schema({"type": "object"})
+    assert accepts(grammar, '{"a": [{}, 1.5e3, "x"]}')
+    assert not accepts(grammar, "[]")
+
+
+def test_the_text_of_a_compiled_schema_compiles_to_the_same() -> None:
+    grammar = compile_schema(PERSON)
+    again = gbnf.parse(grammar.text, lambda _: None)
+    assert again.kinds == grammar.kinds
+    assert again.values == grammar.values
+    assert again.nexts == grammar.nexts
+    assert again.rules == grammar.rules
+
+
+def test_a_sampler_does_not_compile_a_schema_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    grammar = compile_schema(PERSON)
+    monkeypatch.setattr(gbnf, "parse", lambda *_, **__: pytest.fail("compiled again"))
+    make = ChainSamplerFactory(VOCAB)
+    make(SamplingParams(grammar=grammar.text, rules=grammar), 100)
+
+
+def test_constants_are_written_as_json() -> None:
+    for value in ('\x00\x1f\x7f"\\/\n\r\t\b\fé€🦩', [1, -2.5, 1e300, 0.1, True, None, {}], {"a": {"b": []}}):
+        assert json_text(value, 0) == json.dumps(value, ensure_ascii=False)
+    assert json_text("a\ud800b", 0) == '"a\\ud800b"'
 
 
 def deep(levels: int, key: str) -> object:
@@ -195,14 +222,14 @@ REFUSED = {
 @pytest.mark.parametrize("schema", REFUSED.values(), ids=REFUSED.keys())
 def test_what_is_no_schema_or_too_much_is_refused(schema: object) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        schema_to_gbnf(schema)
+        compile_schema(schema)
     assert refused.value.field == "json_schema"
     assert refused.value.message.startswith("json_schema: ")
 
 
 def test_no_recursion_error_close_to_the_limit() -> None:
-    def at_depth(levels: int) -> str:
-        return schema_to_gbnf(deep(20, "properties")) if levels == 0 else at_depth(levels - 1)
+    def at_depth(levels: int) -> Grammar:
+        return compile_schema(deep(20, "properties")) if levels == 0 else at_depth(levels - 1)
 
     assert at_depth(sys.getrecursionlimit() // 3)
 
@@ -225,10 +252,10 @@ schemas = st.recursive(
 @given(schemas)
 def test_every_json_value_is_converted_or_refused(schema: object) -> None:
     try:
-        grammar = schema_to_gbnf(schema)
+        grammar = compile_schema(schema)
     except InvalidRequest:
         return
-    gbnf.parse(grammar, lambda _: None)
+    assert grammar.text.startswith("root ::= ") or "\nroot ::= " in grammar.text
 
 
 @settings(max_examples=200, deadline=None)
@@ -236,7 +263,7 @@ def test_every_json_value_is_converted_or_refused(schema: object) -> None:
 def test_patterns_agree_with_regular_expressions(pattern: str, word: str) -> None:
     anchored = f"^({pattern})$"
     try:
-        grammar = schema_to_gbnf({"pattern": anchored})
+        grammar = compile_schema({"pattern": anchored})
     except InvalidRequest:
         return
     expression = re.compile(anchored[:-1] + r"\Z")

@@ -7,11 +7,27 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from llamaserver.kvstore import blocks as kvblocks
-from llamaserver.kvstore.blocks import BLOCK, Block, BlockId, Damaged, Index, decode, decode_keys, encode
+from llamaserver.interfaces.keys import common_prefix
+from llamaserver.kvstore.blocks import (
+    BLOCK,
+    Block,
+    BlockId,
+    DamagedBlockError,
+    Index,
+    chain,
+    decode,
+    decode_keys,
+    encode,
+    head_size,
+    identify,
+    identity_at,
+    match,
+    match_whole,
+    root,
+)
 
 FINGERPRINT, OTHER = bytes(16), bytes(15) + b"\1"
-ROOT = kvblocks.root(FINGERPRINT, (), ())
+ROOT = root(FINGERPRINT, (), ())
 KEYS = st.lists(st.integers(0, 3), max_size=4 * BLOCK).map(lambda items: array("q", items))
 
 
@@ -21,7 +37,7 @@ def blocks_of(keys: "array[int]", rows: int | None = None) -> list[Block]:
     for at in range(0, len(keys), BLOCK):
         part = keys[at : at + BLOCK]
         seen = len(part) if rows is None else max(0, min(len(part), at + len(part) - (len(keys) - rows)))
-        block = BlockId(parent, kvblocks.identify(parent, part), at, len(part), seen)
+        block = BlockId(parent, identify(parent, part), at, len(part), seen)
         found.append(Block(block, part, np.arange(3 * len(part), dtype=np.uint8)))
         parent = block.identity
     return found
@@ -32,7 +48,7 @@ def matched(blocks: list[Block], keys: "array[int]", window: int = 0) -> int:
     for block in blocks:
         index.add(block.id)
         keys_of[block.id.identity] = block.keys
-    found = kvblocks.match(keys, ROOT, [index], lambda b: keys_of[b.identity], window)
+    found = match(keys, ROOT, [index], lambda b: keys_of[b.identity], window)
     assert all(a.identity == b.parent for (a, _), (b, _) in pairwise(found))
     return found[-1][0].start + found[-1][1] if found else 0
 
@@ -52,22 +68,22 @@ def test_names_say_everything() -> None:
 def test_roots_differ_by_model_adapters_and_scales() -> None:
     a, b = b"a" * 32, b"b" * 32
     roots = [
-        kvblocks.root(FINGERPRINT, (), ()),
-        kvblocks.root(OTHER, (), ()),
-        kvblocks.root(FINGERPRINT, (a,), (1.0,)),
-        kvblocks.root(FINGERPRINT, (a,), (0.5,)),
-        kvblocks.root(FINGERPRINT, (b,), (1.0,)),
-        kvblocks.root(FINGERPRINT, (a, b), (1.0, 1.0)),
-        kvblocks.root(FINGERPRINT, (b, a), (1.0, 1.0)),
+        root(FINGERPRINT, (), ()),
+        root(OTHER, (), ()),
+        root(FINGERPRINT, (a,), (1.0,)),
+        root(FINGERPRINT, (a,), (0.5,)),
+        root(FINGERPRINT, (b,), (1.0,)),
+        root(FINGERPRINT, (a, b), (1.0, 1.0)),
+        root(FINGERPRINT, (b, a), (1.0, 1.0)),
     ]
     assert len(set(roots)) == len(roots)
-    assert kvblocks.root(FINGERPRINT, (a, b), (0.0, 1.0)) == kvblocks.root(FINGERPRINT, (b,), (1.0,))
+    assert root(FINGERPRINT, (a, b), (0.0, 1.0)) == root(FINGERPRINT, (b,), (1.0,))
 
 
 @given(KEYS, KEYS, KEYS)
 def test_the_longest_common_prefix_is_found(first: "array[int]", second: "array[int]", wanted: "array[int]") -> None:
     """By brute force: how far the prompt agrees with what was saved, wherever that ends within a block."""
-    expected = max(kvblocks.common_prefix(saved, wanted) for saved in (first, second))
+    expected = max(common_prefix(saved, wanted) for saved in (first, second))
     assert matched(blocks_of(first) + blocks_of(second), wanted) == expected
 
 
@@ -86,12 +102,12 @@ def test_whole_states_are_found_where_they_end() -> None:
     keys = array("q", range(300))
     index = Index()
     for count in (10, 64, 130, 300):
-        identity = kvblocks.identity_at(kvblocks.chain(ROOT, keys), keys, count)
+        identity = identity_at(chain(ROOT, keys), keys, count)
         index.add(BlockId(ROOT, identity, 0, count, count, whole=True))
     for end, expected in ((9, 0), (10, 10), (63, 10), (64, 64), (129, 64), (299, 130), (300, 300)):
-        found = kvblocks.match_whole(keys[:end], ROOT, [index])
+        found = match_whole(keys[:end], ROOT, [index])
         assert (found[0][1] if found else 0) == expected
-    assert not kvblocks.match_whole(array("q", [7, *range(299)]), ROOT, [index])
+    assert not match_whole(array("q", [7, *range(299)]), ROOT, [index])
 
 
 def test_of_two_blocks_with_one_identity_the_fuller_one_stays() -> None:
@@ -122,7 +138,7 @@ def test_what_was_written_is_read() -> None:
         again = decode(data, block.id, FINGERPRINT)
         assert (again.id, again.keys) == (block.id, block.keys)
         np.testing.assert_array_equal(again.payload, block.payload)
-        assert decode_keys(data.tobytes()[: kvblocks.head_size(block.id.count)], block.id) == block.keys
+        assert decode_keys(data.tobytes()[: head_size(block.id.count)], block.id) == block.keys
 
 
 @given(st.data())
@@ -131,9 +147,9 @@ def test_a_changed_byte_is_never_believed(data: st.DataObject) -> None:
     file = file_of(block)
     at = data.draw(st.integers(0, len(file) - 1))
     file[at] ^= data.draw(st.integers(1, 255))
-    with pytest.raises(Damaged):
+    with pytest.raises(DamagedBlockError):
         decode(file, block.id, FINGERPRINT)
-    keys = decode_keys(file.tobytes()[: kvblocks.head_size(block.id.count)], block.id)
+    keys = decode_keys(file.tobytes()[: head_size(block.id.count)], block.id)
     assert keys in (None, block.keys)
 
 
@@ -144,13 +160,13 @@ def test_a_shorter_or_longer_file_is_never_believed(data: st.DataObject) -> None
     cut = file[: data.draw(st.integers(0, len(file) - 1))]
     extra = np.concatenate([file, np.frombuffer(data.draw(st.binary(min_size=1, max_size=99)), np.uint8)])
     for wrong in (cut, extra):
-        with pytest.raises(Damaged):
+        with pytest.raises(DamagedBlockError):
             decode(wrong, block.id, FINGERPRINT)
 
 
 @given(st.binary(max_size=2000))
 def test_any_bytes_at_all_are_refused(data: bytes) -> None:
-    with pytest.raises(Damaged):
+    with pytest.raises(DamagedBlockError):
         decode(np.frombuffer(data, np.uint8), SOME[0].id, FINGERPRINT)
     assert decode_keys(data, SOME[0].id) is None
 
@@ -162,5 +178,5 @@ def test_a_sound_file_in_the_wrong_place_is_foreign() -> None:
         (file_of(first), first.id, OTHER),
         (file_of(first), second.id, FINGERPRINT),
     ):
-        with pytest.raises(Damaged, match="foreign"):
+        with pytest.raises(DamagedBlockError, match="foreign"):
             decode(file, block, fingerprint)

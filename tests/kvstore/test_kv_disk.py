@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from llamaserver import files as atomic
 from llamaserver.kvstore import disk
 
 from tests.support.engine.driver import tokens
@@ -87,7 +88,7 @@ def test_without_a_limit_some_of_the_disk_stays_free(tmp_path: Path, monkeypatch
 def test_the_bytes_written_tell_how_far_a_large_file_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A drain follows them: a conversation of gigabytes takes minutes."""
     seen: list[int] = []
-    monkeypatch.setattr(disk, "_SYNCED", 4096)
+    monkeypatch.setattr(atomic, "SYNC_EVERY", 4096)
     with opened(tmp_path / "kv", whole=True) as store:
         monkeypatch.setattr(os, "fdatasync", lambda handle: seen.append(store.stats().bytes_written))
         save(store, keys(1000))

@@ -16,9 +16,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from llamaserver.kvstore import disk as kvdisk
+from llamaserver.kvstore import disk
 from llamaserver.kvstore.blocks import BLOCK, common_prefix, head_size
+from llamaserver.kvstore.counters import StoreCounters
+from llamaserver.kvstore.disk import DiskTier
 from llamaserver.kvstore.messages import Lookup
+from llamaserver.kvstore.volume import Limits
 
 from tests.support.engine.kv import files, find, found, opened, save, total
 from tests.support.engine.toy import STATE_BYTES
@@ -162,7 +165,7 @@ def test_every_file_is_synced_then_renamed_then_the_folder_is_synced(
         log.append(("fsync", str(Path(f"/proc/self/fd/{handle}").readlink())))
         fsync(handle)
 
-    def logged_rename(source: str, target: Path) -> None:
+    def logged_rename(source: Path, target: Path) -> None:
         log.append(("rename", str(source)))
         log.append(("named", str(target)))
         rename(source, target)
@@ -317,7 +320,7 @@ def test_a_full_disk_costs_old_conversations_only(small_disk: Path) -> None:
 
 
 def test_a_disk_that_others_have_filled_is_a_count(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kvdisk, "_PAUSE", 0.0)
+    monkeypatch.setattr(disk, "_PAUSE", 0.0)
     with opened(small_disk / "kv") as store:
         (small_disk / "other").write_bytes(bytes(250 * 1024))
         save(store, keys(1000))
@@ -368,21 +371,21 @@ def test_a_folder_that_takes_long_to_list_is_listed_now_and_then(
         return scandir(path)
 
     clock = SimpleNamespace(monotonic=lambda: now, time=time.time, time_ns=time.time_ns)
-    monkeypatch.setattr(kvdisk, "time", clock)
+    monkeypatch.setattr(disk, "time", clock)
     monkeypatch.setattr(os, "scandir", list_slowly)
-    disk = kvdisk.DiskTier(tmp_path, bytes(16), kvdisk.Limits(), lambda reason: None, threading.Lock())
-    disk._folder.mkdir()
+    tier = DiskTier(tmp_path, bytes(16), Limits(), StoreCounters(), threading.RLock())
+    tier._folder.mkdir()
     for seconds, least, most in ((0.05, 600, 600), (3.0, 9, 11)):
         takes = seconds
-        disk.refresh(now=True)
+        tier.refresh(now=True)
         listed = 0
         for _ in range(600):
             now += 1
-            disk.refresh()
+            tier.refresh()
         assert least <= listed <= most
     listed = 0
-    disk.refresh(now=True)
-    disk.refresh()
+    tier.refresh(now=True)
+    tier.refresh()
     assert listed == 1
 
 

@@ -17,7 +17,7 @@ from llamaserver import store_setup
 from llamaserver.config import Config
 from llamaserver.interfaces.backend import ModelInfo
 from llamaserver.kvstore import blocks
-from llamaserver.kvstore.blocks import BLOCK, Block, BlockId, Damaged, decode, encode
+from llamaserver.kvstore.blocks import BLOCK, Block, BlockId, DamagedBlockError, decode, encode
 from llamaserver.kvstore.store import KVStore
 
 from tests.support.engine.kv import files, found, opened, save
@@ -137,7 +137,7 @@ def accepted(content: bytes, block: Block, fingerprint: bytes = FINGERPRINT) -> 
     """Whether a file is taken for the block; then it must be the block."""
     try:
         read = decode(np.frombuffer(content, np.uint8), block.id, fingerprint)
-    except Damaged:
+    except DamagedBlockError:
         return False
     assert (read.id, read.keys, read.payload.tobytes()) == (block.id, block.keys, block.payload.tobytes())
     return True
@@ -151,7 +151,7 @@ def test_a_file_of_another_format_is_foreign(block: Block, version: int) -> None
     with patch.object(blocks, "FORMAT", version):
         content = file_of(block)
         assert accepted(content, block)
-    with pytest.raises(Damaged, match="foreign"):
+    with pytest.raises(DamagedBlockError, match="foreign"):
         decode(np.frombuffer(content, np.uint8), block.id, FINGERPRINT)
 
 

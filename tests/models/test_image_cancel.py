@@ -10,8 +10,8 @@ import orjson
 import pytest
 from llamaserver.interfaces.backend import Status
 from llamaserver.llama.backend import LlamaBackend
-from llamaserver.llama.options import LoadOptions
 
+from tests.support.engine.options import load_options
 from tests.support.images import base64_of, png
 from tests.support.models import Models
 from tests.support.polling import until
@@ -72,9 +72,7 @@ def test_neighbour_keeps_its_answer(client: Client) -> None:
 
 
 def test_encode_ends_early(models: Models) -> None:
-    options = LoadOptions(
-        model=str(models.llama()), mmproj=str(models.slow_projector()), ctx_size=2048, threads=1, threads_batch=1
-    )
+    options = load_options(models.llama(), mmproj=str(models.slow_projector()), ctx_size=2048)
     backend = LlamaBackend(options, lambda _: True)
     projector = backend._projector
     assert projector is not None

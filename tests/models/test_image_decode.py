@@ -7,10 +7,10 @@ import pytest
 from llamaserver.interfaces.backend import Batch, Status
 from llamaserver.interfaces.params import Prompt
 from llamaserver.llama.backend import LlamaBackend
-from llamaserver.llama.options import LoadOptions
 from PIL import ExifTags, Image
 
 from tests.support.engine.native_media import last_logits
+from tests.support.engine.options import load_options
 from tests.support.images import encoded, png
 from tests.support.models import Models
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.model
 
 def load(models: Models, name: str, **options: int) -> LlamaBackend:
     model, projector = str(getattr(models, name)()), str(models.projector_of(name))
-    return LlamaBackend(LoadOptions(model=model, mmproj=projector, ctx_size=1024, **options), lambda _: True)
+    return LlamaBackend(load_options(model, mmproj=projector, ctx_size=1024, **options), lambda _: True)
 
 
 def evaluate(backend: LlamaBackend, prompt: Prompt) -> np.ndarray:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from llamaserver.interfaces.backend import Batch, ByteArray, FloatArray, Status
 from llamaserver.llama.backend import LlamaBackend
-from llamaserver.llama.options import LoadOptions
 
+from tests.support.engine.options import load_options
 from tests.support.models import SWA_WINDOW, Models
 
 pytestmark = pytest.mark.model
@@ -24,7 +24,7 @@ def load(models: Models) -> Iterator[Load]:
         def make(kind: str, **options: object) -> LlamaBackend:
             path = getattr(models, kind)()
             fields = {"ctx_size": 1024, "n_seq_max": 2, "flash_attn": "off", **options}
-            backend = LlamaBackend(LoadOptions(model=str(path), **fields), lambda _: True)
+            backend = LlamaBackend(load_options(path, **fields), lambda _: True)
             stack.callback(backend.close)
             return backend
 

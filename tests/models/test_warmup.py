@@ -10,8 +10,8 @@ import pytest
 from llamaserver.errors import ModelLoadError
 from llamaserver.interfaces.backend import Batch, Status
 from llamaserver.llama.backend import CACHE_TYPES, LlamaBackend
-from llamaserver.llama.options import LoadOptions
 
+from tests.support.engine.options import load_options
 from tests.support.models import BERT_CTX, Models
 from tests.support.paths import model_path
 from tests.support.server.client import Client
@@ -22,8 +22,8 @@ TOKENS = list(b"the llama and one image of the world")
 
 
 def backend(model: Path, **options: Any) -> LlamaBackend:
-    fields = {"model": str(model), "ctx_size": 2048, "n_seq_max": 4, "n_slots": 4, "threads": 2, "threads_batch": 2}
-    return LlamaBackend(LoadOptions(**fields | options), lambda _: True)
+    fields = {"ctx_size": 2048, "n_seq_max": 4, "n_slots": 4, "threads": 2, "threads_batch": 2}
+    return LlamaBackend(load_options(model, **fields | options), lambda _: True)
 
 
 def answers(one: LlamaBackend) -> list[np.ndarray]:

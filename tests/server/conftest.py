@@ -7,7 +7,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from llamaserver.api.app import build_app, build_context, build_management_app
 from llamaserver.config import Config
 from llamaserver.engine.loop import Engine
-from llamaserver.lifecycle import engine_settings
+from llamaserver.engine_options import engine_settings
 from llamaserver.llama.templates import LlamaTemplates
 
 

@@ -7,7 +7,7 @@ import shutil
 import pytest
 from aiohttp import web
 from llamaserver.errors import DownloadError, ModelLoadError
-from llamaserver.models import digest, download, gguf_check, http_client, origin, sidecar
+from llamaserver.models import digest, download, gguf_check, http_client, lock, origin, sidecar
 from llamaserver.models.download import fetch
 from llamaserver.models.origin import Origin
 from llamaserver.models.source import Source
@@ -66,16 +66,16 @@ def by_an_older_version(target, data):
 
 
 @pytest.mark.parametrize("data", [HTML, DATA[:-1], b""], ids=["a page", "cut off", "empty"])
-async def test_what_is_no_model_is_replaced(data, get, target, caplog):
+async def test_a_file_that_is_no_model_is_replaced(data, get, target, caplog):
     by_an_older_version(target, data)
     assert await get() == 1
     assert target.read_bytes() == DATA
-    assert f"{target} is no " in caplog.text
-    assert "downloading it anew" in caplog.text
+    assert f"{target} is not a" in caplog.text
+    assert "downloading it again" in caplog.text
     assert await get() == 0
 
 
-async def test_what_is_no_model_makes_room_before_the_download(server, get, target):
+async def test_a_file_that_is_no_model_is_removed_before_the_download(server, get, target):
     by_an_older_version(target, HTML)
     server.plan = [lambda _: pytest.fail("it is there still") if target.exists() else None]
     await get()
@@ -103,7 +103,7 @@ async def test_a_file_that_was_put_there_by_hand_is_checked_too(get, target):
 async def test_the_users_own_file_is_never_removed(server, target):
     """`-m FILE --model-url URL`: that the file is no model may be a mistake in its name."""
     target.write_bytes(HTML)
-    with pytest.raises(DownloadError, match=r"is no GGUF file: it begins with .*; remove it$") as failed:
+    with pytest.raises(DownloadError, match=r"is not a GGUF file: it begins with .*; remove it$") as failed:
         await fetch(Source(server.url), target, server.progress)
     assert failed.value.reason == "NotGGUF"
     assert target.read_bytes() == HTML
@@ -146,7 +146,7 @@ async def test_a_download_keeps_where_it_came_from_without_secrets(server, targe
     assert kept["at"].endswith("Z")
 
 
-async def test_what_is_used_is_told(server, get, target, caplog):
+async def test_the_log_names_the_file_in_use(server, get, target, caplog):
     caplog.set_level("INFO")
     await get()
     assert "from the cache" not in caplog.text
@@ -175,7 +175,7 @@ async def test_a_failed_load_tells_the_origin(server, get, target):
     told = fail_to_load(target)
     assert told == (
         f"cannot load model {target}: bad tensors; the file is from the cache{origin.told(target)}; "
-        "the next download asks whether there is another by now"
+        "the next start checks whether the server has another file"
     )
     assert server.url in told
 
@@ -193,7 +193,7 @@ async def test_a_repaired_server_is_asked_again(server, get, target, caplog):
     assert await get() == 2  # the question, and the download
     assert server.requests[1].headers["If-None-Match"] == '"one"'
     assert target.read_bytes() == OTHER
-    assert "has another by now" in caplog.text
+    assert "has another file now" in caplog.text
     assert left(target) == ["model.gguf", "model.gguf.origin", "model.gguf.sha256"]
     assert await get() == 0
 
@@ -202,7 +202,7 @@ async def test_a_server_that_has_the_same_is_asked_each_time_and_says_so(server,
     await get()
     fail_to_load(target)
     assert [await get(), await get()] == [1, 1]
-    assert f"{target}{origin.told(target)} could not be loaded, and {server.url} still has the same" in caplog.text
+    assert f"{target}{origin.told(target)} could not be loaded; {server.url} still has the same file" in caplog.text
     assert target.read_bytes() == DATA
     origin.praise([target])  # it loads now
     assert await get() == 0
@@ -226,7 +226,7 @@ async def test_a_server_that_has_the_same_is_asked_each_time_and_says_so(server,
          OTHER, True),
     ],
 )  # fmt: skip
-async def test_what_counts_as_another_file(before, after, data, changed, server, get, target):
+async def test_changes_that_make_another_file(before, after, data, changed, server, get, target):
     """Also with a server that knows no conditions: it sends the file, of which nothing is read."""
     server.etag, server.headers = "", dict(before)
     server.plan = [web.Response(body=DATA, headers=before), web.Response(body=data, headers=after)]
@@ -253,7 +253,7 @@ async def test_a_server_that_has_nothing_better_takes_nothing_away(step, server,
     server.plan = [lambda _: web.Response(status=step.status, body=step.body, headers=step.headers)] * 20
     await get()
     assert target.read_bytes() == DATA
-    assert "could not be loaded, and " in caplog.text
+    assert "could not be loaded; " in caplog.text
     assert left(target) == [f"model.gguf{end}" for end in ("", ".origin", ".sha256", ".suspect")]
 
 
@@ -300,7 +300,7 @@ async def test_a_file_that_was_damaged_on_its_disk_is_downloaded_anew(server, ge
     fail_to_load(target)
     assert await get() == 1
     assert target.read_bytes() == DATA
-    assert "is no longer what was downloaded" in caplog.text
+    assert "has changed since it was downloaded" in caplog.text
 
 
 async def test_a_suspect_is_read_once(get, target, monkeypatch):
@@ -334,9 +334,9 @@ async def test_a_lock_that_cannot_be_had_takes_nothing_away(get, target, monkeyp
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(download.fetch_lock, "_create", full)
+    monkeypatch.setattr(lock, "_create", full)
     assert await get() == 0
-    assert "no other can be had: cannot write" in caplog.text
+    assert "no other file can be downloaded: cannot write" in caplog.text
 
 
 async def test_a_mark_is_of_one_file_alone(get, target):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from llamaserver import lifecycle
+from llamaserver import startup
 
 from tests.support.engine import native_faults
 from tests.support.models import Models
@@ -93,9 +93,7 @@ def test_the_size_of_a_model_is_that_of_all_its_parts(tmp_path):
     for number in (1, 2, 3):
         (tmp_path / f"m-0000{number}-of-00003.gguf").write_bytes(b"x" * number)
     (tmp_path / "whole.gguf").write_bytes(b"x" * 10)
-    sizes = {
-        name: lifecycle._bytes_of(tmp_path / name) for name in ("m-00001-of-00003.gguf", "whole.gguf", "none.gguf")
-    }
+    sizes = {name: startup.bytes_of(tmp_path / name) for name in ("m-00001-of-00003.gguf", "whole.gguf", "none.gguf")}
     assert list(sizes.values()) == [6, 10, 0]
 
 

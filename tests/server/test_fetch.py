@@ -298,7 +298,7 @@ def test_a_file_that_could_not_be_loaded_is_asked_for_again(start, folder, mirro
     origin.suspect(folder / "http-1/model.gguf")
     again = start(http(mirror))
     assert again.ends() == 0
-    assert f"could not be loaded, and {mirror.url}/model.gguf still has the same" in again.log
+    assert f"could not be loaded; {mirror.url}/model.gguf still has the same file" in again.log
     assert f"using {folder}/http-1/model.gguf from the cache, downloaded at 2" in again.log
     assert len(mirror.requests) == 2
     other = tmp_path / "other"
@@ -316,7 +316,7 @@ def test_a_file_that_could_not_be_loaded_is_asked_for_again(start, folder, mirro
         ({"url": "/answers/401"}, "Unauthorized", "answered 401"),
         ({"url": "/answers/403"}, "Unauthorized", "answered 403"),
         ({"url": "/answers/400"}, "DownloadFailed", "answered 400"),
-        ({"url": "/api/models/who/what/x"}, "NotGGUF", "is no GGUF file: it begins with"),
+        ({"url": "/api/models/who/what/x"}, "NotGGUF", "is not a GGUF file: it begins with"),
         ({"sha256": "0" * 64}, "ChecksumMismatch", "expected " + "0" * 64),
         ({"url": "/huge.gguf"}, "DiskFull", "MiB free; the file needs 1099511627776 MiB more"),
     ],
@@ -408,7 +408,7 @@ async def test_a_server_that_stays_unreachable_is_a_failed_download(tmp_path, mo
         ({"path": "k//m", "http": {"url": "http://h/m"}}, "path must be KEY/FILE"),
         ({"path": "k/../m", "http": {"url": "http://h/m"}}, "begin with a dot"),
         ({"path": ".users/m", "http": {"url": "http://h/m"}}, "begin with a dot"),
-        ({"http": {"url": "http://h/m"}}, "path must be a text"),
+        ({"http": {"url": "http://h/m"}}, "path must be a string"),
         ({"path": "k/m", "http": {"url": "ftp://h/m"}}, "http.url must begin with"),
         ({"path": "k/m", "http": {"url": "http:///m"}}, "http.url must begin with"),
         ({"path": "k/m", "http": {"url": "http://[::1/m"}}, "http.url must begin with"),
@@ -417,7 +417,7 @@ async def test_a_server_that_stays_unreachable_is_a_failed_download(tmp_path, mo
         ({"path": "k/m", "http": {"url": "http://h/m"}, "sha": ""}, "--file has no field sha"),
         ({"path": "k/m", "http": {"url": "http://h/m"}, "sha256": "abc"}, "sha256 must be 64"),
         ({"path": "k/m", "huggingFace": {"repo": "what", "file": "m"}}, "huggingFace.repo must be OWNER/NAME"),
-        ({"path": "k/m", "huggingFace": {"repo": "who/what"}}, "file must be a text"),
+        ({"path": "k/m", "huggingFace": {"repo": "who/what"}}, "file must be a string"),
         ({"path": "k/m", "http": {"url": "http://h/m-00001-of-00002.gguf"}}, "must be named like"),
         ({"path": "k/m-00001-of-00002.gguf", "http": {"url": "http://h/m"}}, "must be named like"),
     ],

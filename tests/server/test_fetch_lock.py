@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 from llamaserver.models import lock as fetch_lock
-from llamaserver.models.lock import LockLost, held
+from llamaserver.models.lock import LockLostError, held
 
 from tests.support.polling import eventually, until
 
@@ -52,13 +52,13 @@ def foreign(path, silent):
     os.utime(path, (now - silent, now - silent))
 
 
-async def test_it_is_there_while_held_and_gone_afterwards(path):
+async def test_the_lock_file_exists_only_while_it_is_held(path):
     async with held(path, ignore):
         assert path.exists()
     assert list(path.parent.iterdir()) == []
 
 
-async def test_it_is_given_back_by_a_failure(path):
+async def test_a_failure_releases_the_lock(path):
     with pytest.raises(RuntimeError):
         async with held(path, ignore):
             raise RuntimeError
@@ -184,7 +184,7 @@ async def test_a_holder_that_was_taken_for_dead_notices(path, monkeypatch):
         path.unlink()
         path.write_text(FOREIGN)
         await eventually(lambda: lock.lost, "it notices")
-        with pytest.raises(LockLost):
+        with pytest.raises(LockLostError):
             lock.check()
     assert path.read_text() == FOREIGN  # not its own to remove
 

@@ -7,7 +7,7 @@ import gguf
 import numpy as np
 import pytest
 from llamaserver.models import gguf_check
-from llamaserver.models.gguf_check import CutOff, NotGGUF, check, check_begin
+from llamaserver.models.gguf_check import CutOffError, NotGGUFError, check, check_begin
 
 from tests.support.gguf_bytes import ARRAY, STRING, UINT32, Tensor, header, text, u32, u64, value, whole
 from tests.support.models import Models
@@ -22,7 +22,7 @@ def verdict(tmp_path):
         path.write_bytes(data)
         try:
             check(path)
-        except NotGGUF as error:
+        except NotGGUFError as error:
             return str(error)
         return ""
 
@@ -37,14 +37,14 @@ def test_models_adapters_and_projectors_are_whole_until_a_byte_is_missing(make, 
     data = getattr(Models(tmp_path), make)().read_bytes()
     assert verdict(data) == ""
     end = len(data.rstrip(b"\0"))  # the padding of the last tensor may be missing
-    assert verdict(data[: end - 32]).startswith("is no whole GGUF file: it has")
+    assert verdict(data[: end - 32]).startswith("is not a complete GGUF file: it has")
 
 
 def test_a_cut_anywhere_is_found(tmp_path, verdict):
     data = Models(tmp_path).llama().read_bytes()
     places = {*range(4, 200), *random.Random(1).sample(range(200, len(data) - 64), 200)}
     for place in sorted(places):
-        assert "is no whole GGUF file" in verdict(data[:place]), place
+        assert "is not a complete GGUF file" in verdict(data[:place]), place
 
 
 def test_each_part_of_a_split_model_is_a_file_of_its_own(tmp_path):
@@ -69,7 +69,9 @@ def test_the_size_that_is_missing_is_told(tmp_path):
     path = tmp_path / "file"
     data = whole(b"x" * 1000)
     path.write_bytes(data[:-1])
-    with pytest.raises(CutOff, match=f"it has {len(data) - 1:,} bytes, and its header speaks of {len(data):,}") as cut:
+    with pytest.raises(
+        CutOffError, match=f"it has {len(data) - 1:,} bytes, but its header requires {len(data):,}"
+    ) as cut:
         check(path)
     assert cut.value.needed == len(data)
 
@@ -77,8 +79,8 @@ def test_the_size_that_is_missing_is_told(tmp_path):
 @pytest.mark.parametrize(
     ("head", "message"),
     [
-        (b"", "is no GGUF file: it is empty"),
-        (b"<!DOCTYPE html>\n<title>Sign in</title>", 'is no GGUF file: it begins with "<!DOCTYPE html>"'),
+        (b"", "is not a GGUF file: it is empty"),
+        (b"<!DOCTYPE html>\n<title>Sign in</title>", 'is not a GGUF file: it begins with "<!DOCTYPE html>"'),
         (b"\r\n  <html>" + b" x" * 60, 'it begins with "<html> x'),
         (b'{"error": "no such file"}', 'it begins with "{"error": "no such file"}"'),
         (b"version https://git-lfs.github.com/spec/v1\noid", "(a Git LFS pointer, which stands for the file)"),
@@ -92,8 +94,8 @@ def test_the_size_that_is_missing_is_told(tmp_path):
     ],
     ids=lambda value: "" if isinstance(value, bytes) else value[:30],
 )
-def test_what_is_no_gguf_is_told_by_its_begin(head, message, verdict):
-    with pytest.raises(NotGGUF) as told:
+def test_the_error_shows_the_start_of_a_file_that_is_no_gguf(head, message, verdict):
+    with pytest.raises(NotGGUFError) as told:
         check_begin(head[:64])
     assert message in str(told.value)
     assert verdict(head) == str(told.value)
@@ -102,24 +104,24 @@ def test_what_is_no_gguf_is_told_by_its_begin(head, message, verdict):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"GGUF", "no whole GGUF file"),
+        (b"GGUF", "not a complete GGUF file"),
         (header(version=u32(3)[::-1]), "for big-endian machines"),
         (header(version=u32(1)), "of version 1"),
-        (header(counts=(2**63, 0)), "no whole GGUF file"),
-        (header(counts=(0, 2**64 - 1)), "no whole GGUF file"),
+        (header(counts=(2**63, 0)), "not a complete GGUF file"),
+        (header(counts=(0, 2**64 - 1)), "not a complete GGUF file"),
         (header(values=[u64(2**64 - 1) + b"name" * 9]), "a name has 18,446,744,073,709,551,615 bytes"),
-        (header(values=[value(b"k", STRING, u64(2**64 - 1))]), "no whole GGUF file"),
-        (header(values=[value(b"k", ARRAY, u32(STRING) + u64(2**40))]), "no whole GGUF file"),
-        (header(values=[value(b"k", ARRAY, u32(UINT32) + u64(2**62))]), "no whole GGUF file"),
+        (header(values=[value(b"k", STRING, u64(2**64 - 1))]), "not a complete GGUF file"),
+        (header(values=[value(b"k", ARRAY, u32(STRING) + u64(2**40))]), "not a complete GGUF file"),
+        (header(values=[value(b"k", ARRAY, u32(UINT32) + u64(2**62))]), "not a complete GGUF file"),
         (header(values=[value(b"k", 77, b"\0" * 64)]), "a value has the unknown type 77"),
         (header(values=[value(b"k", ARRAY, u32(77) + u64(1) + b"\0" * 8)]), "a value has the unknown type 77"),
-        (header(values=[value(b"k", ARRAY, (u32(ARRAY) + u64(1)) * 900)]), "arrays lie too deep"),
+        (header(values=[value(b"k", ARRAY, (u32(ARRAY) + u64(1)) * 900)]), "arrays are nested too deeply"),
         (header(values=[value(b"general.alignment", UINT32, u32(0))]), "general.alignment is no power of two"),
         (header(values=[value(b"general.alignment", UINT32, u32(48))]), "general.alignment is no power of two"),
         (header(values=[value(b"general.alignment", STRING, text(b"32"))]), "general.alignment is no power of two"),
         (header([Tensor((1,) * 9)]), "a tensor has 9 dimensions"),
-        (header([Tensor((2**63, 2**63, 2**63))]), "no whole GGUF file"),
-        (header([Tensor((1,), offset=2**64 - 1)]), "no whole GGUF file"),
+        (header([Tensor((2**63, 2**63, 2**63))]), "not a complete GGUF file"),
+        (header([Tensor((1,), offset=2**64 - 1)]), "not a complete GGUF file"),
     ],
     ids=str,
 )
@@ -151,16 +153,16 @@ def test_versions_and_alignments(version, alignment, verdict):
     values = [value(b"general.alignment", UINT32, u32(alignment))]
     data = header([Tensor((100,))], values, version=u32(version), alignment=alignment) + b"x" * 100
     assert verdict(data) == ""
-    assert "no whole GGUF file" in verdict(data[:-1])
+    assert "not a complete GGUF file" in verdict(data[:-1])
 
 
 def test_an_unknown_quantization_weakens_the_check_alone(verdict):
     data = header([Tensor((32, 100), kind=99), Tensor((64,), offset=3200, name=b"u")]) + b"x" * 3264
     assert verdict(data) == ""
-    assert "no whole GGUF file" in verdict(data[:-1])
+    assert "not a complete GGUF file" in verdict(data[:-1])
     last = header([Tensor((64,), name=b"u"), Tensor((32, 100), kind=99, offset=64)]) + b"x" * 64
     assert verdict(last) == ""
-    assert "no whole GGUF file" in verdict(last[:-1])
+    assert "not a complete GGUF file" in verdict(last[:-1])
 
 
 def test_a_version_to_come_is_left_to_the_library(verdict):
@@ -172,7 +174,7 @@ def test_arrays_of_arrays_may_be(verdict):
     nested = value(b"k", ARRAY, u32(ARRAY) + u64(2) + inner)
     data = header([Tensor((10,))], [nested]) + b"x" * 10
     assert verdict(data) == ""
-    assert "no whole GGUF file" in verdict(data[:-1])
+    assert "not a complete GGUF file" in verdict(data[:-1])
 
 
 def test_the_sizes_of_types_are_the_librarys():

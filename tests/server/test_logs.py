@@ -93,7 +93,7 @@ def test_a_file_that_cannot_be_written_costs_one_warning(configured, file):
     logging.getLogger("a").info("goes on")
     warning, line = map(json.loads, lines())
     assert warning["level"] == "WARNING"
-    assert "no log file" in warning["msg"]
+    assert "cannot write the log file" in warning["msg"]
     assert line["msg"] == "goes on"
 
 

@@ -63,12 +63,12 @@ def redirect(location, status="302 Found"):
 CASES = {
     "a web page": (
         [answer("200 OK\r\nContent-Type: text/html; charset=utf-8", HTML)], "NotGGUF",
-        r'/m\.gguf\?… is no GGUF file: it begins with "<!DOCTYPE html>"; it came as text/html\. '
-        r"Is a sign-in or another URL needed\? Nothing was kept$", 1,
+        r'/m\.gguf\?… is not a GGUF file: it begins with "<!DOCTYPE html>"; it was sent as text/html\. '
+        r"Is a sign-in or another URL needed\? The download was discarded$", 1,
     ),
     "a sign-in": (
         [redirect(f"/login.html?token={SECRET}"), answer("200 OK\r\nContent-Type: text/html", HTML)], "NotGGUF",
-        r"it came as text/html, redirected to http://127\.0\.0\.1:\d+/login\.html\?…\. Is a sign-in or another", 2,
+        r"it was sent as text/html, redirected to http://127\.0\.0\.1:\d+/login\.html\?…\. Is a sign-in or another", 2,
     ),
     "a web page whose length is not told": (
         [answer("200 OK\r\nContent-Type: text/html", HTML, length=None)], "NotGGUF", "begins with .<!DOCTYPE html>", 1,
@@ -78,32 +78,34 @@ CASES = {
     ),
     "an error as JSON": (
         [answer("200 OK\r\nContent-Type: application/json", b'{"error": "quota"}')], "NotGGUF",
-        r'it begins with "{"error": "quota"}"; it came as application/json\. Nothing was kept', 1,
+        r'it begins with "{"error": "quota"}"; it was sent as application/json\. The download was discarded', 1,
     ),
     "a pointer": (
         [answer("200 OK", b"version https://git-lfs.github.com/spec/v1\noid sha256:0")], "NotGGUF",
         r"\(a Git LFS pointer, which stands for the file\)", 1,
     ),
-    "nothing at all": ([answer("200 OK")], "NotGGUF", "is no GGUF file: it is empty", 1),
+    "nothing at all": ([answer("200 OK")], "NotGGUF", "is not a GGUF file: it is empty", 1),
     "three bytes": ([answer("200 OK", b"GGU")], "NotGGUF", "it begins with 47 47 55", 1),
     "a compressed file": (
         [answer("200 OK\r\nContent-Encoding: gzip", gzip.compress(DATA))], "NotGGUF",
-        r"\(gzip\); it came as application/octet-stream, Content-Encoding gzip\. Nothing was kept", 1,
+        r"\(gzip\); it was sent as application/octet-stream, Content-Encoding gzip\. The download was discarded", 1,
     ),
     "a file that is cut off": (
         [answer("200 OK", HALF)], "NotGGUF",
-        r"is no whole GGUF file: it has 1,536,032 bytes, and its header speaks of 3,072,064 or more; "
-        r".* The server's own file is cut off\. Nothing was kept", 1,
+        r"is not a complete GGUF file: it has 1,536,032 bytes, but its header requires 3,072,064; "
+        r".* The file on the server is incomplete\. The download was discarded", 1,
     ),
-    "a header that is cut off": ([answer("200 OK", DATA[:40])], "NotGGUF", "is no whole GGUF file: it has 40 bytes", 1),
+    "a header that is cut off": (
+        [answer("200 OK", DATA[:40])], "NotGGUF", "is not a complete GGUF file: it has 40 bytes", 1,
+    ),
     "a file for other machines": ([answer("200 OK", b"GGUF\0\0\0\3" + b"\0" * 64)], "NotGGUF", "big-endian", 1),
     "a connection that ends where no length was told": (
         [answer("200 OK", HALF, length=None)], "DownloadFailed",
-        r"the connection broke off at \d of 3 MiB, 6 times$", 6,
+        r"the connection was lost at \d of 3 MiB, 6 times$", 6,
     ),
     "chunks that end in the middle": (
         [raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n400\r\n" + DATA[:1024] + b"\r\n")],
-        "DownloadFailed", r"the connection broke off at \d KiB, 6 times$", 6,
+        "DownloadFailed", r"the connection was lost at \d KiB, 6 times$", 6,
     ),
     "chunks that are none": (
         [raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n")], "DownloadFailed",
@@ -111,15 +113,15 @@ CASES = {
     ),
     "a reset in the middle": (
         [reset(b"HTTP/1.1 200 OK\r\nContent-Length: 3000000\r\n\r\n" + HALF)], "DownloadFailed",
-        r"the connection broke off at \d of 3 MiB, 6 times$", 6,
+        r"the connection was lost at \d of 3 MiB, 6 times$", 6,
     ),
-    "a reset": ([reset()], "DownloadFailed", "the connection broke off, 6 times|without an answer, 6 times", None),
+    "a reset": ([reset()], "DownloadFailed", "the connection was lost, 6 times|without an answer, 6 times", None),
     "no answer": ([raw(b"")], "DownloadFailed", "closed the connection without an answer, 6 times", None),
     "half an answer": ([raw(b"HTTP/1.1 200 O")], "DownloadFailed", "6 times", None),
-    "silence": ([silence()], "DownloadFailed", r"no byte came for 0\.2 s, 6 times", 6),
+    "silence": ([silence()], "DownloadFailed", r"no data came for 0\.2 s, 6 times", 6),
     "silence in the middle": (
         [silence(b"HTTP/1.1 200 OK\r\nContent-Length: 3000000\r\n\r\n" + HALF)], "DownloadFailed",
-        r"no byte came for 0\.2 s at 1 of 3 MiB, 6 times$", 6,
+        r"no data came for 0\.2 s at 1 of 3 MiB, 6 times$", 6,
     ),
     "another protocol": (
         [raw(b"SSH-2.0-OpenSSH_9.6\r\n")], "DownloadFailed", "the server does not answer with HTTP, 6 times", 6,
@@ -129,14 +131,14 @@ CASES = {
         r"too many redirects \(10\), the last to http://127\.0\.0\.1:\d+/again\?…$", 10,
     ),
     "a redirect to nowhere": (
-        [answer("302 Found")], "DownloadFailed", "answered 302 Found, without a place to go to$", 1,
+        [answer("302 Found")], "DownloadFailed", "answered 302 Found, without a Location$", 1,
     ),
     "a redirect to another scheme": (
         [redirect(f"ftp://user:{SECRET}@files.example/m.gguf")], "DownloadFailed",
-        "the server redirects to ftp://files.example/m.gguf, which is no HTTP address$", 1,
+        "the server redirects to ftp://files.example/m.gguf, which is not an HTTP address$", 1,
     ),
     "a redirect to no address": (
-        [redirect("http://")], "DownloadFailed", "the server redirects to .*, which is no HTTP address$", 1,
+        [redirect("http://")], "DownloadFailed", "the server redirects to .*, which is not an HTTP address$", 1,
     ),
     "a redirect to an error": (
         [redirect(f"/gone?token={SECRET}"), answer("404 Not Found")], "ModelNotFound",
@@ -166,11 +168,11 @@ CASES = {
     "a status of their own": ([answer("999 Request denied")], "DownloadFailed", "the server answered 999 Request", 6),
     "416 at the begin": (
         [answer("416 Range Not Satisfiable")], "DownloadFailed",
-        "the server refuses to go on where the last attempt ended; starting anew, 6 times$", 6,
+        "the server refuses to continue where the last attempt ended; starting again, 6 times$", 6,
     ),
     "another range": (
         [answer("206 Partial Content\r\nContent-Range: bytes 7-9/10", b"abc")], "DownloadFailed",
-        "the server sent another range than was asked for; starting anew, 6 times$", 6,
+        "the server sent another range than the requested one; starting again, 6 times$", 6,
     ),
     "429": ([answer("429 Slow down")], "DownloadFailed", "the server answered 429 Too Many Requests, 6 times$", 6),
     "500": ([answer("500 Oops")], "DownloadFailed", "the server answered 500 Internal Server Error, 6 times$", 6),
@@ -179,7 +181,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-async def test_what_is_said(name, told, tmp_path):
+async def test_the_error_message(name, told, tmp_path):
     steps, reason, message, requests = CASES[name]
     async with Wire(*steps) as wire:
         error = await told(f"{wire.url}/m.gguf")
@@ -208,7 +210,7 @@ async def test_a_connection_that_ends_in_the_middle(told):
         assert len(wire.requests) == 6
         assert f"range: bytes={len(HALF)}-" in wire.requests[1].lower()
     assert "cannot download http" in message
-    assert message.endswith(": the connection broke off at 1 of 3 MiB, 6 times; the next attempt goes on from there")
+    assert message.endswith(": the connection was lost at 1 of 3 MiB, 6 times; the next attempt continues there")
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "aws-chunked"])
@@ -250,7 +252,7 @@ async def test_whether_a_token_was_sent(status, token, page, message, tmp_path):
     assert failed.value.reason == "Unauthorized"
 
 
-async def test_what_hugging_face_says_itself(tmp_path):
+async def test_the_message_of_hugging_face_is_shown(tmp_path):
     said = "Access to model a/b is restricted. Visit https://hub/a/b to ask for access."
     async with Wire(answer(f"403 Forbidden\r\nX-Error-Message: {said}")) as wire:
         with pytest.raises(DownloadError, match="answered 403 Forbidden") as failed:
@@ -303,7 +305,7 @@ async def test_a_name_that_nobody_knows(told):
 
 @pytest.mark.parametrize("url", ["http://", "ftp://there/m.gguf", "not a url/m.gguf", "http://[::1/m.gguf"])
 async def test_an_address_that_is_none(url, tmp_path):
-    with pytest.raises(DownloadError, match=r"cannot download .*: this is no HTTP address$"):
+    with pytest.raises(DownloadError, match=r"cannot download .*: this is not an HTTP address$"):
         await fetch(Source(url), tmp_path / "m.gguf", lambda *_: None)
 
 
@@ -365,7 +367,7 @@ async def test_tls_where_it_is_not_expected(told, tmp_path):
 
 @pytest.mark.parametrize(
     ("asked", "pause", "said"),
-    [("7", 7, "asks to wait 7 s, attempt 1 of 6, again in 7 s"), ("9999", 300, "asks to wait 9,999 s"),
+    [("7", 7, "asks to wait 7 s, attempt 1 of 6, next attempt in 7 s"), ("9999", 300, "asks to wait 9,999 s"),
      ("Wed, 01 May 2024 10:00:00 GMT", 0, "Unavailable, attempt 1 of 6"), ("soon", 0, "Unavailable, attempt 1 of 6"),
      ("-5", 0, "Unavailable, attempt 1 of 6"), ("", 0, "Unavailable, attempt 1 of 6")],
 )  # fmt: skip
@@ -392,7 +394,7 @@ async def test_a_pause_may_be_a_time_of_day(tmp_path, monkeypatch):
     when = format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)
     async with Wire(answer(f"429 Wait\r\nRetry-After: {when}"), answer("200 OK", DATA)) as wire:
         await fetch(Source(f"{wire.url}/m.gguf"), tmp_path / "m.gguf", lambda *_: None, on_retry=retries.append)
-    assert re.search(r"and asks to wait \d+ s, attempt 1 of 6, again in \d+(\.\d)? s$", retries[0])
+    assert re.search(r"and asks to wait \d+ s, attempt 1 of 6, next attempt in \d+(\.\d)? s$", retries[0])
 
 
 async def test_each_attempt_is_told_and_when_the_next_one_is(tmp_path, monkeypatch):
@@ -408,4 +410,4 @@ async def test_each_attempt_is_told_and_when_the_next_one_is(tmp_path, monkeypat
         with pytest.raises(DownloadError, match="6 times"):
             await fetch(Source(url), tmp_path / "m.gguf", lambda *_: None, on_retry=retries.append)
     what = f"{url}: the server answered 500 Internal Server Error"
-    assert retries == [f"{what}, attempt {n} of 6, again in {0.5 * 2 ** (n - 1):g} s" for n in range(1, 6)]
+    assert retries == [f"{what}, attempt {n} of 6, next attempt in {0.5 * 2 ** (n - 1):g} s" for n in range(1, 6)]

@@ -7,6 +7,7 @@ import socket
 import threading
 
 import pytest
+from llamaserver import files
 from llamaserver.models import cache
 from llamaserver.models.cache import Claim, escaped
 
@@ -49,7 +50,7 @@ def keys(folder):
     return sorted(path.name for path in folder.iterdir() if not path.name.startswith(".users"))
 
 
-def test_a_key_that_its_only_owner_dropped_goes(folder):
+def test_a_folder_is_removed_when_its_only_owner_drops_it(folder):
     downloaded(folder, "ns/a", "old", "new")
     age(601, marker(folder, "old", "ns/a"), marker(folder, "new", "ns/a"))
     assert Claim(folder, "ns/a", ("new",)).prune() == ["old"]
@@ -64,7 +65,7 @@ def test_nothing_goes_before_its_time(folder):
     assert keys(folder) == ["new", "old"]
 
 
-def test_what_another_pod_of_the_owner_uses_stays(folder):
+def test_a_folder_in_use_by_another_pod_of_the_owner_stays(folder):
     downloaded(folder, "ns/a", "old", "new")
     age(10_000, marker(folder, "old", "ns/a"))
     mine = Claim(folder, "ns/a", ("new",))
@@ -77,7 +78,7 @@ def test_what_another_pod_of_the_owner_uses_stays(folder):
     assert not user(folder, "ns/a", "pod-2").exists()
 
 
-def test_what_another_owner_named_stays(folder):
+def test_a_folder_of_another_owner_stays(folder):
     downloaded(folder, "ns/a", "shared", "new")
     downloaded(folder, "ns/b", "shared")
     age(10_000, marker(folder, "shared", "ns/a"), marker(folder, "shared", "ns/b"))
@@ -122,7 +123,7 @@ def test_signs_of_life_need_no_space(folder, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(cache, "_write", full)
+    monkeypatch.setattr(files, "write_atomically", full)
     claim.use()
     assert Claim(folder, "ns/a", ("key",)).prune() == []
     assert user(folder, "ns/a").stat().st_mtime > marker(folder, "key", "ns/a").stat().st_mtime - 1
@@ -139,7 +140,7 @@ def test_a_list_that_cannot_be_read_keeps_everything(folder):
     assert keys(folder) == ["old"]
 
 
-def test_what_a_killed_pruner_left_goes_in_the_end(folder):
+def test_leftovers_of_a_killed_pruner_are_removed(folder):
     downloaded(folder, "ns/a", "half")
     marker(folder, "half", "ns/a").unlink()  # and the process ended
     claim = Claim(folder, "ns/b", ())
@@ -208,7 +209,7 @@ def test_a_server_keeps_what_it_uses_and_removes_what_was_dropped(folder, tmp_pa
         first = user(folder, "ns/a").stat().st_mtime_ns
         until(lambda: user(folder, "ns/a").stat().st_mtime_ns != first, "another sign of life")
         assert json.loads(user(folder, "ns/a").read_text()) == ["new", "projector"]
-        until(lambda: "nobody names it any more" in running.log, "a log line")
+        until(lambda: "no server uses it any more" in running.log, "a log line")
     assert keys(folder) == ["new", "projector"]
 
 
@@ -237,5 +238,5 @@ def test_a_rollout_keeps_the_old_model_while_an_old_pod_lives(folder, tmp_path):
 def test_a_folder_that_cannot_be_written_is_a_warning(tmp_path):
     (tmp_path / "file").write_text("")
     with server(tmp_path / "file", tmp_path, "new") as running:
-        until(lambda: "cannot keep the books" in running.log, "a warning")
+        until(lambda: "cannot update the records of use" in running.log, "a warning")
         assert running.process.poll() is None

@@ -6,10 +6,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from llamaserver import lifecycle
+from llamaserver import shutdown
 from llamaserver.config import Config
-from llamaserver.lifecycle import Server
-from llamaserver.termination import CrashLog
+from llamaserver.shutdown import Shutdown
 
 
 class Saving:
@@ -33,16 +32,16 @@ class Saving:
 
 async def finish(engine: Any, end: float = math.inf) -> bool:
     """Whether all was saved."""
-    server = Server(Config(), {}, CrashLog(""))
-    server._engine = engine
+    context: Any = SimpleNamespace(config=Config(), engine=engine)
+    ports: Any = None
     async with asyncio.timeout(30):
-        await server._finish_saving(end)
+        await Shutdown(context, ports, asyncio.Event()).finish_saving(end)
     return bool(engine.seen == engine.looks)
 
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lifecycle, "_STORE_STALLS", 0.01)
+    monkeypatch.setattr(shutdown, "_STORE_STALLS", 0.01)
 
 
 async def test_one_large_conversation_is_waited_for_while_it_is_written(caplog: pytest.LogCaptureFixture) -> None:
@@ -50,12 +49,12 @@ async def test_one_large_conversation_is_waited_for_while_it_is_written(caplog: 
     assert "not saved" not in caplog.text
 
 
-async def test_a_volume_that_hangs_is_not(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_volume_that_hangs_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
     engine = Saving(20)
     engine.stats = lambda: SimpleNamespace(bytes_written=7)  # type: ignore[method-assign]
     assert not await finish(engine)
     assert "1 conversations are not saved" in caplog.text
 
 
-async def test_nor_is_a_slow_one_beyond_the_end() -> None:
+async def test_a_slow_volume_is_given_up_at_the_end() -> None:
     assert not await finish(Saving(math.inf), asyncio.get_running_loop().time() + 0.1)

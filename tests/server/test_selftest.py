@@ -188,7 +188,7 @@ def test_a_module_that_computes_wrongly_fails(plain, models, tmp_path):
     code, body, results = told(models.llama(), **env)
     assert code == 1
     failed = results[body["serving"]]
-    assert (failed["verdict"], failed["why"]) == ("FAILED", "computes something else")
+    assert (failed["verdict"], failed["why"]) == ("FAILED", "its results are wrong")
     assert failed["difference"]["worst"] > WORST_LIMIT
     assert {r["verdict"] for name, r in results.items() if name != body["serving"]} <= {"reference", "ok", "not run"}
 
@@ -211,7 +211,7 @@ def test_a_model_that_is_broken_is_told_apart_from_a_machine_that_is(models, tmp
     code, out = selftest(broken)
     assert code == 1
     assert out.count("FAILED: numbers that are not finite") > 1
-    assert out.endswith("No module gets through: the model file is at fault, rather than this machine.\n")
+    assert out.endswith("All modules fail. The model file is at fault, and probably not this machine.\n")
 
 
 def test_a_file_that_is_no_model(models):
@@ -234,11 +234,11 @@ def test_the_table(plain, models):
     others = [result["module"] for result in plain[1]["results"] if result["verdict"] == "not run"]
     code, out = selftest(models.llama(), "--modules", ",".join([serving, *others]), "--types", "Q8_0,F16")
     assert code == 0
-    assert f"The server takes the module: {serving}\n" in out
+    assert f"The server uses the module: {serving}\n" in out
     assert re.search(rf"^{serving} +Q8_0 .* reference$", out, re.MULTILINE)
     for name in others:
         assert re.search(rf"^{name} +F16 +not run: this CPU lacks \S+", out, re.MULTILINE)
-    assert "Weights in an order for the CPU: " in out
+    assert "Weights in a special layout for the CPU: " in out
     assert out.endswith("It runs.\n")
 
 

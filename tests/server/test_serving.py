@@ -154,7 +154,7 @@ def test_a_folder_that_cannot_be_written():
     with ServerProcess("-m", str(model_path()), cwd=Path("/proc")) as server:
         assert Client(server.url).complete("x")["content"]
         warnings = [json.loads(line)["msg"] for line in server.log.splitlines() if '"WARNING"' in line]
-    assert len([text for text in warnings if "no log file" in text]) == 1
+    assert len([text for text in warnings if "cannot write the log file" in text]) == 1
 
 
 # ---- files

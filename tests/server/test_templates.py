@@ -43,14 +43,14 @@ BROKEN = {
     "{{ 1 / 0 }}": "line 1: ZeroDivisionError",
     "{{ ''.__class__.__mro__[1] }}": "SecurityError",
     "{% for i in range(9999) %}{{ 'x' * 9999 }}{% endfor %}": "too long",
-    "chatlm": "neither Jinja nor the name of a built-in template: 'chatlm'; did you mean chatglm4",
-    "templates/chat.jinja": "'templates/chat.jinja'; a file is named with --chat-template-file",
+    "chatlm": "neither Jinja nor the name of a built-in template: 'chatlm'. Did you mean chatglm4",
+    "templates/chat.jinja": "'templates/chat.jinja'. Use --chat-template-file for a file",
     "You are a helpful assistant.": "neither Jinja nor the name of a built-in template: 'You are a helpful",
 }
 
 
 @pytest.mark.parametrize(("template", "says"), BROKEN.items(), ids=range(len(BROKEN)))
-async def test_what_cannot_be_used(template, says):
+async def test_templates_that_are_refused(template, says):
     for server, source in (
         (context(chat_template=template), "--chat-template "),
         (context(template_file=template, chat_template_file="/etc/t.jinja"), "--chat-template-file /etc/t.jinja"),
@@ -73,7 +73,7 @@ GOOD = {
 
 
 @pytest.mark.parametrize("template", GOOD.values(), ids=GOOD)
-async def test_what_can_be_used(template, caplog):
+async def test_templates_that_are_accepted(template, caplog):
     for server in (context(chat_template=template), context(template_file=template), context(template)):
         await check_given_template(server)
         await check_template(server)
@@ -85,7 +85,7 @@ async def test_a_model_without_a_template_has_chatml():
     await check_template(context())
 
 
-async def test_what_is_given_counts_and_not_what_the_model_has():
+async def test_a_given_template_replaces_that_of_the_model():
     await check_template(context("{% broken", chat_template=SIMPLE))
 
 
@@ -97,18 +97,18 @@ async def test_a_template_that_refuses_plain_chats_is_no_fault_but_told(caplog):
     """It may want chat_template_kwargs, as those of translators do."""
     template = "{{ raise_exception('language, please') if not language is defined }}" + SIMPLE
     await check_template(context(template))
-    assert "takes no plain chat: the chat template refuses the messages: language, please" in caplog.text
+    assert "refuses a plain chat: the chat template refuses the messages: language, please" in caplog.text
 
 
 async def test_a_template_that_leaves_out_the_words_is_told(caplog):
     await check_template(context("{% for m in messages %}{{ m.role }}{% endfor %}"))
-    assert "leaves out what the user says" in caplog.text
+    assert "leaves out the message of the user" in caplog.text
 
 
 async def test_a_template_that_does_not_end(monkeypatch):
     monkeypatch.setattr(template_check, "_LONGEST", 0.05)
     template = "{% for i in range(3000) %}{% for j in range(3000) %}{% endfor %}{% endfor %}{{ messages }}"
-    with pytest.raises(TemplateInvalid, match=r"takes it more than 0\.05 s"):
+    with pytest.raises(TemplateInvalid, match=r"takes more than 0\.05 s to render"):
         await check_template(context(template))
 
 

@@ -1,1 +1,4 @@
-"""The HTTP surface: bodies to engine requests, engine events to answers."""
+"""The HTTP API: it turns request bodies into requests of the engine, and the engine's events into answers.
+
+May import everything but llama/ and models/. Dialects (native, openai and so on) never import each other.
+"""

@@ -1,4 +1,4 @@
-"""What a completion answers, apart from its dialect: joined text, probabilities, timings."""
+"""The parts of an answer that all dialects share: joined text, probabilities and timings."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -32,7 +32,7 @@ def join(events: Sequence[Event]) -> Answer:
 
 
 def timings_json(timings: Timings) -> dict[str, Any]:
-    """`timings`; rates are 0 where no time was measured."""
+    """`timings`. A rate is 0 where no time was measured."""
     return {
         "cache_n": timings.cache_n,
         "cache_source": timings.cache_source,
@@ -76,12 +76,12 @@ def logprob_json(prob: TokenProb) -> dict[str, Any]:
 
 
 def logprob(prob: float) -> float:
-    """Natural logarithm; a probability of zero is the smallest number that clients can parse."""
+    """Natural logarithm of a probability. Zero has none, so it becomes -9999, which all clients can parse."""
     return math.log(prob) if prob > 0 else -9999.0
 
 
 def token_text(piece: bytes) -> str:
-    r"""The piece as text, a lone part of a character as the seed server wrote it: `byte: \xNN`."""
+    r"""The piece as text. A part of a character becomes `byte: \xNN`, as in the server of April 2024."""
     try:
         return piece.decode("utf-8")
     except UnicodeDecodeError:

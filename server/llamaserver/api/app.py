@@ -12,6 +12,8 @@ from . import (
     management,
     metrics,
     native,
+    native_embeddings,
+    native_tokens,
     openai,
     openai_embeddings,
     openai_models,
@@ -30,7 +32,7 @@ def build_context(config: Config, engine: Engine, builtin: BuiltinTemplates) -> 
 
 
 def build_app(context: Context) -> web.Application:
-    """The API, the page, and everything clients see."""
+    """The clients' port: the API and the page."""
     app = web.Application(
         middlewares=[access_log, preflight, draining, errors, authorize], client_max_size=context.config.max_body
     )
@@ -41,6 +43,8 @@ def build_app(context: Context) -> web.Application:
     lora.add_routes(app)
     metrics.add_routes(app)
     native.add_routes(app)
+    native_embeddings.add_routes(app)
+    native_tokens.add_routes(app)
     openai.add_routes(app)
     openai_embeddings.add_routes(app)
     openai_models.add_routes(app)
@@ -51,7 +55,7 @@ def build_app(context: Context) -> web.Application:
 
 
 def build_management_app(context: Context) -> web.Application:
-    """Probes, metrics and status: no key, no TLS."""
+    """The management port: probes, metrics and status, without keys and TLS."""
     app = web.Application(middlewares=[errors])
     app[CONTEXT] = context
     management.add_routes(app)

@@ -27,15 +27,14 @@ class Chat:
     stops: tuple[str, ...] = ()
 
 
-def render_chat(context: Context, body: dict[str, Any]) -> Chat:
+def render_chat(context: Context, fields: Fields) -> Chat:
     """Render `messages` by the server's template."""
-    fields = Fields(body)
     images: list[tuple[str, bytes]] = []
     messages = [_message(item, i, images) for i, item in enumerate(_messages(fields))]
     generate = fields.boolean("add_generation_prompt", default=messages[-1]["role"] != "assistant")
     sentinel = ""
     if not generate and messages[-1]["role"] == "assistant":
-        # Continue the last message: cut what the template puts after it.
+        # Continue the last message: cut off the text that the template puts after it.
         sentinel = f"<end-{secrets.token_hex(8)}>"
         messages[-1] = {**messages[-1], "content": messages[-1]["content"] + sentinel}
     text = _rendered(context, messages, generate, fields.object("chat_template_kwargs") or {})
@@ -45,7 +44,7 @@ def render_chat(context: Context, body: dict[str, Any]) -> Chat:
 
 
 def chat_prompt(context: Context, chat: Chat) -> Prompt:
-    """Token ids (and images) of a rendered conversation; no second BOS."""
+    """Token ids and images of a rendered conversation, without a second BOS."""
     engine = context.engine
     check_length([chat.text], engine, "messages")
     vocab = engine.vocab
@@ -69,12 +68,12 @@ def template_text(context: Context) -> str:
 
 
 def given_template(context: Context) -> str:
-    """That of the command line, if there is one."""
+    """The template of the command line, "" if there is none."""
     return context.config.chat_template or context.template_file
 
 
 def _rendered(context: Context, messages: list[dict[str, Any]], generate: bool, kwargs: dict[str, Any]) -> str:
-    """Render a request. A template that fails at a plain conversation is at fault, else the request may be."""
+    """Render a request. If a plain conversation fails, the template is at fault, else the request may be."""
     try:
         return render_messages(context, messages, generate, kwargs)
     except TemplateFailure as error:
@@ -87,7 +86,7 @@ def _rendered(context: Context, messages: list[dict[str, Any]], generate: bool, 
 
 
 def render_messages(context: Context, messages: list[dict[str, Any]], generate: bool, kwargs: dict[str, Any]) -> str:
-    """Messages to text by the template in use; InvalidRequest, TemplateFailure."""
+    """Render messages by the template in use. Raises InvalidRequest or TemplateFailure."""
     template = template_text(context)
     if template in context.builtin.names:
         pairs = [(message["role"], message["content"]) for message in messages]
@@ -103,7 +102,7 @@ def render_messages(context: Context, messages: list[dict[str, Any]], generate: 
 
 
 def _stops(context: Context, text: str) -> tuple[str, ...]:
-    """Turn ends that the template wrote but the model has no token for."""
+    """Stop strings: ends of a turn in the text for which the model has no token."""
     vocab = context.engine.vocab
     candidates = [end for end in ("<|im_end|>", "<end_of_turn>") if end in text]
     return tuple(e for e in candidates if len(vocab.tokenize(e, add_special=False, parse_special=True)) > 1)
@@ -135,7 +134,7 @@ def _message(item: Any, index: int, images: list[tuple[str, bytes]]) -> dict[str
 def _content(message: dict[str, Any], where: str, images: list[tuple[str, bytes]]) -> str:
     value = message.get("content")
     if value is None:
-        refusal = message.get("refusal")  # OpenAI's models put it beside; to a template it is what was said
+        refusal = message.get("refusal")  # OpenAI's models put a refusal here; a template needs it as the content
         return refusal if isinstance(refusal, str) else ""
     if isinstance(value, str):
         return value
@@ -157,7 +156,7 @@ def _image(part: dict[str, Any], where: str, images: list[tuple[str, bytes]]) ->
     url = part.get("image_url")
     url = url.get("url") if isinstance(url, dict) else url
     if not isinstance(url, str) or not is_data_url(url):
-        raise InvalidRequest(f"Field '{where}.image_url': must be a data: URL; nothing is fetched", field=where)
+        raise InvalidRequest(f"Field '{where}.image_url': must be a data: URL. The server fetches no URLs", field=where)
     if len(images) >= MAX_IMAGES:
         raise InvalidRequest(f"Field 'messages': at most {MAX_IMAGES} images", field="messages")
     placeholder = f"<image-{secrets.token_hex(8)}>"
@@ -166,6 +165,6 @@ def _image(part: dict[str, Any], where: str, images: list[tuple[str, bytes]]) ->
 
 
 def _parts(chat: Chat) -> list[str | bytes]:
-    """Texts and images in the order the template has put them; it may have left some out."""
+    """Texts and images in the order of the template, which can have left some out."""
     images = dict(chat.images)
     return [images.get(piece, piece) for piece in _PLACEHOLDER.split(chat.text)]

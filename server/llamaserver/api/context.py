@@ -1,4 +1,4 @@
-"""What every handler shares: configuration, engine, worker threads, and the server's changeable state."""
+"""The state that all handlers share: configuration, engine, worker threads, and what changes while serving."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,20 +9,20 @@ from typing import TypeVar
 
 from aiohttp import web
 
-from ..config import Config
+from ..config import HTTP_THREADS, Config
 from ..engine.loop import Engine
-from ..errors import Unavailable
 from ..interfaces.backend import BuiltinTemplates
+from ..readiness import Phase, Readiness, readiness
 from .drain import Drain
 from .keys import KeyStore
 
 T = TypeVar("T")
-_LARGE = 100_000  # bytes of body from which on work goes to the slow lane
+_SLOW_LANE_FROM = 100_000  # bytes of a body: larger ones are worked on in the slow lane
 
 
 @dataclass(frozen=True, slots=True)
 class SystemPrompt:
-    """The initial prompt of all slots: its token ids, and the names that /props tells clients."""
+    """The system prompt: its token ids, and the names that /props returns to clients."""
 
     tokens: tuple[int, ...] = ()
     assistant_name: str = ""
@@ -31,7 +31,7 @@ class SystemPrompt:
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """How far the server's own download has come, in bytes; total 0: unknown."""
+    """Progress of the server's own download, in bytes. A total of 0 is unknown."""
 
     file: str
     have: int = 0
@@ -40,18 +40,19 @@ class Download:
 
 @dataclass(slots=True)
 class Context:
-    """One server's state; lives on the event loop's thread."""
+    """The state of one server. Used on the event loop's thread only."""
 
     config: Config
     engine: Engine
     keys: KeyStore
     builtin: BuiltinTemplates
     drain: Drain = field(default_factory=Drain)
-    preparing: bool = False  # the model is there; template and system prompt are still looked at
-    settled: asyncio.Event = field(default_factory=asyncio.Event)  # it serves now, or it never will
+    preparing: bool = False  # the model is loaded, its template and system prompt are not checked yet
+    failure: str = ""  # why the start has failed, even if the engine could serve
+    settled: asyncio.Event = field(default_factory=asyncio.Event)  # set when the server is ready or has failed
     system: SystemPrompt = field(default_factory=SystemPrompt)
     download: Download | None = None  # while one runs
-    model_sha256: str = ""  # as kept beside the file
+    model_sha256: str = ""  # as recorded beside the file
     template_file: str = ""  # text of --chat-template-file
     started: float = field(default_factory=time)
     executor: ThreadPoolExecutor = field(init=False)
@@ -59,32 +60,48 @@ class Context:
     store_lane: ThreadPoolExecutor = field(init=False)
 
     def __post_init__(self) -> None:
-        self.executor = ThreadPoolExecutor(self.config.threads_http or 4, "http")
+        self.executor = ThreadPoolExecutor(self.config.threads_http or HTTP_THREADS, "http")
         self.slow_lane = ThreadPoolExecutor(1, "http-large")
         self.store_lane = ThreadPoolExecutor(1, "http-store")
 
-    async def blocking(self, call: Callable[[], T], size: int = 0) -> T:
-        """Run what may take long off the event loop; `size` bytes of input choose the lane.
+    @property
+    def load_progress(self) -> float:
+        """Progress of the download while it runs, then of loading, from 0 to 1."""
+        if self.download is None:
+            return self.engine.snapshot.load_progress
+        return self.download.have / self.download.total if self.download.total else 0.0
 
-        Huge inputs share one thread, so that they wait for each other and not everybody for them.
+    async def blocking(self, call: Callable[[], T], size: int = 0) -> T:
+        """Run a call that may take long on a worker thread.
+
+        Calls with a large input (`size` in bytes) share one thread, so that they delay each other only.
         """
-        executor = self.slow_lane if size > _LARGE else self.executor
+        executor = self.slow_lane if size > _SLOW_LANE_FROM else self.executor
         return await asyncio.get_running_loop().run_in_executor(executor, call)
 
     async def storing(self, call: Callable[[], T]) -> T:
-        """Run what may hang with the KV store's volume: on a thread that nobody else needs."""
+        """Run a call that hangs if the volume of the KV store hangs. It has a thread of its own."""
         return await asyncio.get_running_loop().run_in_executor(self.store_lane, call)
 
     def require_ready(self) -> None:
         """Raise Unavailable unless the model serves."""
-        state = self.engine.snapshot.state
-        if state == "loading" or (state == "ready" and self.preparing):
-            raise Unavailable("Loading model", retry_after=1)
-        if state != "ready":
-            raise Unavailable("The model is not available")
+        self.readiness().require()
+
+    def readiness(self) -> Readiness:
+        """Whether the server can take requests, and if not, why."""
+        snapshot, engine = self.engine.snapshot, self.engine
+        return readiness(
+            Phase.FAILED if self.failure else snapshot.state,
+            self.failure or snapshot.error,
+            preparing=self.preparing,
+            draining=self.drain.begun,
+            lacks_gpu=snapshot.state == Phase.READY
+            and self.config.require_offload
+            and not engine.info.layers_offloaded,
+        )
 
     def close(self) -> None:
-        """Let go of the worker threads."""
+        """End the worker threads."""
         self.executor.shutdown(wait=False, cancel_futures=True)
         self.slow_lane.shutdown(wait=False, cancel_futures=True)
         self.store_lane.shutdown(wait=False, cancel_futures=True)

@@ -1,11 +1,11 @@
-"""Who still gets an answer while the server ends.
+"""Which requests get an answer while the server ends.
 
-A drain has three stages. First everybody gets an answer, and each answer closes its connection: the client
-opens the next one elsewhere. Then new connections are refused. A connection of before gets one last answer,
-because its client may have sent the request before it could know. At the deadline nobody gets an answer.
+A drain has three stages. First, every request gets an answer, and each answer closes its connection, so that the
+client opens the next one to another server. Then, new connections are refused. Older connections get one last
+answer, because a client may have sent its request before it could know. From the deadline on, all are refused.
 
-A connection that idles is never told: HTTP/1.1 has no message for it. So it is closed late, when nothing has
-happened for a while.
+HTTP/1.1 has no message that tells a client of an idle connection to go away. So idle connections are closed late,
+when no request has come for a while.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -16,29 +16,29 @@ from aiohttp import web
 
 
 class Drain:
-    """The stage of the drain, and what runs at the client port. Lives on the event loop's thread."""
+    """The stage of the drain, and the running requests of the clients' port. Used on the event loop's thread only."""
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self.begun = False  # readiness is off, answers close their connections
-        self.refusing = False  # new connections get no answer but an error
+        self.refusing = False  # new connections get an error
         self._clock = clock
         self._spared: frozenset[object] = frozenset()  # connections that get one last answer
         self._running: set[object] = set()  # connections: each answers one request at a time
         self._last = clock()  # when a request began or ended
 
     def begin(self) -> None:
-        """The first stage."""
+        """Begin the first stage."""
         self.begun = True
         self._last = self._clock()
 
     def refuse(self, spared: Iterable[object] = ()) -> None:
-        """Refuse all requests from now on, but for the next one of each spared connection."""
+        """Refuse all requests from now on, except one more of each spared connection."""
         self.begun = self.refusing = True
         self._spared = frozenset(spared)
 
     @contextmanager
     def running(self, connection: object) -> Iterator[None]:
-        """Around the answer of each request; a drain waits for all of them."""
+        """Count a request as running. A drain waits for all of them."""
         self._running.add(connection)
         try:
             yield
@@ -52,21 +52,21 @@ class Drain:
         return bool(self._running)
 
     def is_idle(self, connection: object) -> bool:
-        """Whether no request of a connection is being answered."""
+        """Whether no request of this connection is running."""
         return connection not in self._running
 
     def refuses(self, connection: object) -> bool:
-        """Whether requests of this connection get no answer but an error."""
+        """Whether requests of this connection get an error."""
         return self.refusing and connection not in self._spared
 
     def closes(self, request: web.Request) -> bool:
-        """Whether the answer to a request has to close the connection: it does unless further requests have come."""
+        """Whether the answer to a request has to close its connection. Not if more requests are waiting in it."""
         return self.begun and not request.protocol._messages  # aiohttp has no public name for these
 
     def is_over(self, connections: Iterable[object], patience: float) -> bool:
-        """Whether nothing runs, and nothing is to be expected.
+        """Whether no request runs and none is expected.
 
-        No answer is owed to any of the open connections, or nothing has happened for `patience` seconds.
+        None is expected when no open connection is spared, or after `patience` seconds without a request.
         """
         if self._running:
             return False

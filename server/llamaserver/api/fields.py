@@ -1,22 +1,32 @@
-"""Typed reading of request bodies: each error names its field, null means absent."""
+"""Typed reading of request bodies. Each error names its field. Null means absent."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import InvalidRequest
 
 
 class Fields:
-    """A body whose fields are asked for by name and type."""
+    """The fields of a JSON object, read by name and type. `defaults` holds values for fields that are absent."""
 
-    def __init__(self, body: dict[str, Any]) -> None:
-        self.body = body
+    def __init__(self, body: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> None:
+        self._values = body
+        if defaults:
+            self._values = {**defaults, **{name: value for name, value in body.items() if value is not None}}
+
+    def replaced(self, values: Mapping[str, Any]) -> "Fields":
+        """The same fields with other values for some of them."""
+        return Fields({**self._values, **values})
+
+    def __iter__(self) -> Iterator[str]:
+        """The names of all fields."""
+        return iter(self._values)
 
     def get(self, *names: str) -> tuple[str, Any]:
-        """The first of these names that is present and not null; (names[0], None) when none is."""
+        """Return the first of these names that is present and not null, with its value, or (names[0], None)."""
         for name in names:
-            if (value := self.body.get(name)) is not None:
+            if (value := self._values.get(name)) is not None:
                 return name, value
         return names[0], None
 
@@ -91,7 +101,7 @@ class Fields:
 
 
 def token_id(value: Any, n_vocab: int, field: str) -> int:
-    """A token id of the vocabulary; anything else would reach the library's assertions."""
+    """Check a token id: the library would crash on one that is not in the vocabulary. Raises InvalidRequest."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidRequest(f"Field '{field}': {value!r:.40} is not a token id", field=field)
     if not 0 <= value < n_vocab:

@@ -1,37 +1,47 @@
-"""Whether the server serves, and what it serves: health and props."""
+"""The endpoints /health and /props."""
+
+from typing import Any
 
 from aiohttp import web
 
 from .. import __version__
+from ..errors import ServerError, Unavailable
 from ..interfaces.params import GenerationParams, SamplingParams
+from ..readiness import Phase
 from .body import json_response
 from .chat import template_text
 from .context import CONTEXT
 from .jobs import model_name
+from .schema import RANDOM_SEED
 from .settings import generation_settings
 from .slots import slot_views
 
 
 async def health(request: web.Request) -> web.StreamResponse:
-    """GET /health: from a snapshot, so that it answers while the model loads or decodes."""
+    """GET /health. It reads a snapshot, so that it answers while the model loads or decodes."""
     context = request.app[CONTEXT]
-    snapshot = context.engine.snapshot
-    if snapshot.state == "loading" or (snapshot.state == "ready" and context.preparing):
-        error = {"code": 503, "message": "Loading model", "type": "unavailable_error"}
-        body = {"status": "loading model", "progress": round(snapshot.load_progress, 3), "error": error}
-        return json_response(body, 503)
-    if snapshot.state != "ready":
-        error = {"code": 500, "message": snapshot.error or "stopped", "type": "server_error"}
-        return json_response({"status": "error", "error": error}, 500)
-    if context.drain.begun:
-        error = {"code": 503, "message": "The server is shutting down", "type": "unavailable_error"}
-        return json_response({"status": "shutting down", "error": error}, 503)
+    snapshot, found = context.engine.snapshot, context.readiness()
+    if found.phase is Phase.LOADING:
+        progress = round(context.load_progress, 3)
+        return _unhealthy("loading model", Unavailable("Loading model"), progress=progress)
+    if found.phase is Phase.DRAINING:
+        return _unhealthy("shutting down", Unavailable("The server is shutting down"))
+    if found.phase is not Phase.READY:
+        return _unhealthy("error", ServerError(found.error or "stopped"))
     busy = snapshot.requests_processing
     idle = len(snapshot.slots) - busy
-    body = {"status": "ok" if idle else "no slot available", "slots_idle": idle, "slots_processing": busy}
+    body: dict[str, Any] = {
+        "status": "ok" if idle else "no slot available",
+        "slots_idle": idle,
+        "slots_processing": busy,
+    }
     if "include_slots" in request.query and context.config.slots_endpoint:
         body["slots"] = slot_views(context, snapshot)
     return json_response(body, 503 if not idle and "fail_on_no_slot" in request.query else 200)
+
+
+def _unhealthy(status: str, error: ServerError, **more: float) -> web.Response:
+    return json_response({"status": status, **more, **error.body()}, error.status)
 
 
 async def props(request: web.Request) -> web.StreamResponse:
@@ -40,7 +50,7 @@ async def props(request: web.Request) -> web.StreamResponse:
     context.require_ready()
     engine, config = context.engine, context.config
     defaults = generation_settings(
-        GenerationParams(n_predict=config.n_predict, sampling=SamplingParams(seed=2**32 - 1)),
+        GenerationParams(n_predict=config.n_predict, sampling=SamplingParams(seed=RANDOM_SEED)),
         n_ctx=engine.settings.slot_ctx,
         model=model_name(context),
         stream=False,

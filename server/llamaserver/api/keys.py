@@ -1,4 +1,4 @@
-"""API keys: those of the command line, and those of a file or folder that may change while the server runs."""
+"""API keys from the command line, and from a file or folder that can change while the server runs."""
 
 import hmac
 import logging
@@ -22,18 +22,18 @@ class KeyStore:
 
     @property
     def required(self) -> bool:
-        """Whether requests need a key. A configured file asks for one even while it is empty."""
+        """Whether requests need a key. With --api-key-file they do, even while the file is empty."""
         return bool(self._fixed or self._path)
 
     def accepts(self, offered: str) -> bool:
-        """Whether `offered` is a valid key; takes equally long for every wrong one."""
+        """Whether `offered` is a valid key. The check takes the same time for every wrong key."""
         self._refresh()
         candidate = offered.encode("utf-8", "surrogateescape")
         matches = [hmac.compare_digest(candidate, key) for key in (*self._fixed, *self._from_file)]
         return any(matches)
 
     def _refresh(self) -> None:
-        """Read again when something has changed; keep the old keys when it cannot be read."""
+        """Read the keys again if a file has changed. Keep the old ones if that fails."""
         if self._path is None or time.monotonic() - self._looked < _CHECK_EVERY:
             return
         self._looked = time.monotonic()
@@ -49,7 +49,7 @@ class KeyStore:
 
 
 def _files(path: Path) -> list[Path]:
-    """The file itself, or those of a folder but the hidden ones: a mounted Secret keeps its versions in such."""
+    """The file, or all files of a folder except hidden ones, in which a mounted Secret keeps its versions."""
     if not path.is_dir():
         return [path]
     return sorted(file for file in path.iterdir() if not file.name.startswith(".") and file.is_file())

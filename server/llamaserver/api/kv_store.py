@@ -1,4 +1,4 @@
-"""The KV store's own endpoint: what it holds, and forgetting all of it. Behind the API key, like all that is here."""
+"""The endpoint of the KV store: list its blocks, or delete all of them. It needs an API key."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from .context import CONTEXT, Context
 
 
 async def listing(request: web.Request) -> web.StreamResponse:
-    """GET /kv-store: totals, and every block with its place in its conversation. No text, no tokens."""
+    """GET /kv-store: totals, and the place of every block in its conversation. No text and no tokens."""
     context = request.app[CONTEXT]
     store = _store(context)
     return encoded_response(await context.storing(lambda: dumps(_contents(store))))
@@ -38,7 +38,7 @@ def _contents(store: KVStore) -> Any:
 
 
 async def clear(request: web.Request) -> web.StreamResponse:
-    """DELETE /kv-store: forget all blocks, in memory and on disk."""
+    """DELETE /kv-store: delete all blocks, in memory and on disk."""
     context = request.app[CONTEXT]
     store = _store(context)
     return json_response({"removed": await context.storing(store.clear)})
@@ -47,7 +47,7 @@ async def clear(request: web.Request) -> web.StreamResponse:
 def _store(context: Context) -> KVStore:
     context.require_ready()
     if context.engine.store is None:
-        raise NotSupported("This server keeps no conversations. Start it with `--kv-store` or `--cache-ram`")
+        raise NotSupported("This server has no KV store. Start it with `--kv-store` or `--cache-ram`")
     return context.engine.store
 
 

@@ -21,7 +21,7 @@ async def lora_list(request: web.Request) -> web.StreamResponse:
 
 
 async def lora_set(request: web.Request) -> web.StreamResponse:
-    """POST /lora-adapters: [{id, scale}]; adapters that are not named are switched off."""
+    """POST /lora-adapters: [{id, scale}]. Adapters that are not named are switched off."""
     context = request.app[CONTEXT]
     context.require_ready()
     data = await read_value(request)
@@ -32,7 +32,7 @@ async def lora_set(request: web.Request) -> web.StreamResponse:
         fields = Fields(item if isinstance(item, dict) else {})
         number = fields.integer("id", default=-1)
         if not 0 <= number < len(scales):
-            raise InvalidRequest(f"Field 'id': no such adapter; {len(scales)} are loaded", field="id")
+            raise InvalidRequest(f"Field 'id': no such adapter. {len(scales)} adapters are loaded", field="id")
         scales[number] = fields.number("scale", default=1.0)
     context.engine.set_lora(tuple(scales))
     return json_response({"success": True})

@@ -1,4 +1,4 @@
-"""The management port: probes, metrics and status. No key, no TLS, not for clients."""
+"""The management port: probes, metrics and status. It has no keys and no TLS, and is not for clients."""
 
 import asyncio
 import contextlib
@@ -9,6 +9,7 @@ from aiohttp import web
 
 from .. import __version__
 from ..errors import InvalidRequest, NotFound
+from ..readiness import Phase
 from .body import json_response
 from .context import CONTEXT, Context
 from .jobs import model_name
@@ -17,58 +18,44 @@ from .quantization import quantization
 
 
 async def livez(request: web.Request) -> web.StreamResponse:
-    """The process answers; a failed load is not alive any more."""
-    failed = request.app[CONTEXT].engine.snapshot.state == "failed"
+    """GET /livez: the process answers. After a failed load it is not alive any more."""
+    failed = request.app[CONTEXT].readiness().phase is Phase.FAILED
     return web.Response(text="failed\n" if failed else "ok\n", status=500 if failed else 200)
 
 
 async def readyz(request: web.Request) -> web.StreamResponse:
-    """Whether requests should be sent here; ?wait=SECONDS lets a server that loads answer later, when it knows."""
+    """GET /readyz: whether clients should send requests. With ?wait=SECONDS, it waits for the end of loading."""
     context = request.app[CONTEXT]
     text = request.query.get("wait", "0")
     if not re.fullmatch("[0-9]{1,2}", text):
         raise InvalidRequest("wait must be a number of seconds from 0 to 99", field="wait")
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(context.settled.wait(), int(text))
-    reason = _not_ready(context)
+    reason = context.readiness().reason
     return web.Response(text=f"{reason or 'ok'}\n", status=503 if reason else 200)
 
 
-def _not_ready(context: Context) -> str:
-    snapshot = context.engine.snapshot
-    if context.drain.begun:
-        return "shutting down"
-    if snapshot.state != "ready":
-        return snapshot.error or snapshot.state
-    if context.preparing:
-        return "loading"
-    if context.config.require_offload and not context.engine.info.layers_offloaded:
-        return "a GPU was asked for (--require-offload) and is not used"
-    return ""
-
-
 async def management_metrics(request: web.Request) -> web.StreamResponse:
-    """GET /metrics on the management port; always on."""
+    """GET /metrics on the management port, which is always on."""
     return metrics_response(request.app[CONTEXT])
 
 
 async def status(request: web.Request) -> web.StreamResponse:
     """GET /status: device, offload, model, slots, load progress."""
     context = request.app[CONTEXT]
-    snapshot = context.engine.snapshot
+    snapshot, found = context.engine.snapshot, context.readiness()
     body: dict[str, Any] = {
         "version": __version__,
-        "state": "draining" if context.drain.begun else snapshot.state,
-        "ready": not _not_ready(context),
-        "reason": _not_ready(context),
-        "load_progress": snapshot.load_progress,
+        "state": found.state,
+        "ready": not found.reason,
+        "reason": found.reason,
+        "load_progress": context.load_progress,
         "slots": {"total": context.engine.settings.n_slots, "processing": snapshot.requests_processing},
         "requests_deferred": snapshot.requests_deferred,
     }
-    if context.download:
-        shown = context.download
-        body["download"] = {"file": shown.file, "bytes": shown.have, "total_bytes": shown.total}
-    if snapshot.state == "ready":
+    if download := context.download:
+        body["download"] = {"file": download.file, "bytes": download.have, "total_bytes": download.total}
+    if snapshot.state == Phase.READY and not context.failure:
         body["model"] = _model(context)
         info = context.engine.info
         body["accelerator"] = {
@@ -77,11 +64,12 @@ async def status(request: web.Request) -> web.StreamResponse:
             "layers_total": info.layers_total,
         }
         body["system_info"] = info.system_info
-    if (kept := snapshot.kv_store) is not None and not kept.opening:  # until then it is not known whether it is empty
+    store = snapshot.kv_store
+    if store is not None and not store.opening:  # before, its size is not known
         body["kv_store"] = {
-            "entries": kept.entries,
-            "bytes": kept.bytes,
-            "restored_tokens": sum(kept.tokens_restored.values()),
+            "entries": store.entries,
+            "bytes": store.bytes,
+            "restored_tokens": sum(store.tokens_restored.values()),
             "unsaved": snapshot.kv_unsaved,
         }
     return json_response(body)

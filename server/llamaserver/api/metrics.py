@@ -1,6 +1,11 @@
-"""Prometheus metrics, collected from the engine's snapshot when somebody asks."""
+"""Prometheus metrics, collected from the engine's snapshot at each request.
 
-from collections.abc import Iterator
+The help texts are also those of docs/reference/metrics.md, which a test compares.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
@@ -12,25 +17,120 @@ from ..errors import NotSupported
 from ..kvstore.messages import StoreStats
 from .context import CONTEXT, Context
 
-# (name without _total, help, field of Counters)
-_COUNTERS = (
-    ("llamacpp:prompt_tokens", "Number of prompt tokens processed.", "prompt_tokens_total"),
-    ("llamacpp:prompt_seconds", "Seconds spent on prompts.", "prompt_seconds_total"),
-    ("llamacpp:prompt_tokens_cached", "Number of prompt tokens taken from the cache.", "prompt_tokens_cached_total"),
-    ("llamacpp:tokens_predicted", "Number of generation tokens processed.", "tokens_predicted_total"),
-    ("llamacpp:tokens_predicted_seconds", "Seconds spent on generation.", "tokens_predicted_seconds_total"),
-    ("llamacpp:n_decode", "Number of calls of decode.", "decode_total"),
-    ("llamacpp:n_busy_slots", "Sum over decodes of the slots that took part.", "busy_slots_total"),
-    ("llamaserver:decode_seconds", "Seconds inside decode.", "decode_seconds_total"),
-    ("llamaserver:step_seconds", "Seconds of engine steps, decode included.", "step_seconds_total"),
-    ("llamaserver:preemptions", "Requests that stepped back for others.", "preemptions_total"),
-    ("llamaserver:requests", "Requests given to the engine.", "requests_total"),
-    ("llamaserver:requests_cancelled", "Requests whose client went away.", "requests_cancelled_total"),
+S = TypeVar("S")
+V = TypeVar("V")
+
+
+@dataclass(frozen=True, slots=True)
+class _Row(Generic[S, V]):
+    """One metric: its name (that of a counter without _total), its help, and its value."""
+
+    name: str
+    text: str
+    value: Callable[[S], V]
+
+
+def _overhead(counters: Counters) -> float:
+    return max(0.0, counters.step_seconds_total - counters.decode_seconds_total)
+
+
+def _usage(snapshot: Snapshot) -> float:
+    return snapshot.kv_cells_used / snapshot.kv_cells_total if snapshot.kv_cells_total else 0.0
+
+
+def _busy_slots(snapshot: Snapshot) -> float:
+    counters = snapshot.counters
+    return counters.busy_slots_total / counters.decode_total if counters.decode_total else 0.0
+
+
+COUNTERS: tuple[_Row[Counters, float], ...] = (
+    _Row("llamacpp:prompt_tokens", "Number of prompt tokens processed.", lambda c: c.prompt_tokens_total),
+    _Row("llamacpp:prompt_seconds", "Seconds spent on processing prompts.", lambda c: c.prompt_seconds_total),
+    _Row(
+        "llamacpp:prompt_tokens_cached",
+        "Number of prompt tokens taken from the KV cache or the KV store.",
+        lambda c: c.prompt_tokens_cached_total,
+    ),
+    _Row("llamacpp:tokens_predicted", "Number of generation tokens processed.", lambda c: c.tokens_predicted_total),
+    _Row(
+        "llamacpp:tokens_predicted_seconds", "Seconds spent on generation.", lambda c: c.tokens_predicted_seconds_total
+    ),
+    _Row("llamacpp:n_decode", "Number of calls of llama_decode.", lambda c: c.decode_total),
+    _Row("llamacpp:n_busy_slots", "Sum over all decodes of the slots in the batch.", lambda c: c.busy_slots_total),
+    _Row("llamaserver:decode_seconds", "Seconds spent in llama_decode.", lambda c: c.decode_seconds_total),
+    _Row("llamaserver:step_seconds", "Seconds spent in engine steps, decode included.", lambda c: c.step_seconds_total),
+    _Row("llamaserver:preemptions", "Requests preempted to free KV cells.", lambda c: c.preemptions_total),
+    _Row("llamaserver:requests", "Requests submitted to the engine.", lambda c: c.requests_total),
+    _Row(
+        "llamaserver:requests_cancelled",
+        "Requests cancelled because the client closed the connection.",
+        lambda c: c.requests_cancelled_total,
+    ),
+    _Row("llamaserver:step_overhead_seconds", "Seconds spent in engine steps outside llama_decode.", _overhead),
 )
-_RATES = (
-    ("llamacpp:prompt_tokens_seconds", "Average prompt throughput in tokens/s.", "prompt_tokens_seconds"),
-    ("llamacpp:predicted_tokens_seconds", "Average generation throughput in tokens/s.", "predicted_tokens_seconds"),
-    ("llamacpp:n_tokens_max", "Largest number of tokens a request has held.", "n_tokens_max"),
+GAUGES: tuple[_Row[Snapshot, float], ...] = (
+    _Row(
+        "llamacpp:prompt_tokens_seconds",
+        "Average prompt throughput in tokens/s.",
+        lambda s: s.counters.prompt_tokens_seconds,
+    ),
+    _Row(
+        "llamacpp:predicted_tokens_seconds",
+        "Average generation throughput in tokens/s.",
+        lambda s: s.counters.predicted_tokens_seconds,
+    ),
+    _Row("llamacpp:n_tokens_max", "Largest number of tokens in one request.", lambda s: s.counters.n_tokens_max),
+    _Row("llamacpp:kv_cache_usage_ratio", "KV-cache usage. 1 means 100 percent usage.", _usage),
+    _Row("llamacpp:kv_cache_tokens", "KV-cache tokens.", lambda s: s.kv_cells_used),
+    _Row("llamacpp:requests_processing", "Number of requests processing.", lambda s: s.requests_processing),
+    _Row("llamacpp:requests_deferred", "Number of requests deferred.", lambda s: s.requests_deferred),
+    _Row("llamacpp:n_busy_slots_per_decode", "Average number of slots in the batch of a decode.", _busy_slots),
+)
+HISTOGRAMS: tuple[_Row[Counters, Histogram | None], ...] = (
+    _Row(
+        "llamaserver:time_to_first_token_seconds",
+        "Seconds from the arrival of a request to its first token.",
+        lambda c: c.time_to_first_token,
+    ),
+    _Row("llamaserver:inter_token_seconds", "Seconds between two tokens of one answer.", lambda c: c.inter_token),
+)
+STORE_GAUGES: tuple[_Row[StoreStats, float], ...] = (
+    _Row("llamaserver:kv_store_entries", "Blocks on disk that this server can use.", lambda s: s.entries),
+    _Row("llamaserver:kv_store_bytes", "Bytes on disk, blocks of other models included.", lambda s: s.bytes),
+    _Row("llamaserver:kv_ram_entries", "Blocks in host memory.", lambda s: s.ram_entries),
+    _Row("llamaserver:kv_ram_bytes", "Bytes of the blocks in host memory.", lambda s: s.ram_bytes),
+)
+STORE_COUNTERS: tuple[_Row[StoreStats, float], ...] = (
+    _Row("llamaserver:kv_lookups", "Prompts looked up in the store.", lambda s: s.lookups),
+    _Row("llamaserver:kv_saves", "Conversations written to the store.", lambda s: s.saves),
+    _Row("llamaserver:kv_save_seconds", "Seconds spent on writing conversations.", lambda s: s.save_seconds),
+    _Row("llamaserver:kv_restores", "Prompts restored from the store.", lambda s: s.restores),
+    _Row(
+        "llamaserver:kv_restore_seconds",
+        "Seconds from the lookup of a prompt to its state in the KV cache.",
+        lambda s: s.restore_seconds,
+    ),
+    _Row("llamaserver:kv_written_bytes", "Bytes written to disk.", lambda s: s.bytes_written),
+    _Row("llamaserver:kv_read_bytes", "Bytes read from disk.", lambda s: s.bytes_read),
+)
+STORE_LABELLED: tuple[tuple[str, _Row[StoreStats, Mapping[str, int]]], ...] = (
+    ("tier", _Row("llamaserver:kv_hits", "Prompts restored from this tier.", lambda s: s.hits)),
+    (
+        "tier",
+        _Row(
+            "llamaserver:kv_misses",
+            "Prompts of which no tier had more tokens than the KV cache, counted for each tier.",
+            lambda s: s.misses,
+        ),
+    ),
+    (
+        "tier",
+        _Row("llamaserver:kv_restored_tokens", "Prompt tokens restored from this tier.", lambda s: s.tokens_restored),
+    ),
+    (
+        "reason",
+        _Row("llamaserver:kv_discards", "Blocks or conversations not saved or not used.", lambda s: s.discards),
+    ),
 )
 
 
@@ -41,73 +141,33 @@ class _Engine(Collector):
     def collect(self) -> Iterator[Metric]:
         """One metric family after the other."""
         snapshot = self._context.engine.snapshot
-        counters = snapshot.counters
-        for name, text, field in _COUNTERS:
-            yield CounterMetricFamily(name, text, value=getattr(counters, field))
-        overhead = max(0.0, counters.step_seconds_total - counters.decode_seconds_total)
-        yield CounterMetricFamily(
-            "llamaserver:step_overhead_seconds", "Seconds of steps outside decode.", value=overhead
-        )
-        for name, text, field in _RATES:
-            yield GaugeMetricFamily(name, text, value=getattr(counters, field))
-        yield from _gauges(snapshot, counters)
+        yield from _counters(COUNTERS, snapshot.counters)
+        yield from _gauges(GAUGES, snapshot)
         if snapshot.kv_store is not None:
-            yield from _kv_store(snapshot.kv_store)
-        yield from _histograms(counters)
+            yield from _gauges(STORE_GAUGES, snapshot.kv_store)
+            yield from _counters(STORE_COUNTERS, snapshot.kv_store)
+            yield from _labelled(snapshot.kv_store)
+        for row in HISTOGRAMS:
+            if (histogram := row.value(snapshot.counters)) is not None:
+                yield _family(row.name, row.text, histogram)
 
 
-def _gauges(snapshot: Snapshot, counters: Counters) -> Iterator[Metric]:
-    used, total = snapshot.kv_cells_used, snapshot.kv_cells_total
-    ratio = used / total if total else 0.0
-    busy = counters.busy_slots_total / counters.decode_total if counters.decode_total else 0.0
-    yield GaugeMetricFamily("llamacpp:kv_cache_usage_ratio", "KV-cache usage. 1 means 100 percent usage.", value=ratio)
-    yield GaugeMetricFamily("llamacpp:kv_cache_tokens", "KV-cache tokens.", value=used)
-    yield GaugeMetricFamily(
-        "llamacpp:requests_processing", "Number of requests processing.", value=snapshot.requests_processing
-    )
-    yield GaugeMetricFamily(
-        "llamacpp:requests_deferred", "Number of requests deferred.", value=snapshot.requests_deferred
-    )
-    yield GaugeMetricFamily("llamacpp:n_busy_slots_per_decode", "Average busy slots a decode.", value=busy)
+def _counters(rows: tuple[_Row[S, float], ...], source: S) -> Iterator[Metric]:
+    for row in rows:
+        yield CounterMetricFamily(row.name, row.text, value=row.value(source))
 
 
-def _kv_store(kept: StoreStats) -> Iterator[Metric]:
-    for name, text, value in (
-        ("llamaserver:kv_store_entries", "Blocks on disk that this server can use.", kept.entries),
-        ("llamaserver:kv_store_bytes", "Bytes on disk, those of other models included.", kept.bytes),
-        ("llamaserver:kv_ram_entries", "Blocks in host memory.", kept.ram_entries),
-        ("llamaserver:kv_ram_bytes", "Bytes of blocks in host memory.", kept.ram_bytes),
-    ):
-        yield GaugeMetricFamily(name, text, value=value)
-    for name, text, total in (
-        ("llamaserver:kv_lookups", "Prompts that the store was asked about.", kept.lookups),
-        ("llamaserver:kv_saves", "Conversations written to the store.", kept.saves),
-        ("llamaserver:kv_save_seconds", "Seconds that writing them took.", kept.save_seconds),
-        ("llamaserver:kv_restores", "Prompts that began from the store.", kept.restores),
-        ("llamaserver:kv_restore_seconds", "Seconds that reading them took.", kept.restore_seconds),
-        ("llamaserver:kv_written_bytes", "Bytes written to disk.", kept.bytes_written),
-        ("llamaserver:kv_read_bytes", "Bytes read from disk.", kept.bytes_read),
-    ):
-        yield CounterMetricFamily(name, text, value=total)
-    for name, text, label, values in (
-        ("llamaserver:kv_hits", "Prompts that began from this tier.", "tier", kept.hits),
-        ("llamaserver:kv_misses", "Prompts of which no tier had more than the cache.", "tier", kept.misses),
-        ("llamaserver:kv_restored_tokens", "Prompt tokens not evaluated for it.", "tier", kept.tokens_restored),
-        ("llamaserver:kv_discards", "What was not kept or not used.", "reason", kept.discards),
-    ):
-        family = CounterMetricFamily(name, text, labels=[label])
-        for key, number in sorted(values.items()):
+def _gauges(rows: tuple[_Row[S, float], ...], source: S) -> Iterator[Metric]:
+    for row in rows:
+        yield GaugeMetricFamily(row.name, row.text, value=row.value(source))
+
+
+def _labelled(stats: StoreStats) -> Iterator[Metric]:
+    for label, row in STORE_LABELLED:
+        family = CounterMetricFamily(row.name, row.text, labels=[label])
+        for key, number in sorted(row.value(stats).items()):
             family.add_metric([key], number)
         yield family
-
-
-def _histograms(counters: Counters) -> Iterator[Metric]:
-    for name, text, histogram in (
-        ("llamaserver:time_to_first_token_seconds", "From arrival to first token.", counters.time_to_first_token),
-        ("llamaserver:inter_token_seconds", "Between tokens of one answer.", counters.inter_token),
-    ):
-        if histogram is not None:
-            yield _family(name, text, histogram)
 
 
 def _family(name: str, text: str, histogram: Histogram) -> HistogramMetricFamily:
@@ -137,9 +197,6 @@ def metrics_response(context: Context) -> web.Response:
     response.headers["Content-Type"] = "text/plain; version=0.0.4"
     response.headers["Process-Start-Time-Unix"] = str(int(context.started))
     return response
-
-
-# ---- management port: no key, no TLS, not for clients
 
 
 def add_routes(app: web.Application) -> None:

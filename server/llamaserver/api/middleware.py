@@ -1,4 +1,4 @@
-"""What surrounds every handler: CORS, draining, API keys, and one format for every error."""
+"""The middlewares around every handler: access log, CORS, draining, errors and API keys."""
 
 import logging
 import time
@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 from aiohttp import web
 
-from ..errors import InvalidRequest, ServerError, Unauthorized, Unavailable
+from ..errors import HttpFailure, ServerError, Unauthorized, Unavailable
 from .body import json_response
 from .context import CONTEXT, Context
 
@@ -17,14 +17,13 @@ _OPEN = frozenset({"/health", "/v1/health"})
 _METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
 _HEADERS = "Authorization, Content-Type, X-Api-Key"  # to a preflight that names none
 _EXPOSED = "Retry-After, WWW-Authenticate, Process-Start-Time-Unix"
-_KINDS = {404: "not_found_error", 405: "invalid_request_error", 413: "invalid_request_error"}
 
 
 @web.middleware
 async def access_log(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """One log line a request: method, path, status, milliseconds."""
+    """Write one log line per request: method, path, status, milliseconds."""
     began = time.monotonic()
-    status = 499  # the client went away
+    status = 499  # the client closed the connection; nginx uses this number
     try:
         response = await handler(request)
         status = response.status
@@ -39,9 +38,9 @@ async def access_log(request: web.Request, handler: Handler) -> web.StreamRespon
 
 @web.middleware
 async def preflight(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer what browsers ask before a request of another origin's page: all is allowed.
+    """Answer a browser's question before a request from another origin: everything is allowed.
 
-    What is allowed is named, never `*`: beside Allow-Credentials a browser takes that for a name.
+    Methods and headers are listed, because browsers take `*` for a name when credentials are allowed.
     """
     if request.method != "OPTIONS":
         return await handler(request)
@@ -54,7 +53,7 @@ async def preflight(request: web.Request, handler: Handler) -> web.StreamRespons
 
 
 async def allow_origin(request: web.Request, response: web.StreamResponse) -> None:
-    """Let pages of any origin read an answer, whatever kind it is; a signal of aiohttp before each is sent."""
+    """Let pages of any origin read an answer. aiohttp calls this before it sends one."""
     _vary(response, "Origin")
     origin = _asked(request, "Origin", "*")
     response.headers["Access-Control-Allow-Origin"] = origin
@@ -64,13 +63,13 @@ async def allow_origin(request: web.Request, response: web.StreamResponse) -> No
 
 
 def _asked(request: web.Request, name: str, otherwise: str) -> str:
-    """A header of the request that an answer may repeat."""
+    """A header of the request, if an answer can repeat it safely."""
     value = request.headers.get(name, "")
     return value if value and value.isascii() and value.isprintable() else otherwise
 
 
 def _vary(response: web.StreamResponse, *names: str) -> None:
-    """For caches: the answer depends on these headers of the request."""
+    """Tell caches that the answer depends on these headers of the request."""
     response.headers["Vary"] = ", ".join([*response.headers.getall("Vary", []), *names])
 
 
@@ -89,7 +88,7 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         raise
     except Exception:
         _log.exception("%s %s failed", request.method, request.path)
-        return error_response(ServerError("internal error; see the server's log"))
+        return error_response(ServerError("internal error. See the server's log"))
 
 
 def error_response(error: ServerError) -> web.Response:
@@ -109,12 +108,7 @@ def _from_http(request: web.Request, error: web.HTTPException) -> web.Response:
         405: f"{request.path} does not take {request.method}",
         413: "the body exceeds --max-body",
     }
-    body = {
-        "code": error.status,
-        "message": messages.get(error.status, error.reason),
-        "type": _KINDS.get(error.status, InvalidRequest.kind if error.status < 500 else ServerError.kind),
-    }
-    response = json_response({"error": body}, error.status)
+    response = error_response(HttpFailure(error.status, messages.get(error.status, error.reason)))
     if "Allow" in error.headers:
         response.headers["Allow"] = error.headers["Allow"]
     return response
@@ -122,7 +116,7 @@ def _from_http(request: web.Request, error: web.HTTPException) -> web.Response:
 
 @web.middleware
 async def draining(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Before the end: close connections after each answer, and refuse requests that are not answered any more."""
+    """During a drain, close connections after their answer and refuse requests (see drain.py)."""
     drain = request.app[CONTEXT].drain
     if not drain.refuses(request.protocol):
         with drain.running(request.protocol):
@@ -131,7 +125,7 @@ async def draining(request: web.Request, handler: Handler) -> web.StreamResponse
         response = await handler(request)
     else:
         response = error_response(Unavailable("the server is shutting down", retry_after=5))
-    # An answer whose head is out told its client nothing: the connection stays, for one more request.
+    # The head of an answer that was sent before the drain did not close the connection: leave it open.
     if not response.prepared and drain.closes(request):
         response.force_close()
     return response
@@ -139,7 +133,7 @@ async def draining(request: web.Request, handler: Handler) -> web.StreamResponse
 
 @web.middleware
 async def authorize(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Ask for an API key where one is needed."""
+    """Refuse requests without a valid API key, where keys are configured."""
     context = request.app[CONTEXT]
     if context.keys.required and not _open_to_all(request) and not _has_key(request, context):
         raise Unauthorized("Invalid API Key")
@@ -153,7 +147,7 @@ def _open_to_all(request: web.Request) -> bool:
 
 
 def _has_key(request: web.Request, context: Context) -> bool:
-    """Whether any key that was sent is valid: a proxy's own credentials may stand beside the client's."""
+    """Whether any of the keys is valid. A proxy may have sent its own beside the client's."""
     return any(context.keys.accepts(offered) for offered in _offered(request))
 
 

@@ -1,4 +1,4 @@
-"""The llama.cpp endpoints: completion, infill, tokenize, detokenize, embedding."""
+"""The llama.cpp endpoints for text: completion and infill."""
 
 from array import array
 from contextlib import ExitStack
@@ -10,53 +10,43 @@ from ..errors import InvalidRequest, NotSupported
 from ..interfaces.output import Delta, Event, Finish
 from ..interfaces.params import Prompt
 from .answer import Answer, join, probabilities_json, timings_json
-from .body import body_size, dumps, encoded_response, json_response, read_json
+from .body import body_size, dumps, encoded_response, read_fields
 from .context import CONTEXT, Context
-from .fields import Fields, token_id
-from .jobs import Job, bounded, limits, make_job, settings_for, submit
-from .prompt import build_prompt, check_length, numbered, read_images, split_prompts
-from .schema import parse_generation
+from .fields import Fields
+from .jobs import Input, Job, make_jobs, submit, text_inputs
+from .prompt import check_length, read_images, required_prompts
 from .sse import gather, respond
 from .system import apply_system_prompt
-from .vectors import embed, unit
 
 MAX_PROMPTS = 256
-MAX_PROMPTS_WITH_IMAGES = 8  # each is decoded for each prompt
+MAX_PROMPTS_WITH_IMAGES = 8  # every image is decoded for every prompt
 
 
 async def completion(request: web.Request) -> web.StreamResponse:
     """POST /completion and /completions."""
     context = request.app[CONTEXT]
-    body = await read_json(request)
+    fields = await read_fields(request)
     context.require_ready()
-    fields = Fields(body)
     await apply_system_prompt(context, fields)
     stream = fields.boolean("stream", default=False)
-    jobs = await context.blocking(lambda: _completion_jobs(context, body, stream), body_size(request))
+    jobs = await context.blocking(lambda: _completion_jobs(context, fields, stream), body_size(request))
     return await run(request, jobs, fields, stream=stream)
 
 
-def _completion_jobs(context: Context, body: dict[str, Any], stream: bool) -> list[Job]:
-    fields = Fields(body)
-    if body.get("prompt") is None:
-        raise InvalidRequest("Field 'prompt': is required", field="prompt")
-    prompts = split_prompts(body["prompt"])
+def _completion_jobs(context: Context, fields: Fields, stream: bool) -> list[Job]:
+    prompts = required_prompts(fields)
     if len(prompts) > MAX_PROMPTS:
         raise InvalidRequest(f"Field 'prompt': at most {MAX_PROMPTS} prompts", field="prompt")
-    params = bounded(parse_generation(body, limits(context)), len(prompts), stream=stream)
+    return make_jobs(context, fields, lambda: _inputs(context, fields, prompts), prompts=len(prompts), stream=stream)
+
+
+def _inputs(context: Context, fields: Fields, prompts: list[Any]) -> list[Input]:
     images = read_images(fields)
     if images and context.engine.media is None:
         raise NotSupported("This server does not support images: it was started without --mmproj")
     if images and len(prompts) > MAX_PROMPTS_WITH_IMAGES:
         raise InvalidRequest(f"Field 'prompt': at most {MAX_PROMPTS_WITH_IMAGES} prompts with images", field="prompt")
-    settings = settings_for(context, params, stream=stream)
-    engine, tokens, names = context.engine, context.system.tokens, numbered("prompt", len(prompts))
-    pairs = list(zip(names, prompts, strict=True))
-    built = [build_prompt(value, engine, system=tokens, images=images, field=name) for name, value in pairs]
-    return [
-        make_job(context, prompt, params, value, settings, field=name)
-        for prompt, (name, value) in zip(built, pairs, strict=True)
-    ]
+    return text_inputs(context, prompts, images)
 
 
 async def run(request: web.Request, jobs: list[Job], fields: Fields, *, stream: bool) -> web.StreamResponse:
@@ -86,7 +76,7 @@ def _encode(job: Job, index: int, event: Event, several: bool, wanted: tuple[str
 
 
 def _partial(job: Job, index: int, delta: Delta, several: bool) -> bytes:
-    """One event of a running stream; the common case writes two fields and is built by hand."""
+    """One event of a running stream. The usual one has two fields and is built by hand, for speed."""
     if not (delta.probs or delta.tokens or several):
         return b'data: {"content":' + dumps(delta.content) + b',"stop":false}\n\n'
     value: dict[str, Any] = {"content": delta.content, "stop": False}
@@ -128,7 +118,7 @@ def _final(job: Job, answer: Answer, index: int) -> dict[str, Any]:
 
 
 def _select(value: dict[str, Any], wanted: tuple[str, ...]) -> dict[str, Any]:
-    """`response_fields`: only the named fields, nested ones by a path with slashes."""
+    """Keep only the fields that `response_fields` names. A path with slashes names a nested field."""
     if not wanted:
         return value
     chosen: dict[str, Any] = {}
@@ -142,103 +132,28 @@ def _select(value: dict[str, Any], wanted: tuple[str, ...]) -> dict[str, Any]:
 
 
 async def infill(request: web.Request) -> web.StreamResponse:
-    """POST /infill: streams unless `stream` is false."""
+    """POST /infill. It streams unless `stream` is false."""
     context = request.app[CONTEXT]
-    body = await read_json(request)
+    fields = await read_fields(request)
     context.require_ready()
-    fields = Fields(body)
     stream = fields.boolean("stream", default=True)
-    job = await context.blocking(lambda: _infill_job(context, body, stream), body_size(request))
-    return await run(request, [job], fields, stream=stream)
+    jobs = await context.blocking(lambda: _infill_jobs(context, fields, stream), body_size(request))
+    return await run(request, jobs, fields, stream=stream)
 
 
-def _infill_job(context: Context, body: dict[str, Any], stream: bool) -> Job:
+def _infill_jobs(context: Context, fields: Fields, stream: bool) -> list[Job]:
     vocab = context.engine.vocab
     markers = (vocab.fim_pre, vocab.fim_suf, vocab.fim_mid)
     if min(markers) < 0:
         raise NotSupported("Infill is not supported by this model: it has no fill-in-middle tokens")
-    fields = Fields(body)
     prefix, suffix = fields.string("input_prefix"), fields.string("input_suffix")
     check_length([prefix, suffix], context.engine, "input_prefix")
     tokens = [vocab.bos] if vocab.add_bos and vocab.bos >= 0 else []
     before = vocab.tokenize(prefix, add_special=False, parse_special=False)
     after = vocab.tokenize(suffix.removeprefix(" "), add_special=False, parse_special=False)
     keys = [*tokens, vocab.fim_pre, *before, vocab.fim_suf, *after, vocab.fim_mid]
-    params = bounded(parse_generation(body, limits(context)), 1, stream=stream)
-    settings = settings_for(context, params, stream=stream)
-    return make_job(context, Prompt(array("q", keys)), params, prefix, settings, field="input_prefix")
-
-
-async def tokenize(request: web.Request) -> web.StreamResponse:
-    """POST /tokenize: a string, or an array of strings and ids; never a BOS unless asked."""
-    context = request.app[CONTEXT]
-    fields = Fields(await read_json(request))
-    context.require_ready()
-    return encoded_response(await context.blocking(lambda: dumps(_tokenize(context, fields)), body_size(request)))
-
-
-def _tokenize(context: Context, fields: Fields) -> dict[str, Any]:
-    vocab = context.engine.vocab
-    special = fields.boolean("add_special", default=False)
-    parse = fields.boolean("parse_special", default=True)
-    _, content = fields.get("content")
-    tokens: list[int] = []
-    items = content if isinstance(content, list) else [] if content is None else [content]
-    check_length(items, context.engine, "content")
-    for index, item in enumerate(items):
-        if isinstance(item, str):
-            tokens += vocab.tokenize(item, add_special=special and index == 0, parse_special=parse)
-        else:
-            tokens.append(token_id(item, vocab.n_vocab, f"content.{index}" if isinstance(content, list) else "content"))
-    if fields.boolean("with_pieces", default=False):
-        return {"tokens": [{"id": token, "piece": _piece(vocab.special_piece(token))} for token in tokens]}
-    return {"tokens": tokens}
-
-
-def _piece(piece: bytes) -> str | list[int]:
-    try:
-        return piece.decode("utf-8")
-    except UnicodeDecodeError:
-        return list(piece)
-
-
-async def detokenize(request: web.Request) -> web.StreamResponse:
-    """POST /detokenize."""
-    context = request.app[CONTEXT]
-    fields = Fields(await read_json(request))
-    context.require_ready()
-    items = fields.array("tokens")
-    check_length(items, context.engine, "tokens")
-
-    def content() -> bytes:
-        vocab = context.engine.vocab
-        ids = [token_id(item, vocab.n_vocab, f"tokens.{place}") for place, item in enumerate(items)]
-        return dumps({"content": vocab.detokenize(ids)})
-
-    return encoded_response(await context.blocking(content, body_size(request)))
-
-
-async def embedding(request: web.Request) -> web.StreamResponse:
-    """POST /embedding and /embeddings: `content` (one text, or an array of them) to unit vectors."""
-    context = request.app[CONTEXT]
-    fields = Fields(await read_json(request))
-    context.require_ready()
-    if not context.config.embedding:
-        raise NotSupported("This server does not support embeddings. Start it with `--embedding`")
-    if fields.array("image_data"):
-        raise NotSupported(
-            "Field 'image_data': images cannot be embedded; the library computes embeddings of token rows only",
-            field="image_data",
-        )
-    name, content = fields.get("content", "input")
-    if content is None:
-        raise InvalidRequest("Field 'content': is required", field="content")
-    many = isinstance(content, list) and bool(content) and all(isinstance(item, str | list) for item in content)
-    results = await embed(context, content if many else [content], name)
-    vectors = [unit(item.vectors[-1]) for item in results]
-    if not many:
-        return json_response({"embedding": vectors[0]})
-    return json_response([{"index": i, "embedding": vector} for i, vector in enumerate(vectors)])
+    entry = Input(Prompt(array("q", keys)), prefix, "input_prefix")
+    return make_jobs(context, fields, lambda: [entry], prompts=1, stream=stream)
 
 
 def add_routes(app: web.Application) -> None:
@@ -246,7 +161,3 @@ def add_routes(app: web.Application) -> None:
     app.router.add_post("/completion", completion)
     app.router.add_post("/completions", completion)
     app.router.add_post("/infill", infill)
-    app.router.add_post("/tokenize", tokenize)
-    app.router.add_post("/detokenize", detokenize)
-    app.router.add_post("/embedding", embedding)
-    app.router.add_post("/embeddings", embedding)

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from aiohttp import web
 
 from ..errors import InvalidRequest, NotSupported
-from .body import json_response, read_json
+from .body import json_response, read_fields
 from .context import CONTEXT
 from .fields import Fields
 from .jobs import model_name
@@ -16,9 +16,9 @@ from .vectors import embed, unit
 
 
 async def embeddings(request: web.Request) -> web.StreamResponse:
-    """POST /v1/embeddings: text, texts, token ids or arrays of them to unit vectors."""
+    """POST /v1/embeddings: unit vectors of a text, texts, token ids or arrays of them."""
     context = request.app[CONTEXT]
-    fields = Fields(await read_json(request))
+    fields = await read_fields(request)
     context.require_ready()
     if not context.config.embedding:
         raise NotSupported("This server does not support embeddings. Start it with `--embedding`")
@@ -49,7 +49,7 @@ def _inputs(fields: Fields) -> list[Any]:
 
 
 def _encoded(vector: npt.NDArray[np.float32], form: str) -> Any:
-    """JSON numbers, or the little-endian bytes in base64."""
+    """The vector as JSON numbers, or its little-endian bytes in base64."""
     return base64.b64encode(vector.astype("<f4").tobytes()).decode() if form == "base64" else vector
 
 

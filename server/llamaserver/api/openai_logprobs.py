@@ -1,4 +1,4 @@
-"""`logprobs` in OpenAI's answers: one shape for chats, an older one for completions."""
+"""`logprobs` in OpenAI's answers. Chats and completions have different forms."""
 
 import codecs
 from collections.abc import Callable, Sequence
@@ -11,13 +11,13 @@ Logprobs = Callable[[Sequence[TokenProbs]], dict[str, Any]]
 
 
 class ChatLogprobs:
-    """Of one choice of a chat. `top`: alternatives to tell at each place, none for 0."""
+    """For one choice of a chat. `top` is the number of alternatives for each token."""
 
     def __init__(self, top: int) -> None:
         self._top = top
 
     def __call__(self, items: Sequence[TokenProbs]) -> dict[str, Any]:
-        """The next tokens; refusals are no kind of their own here."""
+        """The logprobs of the next tokens. `refusal` is always null here."""
         content = [
             {**_one(item.chosen), "top_logprobs": [_one(top) for top in item.top[: self._top]]} for item in items
         ]
@@ -29,7 +29,7 @@ def _one(prob: TokenProb) -> dict[str, Any]:
 
 
 class TextLogprobs:
-    """Of one choice of a completion. `before`: characters of its text that come before the first token (`echo`)."""
+    """For one choice of a completion. `before` is the number of characters before the first token (`echo`)."""
 
     def __init__(self, top: int, before: int) -> None:
         self._top = top
@@ -37,7 +37,7 @@ class TextLogprobs:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def __call__(self, items: Sequence[TokenProbs]) -> dict[str, Any]:
-        """The next tokens. As in OpenAI's answers the chosen token is among the alternatives; null for none."""
+        """The logprobs of the next tokens. The alternatives include the chosen token, as in OpenAI's answers."""
         return {
             "tokens": [_text(item.chosen) for item in items],
             "token_logprobs": [logprob(item.chosen.prob) for item in items],
@@ -49,7 +49,7 @@ class TextLogprobs:
         return {_text(prob): logprob(prob.prob) for prob in (item.chosen, *reversed(item.top[: self._top]))}
 
     def _offset(self, item: TokenProbs) -> int:
-        """Where a token begins; one that goes on with a character, where that does."""
+        """The place of a token in the text. A token inside a character has the place of that character."""
         at = self._at
         self._at += len(self._decoder.decode(item.chosen.piece))
         return at

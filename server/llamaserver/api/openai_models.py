@@ -1,4 +1,4 @@
-"""OpenAI's list of models: the one that is served."""
+"""OpenAI's list of models. It has one entry."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ async def models(request: web.Request) -> web.StreamResponse:
 
 
 async def model(request: web.Request) -> web.StreamResponse:
-    """GET /v1/models/{id}: ids are often paths, so slashes belong to them, also percent-encoded."""
+    """GET /v1/models/{id}. An id can be a path, so it can contain slashes, percent-encoded or not."""
     context = request.app[CONTEXT]
     context.require_ready()
     wanted = request.match_info["id"]

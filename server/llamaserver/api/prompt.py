@@ -1,4 +1,4 @@
-"""Prompts in all their forms, and images, to the engine's keys. Runs in an executor thread."""
+"""From prompts in all their forms, and images, to the engine's keys. Runs in an executor thread."""
 
 import base64
 import re
@@ -13,7 +13,7 @@ from ..interfaces.params import Prompt
 from .fields import Fields, token_id
 
 _IMAGE = re.compile(r"\[img-([0-9]{1,9})\]")
-_BYTES_PER_TOKEN = 64  # a bound on what one token of a context can possibly stand for
+_BYTES_PER_TOKEN = 64  # no tokenizer makes longer tokens on average
 _SPARE_BYTES = 1 << 20
 _WHITESPACE = b" \t\r\n\f\v"
 _PLAIN_BASE64 = bytes.maketrans(b"-_", b"+/")
@@ -24,11 +24,14 @@ _PERCENT = tuple(
 )
 
 
-def split_prompts(value: Any) -> list[Any]:
-    """The prompts of a `prompt` field: an array of several strings is several, of arrays one each.
+def required_prompts(fields: Fields) -> list[Any]:
+    """The prompts of the field `prompt`. An array of strings holds several, and so does an array of arrays.
 
     An array with any number in it is one prompt of mixed pieces.
     """
+    _, value = fields.get("prompt")
+    if value is None:
+        raise InvalidRequest("Field 'prompt': is required", field="prompt")
     if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
         return list(value)
     if isinstance(value, list) and value and all(isinstance(item, list) for item in value):
@@ -37,12 +40,12 @@ def split_prompts(value: Any) -> list[Any]:
 
 
 def numbered(field: str, count: int) -> list[str]:
-    """The names of a batch's inputs in errors, such as `prompt.3`; one alone is the field itself."""
+    """The names of inputs in errors, such as `prompt.3`. A single input has the name of the field."""
     return [field] if count == 1 else [f"{field}.{place}" for place in range(count)]
 
 
 def prompt_text(value: str | list[Any], engine: Engine) -> str:
-    """A prompt that could be built, as text: token ids are what they stand for."""
+    """A valid prompt as text. Token ids become their text."""
     if isinstance(value, str):
         return value
     piece = engine.vocab.special_piece
@@ -58,10 +61,10 @@ def build_prompt(
     images: Mapping[int, bytes] | None = None,
     field: str = "prompt",
 ) -> Prompt:
-    """One prompt: a string, or an array of strings and token ids. BOS as the document rules.
+    """Tokenize one prompt: a string, or an array of strings and token ids. Raises InvalidRequest.
 
-    It is inserted when the prompt begins with a string, the model wants it, and there is no system
-    prompt.
+    As in the document, BOS is inserted if the prompt begins with a string, the model wants BOS, and there is no
+    system prompt.
     """
     if isinstance(value, str):
         check_length([value], engine, field)
@@ -86,7 +89,7 @@ def _pieces(value: list[Any], engine: Engine, field: str, *, bos: bool) -> list[
 
 
 def check_length(items: list[Any], engine: Engine, field: str) -> None:
-    """Refuse texts (and ids) that no context could hold: tokenizing them would only keep others waiting."""
+    """Refuse texts and ids that no context can hold, before they are tokenized. Raises InvalidRequest."""
     most = max(engine.info.n_ctx_train, engine.info.n_ctx) * _BYTES_PER_TOKEN + _SPARE_BYTES
     if sum(len(item) if isinstance(item, str) else 1 for item in items) > most:
         raise InvalidRequest(f"Field '{field}': longer than {most} characters", field=field)
@@ -105,9 +108,9 @@ def read_images(fields: Fields) -> dict[int, bytes]:
 
 
 def decode_base64(text: str, field: str) -> bytes:
-    """Base64 in every form that encoders write, also as a data: URL.
+    """Decode base64 in every form that encoders write. Raises InvalidRequest.
 
-    With line ends or spaces, without padding, in the alphabet for URLs, or percent-encoded.
+    It can be a data: URL, have line ends or spaces, lack padding, use the alphabet for URLs, or be percent-encoded.
     """
     payload = text.rpartition(",")[2] if is_data_url(text) else text
     try:
@@ -122,7 +125,7 @@ def decode_base64(text: str, field: str) -> bytes:
 
 
 def is_data_url(text: str) -> bool:
-    """Whether a text is a data: URL, in letters of any case."""
+    """Whether a text is a data: URL."""
     return text[:64].lstrip()[:5].lower() == "data:"
 
 
@@ -147,7 +150,7 @@ def media_prompt(parts: list[str | bytes], engine: Engine, *, add_special: bool)
 
 
 def prepend(system: tuple[int, ...], prompt: Prompt) -> Prompt:
-    """The system prompt's tokens before a prompt that may hold images."""
+    """Put the tokens of the system prompt before a prompt, which can have images."""
     if not system:
         return prompt
     moved = tuple(replace(media, start=media.start + len(system)) for media in prompt.media)

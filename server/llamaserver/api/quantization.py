@@ -1,4 +1,4 @@
-"""The name of a model's quantization, from the number in its metadata; a test holds the table against the library."""
+"""The name of a model's quantization, from the number in its metadata. A test compares the table with the library."""
 
 from collections.abc import Mapping
 
@@ -14,6 +14,6 @@ _NAMES = {
 
 
 def quantization(metadata: Mapping[str, str]) -> str:
-    """Such as Q4_K_M; "" when the model does not tell."""
+    """A name such as Q4_K_M, or "" if the metadata has none."""
     number = metadata.get("general.file_type", "")
     return _NAMES.get(int(number), "") if number.isdigit() else ""

@@ -5,22 +5,32 @@ Runs in an executor thread: strings in logit_bias and penalty_prompt are tokeniz
 
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InvalidRequest
-from ..grammar.json_schema import schema_to_gbnf
+from ..grammar.json_schema import compile_schema
 from ..interfaces.backend import Vocab
-from ..interfaces.params import DEFAULT_SAMPLERS, KNOWN_SAMPLERS, GenerationParams, SamplingParams
+from ..interfaces.declare import Parameter
+from ..interfaces.params import (
+    DEFAULT_SAMPLERS,
+    GENERATION_PARAMETERS,
+    KNOWN_SAMPLERS,
+    SAMPLING_PARAMETERS,
+    GenerationParams,
+    SamplingParams,
+)
 from .fields import Fields, token_id
 
-RANDOM_SEED = 2**32 - 1  # what -1 was in the seed server's unsigned field
-_ANY = 2**1024  # beyond every number that JSON's parser makes
-MAX_PROBS = 1024
+RANDOM_SEED = 2**32 - 1  # the value of -1 in llama.cpp's unsigned field
+_ANY = 2**1024  # larger than every number of the JSON parser
 MAX_BIASES = 10_000
+MAX_STOPS = 256
 MAX_STOP = 4096  # characters
-MAX_TEXT = 1 << 20  # characters of a text that stands in for the prompt
+MAX_BREAKERS = 64
+MAX_SAMPLERS = 64
+MAX_TEXT = 1 << 20  # characters or ids of penalty_prompt
 _SAMPLER_NAMES = {
     **{name: name for name in KNOWN_SAMPLERS},
     "typ_p": "typical_p",
@@ -51,76 +61,48 @@ _LETTERS = {
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a request is checked against."""
+    """The model's and the server's limits for the fields of a request."""
 
     vocab: Vocab
     n_slots: int
     n_lora: int
 
 
-def parse_generation(
-    body: dict[str, Any], limits: Limits, defaults: Mapping[str, Any] | None = None
-) -> GenerationParams:
-    """Validate a body. `defaults` replaces the document's defaults for fields that are absent."""
-    fields = Fields({**(defaults or {}), **{k: v for k, v in body.items() if v is not None}})
-    return GenerationParams(
-        n_predict=fields.integer("n_predict", "max_tokens", "max_completion_tokens", default=-1, low=-1),
-        n_keep=fields.integer("n_keep", default=0, low=-1),
-        n_discard=fields.integer("n_discard", default=0, low=0),
-        stop=_stop(fields),
-        id_slot=fields.integer("id_slot", "slot_id", default=-1, low=-1, high=limits.n_slots - 1),
-        cache_prompt=fields.boolean("cache_prompt", default=True),
-        lora=_lora(fields, limits),
-        max_predict_ms=max(0, fields.integer("t_max_predict_ms", default=0, low=-1)),
-        return_tokens=fields.boolean("return_tokens", default=False),
-        sampling=_sampling(fields, limits),
-    )
+def parse_generation(fields: Fields, limits: Limits) -> GenerationParams:
+    """Read and check the options of one request. Raises InvalidRequest."""
+    sampling = SamplingParams(**_SAMPLING.values(fields, limits) | _compiled_schema(fields))
+    return GenerationParams(**_GENERATION.values(fields, limits), sampling=sampling)
 
 
-def _sampling(fields: Fields, limits: Limits) -> SamplingParams:
-    number, integer = fields.number, fields.integer
-    return SamplingParams(
-        temperature=number("temperature", default=0.8, low=-1e3, high=1e3),
-        dynatemp_range=number("dynatemp_range", default=0.0, low=0.0, high=1e3),
-        dynatemp_exponent=number("dynatemp_exponent", default=1.0, low=-1e2, high=1e2),
-        top_k=integer("top_k", default=40),
-        top_p=number("top_p", default=0.95, low=0.0, high=1e3),
-        min_p=number("min_p", default=0.05, low=0.0, high=1e3),
-        tfs_z=number("tfs_z", default=1.0, low=0.0, high=1e3),
-        typical_p=number("typical_p", "typ_p", default=1.0, low=0.0, high=1e3),
-        top_n_sigma=number("top_n_sigma", default=-1.0),
-        xtc_probability=number("xtc_probability", default=0.0, low=0.0, high=1.0),
-        xtc_threshold=number("xtc_threshold", default=0.1, low=0.0, high=1.0),
-        repeat_penalty=number("repeat_penalty", default=1.1, low=1e-3, high=1e3),
-        repeat_last_n=integer("repeat_last_n", default=64, low=-1),
-        penalize_nl=fields.boolean("penalize_nl", default=True),
-        presence_penalty=number("presence_penalty", default=0.0, low=-1e3, high=1e3),
-        frequency_penalty=number("frequency_penalty", default=0.0, low=-1e3, high=1e3),
-        penalty_prompt=_penalty_prompt(fields, limits),
-        dry_multiplier=number("dry_multiplier", default=0.0, low=0.0, high=1e3),
-        dry_base=number("dry_base", default=1.75, low=0.0, high=1e3),
-        dry_allowed_length=integer("dry_allowed_length", default=2, low=0),
-        dry_penalty_last_n=integer("dry_penalty_last_n", default=-1, low=-1),
-        dry_sequence_breakers=fields.strings("dry_sequence_breakers", default=("\n", ":", '"', "*"), limit=64),
-        mirostat=integer("mirostat", default=0, low=0, high=2),
-        mirostat_tau=number("mirostat_tau", default=5.0, low=0.0, high=1e3),
-        mirostat_eta=number("mirostat_eta", default=0.1, low=0.0, high=1e3),
-        seed=_seed(fields),
-        ignore_eos=fields.boolean("ignore_eos", default=False),
-        logit_bias=_logit_bias(fields, limits.vocab),
-        n_probs=integer("n_probs", default=0, low=0, high=MAX_PROBS),
-        post_sampling_probs=fields.boolean("post_sampling_probs", default=True),
-        min_keep=integer("min_keep", default=0, low=0),
-        grammar=_grammar(fields),
-        samplers=_samplers(fields),
-    )
+class _Table:
+    """The fields of one dataclass. Numbers and truth values are read if a request has them, others always."""
+
+    def __init__(self, declared: tuple[Parameter, ...]) -> None:
+        self._numbers = {name: item for item in declared if item.attribute not in _READERS for name in item.names}
+        self._others = [(item, _READERS[item.attribute]) for item in declared if item.attribute in _READERS]
+
+    def values(self, fields: Fields, limits: Limits) -> dict[str, Any]:
+        """The values of a request. Numbers that are absent keep the defaults of the dataclass."""
+        values = {item.attribute: read(item, fields, limits) for item, read in self._others}
+        for name in fields:
+            if item := self._numbers.get(name):
+                values[item.attribute] = _number(item, fields)
+        return values
+
+
+def _number(item: Parameter, fields: Fields) -> bool | float:
+    """One number within its bounds, or one truth value."""
+    if item.kind is bool:
+        return fields.boolean(*item.names, default=item.default)
+    read = fields.integer if item.kind is int else fields.number
+    return read(*item.names, default=item.default, **item.bounds)
 
 
 def _seed(fields: Fields) -> int:
-    """The seed in 32 bits: -1 and 2^32-1 draw one, the other 32-bit numbers are themselves.
+    """The seed in 32 bits. -1 and 2^32-1 draw one. Other 32-bit numbers are used as they are.
 
-    Of all others (clients draw 63-bit and negative ones) the upper and the lower half of 64 bits are XORed,
-    so that seeds which differ in one half only stay different; never to 2^32-1, which is no seed.
+    Clients also send 63-bit and negative numbers. The upper and the lower half of their 64 bits are XORed, so that
+    seeds which differ in one half only stay different. The result is never 2^32-1.
     """
     seed = fields.integer("seed", default=-1, low=-_ANY, high=_ANY)
     if seed in (-1, RANDOM_SEED):
@@ -129,20 +111,21 @@ def _seed(fields: Fields) -> int:
 
 
 def _stop(fields: Fields) -> tuple[str, ...]:
-    stops = fields.strings("stop", limit=256)
+    stops = fields.strings("stop", limit=MAX_STOPS)
     if any(len(stop) > MAX_STOP for stop in stops):
         raise InvalidRequest(f"Field 'stop': a string is longer than {MAX_STOP} characters", field="stop")
     return tuple(stop for stop in stops if stop)
 
 
-def _grammar(fields: Fields) -> str:
-    grammar = fields.string("grammar")
+def _compiled_schema(fields: Fields) -> dict[str, Any]:
+    """The grammar of `json_schema` as text and compiled; nothing without one."""
     _, schema = fields.get("json_schema")
     if schema is None:
-        return grammar
-    if grammar:
+        return {}
+    if fields.string("grammar"):
         raise InvalidRequest("Field 'json_schema': give either grammar or json_schema", field="json_schema")
-    return schema_to_gbnf(schema)
+    rules = compile_schema(schema)
+    return {"grammar": rules.text, "rules": rules}
 
 
 def _samplers(fields: Fields) -> tuple[str, ...]:
@@ -152,17 +135,17 @@ def _samplers(fields: Fields) -> tuple[str, ...]:
     if isinstance(value, str):
         wanted, table = list(value), _LETTERS
     else:
-        wanted, table = list(fields.strings("samplers", limit=64)), _SAMPLER_NAMES
+        wanted, table = list(fields.strings("samplers", limit=MAX_SAMPLERS)), _SAMPLER_NAMES
     unknown = [item for item in wanted if item not in table]
     if unknown:
         raise InvalidRequest(
-            f"Field '{name}': unknown sampler {unknown[0]!r:.40}; known are {', '.join(KNOWN_SAMPLERS)}", field=name
+            f"Field '{name}': unknown sampler {unknown[0]!r:.40}. Known are {', '.join(KNOWN_SAMPLERS)}", field=name
         )
     return tuple(table[item] for item in wanted if table[item])
 
 
 def _enabled_samplers(fields: Fields) -> tuple[str, ...]:
-    """The document's order, with today's samplers at their usual places when their fields enable them."""
+    """The order of the document. Newer samplers are added at llama-server's places, if their fields enable them."""
     chain = list(DEFAULT_SAMPLERS)
     if fields.number("xtc_probability", default=0.0) > 0:
         chain.insert(chain.index("temperature"), "xtc")
@@ -220,7 +203,7 @@ def _lora(fields: Fields, limits: Limits) -> tuple[float, ...] | None:
     items = fields.array("lora")
     if not items:
         return None
-    scales = [0.0] * limits.n_lora  # as today's server: adapters that are not named are off
+    scales = [0.0] * limits.n_lora  # adapters that are not named are off, as in llama-server
     for item in items:
         if not isinstance(item, dict):
             raise InvalidRequest("Field 'lora': must be an array of {id, scale}", field="lora")
@@ -229,3 +212,24 @@ def _lora(fields: Fields, limits: Limits) -> tuple[float, ...] | None:
             raise InvalidRequest(f"Field 'lora': id must be that of one of {limits.n_lora} adapters", field="lora")
         scales[number] = Fields(item).number("scale", default=1.0)
     return tuple(scales)
+
+
+# Fields that are more than one number within fixed bounds, or one truth value.
+_READERS: dict[str, Callable[[Parameter, Fields, Limits], Any]] = {
+    "dry_sequence_breakers": lambda item, fields, _: fields.strings(
+        *item.names, default=item.default, limit=MAX_BREAKERS
+    ),
+    "grammar": lambda item, fields, _: fields.string(*item.names),
+    "id_slot": lambda item, fields, limits: fields.integer(
+        *item.names, default=item.default, low=-1, high=limits.n_slots - 1
+    ),
+    "logit_bias": lambda _, fields, limits: _logit_bias(fields, limits.vocab),
+    "lora": lambda _, fields, limits: _lora(fields, limits),
+    "max_predict_ms": lambda item, fields, _: max(0, fields.integer(*item.names, default=item.default, **item.bounds)),
+    "penalty_prompt": lambda _, fields, limits: _penalty_prompt(fields, limits),
+    "samplers": lambda _, fields, limits: _samplers(fields),
+    "seed": lambda _, fields, limits: _seed(fields),
+    "stop": lambda _, fields, limits: _stop(fields),
+}
+_SAMPLING = _Table(SAMPLING_PARAMETERS)
+_GENERATION = _Table(GENERATION_PARAMETERS)

@@ -1,23 +1,21 @@
-"""Slot files: llama.cpp's own layout, written so that a crash or a full disk leaves nothing half.
+"""Slot files in llama.cpp's layout. A crash or a full disk never leaves half a file.
 
     u32 magic "ggsq", u32 version, u32 n_tokens, i32 tokens[n_tokens], then the sequence state
 
-This is what `llama_state_seq_save_file` writes, so files of llama-server can be restored and ours
-be given to it. Beside the file lies `<name>.sha256`; a file without one is accepted. Runs in an
-executor thread.
+`llama_state_seq_save_file` writes the same layout, so files can be exchanged with llama-server. Beside the file is
+`<name>.sha256`. A file without one is accepted. Runs in an executor thread.
 """
 
 import errno
 import hashlib
-import os
 import struct
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 
 import numpy as np
 
+from .. import files
 from ..errors import InvalidRequest, ServerError
 
 MAGIC = 0x67677371
@@ -28,7 +26,7 @@ _LOCKS = tuple(Lock() for _ in range(16))  # two saves under one name must not m
 
 
 def path_for(folder: str, name: str) -> Path:
-    """The file of that name in the folder; InvalidRequest for anything that is not a plain file name."""
+    """The file of that name in the folder. Raises InvalidRequest if it is not a plain file name."""
     bad = not name or name.startswith(".") or len(name.encode("utf-8", "replace")) > _MAX_NAME
     if bad or any(c in '/\\<>:"|?*' or not c.isprintable() for c in name) or name.endswith(".sha256"):
         raise InvalidRequest("Field 'filename': must be a plain file name", field="filename")
@@ -38,13 +36,13 @@ def path_for(folder: str, name: str) -> Path:
 def write(
     path: Path, tokens: tuple[int, ...], state: bytes, version: int, lora: tuple[float, ...] | None = None
 ) -> int:
-    """Write atomically; returns the bytes written."""
+    """Write a file atomically. Returns the bytes written. Raises ServerError."""
     head = _HEADER.pack(MAGIC, version, len(tokens)) + np.asarray(tokens, np.int32).tobytes()
     digest = hashlib.sha256(head)
     digest.update(state)
     try:
         with _LOCKS[hash(path) % len(_LOCKS)]:
-            _sidecar(path).unlink(missing_ok=True)  # a crash between the two leaves a file without one
+            _sidecar(path).unlink(missing_ok=True)  # after a crash here, the file has no checksum
             _replace(path, [head, state])
             _replace(_sidecar(path), [f"{digest.hexdigest()}  {path.name}\n{_scales(lora)}".encode()])
     except OSError as error:
@@ -53,29 +51,13 @@ def write(
     return len(head) + len(state)
 
 
-def _replace(path: Path, chunks: list[bytes]) -> None:
-    """Temp file, fsync, rename, fsync of the folder."""
-    handle, temporary = tempfile.mkstemp(prefix=".slot-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            for chunk in chunks:
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        with suppress(OSError):
-            Path(temporary).unlink()
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+def _replace(path: Path, parts: list[bytes]) -> None:
+    files.write_atomically(path, parts, durable=True, mode=0o600)
+    files.sync_folder(path.parent)
 
 
 def read(path: Path, n_vocab: int, version: int) -> tuple[tuple[int, ...], bytes, int]:
-    """Tokens, state as `state_set` wants it, and the file's size; InvalidRequest for any damage."""
+    """Read tokens, the state for `state_set`, and the size in bytes. Raises InvalidRequest for any damage."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -103,7 +85,7 @@ def _verify(path: Path, data: bytes) -> None:
 
 
 def scales(path: Path) -> tuple[float, ...] | None:
-    """The LoRA scales that the state was computed under; None when nobody wrote them down."""
+    """The LoRA scales that the state was computed with. None if they are not recorded."""
     with suppress(OSError, ValueError):
         lines = [line for line in _sidecar(path).read_text().splitlines() if line.startswith(_LORA)]
         return tuple(float(text) for text in lines[0][len(_LORA) :].split()) if lines else None

@@ -1,4 +1,4 @@
-"""The slots: what each does, and its state saved, restored and erased."""
+"""The endpoint /slots: list the slots, and save, restore or erase the cache of one."""
 
 import re
 from time import monotonic
@@ -11,9 +11,8 @@ from ..engine.snapshot import SlotView, Snapshot
 from ..errors import InvalidRequest, NotSupported, Unavailable
 from ..interfaces.params import GenerationParams
 from . import slotfile
-from .body import json_response, read_json
+from .body import json_response, read_fields
 from .context import CONTEXT, Context
-from .fields import Fields
 from .jobs import Tag, model_name
 from .settings import generation_settings
 
@@ -31,7 +30,7 @@ async def slots(request: web.Request) -> web.StreamResponse:
 
 
 def slot_views(context: Context, snapshot: Snapshot) -> list[dict[str, Any]]:
-    """What GET /slots answers: one object a slot."""
+    """The answer of GET /slots: one object per slot."""
     return [_slot(context, view) for view in snapshot.slots]
 
 
@@ -84,7 +83,7 @@ async def slot_action(request: web.Request) -> web.StreamResponse:
 
 
 async def _save(request: web.Request, context: Context, slot: int) -> dict[str, Any]:
-    path = slotfile.path_for(context.config.slot_save_path, Fields(await read_json(request)).string("filename"))
+    path = slotfile.path_for(context.config.slot_save_path, (await read_fields(request)).string("filename"))
     info, began = context.engine.info, monotonic()
     state = await context.engine.save_slot(slot)
     written = await context.blocking(
@@ -100,7 +99,7 @@ async def _save(request: web.Request, context: Context, slot: int) -> dict[str, 
 
 
 async def _restore(request: web.Request, context: Context, slot: int) -> dict[str, Any]:
-    path = slotfile.path_for(context.config.slot_save_path, Fields(await read_json(request)).string("filename"))
+    path = slotfile.path_for(context.config.slot_save_path, (await read_fields(request)).string("filename"))
     info, began = context.engine.info, monotonic()
     tokens, data, size = await context.blocking(lambda: slotfile.read(path, info.n_vocab, info.state_version))
     lora = await context.blocking(lambda: slotfile.scales(path))

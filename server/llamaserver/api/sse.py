@@ -1,7 +1,7 @@
-"""Server-sent events: opened late, kept alive while waiting, never ahead of a slow reader.
+"""Server-sent events.
 
-The response is opened with the first event or after ten seconds, so that what fails early is a
-plain HTTP error; what fails later is an event of the stream.
+The response is opened with the first event or after ten seconds, so that an early failure is a plain HTTP error. A
+later failure is an event of the stream. Comments keep a waiting stream alive. A slow reader delays its own stream.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from .body import dumps
 from .context import CONTEXT
 
 PING_AFTER = 10.0  # seconds without an event
-_DRAINED = 1 << 15  # bytes that a write takes without waiting for the reader
+_UNWAITED = 1 << 15  # bytes: smaller writes into an empty buffer do not wait for the reader
 _PING = b": ping\n\n"
 
 Encode = Callable[[int, Event], bytes]
@@ -35,11 +35,11 @@ class EventStream:
         self._wrote = False  # since the last look of the pinger
 
     async def write(self, data: bytes) -> None:
-        """Send bytes; waits for a slow reader, at most --timeout seconds."""
+        """Send bytes. Waits at most --timeout seconds for a slow reader."""
         response = self._response or await self._open()
         self._wrote = True
         transport = self._request.transport
-        if transport is not None and transport.get_write_buffer_size() == 0 and len(data) < _DRAINED:
+        if transport is not None and transport.get_write_buffer_size() == 0 and len(data) < _UNWAITED:
             await response.write(data)
         else:
             await asyncio.wait_for(response.write(data), self._timeout)
@@ -62,11 +62,11 @@ class EventStream:
 
     @property
     def is_open(self) -> bool:
-        """Whether the status line is out."""
+        """Whether the status line was sent."""
         return self._response is not None
 
     async def ping(self) -> None:
-        """Send a comment whenever nothing was sent for PING_AFTER seconds; runs until cancelled."""
+        """Send a comment after every PING_AFTER seconds without an event. Runs until cancelled."""
         while True:
             await asyncio.sleep(PING_AFTER)
             if not self._wrote:
@@ -83,7 +83,7 @@ class EventStream:
 async def respond(
     request: web.Request, streams: Sequence[Stream], encode: Encode, *, head: bytes = b"", tail: bytes = b""
 ) -> web.StreamResponse:
-    """Stream the events of all `streams`; `head` goes before the first one, `tail` after the last."""
+    """Stream the events of all `streams`, with `head` before the first and `tail` after the last one."""
     out = EventStream(request)
     pinger = asyncio.create_task(out.ping())
     try:
@@ -114,7 +114,7 @@ async def _fail(out: EventStream, failure: Failed) -> web.StreamResponse:
 
 
 def _gone(request: web.Request) -> web.StreamResponse:
-    """The reader took nothing for --timeout seconds: cut the connection."""
+    """Abort the connection of a client that has read nothing for --timeout seconds."""
     if request.transport is not None:
         request.transport.abort()
     raise ConnectionResetError("the client does not read")
@@ -131,7 +131,7 @@ def as_server_error(error: Exception) -> ServerError:
 
 
 async def batches(streams: Sequence[Stream]) -> AsyncIterator[list[tuple[int, Event]]]:
-    """Events of several streams as they come, with the stream's index; what is ready comes together."""
+    """Events of several streams as they come, with the index of the stream. Events that are ready come together."""
     if len(streams) == 1:
         only = streams[0]
         while True:
@@ -159,7 +159,7 @@ async def batches(streams: Sequence[Stream]) -> AsyncIterator[list[tuple[int, Ev
 
 
 async def gather(streams: Sequence[Stream]) -> list[list[Event]]:
-    """All events of every stream; raises the first failure."""
+    """All events of every stream. Raises the first failure."""
     collected: list[list[Event]] = [[] for _ in streams]
     async for batch in batches(streams):
         for index, event in batch:

@@ -1,4 +1,4 @@
-"""Static files: those under --path win, our own page and scripts are the fallback."""
+"""Static files from --path, or else the built-in page and its scripts."""
 
 import mimetypes
 from pathlib import Path
@@ -14,7 +14,7 @@ mimetypes.add_type("text/javascript", ".js")
 
 
 async def static(request: web.Request) -> web.StreamResponse:
-    """GET of any path that is no endpoint."""
+    """GET any path that is no endpoint."""
     if request.method not in ("GET", "HEAD"):
         raise NotFound(f"no such path: {request.path}")
     context = request.app[CONTEXT]
@@ -30,7 +30,7 @@ static.public = True  # type: ignore[attr-defined]  # no API key: the page asks 
 
 
 def _find(folder: Path, name: str) -> Path | None:
-    """The file of that name below the folder, following no way out of it."""
+    """The file of that name below the folder. Links that lead out of it are not followed."""
     if "\0" in name:
         return None
     root = folder.resolve()
@@ -52,5 +52,5 @@ def _file(path: Path) -> web.FileResponse:
 
 
 def add_routes(app: web.Application) -> None:
-    """Mount last: it takes what nobody else took."""
+    """Mount this last: it takes all paths that are left."""
     app.router.add_route("*", "/{tail:.*}", static)

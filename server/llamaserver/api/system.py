@@ -1,12 +1,13 @@
-"""The system prompt: the initial prompt of all slots, from a file at start or from a request.
+"""The system prompt, from a file at the start or from a request.
 
-It is prepended to every prompt; the engine's shared prefixes make that cost one evaluation.
+It comes before every prompt. Slots share it as a prefix, so it is evaluated once.
 """
 
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, InvalidRequest, ServerError
+from ..scheduling.overflow import MARGIN
 from .body import parse
 from .context import Context, SystemPrompt
 from .fields import Fields
@@ -14,7 +15,7 @@ from .prompt import check_length
 
 
 async def apply_system_prompt(context: Context, fields: Fields) -> None:
-    """Take `system_prompt` from a request body, if it has one; later requests of everybody see it."""
+    """Set the system prompt of all later requests, if this request has one."""
     _, value = fields.get("system_prompt")
     if value is None:
         return
@@ -27,13 +28,13 @@ async def apply_system_prompt(context: Context, fields: Fields) -> None:
 
 
 def read_system_prompt(context: Context, value: dict[str, Any]) -> SystemPrompt:
-    """{prompt, anti_prompt, assistant_name} to tokens; must leave room for a prompt."""
+    """Tokenize {prompt, anti_prompt, assistant_name}. Raises InvalidRequest if no room for a prompt is left."""
     fields = Fields(value)
     text = fields.string("prompt")
     engine = context.engine
     check_length([text], engine, "system_prompt")
     tokens = engine.vocab.tokenize(text, add_special=True, parse_special=True) if text else []
-    if len(tokens) >= engine.settings.slot_ctx - 4:
+    if len(tokens) >= engine.settings.slot_ctx - MARGIN:
         raise InvalidRequest(
             f"Field 'system_prompt': {len(tokens)} tokens leave no room in a slot of {engine.settings.slot_ctx}",
             field="system_prompt",
@@ -42,7 +43,7 @@ def read_system_prompt(context: Context, value: dict[str, Any]) -> SystemPrompt:
 
 
 async def load_system_prompt(context: Context, path: str) -> None:
-    """--system-prompt-file: the same JSON object, or plain text; ConfigError when it cannot be used."""
+    """Read --system-prompt-file: the same JSON object, or plain text. Raises ConfigError."""
     try:
         data = await context.blocking(Path(path).read_bytes)
         try:

@@ -1,4 +1,4 @@
-"""The chat template is tried before the first user meets it: it must compile, and render a plain chat."""
+"""Checks at the start that the chat template compiles and renders a plain chat."""
 
 import asyncio
 import difflib
@@ -19,19 +19,21 @@ _CHATS = ([_USER], [_SYSTEM, _USER])  # strict templates want a system message, 
 
 
 async def check_given_template(context: Context) -> None:
-    """That of the command line, which is known before the model is; TemplateInvalid when it is no template."""
+    """Check the template of the command line, before the model is loaded. Raises TemplateInvalid."""
     if text := given_template(context):
         await asyncio.to_thread(_check_text, context, text)
 
 
 async def check_template(context: Context) -> None:
-    """That in use, once the model is there; TemplateInvalid when it cannot render the plainest chats."""
+    """Check that the template in use renders a plain chat, after the model is loaded. Raises TemplateInvalid."""
     if not context.engine.info.causal:
         return
     try:
         await asyncio.wait_for(asyncio.to_thread(_check, context), _LONGEST)
     except TimeoutError:
-        raise TemplateInvalid(f"{_source(context)}: one short message takes it more than {_LONGEST:g} s") from None
+        raise TemplateInvalid(
+            f"{_source(context)} takes more than {_LONGEST:g} s to render one short message"
+        ) from None
 
 
 def _check(context: Context) -> None:
@@ -45,13 +47,13 @@ def _check(context: Context) -> None:
             failures.append(error)
             continue
         if _WORD not in rendered:
-            _log.warning("%s leaves out what the user says", _source(context))
+            _log.warning("%s leaves out the message of the user", _source(context))
         return
-    told = failures[0].message
+    message = failures[0].message
     if all(isinstance(error, TemplateRefusal) for error in failures):
-        _log.warning("%s takes no plain chat: %s", _source(context), told)  # it may ask for chat_template_kwargs
+        _log.warning("%s refuses a plain chat: %s", _source(context), message)  # it may need chat_template_kwargs
         return
-    raise TemplateInvalid(f"{_source(context)} cannot render a chat of one user message: {told}")
+    raise TemplateInvalid(f"{_source(context)} cannot render a chat of one user message: {message}")
 
 
 def _check_text(context: Context, text: str) -> None:
@@ -60,9 +62,9 @@ def _check_text(context: Context, text: str) -> None:
         return
     if "{{" not in text and "{%" not in text:
         near = difflib.get_close_matches(text, names, 3)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        hint = f". Did you mean {' or '.join(near)}?" if near else ""
         if text.endswith(".jinja"):
-            hint = "; a file is named with --chat-template-file"
+            hint = ". Use --chat-template-file for a file"
         raise TemplateInvalid(
             f"{_source(context)} is neither Jinja nor the name of a built-in template: {text!r:.60}{hint}"
         )

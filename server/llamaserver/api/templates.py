@@ -1,7 +1,7 @@
 """Chat templates: Jinja from the command line or the model's metadata, in a sandbox.
 
-A template is text from a stranger (it comes with the model). It runs immutable and sandboxed, in an
-executor thread, and what it renders is bounded.
+A template comes with the model, so it is not trusted. It runs in Jinja's immutable sandbox, in an executor thread,
+and the text that it renders is bounded.
 """
 
 import json
@@ -35,7 +35,7 @@ def _to_json(value: Any, indent: int | None = None) -> str:
 
 
 class _Generation(Extension):
-    """`{% generation %}`: marks what the assistant says, for training. Here its body is only rendered."""
+    """`{% generation %}` marks the words of the assistant, for training. Here its body is rendered as it is."""
 
     tags = {"generation"}  # noqa: RUF012
 
@@ -46,7 +46,7 @@ class _Generation(Extension):
 
 @lru_cache(maxsize=8)
 def compile_template(text: str) -> jinja2.Template:
-    """Compile a template; TemplateFailure when it is no Jinja."""
+    """Compile a template. Raises TemplateFailure if it is no Jinja."""
     extensions = [loopcontrols, _Generation]
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
     environment.filters["tojson"] = _to_json
@@ -56,14 +56,14 @@ def compile_template(text: str) -> jinja2.Template:
         return environment.from_string(text)
     except jinja2.TemplateSyntaxError as error:
         raise TemplateFailure(f"line {error.lineno}: {error.message}") from error
-    except Exception as error:  # Python's own compiler comes after Jinja's, and has limits
+    except Exception as error:  # Jinja uses Python's compiler, which has limits
         raise TemplateFailure(f"{type(error).__name__}: {error}") from error
 
 
 def render(
     template: str, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool, variables: Mapping[str, Any]
 ) -> str:
-    """Render the messages. TemplateRefusal: the template does not take them. TemplateFailure: it fails."""
+    """Render the messages. Raises TemplateRefusal if the template does not take them, TemplateFailure if it fails."""
     names = {**variables, "messages": messages, "add_generation_prompt": add_generation_prompt}
     pieces: list[str] = []
     size = 0
@@ -75,12 +75,12 @@ def render(
             pieces.append(piece)
     except ServerError:
         raise
-    except Exception as error:  # a template can raise whatever Python can
+    except Exception as error:  # a template can raise any exception
         raise TemplateFailure(f"{_place(error)}{type(error).__name__}: {error}") from error
     return "".join(pieces)
 
 
 def _place(error: Exception) -> str:
-    """The line of the template where it happened; Jinja puts its lines into the traceback."""
+    """The line of the template where it failed. Jinja puts its lines into the traceback."""
     lines = [line for frame, line in walk_tb(error.__traceback__) if frame.f_code.co_filename == "<template>"]
     return f"line {lines[-1]}: " if lines else ""

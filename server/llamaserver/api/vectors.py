@@ -19,7 +19,7 @@ MAX_INPUTS = 2048
 
 
 async def embed(context: Context, inputs: list[Any], field: str) -> list[Embedded]:
-    """One result an input: vectors of shape (1, n_embd), or (n_tokens, n_embd) without pooling."""
+    """One result per input: vectors of shape (1, n_embd), or (n_tokens, n_embd) without pooling."""
     if len(inputs) > MAX_INPUTS:
         raise InvalidRequest(f"Field '{field}': at most {MAX_INPUTS} inputs", field=field)
     size = sum(len(item) for item in inputs if isinstance(item, str | list))
@@ -49,6 +49,6 @@ async def _result(stream: Stream, field: str) -> Embedded:
 
 
 def unit(vector: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The vector at Euclidean length 1; zeros stay zeros, and a single number (pooling rank) is a score."""
+    """The vector scaled to length 1. Zeros stay zeros. A single number (pooling rank) is a score, and stays."""
     length = float(np.linalg.norm(vector))
     return (vector / np.float32(length)).astype(np.float32) if length > 0 and vector.size > 1 else vector

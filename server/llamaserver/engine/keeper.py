@@ -7,6 +7,7 @@ decode that carries it out (`Placement.unsettled`).
 from collections.abc import Callable, Iterable
 
 from ..interfaces.backend import Backend
+from ..kvstore.discards import Discard
 from ..kvstore.messages import Lookup, Offer, Save
 from ..kvstore.store import KVStore
 from ..scheduling.placement import Placement
@@ -60,7 +61,7 @@ class Keeper:
     def _give_up(self, sequence: Sequence) -> None:
         """The volume hangs: go on without, and ask nothing more until it has answered this."""
         self._stuck = sequence.lookup
-        self.forget(sequence, "slow_volume")
+        self.forget(sequence, Discard.SLOW_VOLUME)
         sequence.lookup = _nothing(sequence)
 
     @property
@@ -76,7 +77,7 @@ class Keeper:
         wanted = sequence.kind == "completion" and sequence.params.cache_prompt and self.store.may_have(have, limit)
         if not wanted or self._hangs:
             if wanted:
-                self.store.discard("not_asked")
+                self.store.discard(Discard.NOT_ASKED)
             sequence.lookup = _nothing(sequence)
             return sequence.lookup
         rate = self._stats.prompt_token_seconds()
@@ -91,7 +92,7 @@ class Keeper:
         self.store.find(sequence.lookup)
         return sequence.lookup
 
-    def forget(self, sequence: Sequence, reason: str = "unwanted") -> None:
+    def forget(self, sequence: Sequence, reason: Discard = Discard.UNWANTED) -> None:
         """Nobody waits for the answer any more, or will use it."""
         if sequence.lookup is not None:
             self.store.decline(sequence.lookup, reason)
@@ -102,7 +103,7 @@ class Keeper:
         began = self._clock()
         fits = self._backend.state_import(resident.seq, offer.state)
         if not fits or self._backend.pos_max(resident.seq) + 1 != offer.length:
-            self.store.decline(lookup, "other_layout")
+            self.store.decline(lookup, Discard.OTHER_LAYOUT)
             return False
         self.store.restored(lookup, offer, self._clock() - began)
         return True
@@ -140,11 +141,11 @@ class Keeper:
         if not self._unsaved(resident):
             return
         if self._placement.unsettled:
-            self.store.discard("unsettled")
+            self.store.discard(Discard.UNSETTLED)
         elif not self.store.has_room:
-            self.store.discard("queue_full")
+            self.store.discard(Discard.QUEUE_FULL)
         elif self._paused:
-            self.store.discard("paused")
+            self.store.discard(Discard.PAUSED)
         else:
             self._save(resident)
 
@@ -191,4 +192,4 @@ class Keeper:
 
 def _nothing(sequence: Sequence) -> Lookup:
     """An answer without an offer."""
-    return Lookup(sequence.keys[:0], (), (), done=True, counted=True)
+    return Lookup(sequence.keys[:0], (), (), done=True, outcome=Discard.NOT_ASKED)

@@ -24,6 +24,7 @@ from ..errors import (
 from ..interfaces.backend import Backend, MediaTokenizer, ModelInfo, SamplerFactory, Vocab
 from ..interfaces.output import Delta, Event, Failed
 from ..kvstore.store import KVStore
+from ..readiness import Phase, readiness
 from ..scheduling.intake import Request, make_sequence
 from ..scheduling.residents import Slot
 from ..scheduling.scheduler import Work
@@ -183,8 +184,7 @@ class Engine:
         return stream
 
     def _check_ready(self) -> None:
-        if self.snapshot.state != "ready" or self._stopping:
-            raise Unavailable("Loading model" if self.snapshot.state == "loading" else "The server cannot serve")
+        readiness(Phase.STOPPED if self._stopping else self.snapshot.state).require()
 
     def _cancel(self, sequence: Sequence) -> None:
         """The client has gone: end the sequence, and the decode too when it serves nobody else."""

@@ -1,4 +1,4 @@
-"""GBNF text to rules: a parser with bounds, so that no grammar from a client can hang or exhaust us.
+"""Parses GBNF text, within bounds on time and memory, as clients send it.
 
 The language is llama.cpp's (its `grammars/README.md`). Repetitions become rules of their own. Pure.
 """
@@ -6,13 +6,15 @@ The language is llama.cpp's (its `grammars/README.md`). Repetitions become rules
 from collections.abc import Callable
 from typing import NoReturn
 
-from .rules import NOT_TOKEN, RULE, TOKEN, Grammar, GrammarError, Item, Items, Ranges, Rules, compiled
+from ..interfaces.grammar import NOT_TOKEN, RULE, TOKEN, Grammar, Ranges
+from .rules import GrammarError, Item, Items, Rules, compiled
 
-__all__ = ["MAX_BYTES", "MAX_NESTING", "MAX_REPEAT", "Grammar", "GrammarError", "parse"]
+__all__ = ["MAX_BYTES", "MAX_NESTING", "MAX_REPEAT", "GrammarError", "parse"]
 
 MAX_BYTES = 64 * 1024
 MAX_NESTING = 200
 MAX_REPEAT = 2_000  # an upper bound beyond this means "any number", as in llama.cpp
+_MOST_DIGITS = 9  # of a number
 _HEX_LENGTHS = {"x": 2, "u": 4, "U": 8}
 _ESCAPES = {"t": "\t", "r": "\r", "n": "\n", "\\": "\\", '"': '"', "[": "[", "]": "]", "-": "-"}
 
@@ -70,8 +72,8 @@ class _Parser:
         start = self._at
         while "0" <= self._here <= "9":
             self._at += 1
-        if not 0 < self._at - start <= 9:
-            self._fail("expected a number of at most nine digits")
+        if not 0 < self._at - start <= _MOST_DIGITS:
+            self._fail(f"expected a number of at most {_MOST_DIGITS} digits")
         return int(self._text[start : self._at])
 
     def _rule(self) -> None:
@@ -167,7 +169,8 @@ class _Parser:
     def _set(self) -> Items:
         self._at += 1
         negated = self._here == "^"
-        self._at += negated
+        if negated:
+            self._at += 1
         ranges: Ranges = []
         while self._here != "]":
             low = high = self._character()
@@ -250,4 +253,4 @@ def parse(text: str, token_id: Callable[[str], int | None]) -> Grammar:
         raise GrammarError("contains a NUL character")
     parser = _Parser(text, token_id)
     parser.parse()
-    return compiled(parser.rules)
+    return compiled(parser.rules, text)

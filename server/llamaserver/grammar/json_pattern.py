@@ -1,12 +1,13 @@
 """Regular expressions of JSON schemas as GBNF, for text inside a JSON string.
 
 The subset that has no memory and no look-around: sets, groups, alternatives, counts. A character
-that JSON must escape appears escaped. Called by json_grammar.py.
+that JSON must escape appears escaped.
 """
 
+from ..interfaces.grammar import Ranges, complement
 from .gbnf import MAX_NESTING
 from .json_text import quote
-from .rules import GrammarError, Ranges, complement
+from .rules import GrammarError
 
 _LAST = 0x10FFFF
 _CLASSES: dict[str, Ranges] = {
@@ -142,7 +143,8 @@ class _Pattern:
 
     def _set(self) -> Ranges:
         negated = self._look() == "^"
-        self._at += negated
+        if negated:
+            self._at += 1
         ranges: Ranges = []
         while (character := self._take()) != "]":
             low = self._escape() if character == "\\" else [(ord(character), ord(character))]
@@ -169,7 +171,9 @@ def pattern_to_gbnf(pattern: str) -> str:
     before_end = pattern[:-1]
     backslashes = len(before_end) - len(before_end.rstrip("\\"))
     end = pattern.endswith("$") and backslashes % 2 == 0
-    body = pattern[start : len(pattern) - end]
+    body = pattern.removeprefix("^")
+    if end:
+        body = body[:-1]
     if start != end and "|" in body:
         raise GrammarError("a pattern with alternatives must be anchored at both ends or at none")
     anything = _string_set([(0x20, _LAST)]) + "*"

@@ -1,4 +1,4 @@
-"""JSON schema to GBNF, so that generated text is JSON of that shape.
+"""JSON schema to a grammar, so that generated text is JSON of that shape.
 
 Understood: type, properties, required, additionalProperties, items, prefixItems, minItems,
 maxItems, minLength, maxLength, pattern, format (date, time, date-time, uuid), enum, const, anyOf,
@@ -11,14 +11,18 @@ from typing import Any
 from urllib.parse import unquote
 
 from ..errors import InvalidRequest
-from .gbnf import MAX_BYTES, parse
+from ..interfaces.grammar import Grammar
+from .gbnf import MAX_BYTES, MAX_REPEAT, parse
 from .json_pattern import pattern_to_gbnf
 from .json_text import DEEPEST, json_text, quote
 from .rules import GrammarError
 
 Schema = Mapping[str, Any]
 
-_MOST_VISITS = 4_000  # schemas looked at, references followed again included
+_MOST_VISITS = 4_000  # schemas visited, including references that are followed again
+_MOST_DIGITS = 8  # of an index in a reference
+_SHOWN = 80  # characters of a reference in an error
+_AROUND = 6  # characters around the name and the body of a rule
 
 _SHARED = {
     "ws": '| " " | "\\n"{1,2} [ \\t]{0,20}',
@@ -41,19 +45,16 @@ _PLAIN = ("value", "integer", "number", "boolean", "null")
 _FORMATS = {"date": "date", "time": "time", "date-time": 'date "T" time', "uuid": "uuid"}
 
 
-def schema_to_gbnf(schema: object) -> str:
-    """Convert a parsed schema. Raises InvalidRequest that names json_schema."""
+def compile_schema(schema: object) -> Grammar:
+    """Compile a parsed schema. Raises InvalidRequest that names json_schema."""
     try:
-        text = _Converter(schema).text()
-        parse(text, lambda _: None)  # what does not fit its bounds is the schema's fault
+        return parse(_Converter(schema).text(), _no_token)
     except GrammarError as error:
         raise InvalidRequest(f"json_schema: {error}", field="json_schema") from None
-    return text
 
 
-def any_object() -> str:
-    """GBNF of any JSON object."""
-    return schema_to_gbnf({"type": "object"})
+def _no_token(_: str) -> None:
+    """The text of a schema names no tokens."""
 
 
 class _Converter:
@@ -62,7 +63,7 @@ class _Converter:
         self._rules: dict[str, str] = {}
         self._names: dict[str, str] = {}  # body -> name
         self._references: dict[str, str] = {}  # JSON pointer -> rule name
-        self._size = sum(len(name) + len(body) + 6 for name, body in _SHARED.items())
+        self._size = sum(len(name) + len(body) + _AROUND for name, body in _SHARED.items())
         self._visits = 0
         self._combining: dict[str, Callable[[Schema, int], str]] = {
             "$ref": self._reference,
@@ -90,7 +91,7 @@ class _Converter:
     # ---- rules
 
     def _put(self, name: str, body: str) -> None:
-        self._size += len(name) + len(body) + 6
+        self._size += len(name) + len(body) + _AROUND
         if self._size > MAX_BYTES:
             raise GrammarError("the schema is too large")
         self._rules[name] = body
@@ -173,10 +174,10 @@ class _Converter:
             key = unquote(part).replace("~1", "/").replace("~0", "~")
             if isinstance(target, Mapping) and key in target:
                 target = target[key]
-            elif isinstance(target, list) and key.isdecimal() and len(key) < 9 and int(key) < len(target):
+            elif isinstance(target, list) and key.isdecimal() and len(key) <= _MOST_DIGITS and int(key) < len(target):
                 target = target[int(key)]
             else:
-                raise GrammarError(f"reference {pointer[:80]!r} leads nowhere")
+                raise GrammarError(f"reference {pointer[:_SHOWN]!r} leads nowhere")
         return target
 
     def _resolved(self, schema: object, depth: int) -> Schema:
@@ -280,9 +281,9 @@ def _bounds(schema: Schema, lowest: str, highest: str) -> tuple[int, int | None]
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise GrammarError(f"{name} must be a whole number that is not negative")
     low, high = schema.get(lowest, 0), schema.get(highest)
-    if low > 2_000 or (high is not None and high < low):
-        raise GrammarError(f"{lowest} is larger than {highest} or than 2000")
-    return low, None if high is None or high > 2_000 else high
+    if low > MAX_REPEAT or (high is not None and high < low):
+        raise GrammarError(f"{lowest} is larger than {highest} or than {MAX_REPEAT}")
+    return low, None if high is None or high > MAX_REPEAT else high
 
 
 def _merge(left: Schema, right: Schema) -> Schema:

@@ -1,39 +1,34 @@
-"""JSON text of parsed values, and GBNF literals of any text: what a schema's constants become.
+"""JSON text of a schema's constants, and GBNF literals of any text."""
 
-Written by hand because values are bounded here, and because the engine reads and writes no JSON.
-"""
-
+import json
+import re
 from collections.abc import Mapping
 
 from .rules import GrammarError
 
 DEEPEST = 64  # values and schemas inside each other
-
-_ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\b": "\\b", "\f": "\\f"}
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def json_text(value: object, depth: int) -> str:
-    """JSON text of a parsed value, as a model would write it."""
+    """JSON text of a parsed value, as a model would write it. `depth`: schemas and values around it."""
+    _check_depth(value, depth)
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except TypeError:
+        raise GrammarError("a value that is not JSON") from None
+    return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _check_depth(value: object, depth: int) -> None:
     if depth > DEEPEST:
         raise GrammarError("a value is nested too deeply")
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, str):
-        return '"' + "".join(_character(character) for character in value) + '"'
     if isinstance(value, list):
-        return "[" + ", ".join(json_text(one, depth + 1) for one in value) + "]"
-    if isinstance(value, Mapping):
-        pairs = (f"{json_text(str(key), depth)}: {json_text(one, depth + 1)}" for key, one in value.items())
-        return "{" + ", ".join(pairs) + "}"
-    raise GrammarError("a value that is not JSON")
-
-
-def _character(character: str) -> str:
-    if character in _ESCAPES:
-        return _ESCAPES[character]
-    return character if character >= " " and not "\ud800" <= character <= "\udfff" else f"\\u{ord(character):04x}"
+        for one in value:
+            _check_depth(one, depth + 1)
+    elif isinstance(value, Mapping):
+        for one in value.values():
+            _check_depth(one, depth + 1)
 
 
 def quote(text: str) -> str:

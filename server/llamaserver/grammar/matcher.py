@@ -1,8 +1,8 @@
-"""Runs a grammar beside a generation: which tokens may come next, and what has come.
+"""Follows a grammar during a generation: which tokens may come next.
 
-The grammar is a pushdown automaton whose set of possible stacks is a state; transitions are
-computed once and remembered, so that in the long run a byte costs one look-up. Work is counted
-against a budget: an ambiguous grammar ends its own request, never the engine. Pure.
+The grammar is a pushdown automaton. A state is the set of its possible stacks. Transitions are
+computed once and remembered, so that a byte mostly costs one look-up. The work of each token has a
+limit: an ambiguous grammar ends its own request, never the engine. Pure.
 """
 
 from collections.abc import Iterable
@@ -12,20 +12,20 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import EngineFailure
-from .rules import END, NOT_TOKEN, RULE, TOKEN, Grammar
+from ..interfaces.grammar import END, NOT_TOKEN, RULE, TOKEN, Grammar
 from .vocabulary import PieceIndex
 
 Ids = npt.NDArray[np.intp]
 
-_BUDGET = 100_000  # stacks made or tried for one token of output: some 50 ms
+_BUDGET = 100_000  # stacks made or tried for one token of output, about 50 ms
 _MOST_STATES = 20_000  # remembered before starting over
-_MOST_CELLS = 200_000  # stack cells before those out of use are dropped
+_MOST_CELLS = 200_000  # stack cells before the unused ones are dropped
 _MOST_MASKS = 16  # remembered sets of allowed tokens
 _EMPTY = 0  # the stack without anything left to match
 
 
 class TooCostlyError(EngineFailure):
-    """Following the grammar would take longer than one request may hold up the others."""
+    """The grammar takes so long to follow that it would delay other requests."""
 
 
 class _State:
@@ -57,7 +57,7 @@ _DEAD: Final = _State(())  # nothing matches any more
 
 
 class GrammarMatcher:
-    """One request's place in its grammar."""
+    """The state of one request in its grammar."""
 
     def __init__(self, grammar: Grammar, index: PieceIndex) -> None:
         self._grammar: Final = grammar
@@ -76,7 +76,7 @@ class GrammarMatcher:
         self._states: dict[tuple[int, ...], _State] = {}
         self._masks: dict[_State, Ids] = {}
 
-    # ---- what the sampler asks
+    # ---- for the sampler
 
     def begin(self) -> None:
         """Start the budget of one token."""
@@ -125,7 +125,7 @@ class GrammarMatcher:
     # ---- tokens
 
     def _after(self, token: int) -> list[_State]:
-        """States that `token` leads to: by its bytes, and by rules that name it as a whole."""
+        """The states after `token`: by its bytes, and by rules that name the whole token."""
         state = through = self._state
         found: list[_State] = []
         piece = self._index.piece(token)
@@ -148,7 +148,7 @@ class GrammarMatcher:
         return (self._grammar.values[top] == token) == (self._grammar.kinds[top] == TOKEN)
 
     def _walk(self) -> Ids:
-        """Everything that may come next: by bytes, by name, and the end."""
+        """All tokens that may come next: by their bytes, by name, and the end of the text."""
         state, index = self._state, self._index
         ids = index.ids[self._reachable(state)]
         if state.missing == 0 and self._dispatch(state).tokens:
@@ -163,11 +163,11 @@ class GrammarMatcher:
         refused = {self._grammar.values[top] for top in tops if self._grammar.kinds[top] != TOKEN}
         if not refused:
             return sorted(named)
-        kept = refused - named if len(refused) == 1 else set()  # what one rule refuses another lets through
+        kept = refused - named if len(refused) == 1 else set()  # what one rule refuses, another one allows
         return [token for token in range(self._index.n_vocab) if token not in kept]
 
     def _reachable(self, start: _State) -> list[int]:
-        """Places of the pieces that match: the sorted vocabulary is walked, common prefixes once."""
+        """Places of the pieces that match. In the sorted vocabulary, a common prefix is followed only once."""
         pieces, shared, jump = self._index.pieces, self._index.shared, self._index.jump
         states = [start] * (self._index.longest + 1)
         found: list[int] = []
@@ -245,7 +245,7 @@ class GrammarMatcher:
         return self._intern(self._expand(after))
 
     def _dispatch(self, state: _State) -> _State:
-        """Sort a state's stacks by what they want next."""
+        """Sort the stacks of a state by the kind of their next item."""
         if state.exact is None:
             grammar = self._grammar
             state.exact = {}

@@ -1,83 +1,22 @@
-"""Rules of a grammar: what they are made of, what makes them impossible, how they are laid out to be run.
+"""The rules of a grammar while they are parsed: their parts, the checks, and how they are compiled. Pure."""
 
-Written by the parser (gbnf.py), read by the automaton (grammar.py). Pure.
-"""
-
-from bisect import bisect_right
 from dataclasses import dataclass, field
 
+from ..interfaces.grammar import CHARS, END, RULE, Chars, Grammar, Ranges
+
 MAX_ITEMS = 100_000  # of all rules, repetitions written out
-CHARS, RULE, TOKEN, NOT_TOKEN = range(4)
-END = -1  # in place of a position: nothing follows
-_LAST_CODE_POINT = 0x10FFFF
 
 Item = tuple[int, int]  # kind; index of the characters or the rule, or the token id
 Items = list[Item]
-Ranges = list[tuple[int, int]]
 
 
 class GrammarError(ValueError):
-    """The text is no grammar, or one beyond the bounds."""
-
-
-class Chars:
-    """A set of code points as sorted, disjoint ranges."""
-
-    __slots__ = ("_ends", "_starts", "single")
-
-    def __init__(self, ranges: Ranges, negated: bool) -> None:
-        merged: Ranges = []
-        for low, high in sorted(ranges):
-            if merged and low <= merged[-1][1] + 1:
-                merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
-            elif low <= high:
-                merged.append((low, high))
-        if negated:
-            merged = complement(merged)
-        self._starts = [low for low, _ in merged]
-        self._ends = [high for _, high in merged]
-        one = len(merged) == 1 and merged[0][0] == merged[0][1]
-        self.single = merged[0][0] if one else -1  # the only member, -1 when there are others
-
-    def __contains__(self, code_point: int) -> bool:
-        at = bisect_right(self._starts, code_point) - 1
-        return at >= 0 and code_point <= self._ends[at]
-
-    def meets(self, low: int, high: int) -> bool:
-        """Whether any member lies in low..high."""
-        at = bisect_right(self._starts, high) - 1
-        return at >= 0 and self._ends[at] >= low
-
-
-def complement(ranges: Ranges) -> Ranges:
-    """All code points outside the ranges."""
-    result: Ranges = []
-    start = 0
-    for low, high in sorted(ranges):
-        if start < low:
-            result.append((start, low - 1))
-        start = max(start, high + 1)
-    return [*result, (start, _LAST_CODE_POINT)] if start <= _LAST_CODE_POINT else result
-
-
-@dataclass(frozen=True, slots=True)
-class Grammar:
-    """Compiled rules: positions with what stands there and which position follows.
-
-    `rules` holds for each rule the first positions of its alternatives, END for an empty one.
-    """
-
-    kinds: list[int]
-    values: list[int]
-    nexts: list[int]
-    rules: list[tuple[int, ...]]
-    chars: list[Chars]
-    root: int
+    """The text is not a grammar, or is beyond the bounds."""
 
 
 @dataclass(slots=True)
 class Rules:
-    """What the parser collects: alternatives under the numbers of their rules."""
+    """The rules that the parser collects: their alternatives by the number of the rule."""
 
     alternatives: dict[int, list[Items]] = field(default_factory=dict)
     names: dict[str, int] = field(default_factory=dict)
@@ -103,7 +42,7 @@ class Rules:
         self.alternatives[rule] = alternatives
 
     def pay(self, items: int) -> None:
-        """Count against the bound, before the memory is taken."""
+        """Count items, and check the bound before their memory is allocated."""
         self.items += items
         if self.items > MAX_ITEMS:
             raise GrammarError(f"more than {MAX_ITEMS} items once repetitions are written out")
@@ -117,8 +56,8 @@ class Rules:
         return CHARS, self.known[key]
 
 
-def compiled(rules: Rules) -> Grammar:
-    """Check the rules and lay them out. Raises GrammarError."""
+def compiled(rules: Rules, text: str) -> Grammar:
+    """Check the rules of `text` and lay them out. Raises GrammarError."""
     for name, rule in rules.names.items():
         if rule not in rules.alternatives:
             raise GrammarError(f"rule {name} is not defined")
@@ -127,7 +66,7 @@ def compiled(rules: Rules) -> Grammar:
     if rules.names["root"] not in _deriving(rules, empty=False):
         raise GrammarError("no text matches it")
     _refuse_left_recursion(rules)
-    grammar = Grammar([], [], [], [()] * rules.count, rules.chars, rules.names["root"])
+    grammar = Grammar(text, [], [], [], [()] * rules.count, rules.chars, rules.names["root"])
     for rule, alternatives in rules.alternatives.items():
         firsts = []
         for items in alternatives:

@@ -1,6 +1,6 @@
-"""The vocabulary as the grammar sees it: pieces in sorted order, so that prefixes are tried once.
+"""The vocabulary for grammars: pieces in sorted order, so that a common prefix is tried once.
 
-Built at the first grammar and shared by all requests; read-only afterwards.
+Built at the first grammar and shared by all requests. Read-only afterwards.
 """
 
 from collections.abc import Callable
@@ -14,10 +14,10 @@ _LONGEST_NAME = 256  # characters of a token's text
 
 
 class PieceIndex:
-    """Bytes of every token that has any, but for those that end a text; sorted.
+    """The bytes of all tokens that have any, without those that end a text, sorted.
 
-    `shared[i]` is the length of the prefix that piece i has in common with piece i - 1. `jump[i]`
-    is the next place with a smaller `shared`, where a walk goes on that failed inside the prefix.
+    `shared[i]` is the length of the prefix that piece i has in common with piece i - 1. `jump[i]` is the next
+    place with a smaller `shared`: a walk that fails inside the prefix continues there.
     """
 
     def __init__(self, vocab: Vocab) -> None:
@@ -67,7 +67,7 @@ def _jump(shared: list[int]) -> list[int]:
 
 
 def token_named(vocab: Vocab, text: str) -> int | None:
-    """The token that a grammar means by `<[id]>` or by its text with the brackets, None when there is none."""
+    """The token that a grammar names by `<[id]>`, or by its text including the brackets; None if there is none."""
     number = text[2:-2]
     if text.startswith("<[") and text.endswith("]>") and number.isdecimal():
         token = int(number) if len(number) <= _MOST_DIGITS else -1

@@ -26,13 +26,11 @@ class Vocab(Protocol):
     n_vocab: int
     bos: int  # -1 when the model has none; likewise below
     eos: int
-    eot: int
     nl: int
     fim_pre: int
     fim_suf: int
     fim_mid: int
     add_bos: bool
-    add_eos: bool
     eog: frozenset[int]
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:

@@ -1,59 +1,113 @@
-"""What one request asks of the engine: frozen values, already validated at the HTTP edge.
+"""The parameters of one request to the engine: frozen values, checked by the API.
 
-Text has become token ids, strings in logit_bias have become ids, `seed` has been drawn. The
-defaults are those of the April 2024 document.
+Texts and strings in logit_bias are token ids here, and `seed` has been drawn. The defaults are those of the
+April 2024 document.
 """
 
 from array import array
 from dataclasses import dataclass, field
 from typing import Any
 
+from .declare import parameter, parameters
+from .grammar import Grammar
+
 DEFAULT_SAMPLERS = ("top_k", "tfs_z", "typical_p", "top_p", "min_p", "temperature")
 KNOWN_SAMPLERS = (*DEFAULT_SAMPLERS, "dry", "xtc", "top_n_sigma")
+MAX_PROBS = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How the next token is chosen from the logits.
+    """How the next token is chosen from the logits. The API reads, reports and documents requests by this table.
 
-    `penalty_prompt` is None (the prompt is the first part of the penalty window) or the token ids
-    that stand in for it. `logit_bias` pairs a token id with an addend; -inf forbids the token.
-    `repeat_last_n`: 0 is off, -1 is the slot's context size. `grammar` is GBNF text, "" is none.
+    `penalty_prompt` holds token ids that the penalties use instead of the prompt, None for the prompt.
+    `logit_bias` pairs a token id with an addend; -inf forbids the token. `repeat_last_n`: 0 is off, -1 is the
+    slot's context size. `grammar` is GBNF text, "" is none.
+    `rules` is that grammar compiled, if it was made from a JSON schema.
     """
 
-    temperature: float = 0.8
-    dynatemp_range: float = 0.0
-    dynatemp_exponent: float = 1.0
-    top_k: int = 40
-    top_p: float = 0.95
-    min_p: float = 0.05
-    tfs_z: float = 1.0
-    typical_p: float = 1.0
-    top_n_sigma: float = -1.0
-    xtc_probability: float = 0.0
-    xtc_threshold: float = 0.1
-    repeat_penalty: float = 1.1
-    repeat_last_n: int = 64
-    penalize_nl: bool = True
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    penalty_prompt: tuple[int, ...] | None = None
-    dry_multiplier: float = 0.0
-    dry_base: float = 1.75
-    dry_allowed_length: int = 2
-    dry_penalty_last_n: int = -1
-    dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
-    mirostat: int = 0
-    mirostat_tau: float = 5.0
-    mirostat_eta: float = 0.1
-    seed: int = 0
-    ignore_eos: bool = False
-    logit_bias: tuple[tuple[int, float], ...] = ()
-    n_probs: int = 0
-    post_sampling_probs: bool = True
-    min_keep: int = 0
-    grammar: str = ""
-    samplers: tuple[str, ...] = DEFAULT_SAMPLERS
+    seed: int = parameter(
+        0,
+        "Seed of the random numbers. -1 and 4294967295 draw one. Other numbers of 32 bits are used as they are. "
+        "Of all others, negative ones too, the upper and the lower half of their 64 bits are XORed.",
+    )
+    temperature: float = parameter(
+        0.8, "Randomness of the choice. At 0 or below, the most likely token is chosen.", low=-1e3, high=1e3
+    )
+    dynatemp_range: float = parameter(
+        0.0, "The temperature varies by this much up and down, with the entropy. 0 is off.", low=0.0, high=1e3
+    )
+    dynatemp_exponent: float = parameter(
+        1.0, "How the entropy becomes the temperature within dynatemp_range.", low=-1e2, high=1e2
+    )
+    top_k: int = parameter(40, "Choose among this many most likely tokens. 0 or below is off.")
+    top_p: float = parameter(
+        0.95, "Choose among the most likely tokens that have this probability together. 1 is off.", low=0.0, high=1e3
+    )
+    min_p: float = parameter(
+        0.05,
+        "Smallest probability of a token, as a share of that of the most likely one. 0 is off.",
+        low=0.0,
+        high=1e3,
+    )
+    tfs_z: float = parameter(1.0, "Parameter z of tail-free sampling. 1 is off.", low=0.0, high=1e3)
+    typical_p: float = parameter(
+        1.0, "Parameter p of locally typical sampling. 1 is off.", "typical_p", "typ_p", low=0.0, high=1e3
+    )
+    top_n_sigma: float = parameter(
+        -1.0,
+        "Choose among tokens whose logits are within this many standard deviations of the best. 0 or below is off.",
+    )
+    xtc_probability: float = parameter(
+        0.0, "Probability that XTC removes the most likely tokens. 0 is off.", low=0.0, high=1.0
+    )
+    xtc_threshold: float = parameter(
+        0.1, "Tokens with at least this probability can be removed by XTC. Above 0.5 is off.", low=0.0, high=1.0
+    )
+    repeat_last_n: int = parameter(
+        64, "Number of last tokens that the penalties look at. 0 is off, -1 is the size of the slot.", low=-1
+    )
+    repeat_penalty: float = parameter(
+        1.1, "Penalty for tokens that are in the text already. 1 is off.", low=1e-3, high=1e3
+    )
+    presence_penalty: float = parameter(
+        0.0, "Subtracted once from the logits of tokens that are in the text already.", low=-1e3, high=1e3
+    )
+    frequency_penalty: float = parameter(
+        0.0, "Subtracted from the logits of tokens for each time that they are in the text already.", low=-1e3, high=1e3
+    )
+    penalty_prompt: tuple[int, ...] | None = parameter(
+        None, "Text or token ids that the penalties use instead of the prompt."
+    )
+    penalize_nl: bool = parameter(True, "Whether the penalties include the newline token.")
+    dry_multiplier: float = parameter(0.0, "Strength of the DRY penalty. 0 is off.", low=0.0, high=1e3)
+    dry_base: float = parameter(1.75, "Base of the DRY penalty, which grows with the repetition.", low=0.0, high=1e3)
+    dry_allowed_length: int = parameter(2, "Repetitions up to this many tokens get no DRY penalty.", low=0)
+    dry_penalty_last_n: int = parameter(
+        -1, "Number of last tokens that DRY looks at. 0 is off, -1 is the size of the slot.", low=-1
+    )
+    dry_sequence_breakers: tuple[str, ...] = parameter(("\n", ":", '"', "*"), "Strings at which DRY begins anew.")
+    mirostat: int = parameter(0, "Version of Mirostat sampling, 1 or 2. 0 is off.", low=0, high=2)
+    mirostat_tau: float = parameter(5.0, "Target entropy of Mirostat.", low=0.0, high=1e3)
+    mirostat_eta: float = parameter(0.1, "Learning rate of Mirostat.", low=0.0, high=1e3)
+    ignore_eos: bool = parameter(False, "Never choose the end of the text.")
+    logit_bias: tuple[tuple[int, float], ...] = parameter(
+        (), "Numbers to add to the logits of tokens. False forbids a token. A string stands for all its tokens."
+    )
+    n_probs: int = parameter(
+        0, "Return the probabilities of this many of the most likely tokens with each token.", low=0, high=MAX_PROBS
+    )
+    post_sampling_probs: bool = parameter(
+        True,
+        "Whether n_probs returns the probabilities after the samplers. If false, those before them.",
+        reported=False,
+    )
+    min_keep: int = parameter(0, "Smallest number of tokens that each sampler leaves to choose from.", low=0)
+    grammar: str = parameter("", "GBNF grammar of the answer.")
+    rules: Grammar | None = field(default=None, compare=False, repr=False)
+    samplers: tuple[str, ...] = parameter(
+        DEFAULT_SAMPLERS, "Names of the samplers in their order, or a string of one letter each."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,20 +143,37 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class GenerationParams:
-    """One completion: limits, stopping, cache and slot wishes, sampling.
+    """One completion: limits, stop strings, use of cache and slots, and sampling.
 
     `n_predict`: -1 unlimited, 0 evaluates the prompt only. `n_keep`: -1 keeps the whole prompt on
     a context shift. `n_discard`: 0 discards half. `lora` holds one scale per loaded adapter, None
     for the server's current scales. `max_predict_ms` bounds generation time, 0 is unlimited.
     """
 
-    n_predict: int = -1
-    n_keep: int = 0
-    n_discard: int = 0
-    stop: tuple[str, ...] = ()
-    id_slot: int = -1
-    cache_prompt: bool = True
-    lora: tuple[float, ...] | None = None
-    max_predict_ms: int = 0
-    return_tokens: bool = False
+    n_predict: int = parameter(
+        -1,
+        "Most tokens to generate. -1 is no limit, 0 evaluates the prompt only.",
+        "n_predict",
+        "max_tokens",
+        "max_completion_tokens",
+        low=-1,
+    )
+    n_keep: int = parameter(
+        0, "Tokens at the start of the prompt that a context shift keeps. -1 is the whole prompt.", low=-1
+    )
+    n_discard: int = parameter(0, "Tokens that a context shift removes. 0 is half of them.", low=0)
+    stop: tuple[str, ...] = parameter((), "Strings that end the answer. They are not part of it.")
+    id_slot: int = parameter(-1, "Slot to run on. -1 is any.", "id_slot", "slot_id", low=-1, reported=False)
+    cache_prompt: bool = parameter(True, "Reuse the KV cache of a common prefix.")
+    lora: tuple[float, ...] | None = parameter(
+        None, "Scales of the LoRA adapters. Adapters that are not named are off.", reported=False
+    )
+    max_predict_ms: int = parameter(
+        0, "Most milliseconds to generate. 0 or below is no limit.", "t_max_predict_ms", low=-1, reported=False
+    )
+    return_tokens: bool = parameter(False, "Return the token ids too.", reported=False)
     sampling: SamplingParams = field(default_factory=SamplingParams)
+
+
+SAMPLING_PARAMETERS = parameters(SamplingParams)
+GENERATION_PARAMETERS = parameters(GenerationParams)

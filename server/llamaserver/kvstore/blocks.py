@@ -1,8 +1,8 @@
-"""Saved parts of sequences: what identifies one, how a prompt finds its own, the file that carries it. Pure.
+"""Blocks, the saved parts of sequences: their identities, how a prompt finds them, and the format of a file. Pure.
 
-A sequence is cut into blocks of BLOCK keys. A block's identity is a hash over everything up to its
-end, chained from block to block, so equal prefixes are one block whoever saved them. The last one
-of a sequence may be shorter; the next turn replaces it by a longer one.
+A sequence is cut into blocks of BLOCK keys. A block's identity is a hash of all keys up to its end,
+chained from block to block. So equal prefixes share their blocks, whichever request saved them. The
+last block of a sequence may be shorter. The next turn replaces it by a longer one.
 """
 
 import re
@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from ..interfaces.backend import ByteArray
 from ..interfaces.keys import common_prefix
+from .discards import Discard
 
 K = TypeVar("K")
 
@@ -25,19 +26,23 @@ _MAGIC = b"LSKV"
 _CHECKED = struct.Struct("<4sI")  # magic, crc32 of all that follows
 _HEAD = struct.Struct("<IIIII16s16s16sQ")  # format, start, count, rows, whole, fingerprint, parent, identity, payload
 _NAME = re.compile(r"([0-9a-f]{6})-([0-9a-f]{6})-([0-9a-f]{6})-([0-9a-f]{32})-([0-9a-f]{32})\.(block|state)")
-_MOST_CHILDREN = 64  # that are compared token by token, the newest first
+_MOST_CHILDREN = 64  # blocks after one parent that are compared token by token, the newest first
 
 
-class Damaged(Exception):
-    """A file that must not be used; the argument is the reason as metrics name it."""
+class DamagedBlockError(Exception):
+    """A file must not be used, for this reason."""
+
+    def __init__(self, reason: Discard) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
 class BlockId:
-    """A block among others. Its file's name says all of it.
+    """What identifies a block. The name of its file holds all of it.
 
-    `rows` counts its last keys for which a sliding window's layers are there too; in other models
-    it equals `count`. `whole`: a state that cannot be cut (recurrent), from key 0 on.
+    `rows` counts its last keys for which the layers with a sliding window are saved too. In other models
+    it equals `count`. `whole`: a state that cannot be cut, as of a recurrent model. It begins at key 0.
     """
 
     parent: bytes
@@ -55,7 +60,7 @@ class BlockId:
 
     @staticmethod
     def parse(name: str) -> "BlockId | None":
-        """The block of that file name."""
+        """The block of a file name; None for other files."""
         found = _NAME.fullmatch(name)
         if found is None:
             return None
@@ -81,7 +86,7 @@ class Block:
 
 
 def root(fingerprint: bytes, adapters: Sequence[bytes], scales: Sequence[float]) -> bytes:
-    """Where the chain of a sequence begins: the model and the adapters that are on."""
+    """The identity before the first block of a sequence: a hash of the model and the adapters that are on."""
     used = [(adapter.hex(), scale) for adapter, scale in zip(adapters, scales, strict=True) if scale != 0.0]
     return blake2b(fingerprint + repr(used).encode(), digest_size=16).digest()
 
@@ -120,7 +125,7 @@ class Index:
         return len(self.by_identity)
 
     def add(self, block: BlockId) -> BlockId | None:
-        """Add; of two with one identity the one with more rows stays. Returns the one that went, if any."""
+        """Add a block. Of two with one identity the one with more rows stays; the other one is returned."""
         old = self.by_identity.get(block.identity)
         if old is not None:
             if old == block:
@@ -136,7 +141,7 @@ class Index:
         return old
 
     def remove(self, block: BlockId) -> None:
-        """Remove, if it is there."""
+        """Remove a block, if it is there."""
         if self.by_identity.get(block.identity) != block:
             return
         del self.by_identity[block.identity]
@@ -146,7 +151,7 @@ class Index:
             _discard(self._children, block.parent, block.identity)
 
     def children(self, parent: bytes) -> list[BlockId]:
-        """Blocks that follow `parent`, the newest first, not more than can be looked at."""
+        """Blocks that follow `parent`, the newest first, at most _MOST_CHILDREN."""
         group = self._children.get(parent, {})
         newest = reversed(group.values())
         return [block for block, _ in zip(newest, range(_MOST_CHILDREN), strict=False)]
@@ -189,6 +194,11 @@ def match_whole(keys: "array[int]", start: bytes, indexes: Iterable[Index]) -> F
     return []
 
 
+def length(found: Found) -> int:
+    """How many keys of the prompt these blocks cover."""
+    return found[-1][0].start + found[-1][1] if found else 0
+
+
 def _lookup(identity: bytes, indexes: Iterable[Index]) -> BlockId | None:
     """The block of that identity with the most rows; the first index wins ties."""
     found = [index.by_identity[identity] for index in indexes if identity in index.by_identity]
@@ -206,7 +216,7 @@ def _closest(part: "array[int]", children: Iterable[BlockId], keys_of: KeysOf) -
 
 
 def within_window(found: Found, window: int) -> Found:
-    """Cut back to a place before which a sliding window's layers are there for all that the window sees."""
+    """Cut back to where the layers with a sliding window are saved for all keys that the window sees."""
     while found:
         last, used = found[-1]
         first = max(0, last.start + used - window)
@@ -217,22 +227,22 @@ def within_window(found: Found, window: int) -> Found:
 
 
 def trim(found: Found, length: int) -> Found:
-    """The part of `found` before `length`."""
+    """The part of `found` before key `length`."""
     return [(block, min(used, length - block.start)) for block, used in found if block.start < length]
 
 
 # ---- the file
 
 
-def encode(block: Block, fingerprint: bytes) -> list[bytes | ByteArray]:
+def encode(block: Block, fingerprint: bytes) -> list[bytes | memoryview]:
     """The parts of a block's file, in order."""
-    i = block.id
+    at = block.id
     head = _HEAD.pack(
-        FORMAT, i.start, i.count, i.rows, i.whole, fingerprint, i.parent, i.identity, block.payload.nbytes
+        FORMAT, at.start, at.count, at.rows, at.whole, fingerprint, at.parent, at.identity, block.payload.nbytes
     )
     keys = block.keys.tobytes()
     crc = zlib.crc32(block.payload.data, zlib.crc32(keys, zlib.crc32(head)))
-    return [_CHECKED.pack(_MAGIC, crc) + head + keys, block.payload]
+    return [_CHECKED.pack(_MAGIC, crc) + head + keys, block.payload.data]
 
 
 def head_size(count: int) -> int:
@@ -241,20 +251,20 @@ def head_size(count: int) -> int:
 
 
 def decode(data: ByteArray, block: BlockId, fingerprint: bytes) -> Block:
-    """The block in a file's bytes, every one of them checked; raises Damaged."""
+    """The block in a file's bytes, every one of them checked; raises DamagedBlockError."""
     fixed = _CHECKED.size + _HEAD.size
     if len(data) < fixed:
-        raise Damaged("torn")
+        raise DamagedBlockError(Discard.TORN)
     magic, crc = _CHECKED.unpack_from(data.data)
     form, start, count, rows, whole, made_for, parent, identity, size = _HEAD.unpack_from(data.data, _CHECKED.size)
     if magic != _MAGIC or form != FORMAT:
-        raise Damaged("foreign")
+        raise DamagedBlockError(Discard.FOREIGN)
     if len(data) != fixed + 8 * count + size:
-        raise Damaged("torn")
+        raise DamagedBlockError(Discard.TORN)
     if zlib.crc32(data[_CHECKED.size :].data) != crc:
-        raise Damaged("damaged")
+        raise DamagedBlockError(Discard.DAMAGED)
     if made_for != fingerprint or BlockId(parent, identity, start, count, rows, bool(whole)) != block:
-        raise Damaged("foreign")
+        raise DamagedBlockError(Discard.FOREIGN)
     keys = array("q", data[fixed : fixed + 8 * count].tobytes())
     return Block(block, keys, data[fixed + 8 * count :])
 

@@ -1,103 +1,75 @@
-"""The tier on disk: one folder a fingerprint, one file a block; other processes may use it at the same time.
+"""The tier on disk: a folder for each model, a file for each block. Other processes may use them at the same time.
 
-A file is written beside, synced and renamed, and is never changed afterwards: whoever reads sees
-all of it or nothing. Nobody's answer depends on what happens here: every failure is counted,
-logged now and then, and otherwise a miss.
+A file is written beside its place, synced and renamed, and never changed afterwards: a reader sees
+all of it or nothing. No answer depends on what happens here: a failure is counted, logged now and
+then, and otherwise a miss.
 """
 
 import errno
-import fcntl
-import logging
 import os
-import tempfile
 import time
 from array import array
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ..interfaces.backend import ByteArray
-from .blocks import Block, BlockId, Damaged, Index, decode, decode_keys, encode, head_size
+from .. import files
+from .blocks import Block, BlockId, DamagedBlockError, Index, decode, decode_keys, encode, head_size
+from .counters import StoreCounters
+from .discards import Discard
+from .failures import NO_SPACE, Failures
+from .tiers import Lock, Tier
+from .volume import Limits, Volume
 
-Lock = AbstractContextManager[Any]
-_log = logging.getLogger(__name__)
-_TEMPORARY = ".tmp-"
-_ALIVE = ".used"  # touched by who uses the folder
 _SETTLED = 2_000_000_000  # nanoseconds after which a folder's time tells whether it has changed
-_LISTING_SHARE = 20  # a listing that takes long is done at most every so many times that long
-_QUICK = 0.1  # seconds; below, it is not worth being out of date
-_ABANDONED = 3600.0  # seconds after which a temporary file has no writer any more
-_ORPHANED = 24 * 3600.0  # seconds without a user after which another fingerprint's folder goes
-_LOW_WATER = 0.9  # an eviction leaves this much of max_bytes
-_LOG_EVERY = 60.0
-_TOUCH_EVERY = 5.0
+_LISTING_SHARE = 20  # a slow listing is repeated after 20 times the time it took, at the earliest
+_QUICK = 0.1  # seconds; a listing that takes less may be repeated at any time
+_TOUCH_EVERY = 5.0  # seconds
 _PAUSE = 10.0  # seconds without writing after a write has failed
-_PAUSE_AT_END = 1.0  # where there is no later
-_FREE = 0.05  # of the file system stays free where no limit was given,
-_MOST_FREE = 1 << 30  # at most so many bytes
-_SYNCED = 64 << 20  # bytes after which a large file is synced, so that progress shows
+_PAUSE_AT_END = 1.0  # the same while the server is ending
 _MOST_KEYS = 65536  # blocks whose keys are remembered
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bytes (0: as many as the disk has) and seconds (0: for ever)."""
+class DiskTier(Tier):
+    """The blocks of one model. `lock` is held while the index changes."""
 
-    max_bytes: int = 0
-    ttl: float = 0.0
+    name = "disk"
+    durable = True
 
-
-@dataclass(frozen=True, slots=True)
-class _File:
-    path: Path
-    size: int
-    used: float
-    start: int
-
-
-class DiskTier:
-    """The files of one fingerprint. `note` counts discards by reason; `lock` guards the index. Two threads use it."""
-
-    def __init__(
-        self, folder: Path, fingerprint: bytes, limits: Limits, note: Callable[[str], None], lock: Lock
-    ) -> None:
+    def __init__(self, folder: Path, fingerprint: bytes, limits: Limits, counters: StoreCounters, lock: Lock) -> None:
         self.index = Index()
-        self.bytes = 0  # of all fingerprints: at the last sweep, and what was written since
-        self._base = folder
-        self._folder = folder / fingerprint.hex()
+        self._failures = Failures(folder, counters)
+        self._volume = Volume(folder, fingerprint, limits, counters, self._failures)
+        self._folder = self._volume.own
         self._fingerprint = fingerprint
-        self._limits = limits
-        self._note = note
-        self._lock = lock  # held while the index changes
-        self._seen = -1  # the folder's time at the last look
-        self._look_again = 0.0  # not before: a folder of many files, or far away
+        self._counters = counters
+        self._lock = lock
+        self._seen = -1  # the folder's time when it was listed
+        self._look_again = 0.0  # the next listing is not before this time
         self._names: set[str] = set()
         self._keys: dict[bytes, array[int]] = {}
         self._touched: dict[bytes, float] = {}
-        self._logged: dict[str, float] = {}
-        self._failed_at = -_LOG_EVERY
-        self.written = 0  # bytes, ever
+        self._failed_at = float("-inf")  # when a write failed
+
+    def size(self) -> int:
+        """Bytes of the files of all models."""
+        return self._volume.bytes
 
     def open(self) -> None:
-        """Make the folders, readable by nobody else, and look what is there."""
-        with self._tolerant("make the folder of"):
-            for folder in (self._base, self._folder):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            (self._folder / _ALIVE).touch(0o600)
+        """Make the folders, remove what exceeds the limits, and list the rest."""
+        self._volume.open()
         self.sweep()
         self.refresh(now=True)
 
-    # ---- looking
+    # ---- what is there
 
     def refresh(self, *, now: bool = False) -> None:
-        """See what others have written or removed since the last look; where looking takes long, now and then."""
+        """See what other processes have added or removed; a folder that takes long to list is listed now and then."""
         if time.monotonic() < self._look_again and not now:
             return
-        with self._lock, self._tolerant("list"):
+        with self._lock, self._failures.tolerated("list"):
             began = time.monotonic()
             stamp = self._folder.stat().st_mtime_ns
             if stamp == self._seen:
@@ -120,20 +92,25 @@ class DiskTier:
             self._keys.pop(block.identity, None)
 
     def forget(self, block: BlockId) -> None:
-        """Do not offer a block whose file could not be read, until somebody looks into the folder again."""
+        """Do not offer a block whose file could not be read, until the folder is listed again."""
         with self._lock:
             self.index.remove(block)
             self._names.discard(block.name)
             self._seen = -1
 
+    def exclude(self, block: BlockId) -> None:
+        """Do not offer a block any more."""
+        with self._lock:
+            self.index.remove(block)
+
     def keys(self, block: BlockId) -> "array[int] | None":
         """A block's keys, from the head of its file."""
         known = self._keys.get(block.identity)
         if known is None:
-            with self._tolerant("read"), (self._folder / block.name).open("rb", buffering=0) as file:
+            with self._failures.tolerated("read"), (self._folder / block.name).open("rb", buffering=0) as file:
                 known = decode_keys(file.read(head_size(block.count)), block)
                 if known is None:
-                    self._refuse(block, "damaged")
+                    self._refuse(block, Discard.DAMAGED)
             if known is not None:
                 if len(self._keys) >= _MOST_KEYS:
                     self._keys.clear()
@@ -149,80 +126,66 @@ class DiskTier:
                 size = file.readinto(data.data)
             return decode(data[:size], block, self._fingerprint)
         except FileNotFoundError:
-            pass  # another process has removed it; who asked forgets it
-        except Damaged as reason:
-            self._refuse(block, str(reason))
+            pass  # another process has removed it
+        except DamagedBlockError as error:
+            self._refuse(block, error.reason)
         except OSError as error:
-            self._failed("read", error)
+            self._failures.failed("read", error)
         return None
 
-    def _refuse(self, block: BlockId, reason: str) -> None:
-        self._note(reason)
-        self._say(f"a file of the KV store is {reason} and goes: {block.name}")
+    def _refuse(self, block: BlockId, reason: Discard) -> None:
+        self._counters.discard(reason)
+        self._failures.warn(f"removing a file of the KV store that is {reason}: {block.name}", block.name)
         self.remove([block])
 
     # ---- writing
 
     def paused(self, urgent: bool = False) -> bool:
-        """Whether a write has failed so lately that another is not worth trying."""
+        """Whether a write has failed so recently that another is not worth a try."""
         return time.monotonic() - self._failed_at < (_PAUSE_AT_END if urgent else _PAUSE)
 
-    def write(self, blocks: Sequence[Block], urgent: bool = False) -> bool:
-        """Write blocks in order; False when not all could be. Whoever finds one finds all before it."""
-        now = time.time()
-        if not blocks:
+    def save(self, new: Sequence[Block], old: Sequence[BlockId], *, urgent: bool = False) -> bool:
+        """Write blocks in order, so that a reader who finds one finds all before it; False when a write failed."""
+        self.touch(old)
+        if not new:
             return True
         if self.paused(urgent):
-            self._note("paused")
+            self._counters.discard(Discard.PAUSED)
             return False
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for block in blocks:
-                self.bytes += self._write_making_room(block, now, blocks)
-            _sync_folder(self._folder)
+            self._write_all(new)
         except OSError as error:
             self._failed_at = time.monotonic()
-            self._failed("write", error)
+            self._failures.failed("write", error)
             return False
         finally:
-            if self._limits.max_bytes and self.bytes > self._limits.max_bytes:
+            if self._volume.full:
                 self.sweep()
         return True
 
-    def _write_making_room(self, block: Block, now: float, batch: Sequence[Block]) -> int:
-        sparing = {b.id.name for b in batch}
-        short = self._short(block.size)
-        if short and not self.sweep(needed=short + block.size, sparing=sparing):
+    def _write_all(self, blocks: Sequence[Block]) -> None:
+        now = time.time()
+        names = {block.id.name for block in blocks}
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for block in blocks:
+            self._volume.bytes += self._write_making_room(block, now, names)
+        files.sync_folder(self._folder)
+
+    def _write_making_room(self, block: Block, now: float, sparing: set[str]) -> int:
+        lacking = self._volume.lacks(block.size)
+        if lacking and not self._make_room(lacking + block.size, sparing):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         try:
             return self._write(block, now)
         except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            if not (full and self.sweep(needed=2 * block.size, sparing=sparing)):
+            if error.errno not in NO_SPACE or not self._make_room(2 * block.size, sparing):
                 raise
             return self._write(block, now)
 
-    def _short(self, size: int) -> int:
-        """Bytes that would be missing, after `size` more, to what stays free where no limit was given."""
-        if self._limits.max_bytes:
-            return 0
-        status = os.statvfs(self._base)
-        spare = min(int(status.f_blocks * status.f_frsize * _FREE), _MOST_FREE)
-        return max(0, spare + size - status.f_bavail * status.f_frsize)
-
     def _write(self, block: Block, now: float) -> int:
         path = self._folder / block.id.name
-        handle, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=self._folder)  # mode 0600
-        try:
-            with os.fdopen(handle, "wb", buffering=0) as file:
-                size = sum(self._write_all(file.fileno(), part) for part in encode(block, self._fingerprint))
-                os.utime(file.fileno(), (now, now))
-                os.fsync(file.fileno())
-            os.rename(temporary, path)  # noqa: PTH104  the tests record it
-        except BaseException:
-            with suppress(OSError):
-                Path(temporary).unlink()
-            raise
+        parts = self._counted(encode(block, self._fingerprint))
+        size = files.write_atomically(path, parts, durable=True, mode=0o600, modified=now)
         with self._lock:
             replaced = self.index.add(block.id)
             self._keys[block.id.identity] = block.keys
@@ -231,24 +194,22 @@ class DiskTier:
             self._unlink(replaced)
         return size
 
-    def _write_all(self, handle: int, data: "bytes | ByteArray") -> int:
-        view = memoryview(data) if isinstance(data, bytes) else data.data
-        done = 0
-        while done < len(view):
-            if done:
-                os.fdatasync(handle)
-            count = os.write(handle, view[done : done + _SYNCED])
-            done += count
-            self.written += count
-        return done
+    def _counted(self, parts: Iterable[bytes | memoryview]) -> Iterator[memoryview]:
+        """The parts in pieces, each counted once it is written, so that a drain sees the progress of a large file."""
+        for part in parts:
+            view = memoryview(part)
+            for start in range(0, len(view), files.SYNC_EVERY):
+                piece = view[start : start + files.SYNC_EVERY]
+                yield piece
+                self._counters.wrote(len(piece))
 
-    def touch(self, blocks: Iterable[BlockId]) -> None:
-        """Mark as used for the next few seconds, in which it need not be marked again.
+    def touch(self, blocks: Sequence[BlockId]) -> None:
+        """Mark as used for the next few seconds, in which a block need not be marked again.
 
-        So what a conversation begins with is never older than what follows it, and goes last.
+        So the beginning of a conversation is never older than what follows it, and is removed last.
         """
         now, until = time.monotonic(), time.time() + _TOUCH_EVERY
-        for block in blocks:
+        for block in reversed(blocks):
             if now - self._touched.get(block.identity, -_TOUCH_EVERY) >= _TOUCH_EVERY:
                 self._touched[block.identity] = now
                 with suppress(OSError):
@@ -256,8 +217,10 @@ class DiskTier:
         if len(self._touched) > _MOST_KEYS:
             self._touched.clear()
 
-    def remove(self, blocks: Iterable[BlockId]) -> None:
-        """Remove files, whoever wrote them."""
+    # ---- removing
+
+    def remove(self, blocks: Sequence[BlockId]) -> None:
+        """Remove files, also those of other processes."""
         for block in blocks:
             with self._lock:
                 self.index.remove(block)
@@ -265,135 +228,26 @@ class DiskTier:
 
     def _unlink(self, block: BlockId) -> None:
         path = self._folder / block.name
-        with self._tolerant("remove"):
+        with self._failures.tolerated("remove files of"):
             size = path.stat().st_size
             path.unlink()
-            self.bytes -= size
+            self._volume.bytes -= size
         self._names.discard(path.name)
 
     def clear(self) -> int:
-        """Remove every block of every fingerprint; returns their number."""
-        count = 0
-        for file in list(self._files()):
-            with self._tolerant("remove"):
-                file.path.unlink()
-                count += 1
+        """Remove every block of every model; returns their number."""
+        count = self._volume.clear()
         self._seen = -1
         self.refresh(now=True)
-        self.bytes = sum(file.size for file in self._files())
         return count
 
-    # ---- keeping within bounds
+    def sweep(self) -> None:
+        """Remove what is too old or too much."""
+        self._make_room(0, ())
 
-    def sweep(self, *, needed: int = 0, sparing: Container[str] = ()) -> bool:
-        """Remove what is too old or too much, least recently used first; False when nothing was removed.
-
-        `needed`: that many bytes must go in any case, but not those files. One process at a time
-        does it, for all fingerprints.
-        """
-        removed = False
-        with self._tolerant("sweep"), self._alone() as mine:
-            if not mine:
-                return True  # another one is at it
-            self._collect_orphans()
-            files = sorted(self._files(), key=lambda f: (f.used, -f.start))  # of equal age, leaves before their parents
-            total = sum(file.size for file in files)
-            needed = max(needed, total // 20) if needed else 0  # not for each block anew
-            aim, most, ttl = total - needed, self._limits.max_bytes, self._limits.ttl
-            if most and total > most:
-                aim = min(aim, int(most * _LOW_WATER))
-            expired = time.time() - ttl if ttl else 0.0
-            for file in files:
-                if total <= aim and file.used >= expired:
-                    break
-                if file.path.name in sparing:
-                    continue
-                with suppress(FileNotFoundError):
-                    file.path.unlink()
-                    self._note("evicted" if total > aim else "expired")
-                total -= file.size
-                removed = True
-            self.bytes = total
-        if removed:
+    def _make_room(self, needed: int, sparing: Container[str]) -> bool:
+        """Free so many bytes, in any case what exceeds the limits; False when nothing was freed."""
+        freed = self._volume.sweep(needed=needed, sparing=sparing)
+        if freed:
             self.refresh(now=True)
-        return removed
-
-    def _files(self) -> Iterator[_File]:
-        """Every block of every fingerprint."""
-        for folder in self._folders():
-            with self._tolerant("list"):
-                for entry in os.scandir(folder):
-                    block = BlockId.parse(entry.name)
-                    if block is not None:
-                        with suppress(FileNotFoundError):
-                            stat = entry.stat()
-                            yield _File(Path(entry.path), stat.st_size, stat.st_mtime, block.start)
-
-    def _folders(self) -> list[Path]:
-        return [Path(e.path) for e in os.scandir(self._base) if e.is_dir(follow_symlinks=False) and len(e.name) == 32]
-
-    def _collect_orphans(self) -> None:
-        """Folders that no server has used for a day, and temporary files whose writer is gone."""
-        now = time.time()
-        with suppress(OSError):
-            os.utime(self._folder / _ALIVE)
-        for folder in self._folders():
-            alive = folder / _ALIVE
-            orphan = False
-            with suppress(FileNotFoundError):  # another process has collected it
-                used = (alive if alive.exists() else folder).stat().st_mtime
-                orphan = folder != self._folder and now - used > _ORPHANED
-                for entry in list(os.scandir(folder)):
-                    with suppress(OSError):  # written to its end meanwhile
-                        if orphan or (entry.name.startswith(_TEMPORARY) and now - entry.stat().st_mtime > _ABANDONED):
-                            Path(entry.path).unlink()
-            if orphan:
-                self._note("orphan")
-                with suppress(OSError):
-                    folder.rmdir()
-
-    @contextmanager
-    def _alone(self) -> Iterator[bool]:
-        """Whether no other process sweeps now."""
-        handle = os.open(self._base / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            mine = True
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                mine = False
-            except OSError as error:  # a volume without locks: two at once remove too much at worst
-                _log.debug("no lock on %s: %s", self._base, error)
-            yield mine
-        finally:
-            os.close(handle)
-
-    # ---- failures
-
-    @contextmanager
-    def _tolerant(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            self._failed(what, error)
-
-    def _failed(self, what: str, error: OSError) -> None:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        self._note("disk_full" if full else "io_error")
-        self._say(f"cannot {what} the KV store {self._base}: {error.strerror or error}")
-
-    def _say(self, message: str) -> None:
-        now, kind = time.monotonic(), message.rsplit(":", maxsplit=1)[-1]
-        if now - self._logged.get(kind, -_LOG_EVERY) >= _LOG_EVERY:
-            self._logged = {**self._logged, kind: now} if len(self._logged) < 64 else {kind: now}
-            _log.warning(message)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        return freed

@@ -1,54 +1,104 @@
-"""The tier in host memory: blocks up to a number of bytes, the least recently used go first."""
+"""The tier in host memory: blocks up to a number of bytes, the least recently used are removed first."""
 
 from array import array
 from collections import OrderedDict
+from collections.abc import Sequence
 
 from .blocks import Block, BlockId, Index
+from .tiers import Lock, Tier
 
 
-class RamTier:
-    """Blocks in memory. Not thread-safe: the store holds its lock."""
+class RamTier(Tier):
+    """Blocks in memory. `lock` is held while they change."""
 
-    def __init__(self, max_bytes: int) -> None:
+    name = "ram"
+    durable = False
+
+    def __init__(self, max_bytes: int, lock: Lock) -> None:
+        """`max_bytes` -1: no limit."""
         self.index = Index()
-        self.bytes = 0
-        self._most = max_bytes
+        self._bytes = 0
+        self._max_bytes = max_bytes
+        self._lock = lock
         self._blocks: OrderedDict[bytes, Block] = OrderedDict()
 
-    def put(self, block: Block) -> None:
-        """Keep a block, and make room for it."""
-        if block.size > self._most:
-            return
-        self.remove(block.id.identity)
-        self.index.add(block.id)
-        self._blocks[block.id.identity] = block
-        self.bytes += block.size
-        while self.bytes > self._most:
-            self.remove(next(iter(self._blocks)))
+    def open(self) -> None:
+        """Nothing to prepare."""
 
-    def get(self, block: BlockId) -> Block | None:
-        """The block, when it is here with as many rows."""
-        held = self._blocks.get(block.identity)
-        return held if held is not None and held.id == block else None
+    def refresh(self) -> None:
+        """Nothing to list: no other process has these blocks."""
 
-    def touch(self, identity: bytes) -> None:
-        """Mark as the most recently used."""
-        if identity in self._blocks:
-            self._blocks.move_to_end(identity)
+    def sweep(self) -> None:
+        """Nothing to remove: each save keeps the limit."""
+
+    def paused(self, urgent: bool = False) -> bool:
+        """Never: writing cannot fail."""
+        return False
+
+    def size(self) -> int:
+        """Bytes of the blocks."""
+        return self._bytes
 
     def keys(self, block: BlockId) -> "array[int] | None":
-        """Its keys only."""
-        held = self._blocks.get(block.identity)
-        return held.keys if held is not None else None
+        """The keys of a block; None when it is not here."""
+        with self._lock:
+            held = self._blocks.get(block.identity)
+            return held.keys if held is not None else None
 
-    def remove(self, identity: bytes) -> None:
-        """Forget a block, if it is here."""
+    def read(self, block: BlockId) -> Block | None:
+        """The block, when it is here with as many rows."""
+        with self._lock:
+            held = self._blocks.get(block.identity)
+            return held if held is not None and held.id == block else None
+
+    def save(self, new: Sequence[Block], old: Sequence[BlockId], *, urgent: bool = False) -> bool:
+        """Add blocks and make room for them; those at the beginning of a sequence become the most recently used."""
+        with self._lock:
+            for block in reversed(new):
+                self._add(block)
+            self.touch(old)
+        return True
+
+    def _add(self, block: Block) -> None:
+        if 0 <= self._max_bytes < block.size:
+            return
+        self._drop(block.id.identity)
+        self.index.add(block.id)
+        self._blocks[block.id.identity] = block
+        self._bytes += block.size
+        while 0 <= self._max_bytes < self._bytes:
+            self._drop(next(iter(self._blocks)))
+
+    def touch(self, blocks: Sequence[BlockId]) -> None:
+        """Mark as used, the first block last."""
+        with self._lock:
+            for block in reversed(blocks):
+                if block.identity in self._blocks:
+                    self._blocks.move_to_end(block.identity)
+
+    def remove(self, blocks: Sequence[BlockId]) -> None:
+        """Remove blocks of these identities."""
+        with self._lock:
+            for block in blocks:
+                self._drop(block.identity)
+
+    def _drop(self, identity: bytes) -> None:
         held = self._blocks.pop(identity, None)
         if held is not None:
             self.index.remove(held.id)
-            self.bytes -= held.size
+            self._bytes -= held.size
 
-    def clear(self) -> None:
-        """Forget all."""
-        for identity in list(self._blocks):
-            self.remove(identity)
+    def forget(self, block: BlockId) -> None:
+        """Nothing: what is in memory can be read."""
+
+    def exclude(self, block: BlockId) -> None:
+        """Remove the block."""
+        self.remove([block])
+
+    def clear(self) -> int:
+        """Remove everything; returns the number of blocks."""
+        with self._lock:
+            count = len(self._blocks)
+            for identity in list(self._blocks):
+                self._drop(identity)
+        return count

@@ -1,8 +1,8 @@
 """The Backend over llama.cpp: model, context, decode, memory and state.
 
-With its siblings `llama_*.py` the only place that imports llama_cpp. Guards of the library's
-assertions live here: what reaches it has been checked, and its callbacks never run Python while
-it decodes. Called by the engine thread alone, but for `abort` and the vocabulary.
+Only this package imports llama_cpp. The library ends the process when an assertion of it fails, so
+all arguments are checked here. Its callbacks never run Python while it decodes. Only the engine
+thread calls a backend, except for `abort` and the vocabulary.
 """
 
 import ctypes
@@ -14,12 +14,22 @@ import llama_cpp.llama_cpp as lib
 import numpy as np
 
 from ..errors import EngineFailure, ModelLoadError
-from ..interfaces.backend import Batch, FloatArray, MediaTokenizer, ModelInfo, SamplerFactory, Status
+from ..interfaces.backend import (
+    Batch,
+    ByteArray,
+    FloatArray,
+    MediaTokenizer,
+    ModelInfo,
+    SamplerFactory,
+    StateCodec,
+    Status,
+)
 from ..interfaces.params import Media
 from . import devices, warmup
+from .description import describe
 from .media import MediaProjector, ProjectorOptions
 from .memory import LlamaMemory
-from .options import LoadOptions
+from .options import POOLING, LoadOptions
 from .sampling import LlamaSamplerFactory
 from .spin import SpinGovernor
 from .vocab import LlamaVocab
@@ -35,12 +45,17 @@ CACHE_TYPES = {
     "q5_0": lib.GGML_TYPE_Q5_0,
     "q5_1": lib.GGML_TYPE_Q5_1,
 }
-_BLOCK = 32  # numbers that a quantized cache type stores together
 _FLASH = {"auto": -1, "off": 0, "on": 1}
 _SPLIT = {"none": 0, "layer": 1, "row": 2}
 _ROPE = {"": -1, "none": 0, "linear": 1, "yarn": 2}
-_POOLING = {"": -1, "none": 0, "mean": 1, "cls": 2, "last": 3, "rank": 4}
 _NUMA = {"": 0, "distribute": 1, "isolate": 2, "numactl": 3}
+_LOAD_MODE = {  # by (mmap, mlock)
+    (False, False): lib.LLAMA_LOAD_MODE_NONE,
+    (True, False): lib.LLAMA_LOAD_MODE_MMAP,
+    (False, True): lib.LLAMA_LOAD_MODE_MLOCK,
+    (True, True): lib.LLAMA_LOAD_MODE_MMAP_MLOCK,
+}
+_MOST_VIEWS = 4096  # remembered views of output rows; more mean that the buffer has moved often
 
 # Short calls keep the GIL: giving it up costs more than they do, and getting it back may wait.
 _held = ctypes.PyDLL(lib._lib._name)
@@ -55,12 +70,14 @@ _embeddings_seq.argtypes = [ctypes.c_void_p, ctypes.c_int32]
 _embeddings_seq.restype = ctypes.c_void_p
 
 
-class LlamaBackend(LlamaMemory):
+class LlamaBackend:
     """One model and one context (protocol: interfaces/backend.py)."""
 
+    info: ModelInfo
     vocab: LlamaVocab
     media: MediaTokenizer | None
     make_sampler: SamplerFactory
+    codec: StateCodec | None
 
     def __init__(self, options: LoadOptions, progress: Callable[[float], bool]) -> None:
         """Load everything; raises ModelLoadError with a reason a person can act on."""
@@ -90,15 +107,16 @@ class LlamaBackend(LlamaMemory):
             raise ModelLoadError(text, options.model)
         self.vocab = LlamaVocab(lib.llama_model_get_vocab(self._model))
         self._context = _make_context(self._model, options, self._abort_flag, log)
-        self._memory = lib.llama_get_memory(self._context)
+        self._memory = LlamaMemory(self._context, unified=options.kv_unified or options.n_seq_max == 1)
         self._adapters = [self._load_adapter(path, log) for path, _ in options.lora]
         self.set_lora(tuple(scale for _, scale in options.lora))
         if options.mmproj:
             self._projector = self._load_projector(options, log)
         self.media = self._projector
         self.make_sampler = LlamaSamplerFactory(self.vocab, lib.llama_model_get_vocab(self._model))
-        self.info = self._describe(options, log)
-        self._open_states()
+        modalities = self._projector.modalities if self._projector else frozenset[str]()
+        self.info = describe(options, self._model, self._context, memory=self._memory, log=log, modalities=modalities)
+        self.codec = self._memory.codec(self.info)
         self._rows = _Rows(self.info.n_batch)
         self._governor = SpinGovernor(options.threads)
         self._governor.start()
@@ -119,47 +137,6 @@ class LlamaBackend(LlamaMemory):
             abort_flag=self._abort_flag,
         )
         return MediaProjector(wanted, self._model, self._context, log)
-
-    def _describe(self, options: LoadOptions, log: "devices.LogCapture") -> ModelInfo:
-        model = self._model
-        recurrent = bool(lib.llama_model_is_recurrent(model) or lib.llama_model_is_hybrid(model))
-        metadata = _metadata(model)
-        template = lib.llama_model_chat_template(model, None)
-        pooling = int(lib.llama_pooling_type(self._context))
-        return ModelInfo(
-            path=options.model,
-            n_swa=lib.llama_model_n_swa(model),
-            flash_attn=log.flash_attn if options.flash_attn == "auto" else options.flash_attn,
-            state_version=lib.LLAMA_STATE_SEQ_VERSION,
-            description=_text(lambda b, n: lib.llama_model_desc(model, b, n)),
-            architecture=metadata.get("general.architecture", ""),
-            n_vocab=self.vocab.n_vocab,
-            n_ctx_train=lib.llama_model_n_ctx_train(model),
-            n_embd=lib.llama_model_n_embd_out(model),
-            n_params=lib.llama_model_n_params(model),
-            size=lib.llama_model_size(model),
-            vocab_type=lib.llama_vocab_type(lib.llama_model_get_vocab(model)),
-            n_ctx=lib.llama_n_ctx(self._context),
-            n_seq_max=lib.llama_n_seq_max(self._context),
-            n_batch=lib.llama_n_batch(self._context),
-            n_ubatch=lib.llama_n_ubatch(self._context),
-            unified=options.kv_unified or options.n_seq_max == 1,
-            can_shift=bool(self._memory and lib.llama_memory_can_shift(self._memory))
-            and _turns(options.cache_type_k, _rope_size(model, metadata)),
-            partial_reuse=not recurrent,
-            causal=bool(self._memory)
-            and metadata.get(f"{metadata.get('general.architecture')}.attention.causal") != "false",
-            pooling=next((name for name, number in _POOLING.items() if number == pooling and name), "none"),
-            chat_template=template.decode(errors="replace") if template else "",
-            metadata=metadata,
-            device=devices.accelerator() if log.layers_offloaded else "CPU",
-            layers_total=log.layers_total or lib.llama_model_n_layer(model) + 1,
-            layers_offloaded=log.layers_offloaded,
-            n_lora=len(self._adapters),
-            modalities=self._projector.modalities if self._projector else frozenset(),
-            system_info=lib.llama_print_system_info().decode(),
-            weights_in=tuple(dict.fromkeys(log.buffers)),
-        )
 
     def warm_up(self) -> None:
         """Evaluate what requests will, before any comes. The cache is empty before and afterwards.
@@ -195,7 +172,7 @@ class LlamaBackend(LlamaMemory):
         self._set_embeddings(False)
         status = self._projector.decode(media, position, seq)
         if status is not Status.OK:
-            self.seq_rm(seq, position)
+            self._memory.seq_rm(seq, position)
         return status
 
     def logits(self, row: int) -> FloatArray:
@@ -217,7 +194,7 @@ class LlamaBackend(LlamaMemory):
             raise EngineFailure("the library has no output for this row")
         view = self._views.get(address)
         if view is None:
-            if len(self._views) > 4096:  # the output buffer was reallocated many times
+            if len(self._views) > _MOST_VIEWS:
                 self._views.clear()
             view = self._views[address] = _floats(address, width)
         return view
@@ -225,6 +202,48 @@ class LlamaBackend(LlamaMemory):
     def abort(self, on: bool) -> None:
         """Raise or lower the byte that the native abort callback reads. Any thread."""
         self._abort_flag[0] = b"\1" if on else b"\0"
+
+    # ---- memory and states
+
+    def seq_rm(self, seq: int, start: int, end: int = -1) -> bool:
+        """Drop positions; False when the memory cannot drop a part."""
+        return self._memory.seq_rm(seq, start, end)
+
+    def seq_cp(self, source: int, target: int, end: int) -> None:
+        """Copy a prefix."""
+        self._memory.seq_cp(source, target, end)
+
+    def seq_add(self, seq: int, start: int, end: int, delta: int) -> None:
+        """Shift positions; only where info.can_shift."""
+        self._memory.seq_add(seq, start, end, delta)
+
+    def seq_div(self, seq: int, start: int, end: int, divisor: int) -> None:
+        """Divide positions; only where info.can_shift."""
+        self._memory.seq_div(seq, start, end, divisor)
+
+    def pos_max(self, seq: int) -> int:
+        """Largest position, -1 when empty."""
+        return self._memory.pos_max(seq)
+
+    def pos_min(self, seq: int) -> int:
+        """Smallest position from which on the sequence is whole, -1 when empty."""
+        return self._memory.pos_min(seq)
+
+    def state_get(self, seq: int) -> bytes:
+        """Serialise one sequence, as the library does in its slot files."""
+        return self._memory.state_get(seq)
+
+    def state_set(self, seq: int, data: bytes) -> bool:
+        """Restore what state_get gave; False when it does not fit."""
+        return self._memory.state_set(seq, data)
+
+    def state_export(self, seq: int) -> ByteArray:
+        """Serialise one sequence, as `codec` and `state_import` want it."""
+        return self._memory.state_export(seq)
+
+    def state_import(self, seq: int, data: ByteArray) -> bool:
+        """Restore what state_export gave or `codec` joined; False when it does not fit."""
+        return self._memory.state_import(seq, data)
 
     # ---- adapters and the end
 
@@ -292,7 +311,7 @@ def _load_model(options: LoadOptions, progress: Callable[[float], bool], log: "d
     params.n_gpu_layers = options.n_gpu_layers
     params.main_gpu = options.main_gpu
     params.split_mode = _SPLIT[options.split_mode]
-    params.load_mode = (lib.LLAMA_LOAD_MODE_MMAP if options.mmap else 0) + (2 if options.mlock else 0)
+    params.load_mode = _LOAD_MODE[options.mmap, options.mlock]
     splits = (ctypes.c_float * max(lib.llama_max_devices(), 1))(*options.tensor_split)
     if options.tensor_split:
         params.tensor_split = splits
@@ -325,7 +344,7 @@ def _make_context(model: Any, options: LoadOptions, abort_flag: Any, log: "devic
     params.yarn_orig_ctx = options.yarn_orig_ctx
     for name in ("yarn_ext_factor", "yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow"):
         setattr(params, name, getattr(options, name))
-    params.pooling_type = _POOLING[options.pooling]
+    params.pooling_type = POOLING[options.pooling]
     params.embeddings = False
     params.no_perf = True
     # strlen() of a one-byte string is that byte's truth: an abort callback that runs no Python.
@@ -342,39 +361,3 @@ def _floats(address: int | None, width: int) -> FloatArray:
     if address is None:
         raise EngineFailure("the library has no output for this sequence")
     return np.ctypeslib.as_array((ctypes.c_float * width).from_address(address))
-
-
-def _text(call: Callable[[Any, int], int]) -> str:
-    buffer = ctypes.create_string_buffer(512)
-    length = call(buffer, len(buffer))
-    if length >= len(buffer):
-        buffer = ctypes.create_string_buffer(length + 1)
-        call(buffer, len(buffer))
-    return buffer.value.decode(errors="replace")
-
-
-def _turns(cache_type: str, rope_size: int) -> bool:
-    """Whether the library can shift positions in a K of this type; it crashes where it cannot."""
-    if cache_type == "bf16":
-        return False
-    return cache_type in ("f32", "f16") or rope_size % _BLOCK == 0
-
-
-def _rope_size(model: Any, metadata: dict[str, str]) -> int:
-    """How many numbers of each head's K carry the position."""
-    architecture = metadata.get("general.architecture")
-    head = lib.llama_model_n_embd(model) // max(lib.llama_model_n_head(model), 1)
-    for name in ("rope.dimension_count", "attention.key_length"):
-        if size := metadata.get(f"{architecture}.{name}"):
-            return int(size)
-    return int(head)
-
-
-def _metadata(model: Any) -> dict[str, str]:
-    def key(i: int) -> str:
-        return _text(lambda b, n: lib.llama_model_meta_key_by_index(model, i, b, n))
-
-    def value(i: int) -> str:
-        return _text(lambda b, n: lib.llama_model_meta_val_str_by_index(model, i, b, n))
-
-    return {key(i): value(i) for i in range(lib.llama_model_meta_count(model))}

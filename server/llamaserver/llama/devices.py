@@ -1,6 +1,6 @@
-"""Library-wide matters: compute backends, devices, and what the library says in its log.
+"""What belongs to the whole library: compute backends, devices and the log.
 
-llama.cpp tells only its log why a load failed and how many layers went to the GPU.
+Only the log of llama.cpp says why a load failed, and how many layers are on the GPU.
 """
 
 import ctypes
@@ -17,12 +17,12 @@ from typing import Any
 import llama_cpp.llama_cpp as lib
 
 from ..errors import ModelLoadError
-from . import modules
+from . import cpu_modules
 
 _LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
 _OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers")
 _BUFFER = re.compile(r"(\S+) model buffer size =")
-_FLASH = re.compile(r"Flash Attention (enabled|not supported)")  # said where it was left to the library
+_FLASH = re.compile(r"Flash Attention (enabled|not supported)")  # logged if the choice is the library's
 _CPU = 0  # GGML_BACKEND_DEVICE_TYPE_CPU
 _log = logging.getLogger("llama.cpp")
 
@@ -45,17 +45,17 @@ _ggml.ggml_backend_dev_description.restype = ctypes.c_char_p
 
 
 class LogCapture:
-    """The log of one load: errors kept for messages, offload figures for status."""
+    """The log of one load: the errors, and the numbers of layers on the GPU."""
 
     def __init__(self) -> None:
         self.layers_offloaded = 0
         self.layers_total = 0
-        self.flash_attn = ""  # what "auto" has become, on or off
+        self.flash_attn = ""  # on or off: what the library chose for "auto"
         self.buffers: list[str] = []  # kinds of memory that the weights are in
         self._errors: deque[str] = deque(maxlen=8)
 
     def see(self, level: int, text: str) -> None:
-        """Take one complete message."""
+        """Read one complete message."""
         if level == logging.ERROR:
             self._errors.append(text.strip())
         if found := _OFFLOADED.search(text):
@@ -66,31 +66,33 @@ class LogCapture:
             self.flash_attn = "on" if found[1] == "enabled" else "off"
 
     def last_error(self, otherwise: str = "no reason given by llama.cpp") -> str:
-        """The first thing that went wrong: later messages only pass it on."""
+        """The first error: later messages only repeat it."""
         return self._errors[0] if self._errors else otherwise
 
 
-class _Library:
-    """State that the whole process shares, as the library does."""
+class _LogReceiver:
+    """Passes the library's log on to ours, and to the capture of a load while there is one."""
 
-    lock = threading.Lock()
-    started = False
-    capture: LogCapture | None = None
-    level = logging.INFO
+    def __init__(self) -> None:
+        self.capture: LogCapture | None = None
+        self._level = logging.INFO
+
+    def receive(self, level: int, text: bytes | None, _: Any) -> None:
+        """The library's log callback."""
+        if not text:
+            return
+        self._level = _LEVELS.get(level, self._level)  # other numbers continue the message before
+        message = text.decode(errors="replace").rstrip("\n")
+        if self.capture is not None:
+            self.capture.see(self._level, message)
+        if message.strip(". "):
+            _log.log(logging.DEBUG if self._level < logging.WARNING else self._level, message)
 
 
-def _receive(level: int, text: bytes | None, _: Any) -> None:
-    if not text:
-        return
-    _Library.level = _LEVELS.get(level, _Library.level)  # other numbers continue the message before
-    message = text.decode(errors="replace").rstrip("\n")
-    if _Library.capture is not None:
-        _Library.capture.see(_Library.level, message)
-    if message.strip(". "):
-        _log.log(logging.DEBUG if _Library.level < logging.WARNING else _Library.level, message)
-
-
-LOG_CALLBACK = lib.llama_log_callback(_receive)  # must outlive every use of the library
+_receiver = _LogReceiver()
+_starting = threading.Lock()
+_started = threading.Event()
+LOG_CALLBACK = lib.llama_log_callback(_receiver.receive)  # must outlive every use of the library
 
 
 def folder() -> Path:
@@ -99,14 +101,14 @@ def folder() -> Path:
 
 
 def initialise(only: Path | None = None) -> None:
-    """Load the compute backends, once a process; ModelLoadError when there is none.
+    """Load the compute backends, once in a process. Raises ModelLoadError if there is none.
 
-    A build with loadable backends has them beside libllama. Left to itself the library would look
-    for them beside the interpreter and in the current folder. `only` is one module to load in place
-    of the best for each device.
+    A build with loadable backends has them beside libllama. By default, the library would look
+    for them beside the interpreter and in the current folder. `only` is the one module to load,
+    instead of the best one for each device.
     """
-    with _Library.lock:
-        if _Library.started:
+    with _starting:
+        if _started.is_set():
             return
         lib.llama_log_set(LOG_CALLBACK, ctypes.c_void_p(0))
         if only is not None:
@@ -118,21 +120,21 @@ def initialise(only: Path | None = None) -> None:
         # Each thread gets one run of a matrix's rows (tools/patches.py); a library without our patch ignores this.
         os.environ.setdefault("GGML_ROWS_BY_THREAD", "1")
         lib.llama_backend_init()
-        _Library.started = True
+        _started.set()
 
 
 @contextmanager
 def capture_log() -> Iterator[LogCapture]:
     """Collect the library's log while a model loads.
 
-    The backends are loaded before: that one of them found no device is no reason why a model cannot be loaded.
+    The backends are loaded before, as their errors about missing devices do not concern the model.
     """
     initialise()
-    capture = _Library.capture = LogCapture()
+    capture = _receiver.capture = LogCapture()
     try:
         yield capture
     finally:
-        _Library.capture = None
+        _receiver.capture = None
 
 
 class _Place(ctypes.Structure):
@@ -147,19 +149,19 @@ class _Place(ctypes.Structure):
 
 
 def cpu_module() -> str:
-    """The module of a portable build that computes on this CPU, such as zen4; "" where there is no choice of them.
+    """The module of a portable build that is used on this CPU, such as zen4; "" in other builds.
 
-    Not read from the memory map: the library has looked into every module, and some stay mapped.
+    It is not read from the memory map, as the library has opened every module, and some stay mapped.
     """
     registered = _ggml.ggml_backend_reg_by_name(b"CPU")
     place = _Place()
     if not registered or not ctypes.CDLL(None).dladdr(ctypes.c_void_p(registered), ctypes.byref(place)):
         return ""
-    return modules.name_of(Path(os.fsdecode(place.file)))
+    return cpu_modules.name_of(Path(os.fsdecode(place.file)))
 
 
 def accelerator() -> str:
-    """Description of the first device that is not the CPU, "GPU" when it cannot be told."""
+    """The description of the first device that is not a CPU; "GPU" if there is none."""
     for index in range(_ggml.ggml_backend_dev_count()):
         device = _ggml.ggml_backend_dev_get(index)
         if _ggml.ggml_backend_dev_type(device) != _CPU:

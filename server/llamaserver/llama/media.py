@@ -1,4 +1,4 @@
-"""Images in prompts over libmtmd: pixels to bitmaps, to chunks, to the KV cache.
+"""Images in prompts, over libmtmd: from pixels to bitmaps, to chunks, to the KV cache.
 
 Images are decoded by pixels.py, not by the library's own decoder. `build` may be called from any
 thread; encoding and decoding belong to the engine thread.
@@ -80,7 +80,7 @@ class MediaProjector:
         self.modalities = frozenset({"vision"} if mtmd.mtmd_support_vision(self._handle) else ())
 
     def _see_node(self, tensor: Any, ask: bool, data: Any) -> bool:
-        """The library has no abort of an encode; ending its graph early through this callback is one."""
+        """End the graph early. This is the only way to abort an encode of the library."""
         if not ask:
             return not self._aborted
         self._looks += 1
@@ -93,7 +93,7 @@ class MediaProjector:
     # ---- any thread
 
     def build(self, parts: Sequence[str | bytes], *, add_special: bool) -> Prompt:
-        """Tokenize texts (str) and images (bytes) in order; InvalidRequest for what is no image.
+        """Tokenize texts (str) and images (bytes) in order; InvalidRequest for bytes that are not an image.
 
         One at a time: a decoded image takes up to 16 bytes a pixel until it has been cut to the model's size.
         """
@@ -115,7 +115,7 @@ class MediaProjector:
         return prompt
 
     def _check(self, media: Media) -> None:
-        """An image whose pieces see each other has to fit one micro-batch; the library asserts it."""
+        """Refuse an image without causal attention that does not fit one micro-batch: the library would abort."""
         whole = mtmd.mtmd_decode_use_non_causal(self._handle, media.payload.handle)
         if whole and media.n_tokens > min(self._options.n_batch, self._options.n_ubatch):
             raise InvalidRequest(
@@ -177,12 +177,6 @@ class MediaProjector:
         mtmd.mtmd_helper_image_get_decoder_pos(image, position, found)
         return np.array([[p.t, p.y, p.x, p.z] for p in found], np.int32).T
 
-    def close(self) -> None:
-        """Free the projector; idempotent."""
-        if self._handle:
-            mtmd.mtmd_free(self._handle)
-            self._handle = None
-
 
 class _Inputs:
     """The library's array of parts; `stack` frees what they point to."""
@@ -208,7 +202,7 @@ class _Inputs:
         self._parts.append(mtmd.mtmd_input_part(None, bitmap))
 
     def _bitmap(self, data: bytes) -> Any:
-        """The library copies the pixels. They are the identity of an image, not the file that they came in."""
+        """A bitmap with its own copy of the pixels. They identify the image, whatever the format of its file was."""
         file = open_picture(data)
         self._pixels += file.width * file.height
         if self._pixels > MAX_PIXELS:

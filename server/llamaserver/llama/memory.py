@@ -13,19 +13,29 @@ _HEADER = 8  # bytes before a sequence's state: the library's private magic, and
 
 
 class LlamaMemory:
-    """Part of LlamaBackend, which owns the context."""
+    """The memory of one context; an encoder has none, and then nothing happens here."""
 
-    info: ModelInfo
-    codec: StateCodec | None
-    _context: Any
-    _memory: Any
+    def __init__(self, context: Any, *, unified: bool) -> None:
+        self._context = context
+        self._memory = lib.llama_get_memory(context)
+        self._unified = unified
+        self._header = self.state_export(0)[:_HEADER].tobytes()  # what the library wants before a state
 
-    def _open_states(self) -> None:
-        """Learn the header that the library wants before a state; once the context is there."""
-        self._header = self.state_export(0)[:_HEADER].tobytes()
-        streams = 1 if self.info.unified else self.info.n_seq_max
-        can_cut = self._memory and self.info.partial_reuse
-        self.codec = LlamaStateCodec(self._header, streams, self.info.n_swa) if can_cut else None
+    @property
+    def exists(self) -> bool:
+        """Whether the context has a memory."""
+        return bool(self._memory)
+
+    @property
+    def can_shift(self) -> bool:
+        """Whether the library can shift positions, as far as the kind of memory goes."""
+        return self.exists and bool(lib.llama_memory_can_shift(self._memory))
+
+    def codec(self, info: ModelInfo) -> StateCodec | None:
+        """What cuts and joins states; None where a state can only be kept whole."""
+        if not self.exists or not info.partial_reuse:
+            return None
+        return LlamaStateCodec(self._header, 1 if info.unified else info.n_seq_max, info.n_swa)
 
     def seq_rm(self, seq: int, start: int, end: int = -1) -> bool:
         """Drop positions; False when the memory cannot drop a part."""
@@ -33,7 +43,7 @@ class LlamaMemory:
 
     def seq_cp(self, source: int, target: int, end: int) -> None:
         """Copy a prefix; a split cache can only copy all of it, the tail is then dropped."""
-        if self.info.unified:
+        if self._unified:
             lib.llama_memory_seq_cp(self._memory, source, target, 0, end)
         else:
             lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)
@@ -60,18 +70,18 @@ class LlamaMemory:
         return self.state_export(seq)[_HEADER:].tobytes()
 
     def state_set(self, seq: int, data: bytes) -> bool:
-        """Restore one sequence; an ill-fitting state leaves it empty."""
+        """Restore one sequence; a state that does not fit leaves it empty."""
         return self.state_import(seq, np.frombuffer(self._header + data, np.uint8))
 
     def state_export(self, seq: int) -> ByteArray:
-        """Serialise one sequence with the library's own header, as `codec` and `state_import` want it."""
+        """Serialise one sequence with the library's own header, as the codec and `state_import` want it."""
         size = lib.llama_state_seq_get_size(self._context, seq)
         buffer = np.empty(size, np.uint8)
         written = lib.llama_state_seq_get_data(self._context, _pointer(buffer), size, seq)
         return buffer[:written]
 
     def state_import(self, seq: int, data: ByteArray) -> bool:
-        """Restore what state_export gave, or codec joined; an ill-fitting state leaves the sequence empty."""
+        """Restore what state_export gave or the codec joined; a state that does not fit leaves the sequence empty."""
         read = lib.llama_state_seq_set_data(self._context, _pointer(data), len(data), seq)
         if read == 0:
             self.seq_rm(seq, 0)

@@ -1,7 +1,7 @@
-"""Samplers for a llama.cpp vocabulary: the pure ones, told which tokens the model must never say.
+"""Samplers for a llama.cpp vocabulary: those of sampling/, with the tokens that the model must never generate.
 
-Nothing of the library's own samplers is used: its grammar aborts the process on a token it did not
-expect and hangs on ambiguous rules; the rest costs more through ctypes than in numpy.
+The library's own samplers are not used. Its grammar ends the process at an unexpected token, and hangs on
+ambiguous rules. The others cost more through ctypes than in numpy.
 """
 
 import ctypes

@@ -1,10 +1,10 @@
-"""How long idle compute threads spin: long while the CPUs are ours, hardly at all when we share them.
+"""How long idle compute threads spin: long on CPUs of our own, briefly on shared ones.
 
-OpenMP's threads spin at barriers before they sleep. Alone on their CPUs that is the fastest way to
-wait; beside another busy process each spins away the time that the other needs to reach its own
-barrier, and both come to a halt. libgomp spins 300,000 times, but only 100 times "when there are
-more OpenMP threads than available CPUs" (its manual, GOMP_SPINCOUNT), and looks each time it waits.
-So on contention a second, sleeping team of threads is made, and ended when the CPUs are free again.
+OpenMP's threads spin at barriers before they sleep. On CPUs of their own this is the fastest way to
+wait. Beside another busy process, each process spins while the other one needs the CPU to reach its
+barrier, and both nearly stop. libgomp spins 300,000 times, but only 100 times "when there are more
+OpenMP threads than available CPUs" (its manual, GOMP_SPINCOUNT), and checks that at each wait. So
+under contention we make a second, sleeping team of threads, and end it when the CPUs are free again.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 LOOK_EVERY = 0.25  # seconds
 CONTENDED = 0.30  # share of the time that a thread is ready to run and does not get a CPU
 FREE = 0.10
-CALM = 20  # looks without contention before spinning long again
+CALM = 20  # intervals without contention before the threads spin long again
 
 
 class SpinGovernor:
@@ -32,7 +32,7 @@ class SpinGovernor:
         self._calm = 0
 
     def start(self) -> None:
-        """Begin to watch, where there is a libgomp to govern, a kernel that tells, and nobody has chosen already."""
+        """Begin to watch, if there is a libgomp, the kernel has the numbers, and the environment sets no spinning."""
         chosen = any(name in os.environ for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"))
         if not chosen and self._parallel is not None and _waited(self._tid) is not None:
             threading.Thread(target=self._watch, name="spin-governor", daemon=True).start()
@@ -43,7 +43,7 @@ class SpinGovernor:
 
     @property
     def throttled(self) -> bool:
-        """Whether threads spin shortly now."""
+        """Whether threads spin briefly now."""
         return self._release is not None
 
     def _watch(self) -> None:
@@ -57,7 +57,7 @@ class SpinGovernor:
         self._spin_long()
 
     def look(self, share: float) -> None:
-        """Act on the share of the last interval that the thread has waited for a CPU."""
+        """Decide by the share of the last interval in which the thread waited for a CPU."""
         if share > CONTENDED:
             self._calm = 0
             self._spin_shortly()
@@ -68,18 +68,18 @@ class SpinGovernor:
 
     def _spin_shortly(self) -> None:
         if self._release is None:
-            _log.info("the CPUs are shared: compute threads spin shortly")
+            _log.info("the CPUs are shared: compute threads spin briefly")
             self._release = threading.Event()
             threading.Thread(target=self._hold, args=(self._release,), name="spin-throttle", daemon=True).start()
 
     def _spin_long(self) -> None:
         if self._release is not None:
-            _log.info("the CPUs are ours again: compute threads spin long")
+            _log.info("the CPUs are free again: compute threads spin longer")
             self._release.set()
             self._release = None
 
     def _hold(self, release: threading.Event) -> None:
-        """Own a team that does nothing; libgomp ends it with this thread."""
+        """Own a team of threads that does nothing. libgomp ends it with this thread."""
         assert self._parallel is not None
         self._parallel(
             ctypes.cast(ctypes.CDLL(None).free, ctypes.c_void_p), None, self._extra, 0
@@ -100,7 +100,7 @@ def _gomp_parallel() -> "ctypes._NamedFuncPointer | None":
 
 
 def _waited(tid: int) -> float | None:
-    """Seconds that a thread of this process was ready to run and did not; None when it cannot be told."""
+    """Seconds in which a thread of this process was ready to run but had no CPU; None if that is not known."""
     try:
         return int(Path(f"/proc/self/task/{tid}/schedstat").read_text().split()[1]) / 1e9
     except (OSError, IndexError, ValueError):

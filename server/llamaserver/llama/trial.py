@@ -1,4 +1,4 @@
-"""What one CPU module computes for a fixed text, and models of other types to try it with."""
+"""The logits of one CPU module for a fixed text, and models of other types to test it with."""
 
 import ctypes
 import os
@@ -33,23 +33,12 @@ class Trial:
     info: ModelInfo
 
 
-def evaluate(module: Path | None, model: str, threads: int, follow: Sequence[int] | None) -> Trial:
+def evaluate(module: Path | None, options: LoadOptions, follow: Sequence[int] | None) -> Trial:
     """Evaluate the text with one CPU module (None: with what the library has), and `follow`, else the likeliest tokens.
 
     Raises ModelLoadError. Once a process: a module cannot be exchanged for another.
     """
     devices.initialise(module)
-    options = LoadOptions(
-        model,
-        ctx_size=2 * (PROMPT + DECODED),
-        batch_size=PROMPT,
-        ubatch_size=PROMPT,
-        threads=threads,
-        threads_batch=threads,
-        n_gpu_layers=0,
-        embedding=True,  # every row may have its output
-        pooling="none",
-    )
     backend = LlamaBackend(options, lambda _: True)
     try:
         prompt = _tokens(backend)

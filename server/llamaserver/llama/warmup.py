@@ -1,4 +1,4 @@
-"""The warm-up of a loaded model: what to try it with, and what to say when that fails."""
+"""The warm-up of a loaded model: the data for it, and the message if it fails."""
 
 import io
 from typing import Any

@@ -1,9 +1,8 @@
-"""What a server evaluates before it is ready, so that a user is never the first to meet what does not work.
+"""What a server evaluates before it is ready, so that a failure is found before the first request.
 
-Everything goes through the Backend as requests do: a prompt of a whole micro-batch, a shift, a
-single row, a copy, all slots in one batch, embeddings, an image, and a sampler over the logits.
-A crash ends the process here. A decode that fails and numbers that are not finite raise
-ModelLoadError.
+The backend is used as by requests: a prompt of a whole micro-batch, a shift, a single row, a copy,
+all slots in one batch, embeddings, an image, and a sampler over the logits. A crash ends the
+process here. A decode that fails, or numbers that are not finite, raise ModelLoadError.
 """
 
 import logging
@@ -25,7 +24,7 @@ _MIXED = 7  # rows of a prompt beside the single rows of others
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What the server will do, and what to try it with: token ids, and the bytes of an image or none."""
+    """What the server will do, and the data to try it with: token ids, and the bytes of an image or none."""
 
     tokens: Sequence[int]
     slots: int = 1
@@ -35,7 +34,7 @@ class Served:
 
 
 class WarmUp:
-    """One run over a backend whose cache is empty, before and afterwards."""
+    """One run over a backend. Its cache is empty before and afterwards."""
 
     def __init__(self, backend: Backend, served: Served) -> None:
         self._backend = backend
@@ -77,7 +76,7 @@ class WarmUp:
         self._clear()
 
     def _prompt(self, rows: int) -> None:
-        """Of the prompt stays what leaves room for the rest."""
+        """Evaluate a prompt, and keep as much of it as leaves room for the other steps."""
         batch = Batch()
         row = self._add(batch, 0, rows)
         what = f"a prompt of {rows} tokens"
@@ -91,7 +90,7 @@ class WarmUp:
             self._clear()  # a recurrent state cannot go back
 
     def _shift(self) -> None:
-        """The next decode carries it out."""
+        """Ask for a shift, which the next decode carries out."""
         end = self._backend.pos_max(0) + 1
         if self._served.shifts and self._info.can_shift and end > 2 * _SHIFT:
             self._backend.seq_rm(0, 0, _SHIFT)
@@ -110,7 +109,7 @@ class WarmUp:
             sampler.close()
 
     def _all_slots(self) -> None:
-        """A row of each slot, and a few of the last one where the cache mixes prompts with single rows."""
+        """Evaluate one row of each slot, and a few of the last one if the cache mixes prompts with single rows."""
         if self._slots == 1:
             return
         self._backend.seq_cp(0, 1, self._backend.pos_max(0) + 1)
@@ -144,7 +143,7 @@ class WarmUp:
     # ---- rows and results
 
     def _add(self, batch: Batch, seq: int, count: int, *, every: bool = False) -> int:
-        """Append rows to a sequence, of which the last (or every one) wants its output; the last one's index."""
+        """Append rows to a sequence. The last one, or every one, wants its output. Returns the last index."""
         start = self._backend.pos_max(seq) + 1
         for position in range(start, start + count):
             token = self._served.tokens[position % len(self._served.tokens)]
@@ -157,7 +156,7 @@ class WarmUp:
             raise ModelLoadError(f"{what} cannot be evaluated ({status.name})")
 
     def _logits(self, row: int, what: str) -> FloatArray:
-        """The logits of a row. A model may forbid tokens with -inf; nothing else that is not finite is sound."""
+        """The logits of a row. A model may forbid tokens by -inf. No other value that is not finite is accepted."""
         logits = self._backend.logits(row)
         if np.isnan(logits).any() or not np.isfinite(logits.max()):
             raise ModelLoadError(f"the logits of {what} are not finite numbers")

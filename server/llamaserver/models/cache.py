@@ -1,7 +1,7 @@
-"""A folder of downloads that several servers share: who uses what, and removing what nobody names any more.
+"""A folder of downloads that several servers share: which server uses which files, and removing unused ones.
 
-`KEY/.owners/OWNER` says that OWNER has named the source whose files lie in KEY; `.users/OWNER.HOST`, touched
-by every pod, lists the KEYs that the pod uses. All ages are taken by the file system's clock.
+`KEY/.owners/OWNER` says that the spec of OWNER names the source whose files lie in KEY. `.users/OWNER.HOST`,
+touched by every pod, lists the KEYs that the pod uses. All ages are taken by the file system's clock.
 """
 
 import json
@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from .. import files
+
 _log = logging.getLogger(__name__)
-_EVERY = 30.0  # seconds between signs of life
+_EVERY = 30.0  # seconds between two touches of a pod's file
 _TRASH = ".trash-"
 
 
@@ -31,17 +33,17 @@ class Claim:
     folder: Path
     owner: str
     keys: tuple[str, ...]
-    prune_after: float = 600.0  # seconds without a sign of life
+    prune_after: float = 600.0  # seconds without a touch after which a pod counts as gone
 
     def name(self) -> None:
-        """Enter the owner at each key, before anything is downloaded there."""
+        """Record the owner at each key, before anything is downloaded there."""
         for key in self.keys:
             owners = self.folder / key / ".owners"
             owners.mkdir(parents=True, exist_ok=True)
             (owners / escaped(self.owner)).touch()
 
     def use(self) -> float:
-        """Give a sign of life; returns the file system's time."""
+        """Record that this pod uses its keys now; returns the file system's time."""
         users = self.folder / ".users"
         users.mkdir(parents=True, exist_ok=True)
         mine = users / f"{escaped(self.owner)}.{socket.gethostname()}"
@@ -49,7 +51,7 @@ class Claim:
         if mine.exists() and mine.read_text() == text:
             mine.touch()  # which works on a full disk, too
         else:
-            _write(mine, text)
+            files.write_atomically(mine, [text.encode()], durable=False)
         for key in self.keys:
             owners = self.folder / key / ".owners"
             if owners.is_dir():  # a folder that nobody downloaded must not become one that is pruned
@@ -57,7 +59,7 @@ class Claim:
         return mine.stat().st_mtime
 
     def prune(self) -> list[str]:
-        """Give a sign of life, and drop what this owner named once and no pod of it uses; the keys removed."""
+        """Record the use, and remove what this owner named before and none of its pods uses. Returns the keys."""
         now = self.use()
         used = self._used(now)
         removed = []
@@ -67,7 +69,7 @@ class Claim:
                 removed.append(folder.name)
         for trash in list(self.folder.glob(f"{_TRASH}*")):
             with suppress(FileNotFoundError):
-                if now - trash.stat().st_ctime > self.prune_after:  # whoever renamed it did not live to remove it
+                if now - trash.stat().st_ctime > self.prune_after:  # the process that renamed it has ended
                     shutil.rmtree(trash, ignore_errors=True)
         return removed
 
@@ -82,7 +84,7 @@ class Claim:
         return used
 
     def _dropped(self, owners: Path, now: float) -> bool:
-        """Take this owner's name from a key that it no longer uses; True when no other's is left."""
+        """Remove this owner from a key that it no longer uses; True if no other owner is left."""
         marker = owners / escaped(self.owner)
         with suppress(FileNotFoundError):  # another pod of the owner does the same
             if marker.exists():
@@ -90,23 +92,13 @@ class Claim:
                     return False
                 marker.unlink()
                 return not any(owners.iterdir())
-            # nobody's: a pruner may have ended after the last marker and before the folder
+            # no owner: a pruner may have ended after the last marker and before the folder
             return not any(owners.iterdir()) and now - owners.stat().st_mtime > self.prune_after
         return False
 
 
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    fresh = path.with_name(f".{uuid.uuid4().hex}")
-    try:
-        fresh.write_text(text)
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
-
-
 def _remove(folder: Path) -> bool:
-    """Remove a key's folder, unless another named it meanwhile: renamed first, so that nobody sees half of it."""
+    """Remove a key's folder, unless another owner named it meanwhile; renamed first, so that no reader sees a part."""
     trash = folder.with_name(f"{_TRASH}{uuid.uuid4().hex}")
     try:
         folder.rename(trash)
@@ -114,22 +106,22 @@ def _remove(folder: Path) -> bool:
             trash.rename(folder)
             return False
     except FileNotFoundError:
-        return False  # another was faster
+        return False  # another process was faster
     except OSError as error:
         _log.warning("cannot remove %s: %s", folder, error)
         return False
     shutil.rmtree(trash, ignore_errors=True)
-    _log.info("removed %s: nobody names it any more", folder)
+    _log.info("removed %s: no server uses it any more", folder)
     return True
 
 
 async def keep(claim: Claim, *, prune: bool) -> None:
-    """Signs of life until cancelled; with `prune`, what the owner has dropped goes."""
+    """Record the use until cancelled. With `prune`, remove what the owner no longer names."""
     import asyncio  # costs `llamaserver fetch` half its time, where there is nothing to fetch
 
     while True:
         try:
             await asyncio.to_thread(claim.prune if prune else claim.use)
         except (OSError, ValueError) as error:
-            _log.warning("cannot keep the books of %s: %s", claim.folder, error)
+            _log.warning("cannot update the records of use in %s: %s", claim.folder, error)
         await asyncio.sleep(min(_EVERY, claim.prune_after / 4))

@@ -1,39 +1,38 @@
-"""A model where the server needs it: from the cache when it is good there, else from where it comes from."""
+"""A model file at the place where the server needs it: from the cache if it is good there, else downloaded."""
 
 import asyncio
+import dataclasses
 import enum
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import replace as changed
 from pathlib import Path
 
 from ..errors import DownloadError, ModelLoadError
 from . import digest, gguf_check, http_client, origin
-from . import lock as fetch_lock
-from .gguf_check import NotGGUF
+from .gguf_check import NotGGUFError
 from .http_client import Retrying
-from .lock import LockLost
+from .lock import LockLostError, held
 from .source import Source, file_name, shard_urls
 from .transfer import Progress, Transfer, cannot_write
 
 _log = logging.getLogger(__name__)
 
-Waiting = Callable[[bool], None]  # whether another's download has to be waited for
+Waiting = Callable[[bool], None]  # gets True when another process downloads the file, then False
 
 
 class _Found(enum.Enum):
     """What lies at the target."""
 
     NOTHING = enum.auto()
-    OTHER = enum.auto()  # with another digest than the source's; it stays until the right one is there
-    BROKEN = enum.auto()  # of no use to anybody
-    SUSPECT = enum.auto()  # whole, but a server could not load it
+    OTHER = enum.auto()  # a file with another SHA-256; it stays until the right one is complete
+    BROKEN = enum.auto()  # not a complete GGUF file
+    SUSPECT = enum.auto()  # complete, but a server could not load it
     GOOD = enum.auto()
 
 
 def _nobody_waits(waiting: bool) -> None:
-    """Where nobody asks."""
+    """The default: nobody is told."""
 
 
 async def fetch_model(source: Source, target: Path, progress: Progress) -> Path:
@@ -42,8 +41,8 @@ async def fetch_model(source: Source, target: Path, progress: Progress) -> Path:
     if len(urls) == 1:
         return await fetch(source, target, progress)
     if source.sha256:
-        raise ModelLoadError(f"one SHA-256 cannot vouch for a model of {len(urls)} files")
-    parts = [changed(source, url=url) for url in urls]
+        raise ModelLoadError(f"one SHA-256 cannot check a model of {len(urls)} files")
+    parts = [dataclasses.replace(source, url=url) for url in urls]
     paths = [await fetch(part, target.parent / file_name(part.url), progress) for part in parts]
     return paths[0]
 
@@ -57,10 +56,11 @@ async def fetch(
     *,
     replace: bool = False,
 ) -> Path:
-    """Download one file unless a good one is there; DownloadError says what went wrong in the end.
+    """Download one file unless a good one is there. Raises DownloadError.
 
-    A file that is there and is no whole GGUF, or has another SHA-256 than the source's, is an error, or replaced where
-    that is asked for. One that a server could not load is asked for again, and stays while no other is to be had.
+    A file that is not a complete GGUF file or has another SHA-256 than the source's is an error, or is replaced if
+    `replace` is set. For a file that a server could not load, the source is asked for another one. The old file
+    stays until then.
     """
 
     async def look() -> _Found:
@@ -71,7 +71,7 @@ async def fetch(
         target.parent.mkdir(parents=True, exist_ok=True)
         while (found := await look()) is not _Found.GOOD:
             try:
-                async with fetch_lock.held(_lock_file(target), on_wait) as lock, http_client.session() as client:
+                async with held(_lock_file(target), on_wait) as lock, http_client.session() as client:
                     transfer = Transfer(client, source, target, progress, lock, on_retry)
                     found = await look()
                     if found is _Found.SUSPECT:
@@ -79,12 +79,12 @@ async def fetch(
                         break
                     if found is not _Found.GOOD:
                         return await transfer.run(room=found is _Found.BROKEN)
-            except LockLost:
-                _log.warning("another downloads %s now", target)
+            except LockLostError:
+                _log.warning("another process downloads %s now", target)
     except OSError as error:
         if found is not _Found.SUSPECT or await look() is _Found.NOTHING:
             raise cannot_write(target, error) from error
-        _log.warning("%s could not be loaded, and no other can be had: %s", target, cannot_write(target, error))
+        _log.warning("%s could not be loaded; no other file can be downloaded: %s", target, cannot_write(target, error))
     _log.info("using %s from the cache%s", target, origin.told(target))
     return target
 
@@ -94,7 +94,7 @@ def _lock_file(target: Path) -> Path:
 
 
 def _look(source: Source, target: Path, replace: bool) -> _Found:
-    """Find out what lies at the target. No server is asked."""
+    """Find out what lies at the target, without asking a server."""
     if origin.vouches(target, source.sha256):
         return _Found.GOOD
     if not target.exists():
@@ -109,7 +109,7 @@ def _look(source: Source, target: Path, replace: bool) -> _Found:
     if known is None and (problem := _first_check(target)):
         if not replace and not digest.recorded(target):
             raise DownloadError(f"{target} {problem}; remove it", "NotGGUF")
-        _log.warning("%s %s; downloading it anew", target, problem)
+        _log.warning("%s %s; downloading it again", target, problem)
         return _Found.BROKEN
     return _Found.SUSPECT if suspect else _Found.GOOD
 
@@ -117,32 +117,32 @@ def _look(source: Source, target: Path, replace: bool) -> _Found:
 def _compared(source: Source, target: Path, replace: bool) -> _Found:
     if (found := digest.sha256(target)) == source.sha256.lower():
         return _Found.GOOD
-    problem = f"{target} is there with SHA-256 {found}, expected {source.sha256}"
+    problem = f"{target} has SHA-256 {found}, expected {source.sha256}"
     if not replace:
         raise DownloadError(f"{problem}; remove it", "ChecksumMismatch")
-    _log.warning("%s; downloading it anew", problem)
+    _log.warning("%s; downloading it again", problem)
     return _Found.OTHER
 
 
 def _first_check(target: Path) -> str:
-    """Why a file that nobody has checked yet is no whole GGUF; "" when it is one, which is noted."""
+    """Why a file that was not checked before is not a complete GGUF file; "" if it is one, which is recorded."""
     try:
         gguf_check.check(target)
-    except NotGGUF as error:
+    except NotGGUFError as error:
         return str(error)
     try:
         origin.record(target, target.stat(), origin.Origin())
     except OSError as error:
-        _log.info("that %s is a whole GGUF file cannot be kept: %s", target, error)
+        _log.info("cannot record that %s is a complete GGUF file: %s", target, error)
     return ""
 
 
 def _is_damaged(target: Path) -> bool:
-    """Whether a file that a server could not load has other bytes than those that came. It is read whole, once."""
+    """Whether a file that a server could not load has changed since it was downloaded. It is read completely, once."""
     expected = digest.recorded(target)
     if expected and not origin.is_intact(target):
         if digest.compute(target) != expected:
-            _log.warning("%s is no longer what was downloaded; downloading it anew", target)
+            _log.warning("%s has changed since it was downloaded; downloading it again", target)
             return True
         origin.set_intact(target)
     return False

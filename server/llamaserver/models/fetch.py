@@ -1,9 +1,9 @@
 """The command `llamaserver fetch`: bring models into a folder before the server starts, as an init container does.
 
 Exit codes: 0 all files are there, 1 failed, 2 usage, 130 and 143 for signals. The reason of a failure is in the
-termination log; what was received stays and is gone on with by the next start.
+termination log. Partial downloads stay, and the next start continues them.
 
-Most starts of a pod find everything there. So this module imports little: what downloads is in models/fetch_run.py.
+At most starts of a pod all files are there. So this module imports little: the downloads are in models/fetch_run.py.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> argparse.Namespace
     parser = _Parser("llamaserver fetch", allow_abbrev=False, description="Download models into a shared folder.")
     models, port = environ.get("LLAMA_ARG_MODELS_DIR", "models"), environ.get("LLAMA_ARG_MANAGEMENT_PORT", "0")
     parser.add_argument("--models-dir", type=Path, default=models, metavar="DIR", help="folder for downloads")
-    parser.add_argument("--owner", default="", metavar="NAME", help="who names these files, such as NAMESPACE/NAME")
+    parser.add_argument("--owner", default="", metavar="NAME", help="owner of these files, such as NAMESPACE/NAME")
     parser.add_argument(
         "--file", action="append", required=True, metavar="JSON",
         help='{"path": "KEY/FILE.gguf", "huggingFace": {"repo", "revision", "file"} | "http": {"url"}, "sha256": ""}; '
@@ -44,7 +44,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> argparse.Namespace
     parser.add_argument("--management-port", default=port, metavar="N", help="port for /livez /readyz /metrics /status")
     parser.add_argument("--log-format", choices=("json", "text"), default="json", help="form of the log lines")
     parser.add_argument(termination.FLAG, default=environ.get(termination.VARIABLE, termination.DEFAULT),
-                        metavar="FNAME", help="file that takes the reason of a failure, as JSON")  # fmt: skip
+                        metavar="FNAME", help="file for the reason of a failure, as JSON")  # fmt: skip
     args = parser.parse_args(list(argv))
     try:
         args.management_port = integer(0, 65535)(args.management_port)
@@ -54,16 +54,16 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> argparse.Namespace
 
 
 def is_there(args: argparse.Namespace, environ: Mapping[str, str]) -> bool:
-    """Note who uses the files; whether all are there, and good by what was noted beside them."""
+    """Record the use of the files; True if all are there, and good according to the records beside them."""
     try:
         files = [file for text in args.file for file in wanted(text, environ)]
         if args.owner:
             claim = cache.Claim(args.models_dir, args.owner, keys(files))
-            claim.name()  # first: whoever removes what nobody names must see it
+            claim.name()  # first, so that no other server removes the files as unused
             claim.use()
         return all(origin.vouches(args.models_dir / file.path, file.source.sha256) for file in files)
     except (DownloadError, OSError):
-        return False  # models/fetch_run.py meets the same, and tells it
+        return False  # models/fetch_run.py gets the same error, and reports it
 
 
 def main(argv: Sequence[str]) -> NoReturn:

@@ -1,4 +1,4 @@
-"""What `llamaserver fetch` does when something is to be fetched: the downloads, and the management port beside them."""
+"""The downloads of `llamaserver fetch`, and the management port beside them."""
 
 import argparse
 import asyncio
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Progress:
-    """Where the command stands. Sizes are of all files together; 0 while a size is not known."""
+    """The state of the command. Sizes are of all files together, 0 while one is not known."""
 
     file: str = ""
     sizes: dict[str, int] = field(default_factory=dict)  # announced, by path
@@ -68,11 +68,11 @@ async def fetch_all(files: Sequence[Wanted], folder: Path, progress: Progress) -
 
 
 def management_app(progress: Progress) -> web.Application:
-    """The same paths as a server's management port, while it cannot serve yet."""
+    """The paths of a server's management port, before there is a server."""
     registry = CollectorRegistry()
-    download_bytes = Gauge("llamaserver:download_bytes", "Bytes of the files that are here.", registry=registry)
-    total_bytes = Gauge("llamaserver:download_total_bytes", "Bytes of the files; 0: unknown.", registry=registry)
-    waiting = Gauge("llamaserver:download_waiting", "1 while another's download is waited for.", registry=registry)
+    download_bytes = Gauge("llamaserver:download_bytes", "Bytes of the files received so far.", registry=registry)
+    total_bytes = Gauge("llamaserver:download_total_bytes", "Bytes of all files, 0 if unknown.", registry=registry)
+    waiting = Gauge("llamaserver:download_waiting", "1 while another process downloads the file.", registry=registry)
 
     async def livez(_: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -99,7 +99,7 @@ def management_app(progress: Progress) -> web.Application:
 
 
 async def run(args: argparse.Namespace, environ: Mapping[str, str]) -> None:
-    """Fetch with the management port open and signs of life in the folder."""
+    """Fetch, with the management port open and the use recorded in the folder."""
     files = [file for text in args.file for file in wanted(text, environ)]
     progress = Progress()
     runner = web.AppRunner(management_app(progress), access_log=None, shutdown_timeout=0.5)
@@ -143,7 +143,7 @@ def _name(claim: cache.Claim) -> None:
 
 
 def _make_room(claim: cache.Claim) -> bool:
-    """Remove what the owner no longer names and no pod of it uses: the server that does so else needs this download."""
+    """Remove what the owner no longer names and none of its pods uses. A server would do so, but waits for this."""
     try:
         return bool(claim.prune())
     except (OSError, ValueError) as error:
@@ -152,7 +152,7 @@ def _make_room(claim: cache.Claim) -> bool:
 
 
 async def _until_signal(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    """Run; a signal cancels, which leaves what was received in a state that can be gone on with."""
+    """Run until the end or a signal. Partial downloads stay, and the next start continues them."""
     task, caught = asyncio.create_task(run(args, environ)), []
 
     def stop(sig: signal.Signals) -> None:
@@ -175,21 +175,22 @@ def main(args: argparse.Namespace) -> NoReturn:
     crash_log = termination.CrashLog(args.termination_log)
     crash_log.catch_crashes()
     crash_log.phase("download")
-    asyncio.run(_whole(args, crash_log))
-    raise AssertionError("ended in _whole")
+    code = asyncio.new_event_loop().run_until_complete(_exit_code(args, crash_log))
+    logging.shutdown()
+    # Without closing the loop and the interpreter: both wait for threads, which may be reading 100 GB.
+    os._exit(code)
 
 
-async def _whole(args: argparse.Namespace, crash_log: termination.CrashLog) -> NoReturn:
+async def _exit_code(args: argparse.Namespace, crash_log: termination.CrashLog) -> int:
     try:
         code = await _until_signal(args, os.environ)
         crash_log.clear()
     except DownloadError as error:
         _log.error("%s", error)
         termination.write(args.termination_log, error.reason, str(error))
-        code = 2 if error.reason == "BadSpec" else 1
+        return 2 if error.reason == "BadSpec" else 1
     except Exception as error:
         _log.exception("failed")
         termination.write(args.termination_log, "DownloadFailed", f"{type(error).__name__}: {error}")
-        code = 1
-    logging.shutdown()
-    os._exit(code)  # the interpreter's own end waits for threads, which may be reading 100 GB
+        return 1
+    return code

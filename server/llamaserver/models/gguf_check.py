@@ -1,8 +1,8 @@
-"""Whether a file is a whole GGUF, told from its header. Nothing that the header says is believed: no count, no length.
+"""Whether a file is a complete GGUF file, by its header. Every count and length in the header is checked.
 
-It is a reader of our own. The `gguf` package maps the file into memory, makes an object of each of its values and
-needs NumPy. That of llama.cpp is part of the model library, which `llamaserver fetch` does without.
-What is new to this reader (a quantization, a version of the format) is no reason to refuse a file.
+This is a reader of our own. The `gguf` package maps the file into memory, makes an object of each value and needs
+NumPy. The reader of llama.cpp is part of the model library, which `llamaserver fetch` does not load.
+A quantization or a version of the format that this reader does not know is no reason to refuse a file.
 """
 
 from pathlib import Path
@@ -27,7 +27,7 @@ _LONGEST_NAME = 65_535  # bytes
 _DEEPEST = 4  # arrays in arrays
 _MOST_DIMENSIONS = 8
 
-# what begins so is known by another name
+# how files of other formats begin
 _OTHERS = {
     b"\x1f\x8b": "gzip",
     b"PK\x03\x04": "a ZIP archive",
@@ -43,28 +43,28 @@ _OTHERS = {
 }
 
 
-class NotGGUF(Exception):
-    """The message is a predicate, such as "is no GGUF file: it is empty"."""
+class NotGGUFError(Exception):
+    """The message is a predicate, such as "is not a GGUF file: it is empty"."""
 
 
-class CutOff(NotGGUF):
-    """The file is shorter than its header says; `needed` is the least size that it has when whole, in bytes."""
+class CutOffError(NotGGUFError):
+    """The file is shorter than its header says. `needed` is its least complete size in bytes."""
 
     def __init__(self, size: int, needed: int) -> None:
-        super().__init__(f"is no whole GGUF file: it has {size:,} bytes, and its header speaks of {needed:,} or more")
+        super().__init__(f"is not a complete GGUF file: it has {size:,} bytes, but its header requires {needed:,}")
         self.needed = needed
 
 
 def check_begin(head: bytes) -> None:
-    """Raise NotGGUF when no GGUF begins with these bytes: the first 64, or all when there are fewer."""
+    """Raise NotGGUFError when no GGUF begins with these bytes: the first 64, or all when there are fewer."""
     if head.startswith(MAGIC):
         return
     if not head:
-        raise NotGGUF("is no GGUF file: it is empty")
+        raise NotGGUFError("is not a GGUF file: it is empty")
     kind = next((kind for start, kind in _OTHERS.items() if head.startswith(start)), "")
     if head[8:10] == b'{"':
         kind = "safetensors"
-    raise NotGGUF(f"is no GGUF file: it begins with {_quoted(head)}" + (f" ({kind})" if kind else ""))
+    raise NotGGUFError(f"is not a GGUF file: it begins with {_quoted(head)}" + (f" ({kind})" if kind else ""))
 
 
 def _quoted(head: bytes) -> str:
@@ -76,21 +76,21 @@ def _quoted(head: bytes) -> str:
 
 
 def check(path: Path) -> None:
-    """Raise NotGGUF unless the file holds all that its header promises; OSError when it cannot be read."""
+    """Raise NotGGUFError unless the file holds all that its header promises; OSError when it cannot be read."""
     with path.open("rb") as file:
         size = path.stat().st_size
         check_begin(file.read(64))
         needed = _end(_Reader(file, size))
     if needed > size:
-        raise CutOff(size, needed)
+        raise CutOffError(size, needed)
 
 
-def _broken(what: str) -> NotGGUF:
-    return NotGGUF(f"is no GGUF file that can be read: in its header {what}")
+def _broken(what: str) -> NotGGUFError:
+    return NotGGUFError(f"is not a readable GGUF file: in its header {what}")
 
 
 class _Reader:
-    """Little-endian numbers from the front of a file. Beyond its end: NotGGUF."""
+    """Little-endian numbers from the front of a file. Beyond its end: NotGGUFError."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file, self._size = file, size
@@ -122,7 +122,7 @@ class _Reader:
         self._at += count
 
     def count(self, least: int, what: str) -> int:
-        """A number of things that take at least `least` bytes each, and so fit into what is left of the file."""
+        """A number of things of at least `least` bytes each, checked against the rest of the file."""
         count = self.number(8)
         self._need(count * least)
         if count > self._values:
@@ -132,27 +132,27 @@ class _Reader:
 
     def _need(self, count: int) -> None:
         if self.at + count > self._size:
-            raise CutOff(self._size, self.at + count)
+            raise CutOffError(self._size, self.at + count)
 
     def _refill(self, least: int) -> None:
         self._need(least)
         self._start, self._at = self.at, 0
         self._file.seek(self._start)
         self._window = self._file.read(max(least, _WINDOW))
-        if len(self._window) < least:  # another has cut it meanwhile
-            raise CutOff(self._start + len(self._window), self._start + least)
+        if len(self._window) < least:  # another process has cut it meanwhile
+            raise CutOffError(self._start + len(self._window), self._start + least)
 
 
 def _end(reader: _Reader) -> int:
-    """Where the last tensor's data end, as far as can be told."""
+    """Where the data of the last tensor end, as far as that is known."""
     reader.skip(len(MAGIC))
     version = reader.number(4)
     if version & 0xFFFF == 0:
-        raise NotGGUF("is a GGUF file for big-endian machines, which this one is not")
+        raise NotGGUFError("is a GGUF file for big-endian machines, which this one is not")
     if version == 1:
-        raise NotGGUF("is a GGUF file of version 1, which llama.cpp no longer reads")
+        raise NotGGUFError("is a GGUF file of version 1, which llama.cpp no longer reads")
     if version > _NEWEST:
-        return 0  # nobody knows yet how its header is laid out
+        return 0  # a newer version, with an unknown header
     n_tensors = reader.count(24, "tensors")
     n_values = reader.count(13, "values")
     alignment = 32
@@ -182,7 +182,7 @@ def _skip(reader: _Reader, kind: int, depth: int = 0) -> None:
     elif kind == _ARRAY and depth < _DEEPEST:
         _skip_array(reader, depth + 1)
     else:
-        raise _broken("arrays lie too deep" if kind == _ARRAY else f"a value has the unknown type {kind}")
+        raise _broken("arrays are nested too deeply" if kind == _ARRAY else f"a value has the unknown type {kind}")
 
 
 def _skip_array(reader: _Reader, depth: int) -> None:
@@ -200,7 +200,7 @@ def _skip_array(reader: _Reader, depth: int) -> None:
 
 
 def _tensor(reader: _Reader) -> int:
-    """Where its data end, from the begin of all data."""
+    """Where the data of the tensor end, from the beginning of all data."""
     reader.text("a name")
     n_dimensions, elements = reader.number(4), 1
     if n_dimensions > _MOST_DIMENSIONS:

@@ -1,4 +1,4 @@
-"""Talking to the servers that have models: what an answer means, and when to try again."""
+"""Requests to the servers that have models: what an answer means, and when to try again."""
 
 import asyncio
 import logging
@@ -11,7 +11,7 @@ from typing import TypeVar
 import aiohttp
 
 from ..errors import DownloadError
-from .http_failures import CONNECT, FAILURES, READ, MayPass, explain, hopeless, printable
+from .http_failures import CONNECT, FAILURES, READ, RetryableError, explain, hopeless, printable
 from .source import Source, shown
 
 _log = logging.getLogger(__name__)
@@ -27,21 +27,21 @@ Retrying = Callable[[str], None]  # what went wrong, and when it is tried again
 
 
 def session() -> aiohttp.ClientSession:
-    """A client that waits long for all, not for any byte."""
+    """A client without a limit for the whole answer, but with one for each read."""
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=READ)
     return aiohttp.ClientSession(trust_env=True, timeout=timeout, headers={"Accept-Encoding": "identity"})
 
 
 def nobody(_: str) -> None:
-    """Where nobody listens."""
+    """The default: nobody is told."""
 
 
 async def retried(
     url: str, call: Callable[[], Awaitable[T]], have: Callable[[], int] = lambda: 0, on_retry: Retrying = nobody
 ) -> T:
-    """Call until it works, ever more slowly; DownloadError after too many failures that gained no byte.
+    """Call until it succeeds, with growing delays. Raises DownloadError after too many failures without progress.
 
-    `have` tells how many bytes the next attempt need not get again.
+    `have` returns how many bytes the next attempt need not download again.
     """
     failures, before = 0, have()
     while True:
@@ -54,12 +54,12 @@ async def retried(
             failures = 1 if have() > before else failures + 1
             before = have()
             if failures == _ATTEMPTS:
-                then = "; the next attempt goes on from there" if before else ""
+                then = "; the next attempt continues there" if before else ""
                 raise DownloadError(f"cannot download {shown(url)}: {text}, {failures} times{then}") from error
             delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** (failures - 1))
-            if isinstance(error, MayPass):
+            if isinstance(error, RetryableError):
                 delay = max(delay, min(error.wait, _LONGEST_WAIT))
-            told = f"{shown(url)}: {text}, attempt {failures} of {_ATTEMPTS}, again in {delay:.3g} s"
+            told = f"{shown(url)}: {text}, attempt {failures} of {_ATTEMPTS}, next attempt in {delay:.3g} s"
             _log.warning("%s", told)
             on_retry(told)
             await asyncio.sleep(delay)
@@ -69,12 +69,12 @@ async def retried(
 
 
 def check_status(response: aiohttp.ClientResponse, source: Source) -> None:
-    """Raise DownloadError for what stays so, MayPass for what may pass."""
+    """Raise DownloadError for a lasting failure, RetryableError for one that may pass."""
     status = response.status
     if status >= 500 or status in (408, 425, 429):
         wait = _wait(response.headers.get("Retry-After", ""))
         asks = f" and asks to wait {wait:,.0f} s" if wait else ""
-        raise MayPass(f"the server answered {_phrase(response)}{asks}", wait)
+        raise RetryableError(f"the server answered {_phrase(response)}{asks}", wait)
     if status in (200, 206):
         return
     text = f"{shown(source.url)} answered {_phrase(response)}"
@@ -85,12 +85,12 @@ def check_status(response: aiohttp.ClientResponse, source: Source) -> None:
     if status in (401, 403):
         text += f"; {_refused(response, source)}"
     elif 300 <= status < 400:
-        text += ", without a place to go to"
+        text += ", without a Location"
     raise DownloadError(text, _REASONS.get(status, "DownloadFailed"))
 
 
 def redirected(response: aiohttp.ClientResponse) -> str:
-    """Where the answer comes from, if that is another place than was asked."""
+    """The URL that the answer came from, if there was a redirect."""
     first = response.history[0].url if response.history else response.url
     return shown(str(response.url)) if response.url != first else ""
 
@@ -103,7 +103,7 @@ def _phrase(response: aiohttp.ClientResponse) -> str:
 
 
 def _refused(response: aiohttp.ClientResponse, source: Source) -> str:
-    """What was sent to be let in, and what may be missing."""
+    """Which credentials were sent, and what may be missing."""
     sent = response.request_info.headers.get("Authorization", "")
     if sent.startswith("Basic "):
         return "the user and the password of the URL were refused"
@@ -121,7 +121,7 @@ def _refused(response: aiohttp.ClientResponse, source: Source) -> str:
 
 
 def _wait(value: str) -> float:
-    """Seconds that a Retry-After asks for, as a number or as a date; 0 for none and for nonsense."""
+    """The seconds of a Retry-After, which is a number or a date; 0 if there is none or it cannot be read."""
     if value.isascii() and value.isdigit():
         return float(value[:9])
     try:

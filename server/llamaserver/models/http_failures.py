@@ -1,4 +1,4 @@
-"""Why a request failed, in words for a person: without names of classes, and without credentials of URLs."""
+"""Why a request failed, as text for users: without names of classes, and without credentials of URLs."""
 
 import os
 import ssl
@@ -13,10 +13,10 @@ from .source import shown
 CONNECT: Final = 30.0  # seconds to a connection
 READ: Final = 60.0  # seconds without any byte
 _LONGEST = 200  # letters of what a server says
-_UNTRUSTED = (18, 19, 20, 21)  # OpenSSL: nobody that is trusted vouches for the certificate
+_UNTRUSTED = (18, 19, 20, 21)  # OpenSSL's codes for a certificate without a trusted issuer
 
 
-class MayPass(Exception):
+class RetryableError(Exception):
     """A failure that is worth another attempt, after `wait` seconds if the server says so."""
 
     def __init__(self, message: str, wait: float = 0.0) -> None:
@@ -24,25 +24,25 @@ class MayPass(Exception):
         self.wait = wait
 
 
-# what a request raises that is no fault of this machine's disk
-FAILURES: Final = (MayPass, aiohttp.ClientError, TimeoutError, ConnectionError, ValueError)
+# what a request raises, apart from failures of this machine's disk
+FAILURES: Final = (RetryableError, aiohttp.ClientError, TimeoutError, ConnectionError, ValueError)
 _LASTING = (
     aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError, aiohttp.ClientSSLError, aiohttp.TooManyRedirects, ValueError,
 )  # fmt: skip
 
 
 def hopeless(error: Exception) -> bool:
-    """Whether another attempt would end alike."""
+    """Whether another attempt would fail in the same way."""
     return isinstance(error, _LASTING)
 
 
 def explain(error: Exception) -> str:
-    """What one of FAILURES means."""
+    """The text for one of FAILURES."""
     return next(text(error) for kind, text in _TEXTS if isinstance(error, kind))
 
 
 def printable(text: str) -> str:
-    """What a server says, on one line and not too long."""
+    """The text of a server on one line, at most 200 characters."""
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())[:_LONGEST]
 
 
@@ -60,7 +60,7 @@ def _no_tls(error: aiohttp.ClientSSLError) -> str:
     if reason == "WRONG_VERSION_NUMBER":
         return f"{error.host}:{error.port} does not speak TLS; does its URL begin with http:// rather than https://?"
     why = reason.replace("_", " ").lower() or "it was closed"
-    return f"no TLS connection to {error.host}:{error.port} came about: {why}"
+    return f"no TLS connection to {error.host}:{error.port} could be made: {why}"
 
 
 def _unknown_name(error: aiohttp.ClientConnectorDNSError) -> str:
@@ -76,7 +76,7 @@ def _unreachable(error: aiohttp.ClientConnectorError) -> str:
 
 
 def _why(error: OSError) -> str:
-    """In the system's words: those of asyncio hold addresses and the names of calls."""
+    """The text of the operating system: that of asyncio has addresses and names of functions."""
     if error.errno is not None and error.errno > 0:
         return os.strerror(error.errno)
     return printable(error.strerror or "") or "no answer"
@@ -96,12 +96,12 @@ def _target(redirect: aiohttp.ClientResponse) -> str:
 
 
 def _elsewhere(error: aiohttp.ClientError) -> str:
-    return f"the server redirects to {shown(str(error.args[0]))}, which is no HTTP address"
+    return f"the server redirects to {shown(str(error.args[0]))}, which is not an HTTP address"
 
 
-# The first kind that fits has the word: special ones stand before general ones.
+# The first kind that fits is used, so special ones stand before general ones.
 _TEXTS: tuple[tuple[type[Exception], Callable[[Any], str]], ...] = (
-    (MayPass, str),
+    (RetryableError, str),
     (aiohttp.ClientConnectorCertificateError, _untrusted),
     (aiohttp.ClientSSLError, _no_tls),
     (aiohttp.ClientConnectorDNSError, _unknown_name),
@@ -109,13 +109,13 @@ _TEXTS: tuple[tuple[type[Exception], Callable[[Any], str]], ...] = (
     (aiohttp.ClientConnectorError, _unreachable),
     (aiohttp.TooManyRedirects, _endless),
     (aiohttp.RedirectClientError, _elsewhere),
-    (aiohttp.InvalidURL, lambda _: "this is no HTTP address"),
-    (aiohttp.NonHttpUrlClientError, lambda _: "this is no HTTP address"),
+    (aiohttp.InvalidURL, lambda _: "this is not an HTTP address"),
+    (aiohttp.NonHttpUrlClientError, lambda _: "this is not an HTTP address"),
     (aiohttp.ConnectionTimeoutError, lambda _: f"there was no connection within {CONNECT:g} s"),
-    (TimeoutError, lambda _: f"no byte came for {READ:g} s"),
+    (TimeoutError, lambda _: f"no data came for {READ:g} s"),
     (aiohttp.ClientHttpProxyError, lambda error: f"the proxy answered {error.status} {printable(error.message)}"),
     (aiohttp.ClientResponseError, lambda _: "the server does not answer with HTTP"),
     (aiohttp.ServerDisconnectedError, lambda _: "the server closed the connection without an answer"),
     (ValueError, lambda error: f"the request cannot be made: {printable(str(error))}"),
-    (Exception, lambda _: "the connection broke off"),
+    (Exception, lambda _: "the connection was lost"),
 )

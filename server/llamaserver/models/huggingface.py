@@ -1,6 +1,6 @@
 """Hugging Face repositories: the URL of a file, and the file of a quantization.
 
-HF_ENDPOINT names a mirror, HF_TOKEN opens what is not public.
+HF_ENDPOINT names a mirror. HF_TOKEN gives access to what is not public.
 """
 
 import re

@@ -1,8 +1,8 @@
 """One downloader at a time among processes, pods and nodes that share a folder.
 
-The lock is a file that only one can create (O_EXCL) and that its holder keeps touching. It is taken over once
-it was not touched for long by the file system's own clock, whatever the clocks of the nodes say; from a
-holder on the same kernel at once, because there flock tells whether it lives.
+The lock is a file that only one process can create (O_EXCL), and that its holder touches regularly. Another
+process takes it over when it was not touched for long. The clock is that of the file system, so the clocks of
+the nodes do not matter. On the same kernel, flock shows at once that the holder has ended.
 """
 
 import asyncio
@@ -21,11 +21,11 @@ from pathlib import Path
 _log = logging.getLogger(__name__)
 _BEAT = 5.0  # seconds between touches
 _STALE = 60.0  # seconds without a touch after which the holder counts as dead
-_FIRST_LOOK, _LONGEST_LOOK = 0.25, 5.0  # seconds between looks at another's lock
+_FIRST_LOOK, _LONGEST_LOOK = 0.25, 5.0  # seconds between looks at the lock of another process
 
 
-class LockLost(Exception):
-    """Another has taken the lock over, as after a long silence of this process."""
+class LockLostError(Exception):
+    """Another process has taken over the lock, as this one has not touched it for long."""
 
 
 @dataclass(slots=True)
@@ -37,12 +37,12 @@ class Lock:
     lost: bool = False
 
     def check(self) -> None:
-        """Raise LockLost when the last touch found another's lock."""
+        """Raise LockLostError if the last touch found the lock of another process."""
         if self.lost:
-            raise LockLost(str(self.path))
+            raise LockLostError(str(self.path))
 
     def touch(self) -> None:
-        """Say that the holder lives, unless it is no longer the holder; LockLost then."""
+        """Show that the holder is alive. Raises LockLostError if it does not hold the lock any more."""
         self.lost = self.lost or not _is_at(self.file, self.path)
         self.check()
         os.utime(self.file)
@@ -53,13 +53,13 @@ class Lock:
             await asyncio.sleep(_BEAT)
             try:
                 await asyncio.to_thread(self.touch)
-            except LockLost:
-                _log.warning("%s was taken over", self.path)
+            except LockLostError:
+                _log.warning("another process took over %s", self.path)
             except OSError as error:
                 _log.warning("cannot touch %s: %s", self.path, error)
 
     def release(self) -> None:
-        """Give it back, and clear away what waiters left that are gone."""
+        """Release the lock, and remove files that ended waiters have left."""
         with suppress(OSError):
             if _is_at(self.file, self.path):
                 self.path.unlink()
@@ -70,7 +70,7 @@ class Lock:
 
 @asynccontextmanager
 async def held(path: Path, on_wait: Callable[[bool], None]) -> AsyncIterator[Lock]:
-    """Hold the lock of this path; `on_wait` hears whether another has to be waited for."""
+    """Hold the lock of this path. `on_wait` gets True when another process holds it, then False."""
     lock = await _acquired(path, on_wait)
     beating = asyncio.create_task(lock.beat())
     try:
@@ -85,7 +85,7 @@ async def _acquired(path: Path, on_wait: Callable[[bool], None]) -> Lock:
     try:
         while not (lock := _create(path)):
             if not waits:
-                _log.info("waiting for another that downloads %s", path.with_suffix(""))
+                _log.info("waiting for another process that downloads %s", path.with_suffix(""))
                 waits = True
                 on_wait(True)
             if await asyncio.to_thread(_taken_from_the_dead, path, clock):
@@ -100,7 +100,7 @@ async def _acquired(path: Path, on_wait: Callable[[bool], None]) -> Lock:
 
 
 def _create(path: Path) -> Lock | None:
-    """The lock, if nobody has it."""
+    """The lock; None if another process holds it."""
     try:
         file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644)
     except FileExistsError:
@@ -118,7 +118,7 @@ def _create(path: Path) -> Lock | None:
 
 
 def _taken_from_the_dead(path: Path, clock: Path) -> bool:
-    """Remove the lock when its holder is dead; True when it is worth trying at once."""
+    """Remove the lock if its holder has ended; True if the next try need not wait."""
     now = _time_there(clock)
     try:
         file = os.open(path, os.O_RDONLY)  # opening asks a network file system for the truth
@@ -134,7 +134,7 @@ def _taken_from_the_dead(path: Path, clock: Path) -> bool:
 
 
 def _time_there(clock: Path) -> float:
-    """The file system's time: that of a file just touched."""
+    """The file system's time: that of a file touched now."""
     file = os.open(clock, os.O_CREAT | os.O_RDWR, 0o644)
     try:
         os.utime(file)
@@ -144,7 +144,7 @@ def _time_there(clock: Path) -> float:
 
 
 def _holder_died_here(file: int) -> bool:
-    """Whether the holder was on this kernel and its flock is gone."""
+    """Whether the holder ran on this kernel and has ended, so that its flock is gone."""
     kernel = _kernel()
     if not kernel or kernel.encode() not in os.read(file, 4096):
         return False
@@ -164,7 +164,7 @@ def _set_aside(file: int, path: Path) -> bool:
         return True
     judged = _is_at(file, aside)
     if judged:
-        _log.warning("took over %s from a downloader that is gone", path)
+        _log.warning("took over %s from a process that has ended", path)
     else:
         with suppress(OSError):  # or whoever made it notices at the next touch
             os.link(aside, path)

@@ -1,7 +1,7 @@
-"""Where a cached file came from, kept beside it, and whether it has let a server down.
+"""Where a cached file came from, stored beside it, and whether a server failed to load it.
 
-`FILE.origin` is JSON: {url, etag, last_modified, at}. A file that has one was checked: it is a whole GGUF.
-`FILE.suspect` says that a server could not load the file, which makes the next download ask where it came from.
+`FILE.origin` is JSON: {url, etag, last_modified, at}. A file that has one was checked: it is a complete GGUF file.
+`FILE.suspect` says that a server could not load the file. Then the next download asks the source for another one.
 """
 
 import os
@@ -20,9 +20,9 @@ _ORIGIN, _SUSPECT = ".origin", ".suspect"
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """One download; all "" for a file that an older version brought, or that was there before."""
+    """One download. All fields are "" for a file of an older version, or one that was there before."""
 
-    url: str = ""  # fit to be shown: without credentials
+    url: str = ""  # without credentials, so that it can be shown
     etag: str = ""
     last_modified: str = ""
     at: str = ""  # ISO 8601, UTC
@@ -34,12 +34,12 @@ def now() -> str:
 
 
 def record(path: Path, status: os.stat_result, origin: Origin) -> None:
-    """Keep it for a file that has, or is about to take, the name `path`; `status` is that file's. OSError."""
+    """Store it for a file that has, or will get, the name `path`. `status` is that file's. Raises OSError."""
     sidecar.write(path, _ORIGIN, status, asdict(origin))
 
 
 def of(path: Path) -> Origin | None:
-    """What was kept for the file as it is now."""
+    """The origin of the file as it is now; None if it is not known."""
     kept = sidecar.read(path, _ORIGIN)
     try:
         return Origin(*(str(kept[name]) for name in Origin.__slots__))
@@ -54,13 +54,13 @@ def told(path: Path) -> str:
 
 
 def vouches(path: Path, sha256: str) -> bool:
-    """Whether what is kept beside a file says that it is the one wanted, and good. Nothing of the file is read."""
+    """Whether the records beside a file say that it is the right one, and good. The file itself is not read."""
     known = digest.recorded(path) == sha256.lower() if sha256 else of(path) is not None
     return known and not is_suspect(path)
 
 
 def suspect(path: Path) -> None:
-    """Note that the file could not be loaded, where the folder can be written."""
+    """Record that the file could not be loaded, if the folder can be written."""
     with suppress(OSError):
         if not is_suspect(path):
             sidecar.write(path, _SUSPECT, path.stat(), {"intact": False})
@@ -72,35 +72,35 @@ def is_suspect(path: Path) -> bool:
 
 
 def is_intact(path: Path) -> bool:
-    """Whether a suspect was found to be what was downloaded, to the last byte."""
+    """Whether a suspect file was found to have the bytes that were downloaded."""
     return bool(sidecar.read(path, _SUSPECT).get("intact"))
 
 
 def set_intact(path: Path) -> None:
-    """Note that, where the folder can be written."""
+    """Record that, if the folder can be written."""
     with suppress(OSError):
         sidecar.write(path, _SUSPECT, path.stat(), {"intact": True})
 
 
 def trust(path: Path) -> None:
-    """Take back that the file could not be loaded, where the folder can be written."""
+    """Remove the record that the file could not be loaded, if the folder can be written."""
     with suppress(OSError):
         sidecar.remove(path, _SUSPECT)
 
 
 def blamed(error: ModelLoadError) -> ModelLoadError:
-    """Suspect the file whose load has failed, if it was downloaded; the error with when and from where it came."""
+    """Mark the file whose load has failed as suspect, if it was downloaded; returns the error with its origin."""
     path = Path(error.file)
     if not error.file or of(path) is None:
         return error
     for name in shards(path.name):
         suspect(path.with_name(name))
-    text = f"{error}; the file is from the cache{told(path)}; the next download asks whether there is another by now"
+    text = f"{error}; the file is from the cache{told(path)}; the next start checks whether the server has another file"
     return ModelLoadError(text, error.file)
 
 
 def praise(paths: Iterable[Path]) -> None:
-    """Trust files that were loaded."""
+    """Remove the suspicion from files that were loaded."""
     for path in paths:
         for name in shards(path.name):
             trust(path.with_name(name))

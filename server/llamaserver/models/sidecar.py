@@ -1,15 +1,16 @@
-"""Small JSON files beside a large one. They count only while size and time are still the large file's."""
+"""Small JSON files beside a large one. They are valid as long as the large file has the same size and time."""
 
 import json
 import os
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .. import files
+
 
 def read(path: Path, ending: str) -> dict[str, Any]:
-    """What was kept about the file as it is now; empty when there is nothing."""
+    """What was stored about the file as it is now; empty if there is nothing."""
     try:
         kept = json.loads(_beside(path, ending).read_bytes())
         return dict(kept) if _stamp(path.stat()).items() <= kept.items() else {}
@@ -18,17 +19,13 @@ def read(path: Path, ending: str) -> dict[str, Any]:
 
 
 def write(path: Path, ending: str, status: os.stat_result, values: Mapping[str, Any]) -> None:
-    """Keep `values` about a file that has, or is about to take, the name `path`; `status` is that file's. OSError."""
-    fresh = path.with_name(f".{uuid.uuid4().hex}{ending}")
-    try:
-        fresh.write_text(json.dumps({**values, **_stamp(status)}))
-        fresh.replace(_beside(path, ending))
-    finally:
-        fresh.unlink(missing_ok=True)
+    """Store `values` about a file that has, or will get, the name `path`. `status` is that file's. Raises OSError."""
+    text = json.dumps({**values, **_stamp(status)})
+    files.write_atomically(_beside(path, ending), [text.encode()], durable=False)
 
 
 def remove(path: Path, ending: str) -> None:
-    """Forget it. OSError where the folder cannot be written."""
+    """Remove it. Raises OSError if the folder cannot be written."""
     _beside(path, ending).unlink(missing_ok=True)
 
 

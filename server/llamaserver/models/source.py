@@ -1,4 +1,4 @@
-"""One file on a server: its URL, its digest, the token that opens it. Pure."""
+"""One file on a server: its URL, its digest, its token. Pure."""
 
 import re
 from dataclasses import dataclass
@@ -21,19 +21,19 @@ class Source:
 
 
 def shown(url: str) -> str:
-    """A URL as others may see it: the user, the password and the query may be secrets, as in signed URLs."""
+    """A URL without its user, password and query, which may be secrets, as in signed URLs."""
     try:
         parts = urlsplit(url)
         host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
         port = f":{parts.port}" if parts.port else ""
-    except ValueError:  # what is no address has its secrets anywhere
+    except ValueError:  # in what is not a URL, a secret may be anywhere
         return f"{url.partition('://')[0]}://…" if "://" in url else "…"
     query = "?…" if parts.query else ""
     return f"{parts.scheme}://{host}{port}{parts.path}{query}" if parts.netloc else f"{parts.path}{query}"
 
 
 def is_http(url: str) -> bool:
-    """Whether it is an address that can be asked."""
+    """Whether it is an HTTP address."""
     try:
         parts = urlsplit(url)
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -45,7 +45,7 @@ def _split(url: str) -> SplitResult:
     try:
         return urlsplit(url)
     except ValueError:
-        raise DownloadError(f"{shown(url)} is no HTTP address", "BadSpec") from None
+        raise DownloadError(f"{shown(url)} is not an HTTP address", "BadSpec") from None
 
 
 def bearer(url: str, token: str) -> tuple[tuple[str, str], ...]:

@@ -1,4 +1,4 @@
-"""What `llamaserver fetch --file JSON` asks for: {path, huggingFace | http, sha256}, taken apart and checked."""
+"""The argument of `llamaserver fetch --file`, read and checked: {path, huggingFace | http, sha256}."""
 
 import json
 import re
@@ -47,7 +47,7 @@ def wanted(text: str, environ: Mapping[str, str]) -> list[Wanted]:
     paths = [str(path.with_name(name)) for name in shards(path.name)]
     if len(paths) != len(sources):
         like = shown(sources[0].url)
-        raise _bad(f"{path.name} must be named like {like}: the parts of a split model tell their number")
+        raise _bad(f"{path.name} must be named like {like}: names of the parts of a split model contain their number")
     hashes = [sha256, *[""] * (len(sources) - 1)]
     return [
         Wanted(replace(source, sha256=digest), place)
@@ -91,7 +91,7 @@ def _object(value: Any, name: str, known: set[str]) -> dict[str, Any]:
 def _text(values: dict[str, Any], name: str, default: str | None = None) -> str:
     value = values.get(name, default)
     if not isinstance(value, str) or (default is None and not value):
-        raise _bad(f"{name} must be a text that is not empty")
+        raise _bad(f"{name} must be a string that is not empty")
     return value or default or ""
 
 

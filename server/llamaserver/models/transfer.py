@@ -1,12 +1,13 @@
-"""One file on its way from a server to its place. It takes the name only when it is whole, hashed and durable.
+"""The download of one file. It gets its name only when it is complete, checked and on the disk.
 
-A partial file lies beside the target as `<name>.part` with `<name>.part.etag`; a later start goes on
-where this one ended, as long as the server still has the same file.
+A partial file lies beside the target as `<name>.part` with `<name>.part.etag`. A later start continues it,
+as long as the server still has the same file.
 """
 
 import asyncio
 import errno
 import logging
+import math
 import os
 import re
 import shutil
@@ -16,18 +17,21 @@ from pathlib import Path
 
 import aiohttp
 
+from .. import files
 from ..errors import DownloadError
 from . import digest, gguf_check, http_client, origin
-from .gguf_check import CutOff, NotGGUF
+from .gguf_check import CutOffError, NotGGUFError
 from .http_client import Retrying
-from .http_failures import FAILURES, MayPass, explain
+from .http_failures import FAILURES, RetryableError, explain
 from .lock import Lock
 from .source import Source, shown
 
 _log = logging.getLogger(__name__)
-_CHUNK = 1 << 20
+_MIB = 1 << 20
+_CHUNK = _MIB
 _HEAD = 64  # bytes that tell a GGUF from other files
-_SPARE = 64 << 20  # bytes to leave free
+_SPARE = 64 * _MIB  # bytes to leave free
+_LOG_EVERY = 5  # percent between two log lines
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
 
 Progress = Callable[[int, int], None]  # bytes so far, bytes in all (0: unknown)
@@ -35,7 +39,7 @@ Progress = Callable[[int, int], None]  # bytes so far, bytes in all (0: unknown)
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """One file, by the holder of its lock."""
+    """The download of one file, by the holder of its lock."""
 
     client: aiohttp.ClientSession
     source: Source
@@ -45,33 +49,33 @@ class Transfer:
     on_retry: Retrying
 
     async def run(self, *, room: bool = False) -> Path:
-        """Until the file is there; DownloadError, or OSError for what the file system refuses.
+        """Download until the file is there. Raises DownloadError, or OSError from the file system.
 
-        With `room`, what has the name goes first: it is of no use to anybody.
+        With `room`, the old file of that name is removed first.
         """
         if room:
             self.target.unlink(missing_ok=True)
         return await http_client.retried(self.source.url, self._attempt, self._have, self.on_retry)
 
     async def renew(self) -> None:
-        """For a file that could not be loaded: get another one if the server has one by now.
+        """For a file that could not be loaded: download another one if the server has one now.
 
-        What cannot be had leaves the file as it is: the cause may be elsewhere. DownloadError when nothing is left.
+        If that fails, the old file stays, as the cause may be elsewhere. Raises DownloadError if no file is left.
         """
         url = shown(self.source.url)
         about = f"{self.target}{origin.told(self.target)} could not be loaded"
         try:
             if await self._has_changed():
-                _log.warning("%s, and %s has another by now; downloading that", about, url)
+                _log.warning("%s; %s has another file now, downloading that", about, url)
                 await self._replace()
             else:
-                _log.warning("%s, and %s still has the same", about, url)
+                _log.warning("%s; %s still has the same file", about, url)
         except DownloadError as error:
             if not self.target.exists():
                 raise
-            _log.warning("%s, and no other can be had: %s", about, error)
+            _log.warning("%s; no other file can be downloaded: %s", about, error)
         except FAILURES as error:
-            _log.warning("%s, and %s cannot be asked for another: %s", about, url, explain(error))
+            _log.warning("%s; %s cannot be asked for another file: %s", about, url, explain(error))
 
     async def _replace(self) -> None:
         try:
@@ -80,10 +84,10 @@ class Transfer:
             failure = error if isinstance(error, DownloadError) else cannot_write(self.target, error)
             if failure.reason != "DiskFull":
                 raise failure from error
-            await self.run(room=True)  # there is room for one, and that one does not load
+            await self.run(room=True)  # there is room for one file only, and the old one does not load
 
     async def _has_changed(self) -> bool:
-        """Whether the server has another file by now: its digest tells, else its tag, its date or its size."""
+        """Whether the server has another file now, by its digest, else its ETag, its date or its size."""
         known = origin.of(self.target) or origin.Origin()
         asked = {"If-None-Match": known.etag, "If-Modified-Since": known.last_modified}
         async with self._get({name: value for name, value in asked.items() if value}) as response:
@@ -98,7 +102,7 @@ class Transfer:
             return response.content_length not in (None, self.target.stat().st_size)
 
     def _get(self, headers: dict[str, str]) -> "aiohttp.client._RequestContextManager":
-        # As it comes, even where the server says that it is compressed: what is no GGUF is refused anyway.
+        # Without decompression, whatever the server says: what is not a GGUF file is refused anyway.
         return self.client.get(self.source.url, headers=dict(self.source.headers) | headers, auto_decompress=False)
 
     # ---- one attempt
@@ -112,11 +116,11 @@ class Transfer:
         return self.target.with_name(f"{self.target.name}.part.etag")
 
     def _have(self) -> int:
-        """Bytes that need not come again."""
+        """Bytes of the partial file that can be continued."""
         return self._part.stat().st_size if self._part.exists() and self._tag_file.exists() else 0
 
     def _drop(self) -> None:
-        self._part.unlink(missing_ok=True)  # before the tag: a part must never be continued under another's
+        self._part.unlink(missing_ok=True)  # before the tag: a part must never be continued with another tag
         self._tag_file.unlink(missing_ok=True)
 
     async def _attempt(self) -> Path:
@@ -124,9 +128,9 @@ class Transfer:
         ranged = {"Range": f"bytes={have}-", "If-Range": self._tag_file.read_text()} if have else {}
         async with self._get(ranged) as response:
             expected = self._expected(response)
-            ended = response.content_length is not None  # else a connection that breaks off looks like the end
+            ended = response.content_length is not None  # else a lost connection looks like the end
             if response.status == 416 and response.headers.get("Content-Range") == f"bytes */{have}":
-                _log.info("%s was whole already", self._part)  # this process or machine went down before the rename
+                _log.info("%s was complete already", self._part)  # this process or machine went down before the rename
             else:
                 have = await self._receive(response, self._go_on(response, have))
         came = _origin(response, self.source)
@@ -135,7 +139,7 @@ class Transfer:
         return self.target
 
     def _expected(self, response: aiohttp.ClientResponse) -> str:
-        """The digest that the file must have, "" when nobody knows. A wrong one costs no download."""
+        """The digest that the file must have, "" if it is not known. A wrong one is found before the download."""
         announced, wanted = _known_hash(response), self.source.sha256.lower()
         if announced and wanted and announced != wanted:
             text = f"{shown(self.source.url)} has SHA-256 {announced}, expected {self.source.sha256}"
@@ -143,25 +147,26 @@ class Transfer:
         return wanted or announced
 
     def _go_on(self, response: aiohttp.ClientResponse, have: int) -> int:
-        """Bytes of the part that this response continues; anything else of the part is dropped first."""
+        """Bytes of the part that this response continues. Where it continues nothing, the part is removed first."""
         if response.status == 416:
             self._drop()
-            raise MayPass("the server refuses to go on where the last attempt ended; starting anew")
+            raise RetryableError("the server refuses to continue where the last attempt ended; starting again")
         http_client.check_status(response, self.source)
         if response.status == 206:
             if response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
                 return have
             self._drop()
-            raise MayPass("the server sent another range than was asked for; starting anew")
+            raise RetryableError("the server sent another range than the requested one; starting again")
         self._drop()
         if tag := response.headers.get("ETag") or response.headers.get("Last-Modified"):
             self._tag_file.write_text(tag)
         return 0
 
     async def _receive(self, response: aiohttp.ClientResponse, have: int) -> int:
-        """Write the body behind the first `have` bytes of the part; MayPass when it is shorter than announced.
+        """Write the body after the first `have` bytes of the part; RetryableError if it is shorter than announced.
 
-        At its place, not at the end: a downloader that lost its lock and does not know yet writes the same bytes there.
+        Bytes are written at their offset, not appended: a process that has lost its lock without knowing it yet
+        then writes the same bytes to the same place.
         """
         length = response.content_length
         total = have + length if length is not None else 0
@@ -179,40 +184,40 @@ class Transfer:
                     have += len(chunk)
                     self.progress(have, total)
                     percent = have * 100 // total if total else 0
-                    if percent >= shown_percent + 5:
+                    if percent >= shown_percent + _LOG_EVERY:
                         shown_percent = percent
-                        _log.info("downloading %s: %d%% of %d MiB", self.target.name, percent, total >> 20)
+                        _log.info("downloading %s: %d%% of %d MiB", self.target.name, percent, total // _MIB)
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-            raise MayPass(f"{explain(error)} at {amount(have, total)}") from error
+            raise RetryableError(f"{explain(error)} at {amount(have, total)}") from error
         if total and have != total:
-            raise MayPass(f"the connection broke off at {amount(have, total)}")
+            raise RetryableError(f"the connection was lost at {amount(have, total)}")
         return have
 
     async def _head(self, response: aiohttp.ClientResponse) -> bytes:
-        """The first bytes, once they are known to be a GGUF's: nobody waits for the rest of a web page."""
+        """The first bytes, if a GGUF file begins so: the rest of a web page is not downloaded."""
         try:
             head = await response.content.readexactly(_HEAD)
         except asyncio.IncompleteReadError as error:
             head = error.partial
         try:
             gguf_check.check_begin(head)
-        except NotGGUF as error:
+        except NotGGUFError as error:
             raise self._refused(response, error) from error
         return head
 
     def _check(self, response: aiohttp.ClientResponse, *, ended: bool) -> None:
-        """Nothing but a whole GGUF may take the name."""
+        """Refuse all but a complete GGUF file."""
         try:
             gguf_check.check(self._part)
-        except CutOff as error:
+        except CutOffError as error:
             if not ended:
                 have = self._part.stat().st_size
-                raise MayPass(f"the connection broke off at {amount(have, error.needed)}") from error
-            raise self._refused(response, error, "The server's own file is cut off. ") from error
-        except NotGGUF as error:
+                raise RetryableError(f"the connection was lost at {amount(have, error.needed)}") from error
+            raise self._refused(response, error, "The file on the server is incomplete. ") from error
+        except NotGGUFError as error:
             raise self._refused(response, error) from error
 
-    def _refused(self, response: aiohttp.ClientResponse, problem: NotGGUF, advice: str = "") -> DownloadError:
+    def _refused(self, response: aiohttp.ClientResponse, problem: NotGGUFError, advice: str = "") -> DownloadError:
         self._drop()
         about = [response.content_type]
         if encoding := response.headers.get("Content-Encoding"):
@@ -222,11 +227,13 @@ class Transfer:
         if response.content_type == "text/html":
             path = "Is it /resolve/ in place of /blob/?" if "/blob/" in self.source.url else ""
             advice = f"{path or 'Is a sign-in or another URL needed?'} "
-        text = f"{shown(self.source.url)} {problem}; it came as {', '.join(about)}. {advice}Nothing was kept"
+        text = (
+            f"{shown(self.source.url)} {problem}; it was sent as {', '.join(about)}. {advice}The download was discarded"
+        )
         return DownloadError(text, "NotGGUF")
 
     def _finish(self, size: int, expected: str, came: origin.Origin) -> None:
-        """Check, make durable, keep the digest and the origin, rename."""
+        """Check the digest, sync the file, store digest and origin, rename."""
         _log.info("computing the SHA-256 of %s", self.target.name)
         found = digest.compute(self._part)
         if expected and found != expected:
@@ -237,17 +244,13 @@ class Transfer:
         with self._part.open("rb+") as file:
             if os.fstat(file.fileno()).st_size != size:
                 self._drop()
-                raise MayPass("another wrote to the same file; starting anew")
+                raise RetryableError("another process wrote to the same file; starting again")
             os.fsync(file.fileno())
         status = self._part.stat()
         digest.record(self.target, status, found)
         origin.record(self.target, status, came)
         self._part.replace(self.target)
-        folder = os.open(self.target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        files.sync_folder(self.target.parent)
         self._tag_file.unlink(missing_ok=True)
         origin.trust(self.target)
 
@@ -258,7 +261,7 @@ def _origin(response: aiohttp.ClientResponse, source: Source) -> origin.Origin:
 
 
 def _known_hash(response: aiohttp.ClientResponse) -> str:
-    """Hugging Face tells the SHA-256 of large files, on the redirect before the file itself."""
+    """The SHA-256 that Hugging Face sends for large files, with the redirect before the file; "" if there is none."""
     for step in (*response.history, response):
         value = step.headers.get("X-Linked-Etag", "").strip('"')
         if _SHA256.match(value):
@@ -269,12 +272,12 @@ def _known_hash(response: aiohttp.ClientResponse) -> str:
 def _check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed + _SPARE > free:
-        wants = f"the file needs {-(-needed >> 20)} MiB more and {_SPARE >> 20} MiB to spare"
-        raise DownloadError(f"{folder} has {free >> 20} MiB free; {wants}", "DiskFull")
+        wants = f"the file needs {math.ceil(needed / _MIB)} MiB more and {_SPARE // _MIB} MiB to spare"
+        raise DownloadError(f"{folder} has {free // _MIB} MiB free; {wants}", "DiskFull")
 
 
 def cannot_write(path: Path, error: OSError) -> DownloadError:
-    """What a failure of the file system means."""
+    """The error for a failure of the file system."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return DownloadError(f"cannot write {path}: {error.strerror or error}", "DiskFull" if full else "DownloadFailed")
 
@@ -287,7 +290,7 @@ def amount(have: int, total: int) -> str:
 
 
 async def size(client: aiohttp.ClientSession, source: Source) -> int:
-    """Bytes of a file, 0 when its server does not tell: good for showing progress only."""
+    """Bytes of a file as its server says, 0 if it does not; only to show progress."""
     try:
         async with client.head(source.url, headers=dict(source.headers), allow_redirects=True) as response:
             return (response.content_length or 0) if response.status == 200 else 0

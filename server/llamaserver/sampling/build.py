@@ -1,10 +1,10 @@
-"""From a request's parameters to the steps of its chain: names, values that disable, bounds."""
+"""Makes the sampling steps of a request from its parameters, and checks their bounds."""
 
 import math
 from collections.abc import Callable
 
 from ..errors import InvalidRequest
-from ..interfaces.params import KNOWN_SAMPLERS, SamplingParams
+from ..interfaces.params import KNOWN_SAMPLERS, SAMPLING_PARAMETERS, SamplingParams
 from . import chain
 from .chain import Step
 from .dry import Dry
@@ -12,25 +12,7 @@ from .dry import Dry
 _LEAST_WINDOW = 4096  # a window may be asked this large whatever the context is
 _MOST_STEPS = 64  # samplers of one request
 
-_FINITE = (
-    "temperature",
-    "dynatemp_range",
-    "dynatemp_exponent",
-    "top_p",
-    "min_p",
-    "tfs_z",
-    "typical_p",
-    "top_n_sigma",
-    "xtc_probability",
-    "xtc_threshold",
-    "repeat_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-    "dry_multiplier",
-    "dry_base",
-    "mirostat_tau",
-    "mirostat_eta",
-)
+_FINITE = tuple(item.attribute for item in SAMPLING_PARAMETERS if item.kind is float)
 
 
 def check_finite(params: SamplingParams) -> None:

@@ -1,4 +1,4 @@
-"""DRY ("don't repeat yourself"): a price, growing with its length, on continuing a repeated sequence.
+"""DRY ("don't repeat yourself"): a penalty for continuing a repeated sequence, which grows with its length.
 
 Formulas are those of llama.cpp's sampler. State of one request; the breakers are shared.
 """
@@ -53,7 +53,7 @@ class DryParams:
 
 
 class Dry:
-    """Looks for earlier places where the text's end occurs, and taxes what followed there."""
+    """Finds earlier occurrences of the end of the text, and gives a penalty to the tokens that followed there."""
 
     def __init__(self, params: DryParams, breakers: Sequence[Breakers]) -> None:
         self._params = params

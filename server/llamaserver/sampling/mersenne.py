@@ -1,6 +1,6 @@
 """The random numbers of one request: the Mersenne Twister, drawn the way llama.cpp's samplers draw.
 
-The same seed gives the same numbers on every machine and whatever else runs beside the request.
+The same seed gives the same numbers on every machine, whatever other requests run.
 """
 
 import numpy as np

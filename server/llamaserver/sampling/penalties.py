@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 
 class Penalties:
-    """A ring of the last `last_n` tokens and the price each of them pays."""
+    """A ring of the last `last_n` tokens, and their penalties."""
 
     def __init__(self, n_vocab: int, last_n: int, repeat: float, frequency: float, presence: float) -> None:
         self._n_vocab = n_vocab

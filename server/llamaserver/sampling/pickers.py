@@ -1,4 +1,4 @@
-"""The ends of a chain: from candidates to one chosen, and what changes a row of logits before."""
+"""The last step of sampling, which chooses one candidate, and the bias that changes a row of logits before."""
 
 import math
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ from .mirostat import Mirostat
 
 
 class Picker(Protocol):
-    """Ends the work on a set of candidates by choosing one."""
+    """Chooses one of a set of candidates."""
 
-    enough: int  # this many of the most likely suffice to begin with; 0: all are needed
+    enough: int  # how many of the most likely candidates it needs at most; 0: all
 
     def choose(self, c: Candidates) -> tuple[Candidates, int]:
         """Return the candidates left at the end and the chosen one's place among them."""
@@ -51,7 +51,7 @@ class Chain:
         return c, draw(c, self._random)
 
 
-class Surprise:
+class MirostatPicker:
     """Temperature, then mirostat."""
 
     enough = 0

@@ -25,12 +25,12 @@ from .dry import Breakers, Dry, DryParams, find_breakers
 from .mersenne import Twister
 from .mirostat import MirostatOne, MirostatTwo
 from .penalties import Penalties
-from .pickers import Bias, Chain, Greedy, Picker, Surprise
+from .pickers import Bias, Chain, Greedy, MirostatPicker, Picker
 
 _FEW = 256  # candidates tried one by one against a grammar before the whole vocabulary is
 _MOST_BREAKERS = 64
 _BREAKER = 40  # characters
-_MOST_GRAMMARS = 16  # that are kept compiled
+_MOST_GRAMMARS = 16  # texts of grammars that are kept compiled
 _MOST_REMEMBERED = 256  # breakers whose tokens are kept
 
 
@@ -58,7 +58,7 @@ class ChainSampler:
         self._matcher = matcher
 
     def prime(self, prompt: Sequence[int]) -> None:
-        """Start the penalty windows with the prompt, or what stands in for it."""
+        """Start the penalty windows with the prompt, or with `penalty_prompt`."""
         if self._penalties is not None:
             stand_in = self._params.penalty_prompt
             self._penalties.extend(prompt if stand_in is None else stand_in)
@@ -108,7 +108,7 @@ class ChainSampler:
         try:
             return self._choose_allowed(logits)
         except NothingLeftError:
-            # Logits that are no numbers: make them numbers that sort where they belong, once.
+            # Replace NaN and infinities by numbers that sort in their place, and try once more.
             np.nan_to_num(logits, copy=False, nan=-math.inf, posinf=1e30, neginf=-math.inf)
         try:
             return self._choose_allowed(logits)
@@ -116,7 +116,7 @@ class ChainSampler:
             raise EngineFailure("no token can follow: all are forbidden or their logits are no numbers") from None
 
     def _choose_allowed(self, logits: FloatArray) -> tuple[Candidates, int]:
-        """Choose freely first: mostly the grammar agrees, and testing one token is cheap."""
+        """Choose without the grammar first: mostly it allows the token, and testing one token is cheap."""
         matcher = self._matcher
         if matcher is None:
             return self._picker.choose(Candidates(None, logits, False))
@@ -138,7 +138,7 @@ class ChainSampler:
         except TooCostlyError:
             if not places:
                 raise
-            ids = likely  # not all that fit, but the likeliest
+            ids = likely  # only the most likely of the allowed tokens
         ids = ids[logits[ids] > -math.inf]
         if ids.shape[0] == 0:
             raise EngineFailure("the grammar allows no token here", field="grammar")
@@ -147,7 +147,7 @@ class ChainSampler:
     # ---- probabilities
 
     def _report(self, kept: Candidates, place: int, logits: FloatArray) -> TokenProbs:
-        """Always `n_probs` candidates: behind those that were kept come the likeliest others, at probability 0."""
+        """Always `n_probs` candidates: after those that were kept come the most likely others, with probability 0."""
         count = min(self._params.n_probs, logits.shape[0])
         try:
             shares = weights(kept)
@@ -174,7 +174,7 @@ class ChainSamplerFactory:
     """Builds samplers for one vocabulary (protocol: SamplerFactory). Thread-safe."""
 
     def __init__(self, vocab: Vocab, suppressed: Iterable[int] = ()) -> None:
-        """`suppressed` tokens are never chosen, whatever the request says."""
+        """`suppressed`: tokens that are never chosen."""
         self._vocab = vocab
         self._suppressed = frozenset(suppressed)
         self._lock = Lock()
@@ -193,7 +193,7 @@ class ChainSamplerFactory:
             bias=self._bias(params),
             penalties=self._penalties(params, n_ctx),
             dry=dry,
-            matcher=self._matcher(params.grammar),
+            matcher=self._matcher(params),
         )
 
     def _picker(self, params: SamplingParams, dry: Dry | None) -> Picker:
@@ -206,7 +206,7 @@ class ChainSamplerFactory:
         tau, eta = params.mirostat_tau, params.mirostat_eta
         one = params.mirostat == 1
         mirostat = MirostatOne(tau, eta, random, self._vocab.n_vocab) if one else MirostatTwo(tau, eta, random)
-        return Surprise(temperature(params.temperature), mirostat)
+        return MirostatPicker(temperature(params.temperature), mirostat)
 
     def _bias(self, params: SamplingParams) -> Bias | None:
         addends: dict[int, float] = {}
@@ -250,11 +250,11 @@ class ChainSamplerFactory:
                 self._breakers[text] = found
         return found
 
-    def _matcher(self, text: str) -> GrammarMatcher | None:
-        if not text:
+    def _matcher(self, params: SamplingParams) -> GrammarMatcher | None:
+        if not params.grammar:
             return None
         try:
-            return GrammarMatcher(self._compile(text), self._pieces())
+            return GrammarMatcher(params.rules or self._compile(params.grammar), self._pieces())
         except gbnf.GrammarError as error:
             reason = str(error)
         except EngineFailure as error:

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from ..interfaces.backend import Backend
 from ..interfaces.keys import common_prefix
+from ..kvstore.discards import Discard
 from ..kvstore.messages import WORTH_RESTORING, Lookup, Offer
 from .cells import CellLedger
 from .residents import Resident, Slot
@@ -31,7 +32,7 @@ class Keeping(Protocol):
     def load(self, resident: Resident, lookup: Lookup, offer: Offer) -> bool:
         """Put a saved state into an empty resident; False when it does not fit."""
 
-    def forget(self, sequence: Sequence, reason: str = "unwanted") -> None:
+    def forget(self, sequence: Sequence, reason: Discard = Discard.UNWANTED) -> None:
         """Drop what was asked and offered; the reason counts when nothing has come of it."""
 
 
@@ -170,7 +171,7 @@ class Placement:
             if restored := self._restore(sequence, slot):
                 return restored
             length, source = self._worthy_source(sequence)
-        self.forget_offer(sequence, "overtaken")
+        self.forget_offer(sequence, Discard.OVERTAKEN)
         if source is None:
             target = self._empty(slot)
         elif source is slot.resident and (self._may_take_over(source, length) or not self._has_spare_id(source)):
@@ -202,7 +203,7 @@ class Placement:
         assert lookup is not None
         assert offer is not None
         if self.keeping is None or self.unsettled or not self.free_cells(offer.length):
-            self.forget_offer(sequence, "not_now")
+            self.forget_offer(sequence, Discard.NOT_NOW)
             return 0
         target = self._empty(slot)
         fits = self.keeping.load(target, lookup, offer)
@@ -215,7 +216,7 @@ class Placement:
         self._hold(sequence, slot, target)
         return offer.length
 
-    def forget_offer(self, sequence: Sequence, reason: str = "unwanted") -> None:
+    def forget_offer(self, sequence: Sequence, reason: Discard = Discard.UNWANTED) -> None:
         """Drop what the store was asked for this request and has offered: it is large."""
         if self.keeping is not None:
             self.keeping.forget(sequence, reason)

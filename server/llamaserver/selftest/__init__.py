@@ -1,1 +1,4 @@
-"""`llamaserver selftest`: whether the CPU modules of this build compute right on this machine."""
+"""The command `llamaserver selftest`: it tests that each CPU module of this build computes the same.
+
+May import everything but the API and the engine.
+"""

@@ -13,21 +13,33 @@ from typing import Any
 
 import numpy as np
 
+from ..config import Config
 from ..errors import ModelLoadError
-from ..llama import modules
+from ..llama import cpu_modules
 
 
 def _inspect(path: str) -> dict[str, Any]:
-    module = modules.inspect(Path(path))
+    module = cpu_modules.inspect(Path(path))
     return {"score": module.score, "features": module.features}
 
 
 def _evaluate(module: str, model: str, out: str, threads: str, *follow: str) -> dict[str, Any]:
+    from ..engine_options import load_options
     from ..llama import trial
 
     began = time.monotonic()
+    config = Config(
+        ctx_size=2 * (trial.PROMPT + trial.DECODED),
+        batch_size=trial.PROMPT,
+        threads=int(threads),
+        n_gpu_layers=0,
+        embedding=True,  # every row may have its output
+        pooling="none",
+    )
     found = trial.evaluate(
-        Path(module) if module else None, model, int(threads), [int(token) for token in follow] or None
+        Path(module) if module else None,
+        load_options(config, Path(model)),
+        [int(token) for token in follow] or None,
     )
     np.save(out, found.rows)
     return {
@@ -55,7 +67,7 @@ _STEPS: dict[str, Callable[..., dict[str, Any]]] = {
 
 
 def main(argv: list[str]) -> None:
-    """Run the step that the first word names; exits with 1 and {"error"} when the library refuses."""
+    """Run the step that the first word names. Exits with 1 and {"error"} if the library refuses it."""
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # a failing assertion would start a debugger
     try:
         result = _STEPS[argv[0]](*argv[1:])

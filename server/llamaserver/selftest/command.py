@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .. import cpu
-from ..llama import devices, trial
-from ..llama import modules as llama_modules
+from ..llama import cpu_modules, devices, trial
 from ..threads import default_threads
 from .compare import MEAN_LIMIT, WORST_LIMIT
 from .run import Modules, Result, look, run
@@ -31,30 +30,32 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The command line after `selftest`; exits with 2 when something is wrong with it."""
+    """Parse the command line after `selftest`. Exits with 2 if it is wrong."""
     parser = _Parser(
         "llamaserver selftest",
         allow_abbrev=False,
-        description="Run a model with each CPU module of this build that this machine can run. Compare the logits of "
-        "a 64-token prompt and of ten further tokens with those of the plainest module.",
-        epilog="Exit codes: 0 all modules are right, 1 one is not, 2 usage. The model is loaded once more, beside a "
-        "server that runs.",
+        description="Run a model with each CPU module of this build that this machine can run. For each, compare the "
+        "logits of a 64-token prompt and of ten more tokens with those of the simplest module.",
+        epilog="Exit codes: 0 all modules are right, 1 a module is wrong, 2 wrong options. The test loads the model "
+        "itself, so it needs memory beside a running server.",
     )
-    parser.add_argument("-m", "--model", required=True, metavar="FNAME", help="model file (GGUF), tested as it is")
+    parser.add_argument("-m", "--model", required=True, metavar="FNAME", help="Model file (GGUF)")
     parser.add_argument(
         "--types", default="", metavar="TYPES",
-        help="test it quantized to these types instead, such as Q4_0,Q4_K,Q8_0,F16; the files are temporary",
+        help="Quantize the model to these types and test those, for example Q4_0,Q4_K,Q8_0,F16 (temporary files)",
     )  # fmt: skip
-    parser.add_argument("--modules", default="", metavar="NAMES", help="only these modules, comma-separated")
-    parser.add_argument("-t", "--threads", type=int, default=0, metavar="N", help="threads (default: as the server)")
+    parser.add_argument("--modules", default="", metavar="NAMES", help="Test only these modules, comma-separated")
     parser.add_argument(
-        "--timeout", type=float, default=1800.0, metavar="N", help="seconds that one module may take (default: 1800)"
+        "-t", "--threads", type=int, default=0, metavar="N", help="Threads (default: as many as the server uses)"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
+    parser.add_argument(
+        "--timeout", type=float, default=1800.0, metavar="N", help="Most seconds for one module (default: 1800)"
+    )
+    parser.add_argument("--json", action="store_true", help="Print one JSON object instead of the table")
     args = parser.parse_args(list(argv))
     args.types, args.modules = (tuple(filter(None, text.split(","))) for text in (args.types, args.modules))
     _known(parser, "--types", args.types, sorted(trial.file_types()))
-    _known(parser, "--modules", args.modules, list(llama_modules.modules(devices.folder())))
+    _known(parser, "--modules", args.modules, list(cpu_modules.modules(devices.folder())))
     if not Path(args.model).is_file():
         parser.error(f"--model: {args.model} is no file")
     return args
@@ -67,7 +68,7 @@ def _known(parser: _Parser, option: str, given: Sequence[str], known: Sequence[s
 
 
 def main(argv: Sequence[str]) -> NoReturn:
-    """Run the command; does not return."""
+    """Run the command. Does not return."""
     args = parse(argv)
     modules = look(args.timeout)
     results = []
@@ -86,7 +87,7 @@ def main(argv: Sequence[str]) -> NoReturn:
 
 
 def _body(modules: Modules, results: Sequence[Result], *, ok: bool) -> dict[str, Any]:
-    """The JSON object; a difference without bounds is null."""
+    """The JSON object. An infinite difference is null."""
 
     def plain(result: Result) -> dict[str, Any]:
         value = asdict(result)
@@ -105,24 +106,24 @@ def _body(modules: Modules, results: Sequence[Result], *, ok: bool) -> dict[str,
 
 
 def report(modules: Modules, results: Sequence[Result], *, ok: bool) -> list[str]:
-    """The table for a person, and what follows from it."""
+    """The table for a person, and the conclusion."""
     lines = [_HEADER, *map(_cells, results)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     return [
         f"CPU: {cpu.model()}",
-        f"The server takes the module: {modules.choice or 'none'}",
+        f"The server uses the module: {modules.choice or 'none'}",
         "",
         *table,
         "",
-        f"Weights in an order for the CPU: {_reordered(results) or 'none of this type'}.",
+        f"Weights in a special layout for the CPU: {_reordered(results) or 'none of this type'}.",
         f"A module is right when its relative difference is at most {MEAN_LIMIT}, and {WORST_LIMIT} in its worst row.",
         _conclusion(results, ok=ok),
     ]
 
 
 def _reordered(results: Sequence[Result]) -> str:
-    """Which modules keep weights in memory of a kind of their own, such as AMX."""
+    """The modules that keep weights in a special memory layout, such as AMX."""
     users: dict[str, list[str]] = {}
     for result in results:
         for kind in set(result.weights_in) - {"CPU", "CPU_Mapped"}:
@@ -135,9 +136,9 @@ def _conclusion(results: Sequence[Result], *, ok: bool) -> str:
     if ok:
         return f"All {len(ran)} modules that this machine can run are right." if len(ran) > 1 else "It runs."
     if ran and all(result.verdict in ("FAILED", "not run") for result in results):
-        return "No module gets through: the model file is at fault, rather than this machine."
+        return "All modules fail. The model file is at fault, and probably not this machine."
     failed = sorted({result.module for result in results if result.verdict == "FAILED"})
-    return f"Not right on this machine: {', '.join(failed) or 'there is no module that it can run'}."
+    return f"Wrong on this machine: {', '.join(failed) or 'it can run no module'}."
 
 
 def _cells(result: Result) -> tuple[str, ...]:

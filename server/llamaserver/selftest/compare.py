@@ -1,4 +1,4 @@
-"""Whether two CPU modules compute the same: what differs between logits, and how much of that is rounding."""
+"""Whether two CPU modules compute the same: the difference of their logits, and how much of it is rounding."""
 
 import math
 from dataclasses import dataclass
@@ -34,17 +34,17 @@ class Difference:
 
     @property
     def sound(self) -> bool:
-        """Whether it is no more than rounding."""
+        """Whether the difference is only rounding."""
         return self.relative <= MEAN_LIMIT and self.worst <= WORST_LIMIT
 
 
 def finite(rows: FloatArray) -> bool:
-    """Whether each row has numbers to choose from; a model may forbid tokens with -inf."""
+    """Whether each row has a finite number. A model may forbid tokens with -inf."""
     return not np.isnan(rows).any() and bool(np.isfinite(rows.max(axis=1)).all())
 
 
 def compare(reference: FloatArray, found: FloatArray) -> Difference:
-    """Compare with the reference. What is not finite, or of another shape, differs infinitely.
+    """Compare with the reference. Numbers that are not finite, and another shape, differ infinitely.
 
     Tokens that the model forbids (-inf in the reference) do not count. A constant that is added to a
     row changes no probability, so it counts in `largest` and `mean` only.

@@ -1,4 +1,4 @@
-"""Each CPU module by itself, in a process of its own, against the plainest one that this machine can run."""
+"""Runs each CPU module in a process of its own, and compares it with the simplest one that this machine can run."""
 
 import json
 import signal
@@ -12,8 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..llama import devices
-from ..llama import modules as llama_modules
+from ..llama import cpu_modules, devices
 from .compare import Difference, compare, finite
 
 AS_IT_IS = "as it is"
@@ -22,7 +21,7 @@ Verdict = Literal["reference", "ok", "FAILED", "not run"]
 
 
 class StepError(Exception):
-    """A step went wrong; the text says how."""
+    """A step failed. The text is the cause."""
 
 
 @dataclass(slots=True)
@@ -42,18 +41,18 @@ class Result:
 
 @dataclass(slots=True)
 class Modules:
-    """What was found out about the modules: paths of those that this CPU can run, the plainest first."""
+    """The modules of this build. `runnable` has those that this CPU can run, with their paths, the simplest first."""
 
     runnable: dict[str, Path | None]
     others: dict[str, tuple[Verdict, str]] = field(default_factory=dict)  # verdict and why
 
     @property
     def choice(self) -> str:
-        """The one that the server takes on this machine."""
+        """The module that the server uses on this machine."""
         return list(self.runnable)[-1] if self.runnable else ""
 
     def only(self, names: Sequence[str]) -> "Modules":
-        """Some of them; all when none is named."""
+        """The modules of these names, or all of them if no name is given."""
         return Modules(
             {name: path for name, path in self.runnable.items() if name in names or not names},
             {name: told for name, told in self.others.items() if name in names or not names},
@@ -62,7 +61,7 @@ class Modules:
 
 def look(timeout: float) -> Modules:
     """Ask each module whether this CPU can run it."""
-    found = llama_modules.modules(devices.folder())
+    found = cpu_modules.modules(devices.folder())
     if not found:
         return Modules({_BUILT_IN: None})
     scores: dict[str, int] = {}
@@ -77,13 +76,13 @@ def look(timeout: float) -> Modules:
     runnable = sorted((name for name in scores if scores[name]), key=lambda name: (scores[name], name))
     there = set[str]().union(*(features[name] for name in runnable))
     for name in scores.keys() - set(runnable):
-        lacking = ", ".join(sorted(features[name] - there)) or "what this module was compiled for"
+        lacking = ", ".join(sorted(features[name] - there)) or "a feature that this module was compiled for"
         others[name] = "not run", f"this CPU lacks {lacking}"
     return Modules({name: found[name] for name in runnable}, dict(sorted(others.items())))
 
 
 def run(model: str, kinds: Sequence[str], modules: Modules, threads: int, timeout: float) -> Iterator[Result]:
-    """Results as they come: the model quantized to each of the types, or as it is without any."""
+    """The results as they come, for the model quantized to each type, or as it is without types."""
     for kind in kinds or (AS_IT_IS,):
         with tempfile.TemporaryDirectory(prefix="selftest-") as folder:
             yield from _Type(model, kind, Path(folder), threads, timeout).run(modules.runnable)
@@ -102,7 +101,7 @@ class _Type:
         self._follow: list[int] = []
 
     def run(self, modules: Mapping[str, Path | None]) -> Iterator[Result]:
-        """The first module whose numbers are finite is the reference."""
+        """Test one module. The first module with finite numbers is the reference."""
         for name, path in modules.items():
             try:
                 yield self._judged(name, path)
@@ -125,12 +124,12 @@ class _Type:
             return Result(name, self._kind, "reference", **about)
         difference = compare(self._reference, rows)
         verdict: Verdict = "ok" if difference.sound else "FAILED"
-        why = "" if difference.sound else "computes something else"
+        why = "" if difference.sound else "its results are wrong"
         return Result(name, self._kind, verdict, why, difference, **about)
 
 
 def step(timeout: float, *words: object) -> dict[str, Any]:
-    """Run one step in a process of its own; StepError when it fails, crashes or does not end within `timeout` s."""
+    """Run one step in its own process. Raises StepError if it fails, crashes or takes more than `timeout` seconds."""
     argv = [sys.executable, "-m", f"{__package__}.child", *map(str, words)]
     try:
         done = subprocess.run(  # noqa: S603  our own words

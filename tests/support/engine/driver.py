@@ -17,6 +17,7 @@ from llamaserver.scheduling.sequence import Phase
 from llamaserver.scheduling.sequence import Sequence as Running
 from llamaserver.scheduling.settings import EngineSettings
 
+from tests.support.engine.options import engine_settings
 from tests.support.engine.toy import VOCAB, ToyBackend
 from tests.support.polling import until
 
@@ -215,7 +216,7 @@ def make(
         unified=unified,
         **(backend or {}),
     )
-    return Driver(toy, EngineSettings(n_slots=n_slots, slot_ctx=slot_ctx, **settings), store)
+    return Driver(toy, engine_settings(n_slots=n_slots, slot_ctx=slot_ctx, **settings), store)
 
 
 @lru_cache(maxsize=4096)

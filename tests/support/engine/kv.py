@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 from llamaserver.interfaces.backend import ByteArray, StateCodec
-from llamaserver.kvstore.messages import Lookup, Offer, StoreOptions
-from llamaserver.kvstore.store import KVStore, Shape
+from llamaserver.kvstore.messages import Lookup, Offer, Shape, StoreOptions
+from llamaserver.kvstore.store import KVStore
 
 from tests.support.engine.toy import STATE_BYTES, ToyCodec
 from tests.support.polling import until

@@ -29,7 +29,7 @@ def modules(folder: Path) -> dict[str, Path]:
 
 
 def inspect(path: Path) -> Module:
-    """Map a module into this process and ask it, as ggml does at each start. It needs no CPU feature to answer."""
+    """Load a module into this process and read its score, as ggml does at each start. That needs no CPU feature."""
     ctypes.CDLL(str(path.with_name("libggml-base.so")), ctypes.RTLD_GLOBAL)  # which it would not find by itself
     library = ctypes.CDLL(str(path))
     names = [name.decode() for name in _FEATURE.findall(path.read_bytes())]

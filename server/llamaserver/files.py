@@ -1,0 +1,65 @@
+"""Files that are written whole or not at all: beside their place, then renamed.
+
+A reader of the name sees the old file or the new one, never a part of it.
+"""
+
+import os
+import uuid
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+TEMPORARY = ".tmp-"  # begins the name of a file that is not complete yet
+SYNC_EVERY = 64 << 20  # bytes of a durable file after which it is synced, so that the last sync is short
+
+Bytes = bytes | memoryview
+
+
+def write_atomically(
+    path: Path, parts: Iterable[Bytes], *, durable: bool, mode: int = 0o666, modified: float | None = None
+) -> int:
+    """Write `parts` to `path` and replace what is there. Returns the size in bytes. OSError leaves `path` as it was.
+
+    `durable`: the bytes are on the disk before the file takes its name. The name itself is on the disk after
+    `sync_folder`. `mode` is subject to the umask. `modified`: the file's time, in seconds since 1970.
+    """
+    temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(handle, "wb", buffering=0) as file:
+            size = _write(file, parts, durable=durable)
+            if modified is not None:
+                os.utime(file.fileno(), (modified, modified))
+            if durable:
+                os.fsync(file.fileno())
+        temporary.rename(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    return size
+
+
+def _write(file: BinaryIO, parts: Iterable[Bytes], *, durable: bool) -> int:
+    size = unsynced = 0
+    for part in parts:
+        rest = memoryview(part)
+        while rest:
+            if durable and unsynced >= SYNC_EVERY:
+                os.fdatasync(file.fileno())
+                unsynced = 0
+            count = file.write(rest[:SYNC_EVERY])
+            rest = rest[count:]
+            size += count
+            unsynced += count
+    return size
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names of the folder's files are on the disk. OSError."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

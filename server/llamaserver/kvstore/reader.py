@@ -1,0 +1,166 @@
+"""The thread that answers lookups: it finds the blocks of a prompt, reads them and joins them into a state."""
+
+import logging
+import time
+from array import array
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+
+from ..interfaces.backend import ByteArray
+from ..interfaces.keys import common_prefix
+from . import blocks
+from .blocks import Block, BlockId, Found
+from .counters import StoreCounters
+from .discards import Discard
+from .messages import WORTH_RESTORING, Lookup, Offer, Shape
+from .tiers import Lock, Tier
+
+_log = logging.getLogger(__name__)
+_RATE_LASTS = 300.0  # seconds; after that a slow restore is tried again
+_LEAST_MEASURED = 512  # tokens; the time of a shorter restore says more about finding a file than about reading it
+
+
+class Reader:
+    """Answers lookups, one after the other. `tiers` are in the order in which they are read, the fastest first."""
+
+    def __init__(
+        self, shape: Shape, min_tokens: int, tiers: Sequence[Tier], lock: Lock, counters: StoreCounters
+    ) -> None:
+        self._shape = shape
+        self._min_tokens = min_tokens
+        self._tiers = tiers
+        self._lock = lock
+        self._counters = counters
+        self._lookups: SimpleQueue[Lookup | None] = SimpleQueue()
+        self._rate = (0.0, 0.0)  # seconds for each token of a restore, and when that was measured
+
+    def put(self, lookup: Lookup | None) -> None:
+        """Have a lookup answered; None ends the thread. Any thread."""
+        self._lookups.put(lookup)
+
+    def measured(self, length: int, seconds: float) -> None:
+        """A restore of `length` tokens has taken that long. Any thread."""
+        if length >= _LEAST_MEASURED:
+            self._rate = (seconds / length, time.monotonic())
+
+    def run(self, wake: Callable[[], None]) -> None:
+        """Answer lookups until the end; `wake` is called after each."""
+        while (lookup := self._lookups.get()) is not None:
+            try:
+                lookup.offer = None if lookup.dropped else self.answer(lookup)
+            except Exception:
+                _log.exception("a lookup in the KV store failed")
+                self._counters.decline(lookup, Discard.DEFECT)
+            lookup.done = True
+            wake()
+
+    def answer(self, lookup: Lookup) -> Offer | None:
+        """Find, read and join the blocks of a prompt; None when there is nothing worth restoring."""
+        began = time.monotonic()
+        start = blocks.root(self._shape.fingerprint, self._shape.adapters, lookup.scales)
+        for tier in self._tiers:
+            tier.refresh()
+        while not lookup.dropped:
+            found = self._match(lookup, start)
+            length = blocks.length(found)
+            if not self._is_worth_reading(length, lookup):
+                return None
+            parts = self._read(found, lookup)
+            if parts is None or lookup.dropped:
+                continue  # a block was missing or damaged, and is not in the index any more
+            state = self._join([part for part, _ in parts], found)
+            if state is None:
+                self._counters.decline(lookup, Discard.OTHER_LAYOUT)
+                return None
+            for tier in self._tiers:
+                tier.touch([block for block, _ in found])
+            slowest = max(place for _, place in parts)
+            return Offer(length, state, self._tiers[slowest].name, time.monotonic() - began)
+        return None
+
+    def _match(self, lookup: Lookup, start: bytes) -> Found:
+        """The longest saved prefix that ends in no image."""
+        with self._lock:
+            indexes = [tier.index for tier in self._tiers]
+            if self._shape.codec is None:
+                found = blocks.match_whole(lookup.keys, start, indexes)
+                end = blocks.length(found)
+                return [] if any(begin < end < begin + size for begin, size in lookup.media) else found
+            found = blocks.match(lookup.keys, start, indexes, self._keys, self._shape.window)
+            end = blocks.length(found)
+            for begin, size in lookup.media:
+                if begin < end < begin + size:
+                    found = blocks.within_window(blocks.trim(found, begin), self._shape.window)
+            return found
+
+    def _keys(self, block: BlockId) -> "array[int] | None":
+        for tier in self._tiers:
+            keys = tier.keys(block)
+            if keys is not None:
+                return keys
+        return None
+
+    def _is_worth_reading(self, length: int, lookup: Lookup) -> bool:
+        """Whether `length` tokens are enough, and restoring them is fast enough; if not, the lookup is settled."""
+        if length < lookup.have + WORTH_RESTORING:
+            self._counters.miss(lookup)
+        elif length < self._min_tokens:
+            self._counters.decline(lookup, Discard.TOO_SHORT)
+        elif self._is_slow(length, length - lookup.have, lookup.token_seconds):
+            self._counters.decline(lookup, Discard.SLOWER_THAN_PREFILL)
+        else:
+            return True
+        return False
+
+    def _is_slow(self, length: int, gain: int, token_seconds: float) -> bool:
+        """Whether evaluating `gain` tokens is faster than restoring `length`; False while a rate is not known."""
+        seconds, when = self._rate
+        known = bool(seconds and token_seconds) and time.monotonic() - when < _RATE_LASTS
+        return known and length * seconds > gain * token_seconds
+
+    def _read(self, found: Found, lookup: Lookup) -> list[tuple[Block, int]] | None:
+        """The blocks, each with the number of its tier; None when one cannot be read."""
+        parts = []
+        for wanted, used in found:
+            if lookup.dropped:
+                return None
+            block, place = self._read_block(wanted)
+            if block is None:
+                for tier in self._tiers:
+                    tier.forget(wanted)
+                return None
+            if common_prefix(block.keys, lookup.keys[wanted.start : wanted.start + used]) != used:
+                self._counters.discard(Discard.COLLISION)
+                self._exclude(wanted)
+                return None
+            parts.append((block, place))
+        return parts
+
+    def _read_block(self, wanted: BlockId) -> tuple[Block | None, int]:
+        """A block and the number of its tier. It is added to the faster tiers."""
+        for place, tier in enumerate(self._tiers):
+            block = tier.read(wanted)
+            if block is not None:
+                if tier.durable:
+                    self._counters.read(block.size)
+                for faster in self._tiers[:place]:
+                    faster.save([block], [])
+                return block, place
+        return None, 0
+
+    def _exclude(self, block: BlockId) -> None:
+        for tier in self._tiers:
+            tier.exclude(block)
+
+    def _join(self, parts: list[Block], found: Found) -> ByteArray | None:
+        if self._shape.codec is None:
+            return parts[0].payload
+        used = [count for _, count in found]
+        try:
+            return self._shape.codec.join(
+                [(part.payload, part.id.count, count) for part, count in zip(parts, used, strict=True)]
+            )
+        except ValueError:
+            for part in parts:
+                self._exclude(part.id)
+            return None

@@ -1,0 +1,164 @@
+"""The thread that saves conversations: it cuts a state into blocks and writes those that are not there yet."""
+
+import logging
+import os
+import threading
+import time
+from array import array
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+
+import numpy as np
+
+from ..interfaces.backend import ParsedState
+from ..interfaces.keys import common_prefix
+from . import blocks
+from .blocks import BLOCK, Block, BlockId
+from .counters import StoreCounters
+from .discards import Discard
+from .messages import Save, Shape
+from .tiers import Lock, Tier
+
+_log = logging.getLogger(__name__)
+_QUEUE = 2  # saves that may wait; further conversations stay in the cache
+_QUEUE_BYTES = 256 << 20  # beyond this, one save at a time
+_SWEEP_EVERY = 60.0  # seconds
+_NICENESS = 10
+
+
+class Writer:
+    """Saves sequences, one after the other. The last of `tiers` decides what is there already."""
+
+    def __init__(self, shape: Shape, tiers: Sequence[Tier], lock: Lock, counters: StoreCounters) -> None:
+        self.opened = threading.Event()  # the tiers have been listed
+        self._shape = shape
+        self._tiers = tiers
+        self._lock = lock
+        self._counters = counters
+        self._saves: SimpleQueue[Save | None] = SimpleQueue()
+        self._counting = threading.Lock()
+        self._waiting = self._waiting_bytes = 0  # saves that have not ended
+        self._swept = time.monotonic()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another save can wait."""
+        return self._waiting == 0 or (self._waiting < _QUEUE and self._waiting_bytes < _QUEUE_BYTES)
+
+    @property
+    def waiting(self) -> int:
+        """Saves that have not ended."""
+        return self._waiting
+
+    def put(self, save: Save) -> None:
+        """Have a sequence saved. Any thread."""
+        with self._counting:
+            self._waiting += 1
+            self._waiting_bytes += save.state.nbytes
+        self._saves.put(save)
+
+    def stop(self) -> None:
+        """End the thread after the saves that wait."""
+        self._saves.put(None)
+
+    def run(self, wake: Callable[[], None]) -> None:
+        """Open the tiers, then save until the end; `wake` is called after each save."""
+        with suppress(OSError):
+            # Decoding has priority. At this niceness the gaps in its tokens were shorter than at equal niceness.
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        for tier in self._tiers:
+            tier.open()
+        self.opened.set()
+        wake()
+        while True:
+            self._sweep()
+            try:
+                save = self._saves.get(timeout=_SWEEP_EVERY)
+            except Empty:
+                continue
+            if save is None:
+                return
+            self._run_one(save)
+            del save
+            wake()
+
+    def _sweep(self) -> None:
+        if time.monotonic() - self._swept > _SWEEP_EVERY:
+            for tier in self._tiers:
+                tier.sweep()
+            self._swept = time.monotonic()
+
+    def _run_one(self, save: Save) -> None:
+        try:
+            self.keep(save)
+        except Exception:
+            _log.exception("a save into the KV store failed")
+            self._counters.discard(Discard.DEFECT)
+        size, save.done = save.state.nbytes, True
+        save.state = np.zeros(0, np.uint8)  # the engine may hold on to the rest
+        with self._counting:
+            self._waiting -= 1
+            self._waiting_bytes -= size
+
+    def keep(self, save: Save) -> None:
+        """Write the blocks that are not there yet, then remove those that they replace."""
+        began = time.monotonic()
+        try:
+            new, old = self._cut(save)
+        except ValueError:
+            self._counters.discard(Discard.CANNOT_CUT)
+            return
+        saved = [tier.save(new, old, urgent=save.urgent) for tier in self._tiers]
+        self._remove_replaced(new)
+        save.failed = not all(saved)
+        if not save.failed:
+            self._counters.saved(time.monotonic() - began)
+
+    def _cut(self, save: Save) -> tuple[list[Block], list[BlockId]]:
+        """The blocks that are not there yet, and those that are; ValueError for a state that cannot be cut."""
+        start = blocks.root(self._shape.fingerprint, self._shape.adapters, save.scales)
+        if self._shape.codec is None:
+            count = len(save.keys)
+            identity = blocks.identity_at(blocks.chain(start, save.keys), save.keys, count)
+            block = BlockId(start, identity, 0, count, count, whole=True)
+            return ([], [block]) if self._has(block, save.keys) else ([Block(block, save.keys, save.state)], [])
+        parsed = self._shape.codec.parse(save.state)
+        return self._cut_parsed(save.keys[: parsed.length], start, parsed)
+
+    def _cut_parsed(self, keys: "array[int]", parent: bytes, parsed: ParsedState) -> tuple[list[Block], list[BlockId]]:
+        new: list[Block] = []
+        old: list[BlockId] = []
+        for at in range(0, len(keys), BLOCK):
+            part = keys[at : at + BLOCK]
+            block = BlockId(parent, blocks.identify(parent, part), at, len(part), parsed.rows(at, at + len(part)))
+            if self._has(block, part):
+                old.append(block)
+            else:
+                new.append(Block(block, part, parsed.cut(at, at + len(part))))
+            parent = block.identity
+        return new, old
+
+    def _has(self, block: BlockId, keys: "array[int]") -> bool:
+        """Whether the last tier has the block, or a longer one that begins with it."""
+        tier = self._tiers[-1]
+        with self._lock:
+            held = tier.index.by_identity.get(block.identity)
+            if held is not None:
+                return held.rows >= block.rows
+            longer = [c for c in tier.index.children(block.parent) if c.count > block.count and c.rows == c.count]
+            return any(common_prefix(tier.keys(c) or array("q"), keys) == len(keys) for c in longer)
+
+    def _remove_replaced(self, new: list[Block]) -> None:
+        """Remove shorter blocks with whose keys a new one begins, once the last tier has that."""
+        index = self._tiers[-1].index
+        there = [block for block in new if block.id.identity in index.by_identity]
+        replaced = [old for block in there for old in self._shorter(block)]
+        for tier in self._tiers:
+            tier.remove(replaced)
+
+    def _shorter(self, block: Block) -> list[BlockId]:
+        tier = self._tiers[-1]
+        with self._lock:
+            shorter = [c for c in tier.index.children(block.id.parent) if c.count < block.id.count]
+            return [c for c in shorter if common_prefix(tier.keys(c) or array("q"), block.keys) == c.count]

@@ -1,0 +1,73 @@
+"""Readers of option values that are more than one number or one word. Each raises ConfigError."""
+
+from ..errors import ConfigError
+from ..option_readers import choice, integer, number
+
+_VERBOSE_FROM = 4  # llama-server's level of debug messages
+_FLASH_ATTENTION = {"1": "on", "true": "on", "0": "off", "false": "off"}
+
+
+def switch(text: str) -> bool:
+    """True or false, in the words that llama-server accepts in environment variables."""
+    if is_true(text):
+        return True
+    if text.lower() in ("0", "false", "off", "no", "disabled"):
+        return False
+    raise ConfigError(f"must be true or false, not {text!r}")
+
+
+def is_true(text: str) -> bool:
+    """Whether a text is a word for true."""
+    return text.lower() in ("1", "true", "on", "yes", "enabled")
+
+
+def layers(text: str) -> int:
+    """A number of layers. -1 is all of them."""
+    return -1 if text in ("all", "auto") else int(integer(-1)(text))
+
+
+def flash_attention(text: str) -> str:
+    """Auto, on or off."""
+    return str(choice("auto", "on", "off")(_FLASH_ATTENTION.get(text, text)))
+
+
+def load_mode(text: str) -> dict[str, bool]:
+    """The values of --mmap and --mlock."""
+    choice("auto", "none", "mmap", "mlock", "mmap+mlock")(text)
+    return {"mmap": text in ("auto", "mmap", "mmap+mlock"), "mlock": "mlock" in text}
+
+
+def rope_scale(text: str) -> float:
+    """The frequency scale for a context factor."""
+    return 1.0 / float(number(1e-3)(text))
+
+
+def verbosity(text: str) -> bool:
+    """Whether this level of llama-server means more messages than usual."""
+    return int(integer(0)(text)) >= _VERBOSE_FROM
+
+
+def proportions(text: str) -> tuple[float, ...]:
+    """Numbers with commas or slashes between them."""
+    return tuple(number(0.0)(part) for part in text.replace("/", ",").split(","))
+
+
+def adapters(text: str) -> list[tuple[str, float]]:
+    """Files of LoRA adapters, each with the scale 1."""
+    return [(path, 1.0) for path in words(text)]
+
+
+def scaled_adapters(text: str) -> list[tuple[str, float]]:
+    """Files of LoRA adapters, each with its scale."""
+    found = []
+    for item in text.split(","):
+        path, colon, scale = item.rpartition(":")
+        if not colon:
+            raise ConfigError("must be FILE:SCALE")
+        found.append((path, number(-1e3, 1e3)(scale)))
+    return found
+
+
+def words(text: str) -> list[str]:
+    """The parts between commas, without empty ones."""
+    return [part for part in text.split(",") if part]
