@@ -26,7 +26,6 @@ from .api.system import load_system_prompt
 from .api.template_check import check_given_template, check_template
 from .config import Config
 from .engine.loop import Engine
-from .engine.snapshot import Snapshot
 from .errors import ConfigError, ModelLoadError, TemplateInvalid, Unavailable
 from .interfaces.backend import Backend
 from .kvstore.store import KVStore
@@ -275,7 +274,7 @@ class Server:
     def _on_download(self, have: int, total: int) -> None:
         if shown := self._context.download:
             self._context.download = Download(shown.file, have, total)
-        self._engine.snapshot = Snapshot(load_progress=have / total if total else 0.0)
+        self._engine.show_progress(have / total if total else 0.0)
 
     # ---- end
 
@@ -286,8 +285,7 @@ class Server:
             _log.error("%s", error)
             if not isinstance(error, ModelLoadError | ConfigError):
                 _log.error("loading failed", exc_info=error)
-            failed = Snapshot(state="failed", error=str(error))
-            self._engine.snapshot = failed
+            self._engine.show_failure(error)
             self._context.settled.set()
             if not self._config.stay_on_load_error:
                 reason = (
@@ -298,7 +296,7 @@ class Server:
                 termination.write(self._config.termination_log, reason, str(error) or type(error).__name__)
                 return await self._stop(2 if isinstance(error, ConfigError) else 1)
             await self._stop_engine()  # a model that was loaded all the same would say that it is ready
-            self._engine.snapshot = failed
+            self._engine.show_failure(error)
         await stopping
         self._crash_log.phase("draining")
         if self._signal == signal.SIGTERM and self._engine.snapshot.state == "ready":

@@ -3,11 +3,12 @@
 from dataclasses import replace
 
 import pytest
+from llamaserver.engine.slot_states import SlotState
 from llamaserver.errors import EngineFailure, InvalidRequest, Unavailable
 from llamaserver.interfaces.backend import Status
 from llamaserver.interfaces.output import Delta, Failed
 from llamaserver.interfaces.params import Media
-from llamaserver.scheduling.sequence import Phase
+from llamaserver.scheduling.request import Phase
 
 from tests.support.engine.driver import GREEDY, Driver, make, same_as_alone, tokens
 from tests.support.engine.toy import VOCAB, Failure, ScriptedSampler, picture_keys
@@ -187,11 +188,12 @@ def test_after_a_defect_everybody_is_told_once_and_nothing_is_trusted() -> None:
 
 
 def saved(driver: Driver, index: int = 0) -> tuple[tuple[int, ...], bytes]:
-    return driver.core.save(driver.core.scheduler.placement.slots[index])
+    state = driver.core.slot_states.save(driver.core.residents.slots[index])
+    return state.tokens, state.data
 
 
 def restore(driver: Driver, index: int, state: tuple[tuple[int, ...], bytes]) -> int:
-    return driver.core.restore(driver.core.scheduler.placement.slots[index], *state, ())
+    return driver.core.slot_states.restore(driver.core.residents.slots[index], SlotState(*state, ()))
 
 
 @pytest.mark.parametrize("unified", [False, True])
@@ -213,10 +215,10 @@ def test_a_saved_cache_is_as_good_in_another_slot_and_server(unified: bool) -> N
 def test_an_erased_slot_holds_nothing() -> None:
     driver = make()
     driver.answer(tokens(40), n_predict=3)
-    slot = driver.core.scheduler.placement.slots[0]
-    assert driver.core.erase(slot) == 42
-    assert driver.core.erase(slot) == 0
-    assert driver.core.erase(driver.core.scheduler.placement.slots[1]) == 0
+    slot = driver.core.residents.slots[0]
+    assert driver.core.slot_states.erase(slot) == 42
+    assert driver.core.slot_states.erase(slot) == 0
+    assert driver.core.slot_states.erase(driver.core.residents.slots[1]) == 0
     assert driver.backend.cells_used == 0
     assert driver.answer(tokens(40), n_predict=3).n_cached == 0
     driver.check()
@@ -279,7 +281,7 @@ def with_pending_copy(recurrent: bool = False, slots: int = 2) -> tuple[Driver, 
     driver.backend.failures[len(driver.backend.history)] = Failure(Status.ABORTED)
     driver.step()
     driver.core.cancel(copy)
-    assert driver.core.scheduler.placement.unsettled
+    assert driver.core.residents.unsettled
     return driver, prompt
 
 

@@ -7,12 +7,12 @@ from typing import Any
 
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
+from llamaserver.engine.slot_states import SlotState
 from llamaserver.errors import ServerError
 from llamaserver.interfaces.backend import Status
 from llamaserver.interfaces.output import Embedded, Failed
 from llamaserver.interfaces.params import GenerationParams, Media, SamplingParams
-from llamaserver.scheduling.sequence import Phase
-from llamaserver.scheduling.sequence import Sequence as Running
+from llamaserver.scheduling.request import ActiveRequest, Phase
 
 from tests.support.engine.driver import GREEDY, Driver, make, outcome, solo
 from tests.support.engine.toy import VOCAB, Failure, picture_keys
@@ -126,10 +126,10 @@ class Run:
     """Plays a Traffic."""
 
     traffic: Traffic
-    requests: list[Running] = field(default_factory=list)
-    expected: dict[Running, Any] = field(default_factory=dict)
-    left: list[Running] = field(default_factory=list)  # gone, but the engine has not heard yet
-    saved: tuple[tuple[int, ...], bytes, tuple[float, ...]] = ((), b"", (0.0,))
+    requests: list[ActiveRequest] = field(default_factory=list)
+    expected: dict[ActiveRequest, Any] = field(default_factory=dict)
+    left: list[ActiveRequest] = field(default_factory=list)  # gone, but the engine has not heard yet
+    saved: SlotState = field(default_factory=lambda: SlotState((), b"", (0.0,)))
     failing: bool = False
 
     def __post_init__(self) -> None:
@@ -141,7 +141,7 @@ class Run:
             self.driver.check()
         self.hear()
         for sequence in self.requests:
-            sequence.taken = sequence.emitted
+            sequence.client.taken = sequence.client.emitted
         self.driver.run()
         self.driver.check_idle()
 
@@ -184,12 +184,12 @@ class Run:
 
     def cancel(self, index: int) -> None:
         if index < len(self.requests):
-            self.requests[index].cancelled = True
+            self.requests[index].client.cancelled = True
             self.driver.core.cancel(self.requests[index])
 
     def vanish(self, index: int) -> None:
         if index < len(self.requests):
-            self.requests[index].cancelled = True
+            self.requests[index].client.cancelled = True
             self.left.append(self.requests[index])
 
     def hear(self) -> None:
@@ -200,7 +200,7 @@ class Run:
     def rest(self, index: int) -> None:
         """A client that has read nothing for long."""
         if index < len(self.requests):
-            self.requests[index].taken -= 1000
+            self.requests[index].client.taken -= 1000
 
     def fail(self, status: str, micro_batches: int) -> None:
         failure = Failure(Status[status], micro_batches)
@@ -208,25 +208,25 @@ class Run:
         self.failing = self.failing or status != "ABORTED"
 
     def save(self, index: int) -> None:
-        slot = self.driver.core.scheduler.placement.slots[index % self.traffic.n_slots]
-        if slot.idle and slot.resident:
+        slot = self.driver.core.residents.slots[index % self.traffic.n_slots]
+        if not slot.busy and slot.resident:
             try:
-                self.saved = (*self.driver.core.save(slot), slot.resident.lora)
+                self.saved = self.driver.core.slot_states.save(slot)
             except ServerError:
                 self.failing = self.failing or True
 
     def restore(self, index: int) -> None:
-        slot = self.driver.core.scheduler.placement.slots[index % self.traffic.n_slots]
-        if slot.idle:
+        slot = self.driver.core.residents.slots[index % self.traffic.n_slots]
+        if not slot.busy:
             try:
-                self.driver.core.restore(slot, *self.saved)
+                self.driver.core.slot_states.restore(slot, self.saved)
             except ServerError:
                 self.failing = self.failing or True
 
     def erase(self, index: int) -> None:
-        slot = self.driver.core.scheduler.placement.slots[index % self.traffic.n_slots]
-        if slot.idle:
-            self.driver.core.erase(slot)
+        slot = self.driver.core.residents.slots[index % self.traffic.n_slots]
+        if not slot.busy:
+            self.driver.core.slot_states.erase(slot)
 
 
 def check(traffic: Traffic) -> None:
@@ -240,7 +240,7 @@ def check(traffic: Traffic) -> None:
         if isinstance(end, Failed):
             assert run.failing, end.error
         elif end is None:
-            assert sequence.cancelled
+            assert sequence.client.cancelled
         elif isinstance(end, Embedded):
             assert end.vectors.tobytes() == run.expected[sequence]()
         else:

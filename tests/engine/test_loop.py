@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-from array import array
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,7 +15,7 @@ from llamaserver.errors import ContextExceeded, EngineFailure, InvalidRequest, M
 from llamaserver.interfaces.backend import Batch, Status
 from llamaserver.interfaces.output import Delta, Embedded, Event, Failed, Finish
 from llamaserver.interfaces.params import GenerationParams, Prompt
-from llamaserver.scheduling.sequence import MAX_BACKLOG, Sequence
+from llamaserver.scheduling.client_flow import MAX_BACKLOG, ClientFlow
 
 from tests.support.engine.driver import GREEDY, solo, tokens
 from tests.support.engine.toy import ToyBackend
@@ -58,7 +57,10 @@ def request(engine: Engine, prompt: list[int], n_predict: int = 8, **fields: Any
 
 
 async def collect(stream: Stream) -> list[Event]:
-    return [event async for event in stream]
+    events = [await stream.next()]
+    while isinstance(events[-1], Delta):
+        events.append(await stream.next())
+    return events
 
 
 class Gate:
@@ -330,13 +332,13 @@ async def test_a_client_that_does_not_read_bounds_what_is_kept_and_gets_everythi
 
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(["deliver", "take", "take all", "plan"]), max_size=12), st.integers(0, 2))
-def test_a_sequence_that_rests_is_always_woken(actions: list[str], ahead: int) -> None:
+def test_a_request_that_rests_is_always_woken(actions: list[str], ahead: int) -> None:
     """Whatever the order in which engine and client look at each other's counts."""
-    sequence = Sequence(1, "completion", GenerationParams(), array("q", [1]), (), None, (), -1)
+    client = ClientFlow()
     woken = []
-    stream = Stream(sequence, lambda _: None, lambda: woken.append(True))
+    stream = Stream(1, client, lambda: None, lambda: woken.append(True))
     waiting = MAX_BACKLOG + ahead
-    sequence.emitted = waiting
+    client.emitted = waiting
     for _ in range(MAX_BACKLOG - 2):
         stream.put(Delta("x"))
         waiting -= 1
@@ -347,7 +349,7 @@ def test_a_sequence_that_rests_is_always_woken(actions: list[str], ahead: int) -
             stream.put(Delta("x"))
         elif action == "plan" and not asleep:
             woken.clear()
-            asleep = sequence.rest()
+            asleep = client.rest()
         elif action == "take" and stream.ready():
             stream.take()
         elif action == "take all":
@@ -355,7 +357,7 @@ def test_a_sequence_that_rests_is_always_woken(actions: list[str], ahead: int) -
                 stream.take()
         asleep = asleep and not woken
     assert not asleep
-    assert not sequence.rest()
+    assert not client.rest()
 
 
 # ---- slots
@@ -446,7 +448,7 @@ async def test_a_thread_that_dies_leaves_nobody_waiting() -> None:
         gate = Gate(backend)
         stream = engine.submit(request(engine, tokens(9), n_predict=100))
         await gate.reached()
-        engine._inbox.put(lambda: 1 // 0)
+        engine._thread.send(lambda core: 1 // 0)
         gate.open()
         assert isinstance((await collect(stream))[-1], Failed)
         assert engine.snapshot.state == "failed"

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from llamaserver.errors import EngineFailure
 from llamaserver.interfaces.backend import Status
 from llamaserver.interfaces.params import Media
+from llamaserver.scheduling.batches import Work
 from llamaserver.scheduling.overflow import MARGIN, truncated_prompt
-from llamaserver.scheduling.scheduler import Work
-from llamaserver.scheduling.sequence import Phase, Sequence
+from llamaserver.scheduling.request import ActiveRequest, Phase
 
 from tests.support.engine.driver import Driver, make, same_as_alone, tokens
 from tests.support.engine.toy import Failure, picture_keys
@@ -35,10 +35,10 @@ def test_truncation_cuts_whole_half_blocks_after_the_kept_ones(n_ctx: int, longe
 # ---- context shift
 
 
-def history(driver: Driver, sequence: Sequence, prompt: list[int]) -> list[int]:
+def history(driver: Driver, sequence: ActiveRequest, prompt: list[int]) -> list[int]:
     """All tokens of a request so far, the last one not yet in the cache."""
     said = [token for event in driver.events[sequence] for token in event.tokens]
-    return [*prompt, *said, *sequence.pending_tokens]
+    return [*prompt, *said, *sequence.answer.pending_tokens]
 
 
 @pytest.mark.parametrize(("n_keep", "n_discard"), [(0, 0), (5, 0), (10, 0), (5, 3), (0, 100), (31, 0)])
@@ -189,12 +189,12 @@ def test_one_that_is_full_and_is_preempted_at_that_moment_comes_back() -> None:
     """Its tokens must fit the slot again: it shifts before anybody can take its cells."""
     driver = make(n_slots=2, slot_ctx=48, unified=True)
     older = driver.submit(tokens(20), n_predict=30)
-    older.taken = -600  # reads nothing
+    older.client.taken = -600  # reads nothing
     driver.run(until=lambda: older.phase is Phase.DECODE)
     younger = driver.submit([*tokens(20), 3, 4], n_predict=60)
     driver.run(until=lambda: younger.n_past == 48)
     assert older.n_past == 20
-    older.taken = older.emitted
+    older.client.taken = older.client.emitted
     driver.run()
     assert same_as_alone(driver, older, tokens(20))
     assert same_as_alone(driver, younger, [*tokens(20), 3, 4])
@@ -233,14 +233,14 @@ def test_so_may_the_cells_of_one_that_was_copied_from_it(unified: bool, monkeypa
 
     def plan_and_leave() -> list[Work]:
         works = plan()
-        gone.cancelled = True
+        gone.client.cancelled = True
         return works
 
     plan = scheduler.plan
     with monkeypatch.context() as patch:
         patch.setattr(scheduler, "plan", plan_and_leave)
         driver.step()  # it was shifted, then its decode was not worth while
-    assert scheduler.placement.shifted == [source]
+    assert scheduler.residents.shifted == [source]
     driver.core.cancel(gone)
     prompt = [*source.keys, 3, 4]
     follower = driver.submit(prompt, n_predict=3, id_slot=1)
@@ -284,7 +284,7 @@ def test_self_extend_compresses_positions_however_the_prompt_is_cut(factor: int,
     driver.run(until=lambda: sequence.n_past == 100)
     assert driver.backend.positions(sequence.resident.seq) == extended(100, factor, width)
     driver.run()
-    assert not driver.core.scheduler.placement.cells_used  # nobody may start from compressed positions
+    assert not driver.core.residents.cells_used  # nobody may start from compressed positions
 
 
 @pytest.mark.parametrize("unified", [False, True])

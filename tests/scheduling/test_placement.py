@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from llamaserver.interfaces.keys import common_prefix
 from llamaserver.interfaces.params import Media
+from llamaserver.scheduling.admission import WORTH_WAITING
 from llamaserver.scheduling.cells import CellLedger
-from llamaserver.scheduling.placement import WORTH_WAITING
+from llamaserver.scheduling.request import ActiveRequest, Phase
 from llamaserver.scheduling.residents import Resident
-from llamaserver.scheduling.sequence import Phase, Sequence
 
 from tests.support.engine.driver import Driver, make, same_as_alone, tokens
 from tests.support.engine.toy import picture_keys
@@ -119,7 +119,7 @@ def test_a_shared_prefix_takes_its_cells_once_in_a_unified_cache() -> None:
 # ---- in flight
 
 
-def burst(driver: Driver, count: int, length: int = 60, **fields: object) -> list[Sequence]:
+def burst(driver: Driver, count: int, length: int = 60, **fields: object) -> list[ActiveRequest]:
     return [driver.submit([*tokens(length), 2 + i], n_predict=4, **fields) for i in range(count)]
 
 
@@ -263,14 +263,14 @@ def test_no_sequence_id_is_lost_when_an_emptied_slot_takes_over_a_cached_sequenc
         driver.answer(tokens(20), n_predict=1)
         driver.answer(tokens(20, 1), n_predict=1)
         if emptied_by == "erase":
-            driver.core.erase(driver.core.scheduler.placement.slots[0])
+            driver.core.slot_states.erase(driver.core.residents.slots[0])
         elif emptied_by == "embedding":
             driver.submit(tokens(9, 2), kind="embedding", cache_prompt=False)
             driver.run()
         else:
             driver.core.fail_all(RuntimeError())
             driver.answer(tokens(20), n_predict=1)
-            driver.core.scheduler.placement.clear(driver.core.scheduler.placement.slots[0].resident)
+            driver.core.cache.clear(driver.core.residents.slots[0].resident)
         driver.answer(tokens(20), n_predict=1)
 
 

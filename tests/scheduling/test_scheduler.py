@@ -4,7 +4,8 @@ import pytest
 from llamaserver.errors import EngineFailure
 from llamaserver.interfaces.backend import Status
 from llamaserver.interfaces.output import Failed
-from llamaserver.scheduling.sequence import MAX_BACKLOG, Phase
+from llamaserver.scheduling.client_flow import MAX_BACKLOG
+from llamaserver.scheduling.request import Phase
 
 from tests.support.engine.driver import make, same_as_alone, tokens
 from tests.support.engine.toy import Failure
@@ -90,11 +91,11 @@ def test_without_continuous_batching_a_stream_that_nobody_reads_holds_no_prompt_
     driver = make(n_slots=2, cont_batching=False)
     first = driver.submit(tokens(8), n_predict=8)
     driver.step()
-    first.taken = -MAX_BACKLOG
+    first.client.taken = -MAX_BACKLOG
     second = driver.submit(tokens(8, 1), n_predict=2)
     driver.run(until=lambda: second.phase is Phase.DONE)
     assert first.n_decoded == 1
-    first.taken = first.emitted
+    first.client.taken = first.client.emitted
     driver.run()
     assert same_as_alone(driver, first, tokens(8))
 
@@ -143,7 +144,7 @@ def test_more_requests_than_slots_wait_in_order() -> None:
     finished = []
     while driver.unfinished():
         driver.step()
-        finished += [s.id_task for s in requests if s.phase is Phase.DONE and s.id_task not in finished]
+        finished += [s.task.id_task for s in requests if s.phase is Phase.DONE and s.task.id_task not in finished]
     assert finished == sorted(finished)
 
 
@@ -194,7 +195,7 @@ def test_a_client_that_goes_during_the_last_chunk_of_its_prompt_harms_nobody() -
     other = driver.submit(tokens(8, 1), n_predict=20)
     driver.step()
     gone = driver.submit(tokens(8), n_predict=20)
-    driver.backend.on_decode = lambda batch: setattr(gone, "cancelled", True)
+    driver.backend.on_decode = lambda batch: setattr(gone.client, "cancelled", True)
     driver.steps(5)
     assert gone.n_past == 0 or gone.remaining == 0
     driver.core.cancel(gone)
@@ -206,15 +207,15 @@ def test_a_client_that_does_not_read_rests_alone_and_goes_on_when_it_has_read() 
     driver = make(n_slots=2, slot_ctx=1024)
     driver.reading = False
     resting = driver.submit(tokens(4), n_predict=MAX_BACKLOG + 100)
-    driver.run(until=lambda: resting.backlog >= MAX_BACKLOG)
+    driver.run(until=lambda: resting.client.backlog >= MAX_BACKLOG)
     count = resting.n_decoded
     driver.reading = True
     other = driver.submit(tokens(4, 1), n_predict=50)
     driver.run(until=lambda: other.phase is Phase.DONE)
     assert resting.n_decoded == count
-    assert resting.resting
+    assert resting.client.resting
     assert not driver.step()  # nothing to do but wait for the reader
-    resting.taken = resting.emitted
+    resting.client.taken = resting.client.emitted
     driver.run()
     assert same_as_alone(driver, resting, tokens(4))
 
@@ -391,7 +392,7 @@ def test_embeddings_do_not_depend_on_the_company_and_leave_nothing_behind() -> N
         assert (driver.last(sequence).vectors == expected.vectors).all()
         assert driver.last(sequence).n_prompt == 12
     assert same_as_alone(driver, stream, tokens(6))
-    assert driver.core.scheduler.placement.cells_used == stream.n_prompt + stream.n_decoded - 1
+    assert driver.core.residents.cells_used == stream.n_prompt + stream.n_decoded - 1
 
 
 def test_an_embedding_drops_cached_sequences_instead_of_running_into_a_full_cache() -> None:

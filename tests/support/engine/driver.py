@@ -12,9 +12,8 @@ from llamaserver.interfaces.backend import Sampler
 from llamaserver.interfaces.output import Delta, Embedded, Event, Failed, Finish
 from llamaserver.interfaces.params import GenerationParams, Media, SamplingParams
 from llamaserver.kvstore.store import KVStore
-from llamaserver.scheduling.scheduler import Work
-from llamaserver.scheduling.sequence import Phase
-from llamaserver.scheduling.sequence import Sequence as Running
+from llamaserver.scheduling.batches import Work
+from llamaserver.scheduling.request import ActiveRequest, Phase, Task
 from llamaserver.scheduling.settings import EngineSettings
 
 from tests.support.engine.toy import VOCAB, ToyBackend
@@ -44,7 +43,7 @@ class Driver:
         self.settings = settings
         self.clock = Clock()
         self.core = Core(backend, settings, self.clock, self._during, store)
-        self.events: dict[Running, list[Event]] = {}
+        self.events: dict[ActiveRequest, list[Event]] = {}
         self.works: list[Work] = []
         self.reading = True  # clients take their events at once
         self._tasks = 0
@@ -69,12 +68,13 @@ class Driver:
         media: tuple[Media, ...] = (),
         lora: tuple[float, ...] | None = None,
         n_keep: int = 0,
+        tag: Any = None,
         **fields: Any,
-    ) -> Running:
+    ) -> ActiveRequest:
         """Queue a request; `fields` are those of GenerationParams."""
         params = params or GenerationParams(sampling=sampling, n_predict=n_predict, **fields)
         self._tasks += 1
-        sequence = Running(
+        task = Task(
             id_task=self._tasks,
             kind="embedding" if kind == "embedding" else "completion",
             params=params,
@@ -84,9 +84,11 @@ class Driver:
             lora=(0.0,) * self.backend.info.n_lora if lora is None else lora,
             n_predict=params.n_predict,
             n_keep=n_keep,
+            tag=tag,
         )
+        sequence = ActiveRequest(task)
         self.events[sequence] = []
-        self.core.submit(sequence)
+        self.core.enqueue(sequence)
         return sequence
 
     def answer(self, prompt: Sequence[int], **fields: Any) -> Finish:
@@ -104,7 +106,7 @@ class Driver:
         self.check()
         queue = list(self.core.scheduler.queue)
         if not moved and any(sequence.lookup is not None for sequence in queue):  # answered by now, perhaps
-            until(lambda: not any(sequence.held for sequence in queue), "the store answers")
+            until(lambda: not any(sequence.awaits_store for sequence in queue), "the store answers")
             return True
         return moved
 
@@ -118,10 +120,10 @@ class Driver:
         for count in range(_MOST_STEPS):
             if until() if until else all(s.phase is Phase.DONE for s in self.events):
                 return count
-            assert self.step(), f"stands still: {[(s.id_task, s.phase.name) for s in self.unfinished()]}"
-        raise AssertionError(f"no end in sight: {[(s.id_task, s.phase.name) for s in self.unfinished()]}")
+            assert self.step(), f"stands still: {[(s.task.id_task, s.phase.name) for s in self.unfinished()]}"
+        raise AssertionError(f"no end in sight: {[(s.task.id_task, s.phase.name) for s in self.unfinished()]}")
 
-    def unfinished(self) -> list[Running]:
+    def unfinished(self) -> list[ActiveRequest]:
         """Requests without an answer."""
         return [s for s in self.events if s.phase is not Phase.DONE]
 
@@ -129,31 +131,31 @@ class Driver:
         for sequence, event in self.core.outbox:
             self.events[sequence].append(event)
             if self.reading and isinstance(event, Delta):
-                sequence.taken += 1
+                sequence.client.taken += 1
         self.core.outbox = []
 
     # ---- what came out
 
-    def last(self, sequence: Running) -> Finish | Embedded | Failed | None:
+    def last(self, sequence: ActiveRequest) -> Finish | Embedded | Failed | None:
         """The event that ended it; asserts that nothing came after it."""
         ends = [event for event in self.events[sequence] if not isinstance(event, Delta)]
         assert len(ends) <= 1
         assert not ends or self.events[sequence][-1] is ends[0]
         return ends[0] if ends else None
 
-    def finish(self, sequence: Running) -> Finish:
+    def finish(self, sequence: ActiveRequest) -> Finish:
         """Its regular end."""
         end = self.last(sequence)
         assert isinstance(end, Finish), end
         return end
 
-    def error(self, sequence: Running) -> Exception:
+    def error(self, sequence: ActiveRequest) -> Exception:
         """Its irregular one."""
         end = self.last(sequence)
         assert isinstance(end, Failed), end
         return end.error
 
-    def text(self, sequence: Running) -> str:
+    def text(self, sequence: ActiveRequest) -> str:
         """All text, in order."""
         return "".join(event.content for event in self.events[sequence] if isinstance(event, Delta | Finish))
 
@@ -165,35 +167,37 @@ class Driver:
 
     def check(self) -> None:
         """Every resident, the ledger and the ids against the backend's own cells."""
-        placement, info = self.core.scheduler.placement, self.backend.info
-        residents = placement.residents()
-        ids = [r.seq for r in residents] + placement._free
+        residents, info = self.core.residents, self.backend.info
+        ids = [r.seq for r in residents] + residents.free_ids
         assert sorted(ids) == list(range(info.n_seq_max)), "a library sequence has been lost or given out twice"
         for resident in residents:
             assert list(resident.keys) == self.backend.keys(resident.seq)
             assert resident.position == self.backend.pos_max(resident.seq) + 1
             assert len(resident.keys) <= self.settings.slot_ctx
-            if placement.ledger:
+            if residents.ledger:
                 assert len(resident.cells) == len(resident.keys)
-        for seq in placement._free:
+        for seq in residents.free_ids:
             assert not self.backend.keys(seq)
-        assert placement.cells_used == self.backend.cells_used <= info.n_ctx
-        for slot in placement.slots:
+        assert residents.cells_used == self.backend.cells_used <= info.n_ctx
+        for slot, running in zip(residents.slots, self.core.scheduler.roster.on_slot, strict=True):
             assert slot.resident is None or slot.resident.slot is slot
-            if slot.sequence is not None:
-                assert slot.sequence.slot is slot
-                assert slot.sequence.resident is None or slot.sequence.resident is slot.resident
-        for resident in placement.retired:
+            assert slot.busy == (running is not None)
+            if running is not None:
+                assert running.slot is slot
+                assert running.resident is None or running.resident is slot.resident
+            if slot.resident is not None:
+                assert slot.resident.busy == (running is not None and running.resident is not None)
+        for resident in residents.retired:
             assert resident.slot is None
-            assert resident.owner is None
+            assert not resident.busy
 
     def check_idle(self) -> None:
         """Nothing runs, nothing waits, nobody owns anything."""
         scheduler = self.core.scheduler
-        assert all(slot.idle for slot in scheduler.placement.slots)
+        assert not any(slot.busy for slot in scheduler.residents.slots)
         assert not scheduler.queue
         assert not scheduler.ended
-        assert all(resident.owner is None for resident in scheduler.placement.residents())
+        assert not any(resident.busy for resident in scheduler.residents)
 
 
 def make(
@@ -237,7 +241,7 @@ def solo(
     return outcome(driver, sequence)
 
 
-def outcome(driver: Driver, sequence: Running) -> tuple[str, str, str, int, bool]:
+def outcome(driver: Driver, sequence: ActiveRequest) -> tuple[str, str, str, int, bool]:
     """Everything of an answer that must not depend on the company."""
     end = driver.finish(sequence)
     return driver.text(sequence), end.reason, end.stopping_word, end.n_decoded, end.truncated
@@ -249,15 +253,15 @@ def tokens(count: int, seed: int = 0) -> list[int]:
     return [2 + (seed * 11 + i * (7 + 2 * (seed % 3))) % usable for i in range(count)]
 
 
-def same_as_alone(driver: Driver, sequence: Running, prompt: Sequence[int]) -> bool:
+def same_as_alone(driver: Driver, sequence: ActiveRequest, prompt: Sequence[int]) -> bool:
     """Whether a finished request (without pictures) got what it gets alone."""
-    params = replace(sequence.params, id_slot=-1, cache_prompt=True)
-    settings, lora = driver.settings, sequence.lora
+    params = replace(sequence.task.params, id_slot=-1, cache_prompt=True)
+    settings, lora = driver.settings, sequence.task.lora
     expected = solo(
         tuple(prompt),
         params,
         slot_ctx=settings.slot_ctx,
-        n_keep=sequence.n_keep,
+        n_keep=sequence.task.n_keep,
         lora=lora,
         context_shift=settings.context_shift,
     )

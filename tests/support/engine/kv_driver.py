@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from llamaserver.engine.store_client import StoreClient
 from llamaserver.kvstore.store import KVStore
 
 from tests.support.engine.driver import Driver, make, same_as_alone
@@ -24,16 +25,19 @@ def engine(
         yield make(unified=unified, store=store, **options)
 
 
+def client_of(driver: Driver) -> StoreClient:
+    assert isinstance(driver.core.store_client, StoreClient)
+    return driver.core.store_client
+
+
 def store_of(driver: Driver) -> KVStore:
-    assert driver.core.keeper is not None
-    return driver.core.keeper.store
+    return client_of(driver).store
 
 
 def quiet(driver: Driver) -> None:
     """Step until nothing is left to save."""
-    keeper = driver.core.keeper
-    assert keeper is not None
-    until(lambda: not driver.step() and not keeper.store.waiting and not keeper.candidates(), "all is saved")
+    client = client_of(driver)
+    until(lambda: not driver.step() and not client.store.waiting and not client.candidates(), "all is saved")
 
 
 def evaluated(driver: Driver, prompt: list[int], **fields: Any) -> int:

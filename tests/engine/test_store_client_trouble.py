@@ -2,13 +2,15 @@
 
 import errno
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from llamaserver.kvstore import disk as kvdisk
 from llamaserver.kvstore.messages import Lookup, StoreOptions
 from llamaserver.kvstore.store import KVStore, Shape
-from llamaserver.scheduling.sequence import MAX_BACKLOG, Phase
+from llamaserver.scheduling.client_flow import MAX_BACKLOG
+from llamaserver.scheduling.request import Phase
 
 from tests.support.engine.driver import make, tokens
 from tests.support.engine.kv import files
@@ -22,27 +24,27 @@ def test_clients_that_do_not_read_hold_nobody_up(tmp_path: Path) -> None:
         slow = [driver.submit(tokens(60, seed), n_predict=40) for seed in (1, 2)]
         driver.run(until=lambda: all(one.n_decoded > 20 for one in slow))
         for one in slow:
-            one.taken = one.emitted - MAX_BACKLOG - 1
-            one.rest()
+            one.client.taken = one.client.emitted - MAX_BACKLOG - 1
+            one.client.rest()
             driver.core.scheduler.preempt(one)
         until(lambda: not store_of(driver).waiting, "their states are written")
         other = driver.submit(tokens(30, 9), n_predict=2)
         driver.run(until=lambda: other.phase is Phase.DONE)
         assert [one.phase for one in slow] == [Phase.QUEUED, Phase.QUEUED]
         for one in slow:
-            one.taken = one.emitted
+            one.client.taken = one.client.emitted
         driver.run()
 
 
 def test_a_state_restored_by_hand_is_used_but_never_kept(tmp_path: Path) -> None:
     with engine(tmp_path, mode="shutdown") as driver:
         driver.answer(tokens(100, 1), n_predict=1)
-        slots = driver.core.scheduler.placement.slots
-        saved, state = driver.core.save(slots[0])
-        driver.core.erase(slots[0])
-        driver.core.restore(slots[1], saved, state, ())
-        assert driver.core.keeper is not None
-        driver.core.keeper.draining = True
+        slots = driver.core.residents.slots
+        state = driver.core.slot_states.save(slots[0])
+        saved = state.tokens
+        driver.core.slot_states.erase(slots[0])
+        driver.core.slot_states.restore(slots[1], replace(state, lora=()))
+        driver.core.store_client.draining = True
         quiet(driver)
         assert files(tmp_path) == []
         # Neither by a turn that goes on there, nor does it spoil what comes after it.
@@ -89,21 +91,20 @@ def test_what_a_full_disk_refused_is_saved_when_it_has_room(
 
     monkeypatch.setattr(kvdisk, "_PAUSE_AT_END" if draining else "_PAUSE", 0.1)
     with engine(tmp_path) as driver:
-        keeper = driver.core.keeper
-        assert keeper is not None
+        client = driver.core.store_client
         with monkeypatch.context() as patched:
             patched.setattr(kvdisk.DiskTier, "_write", full)
             driver.answer(tokens(100, 1), n_predict=1)
             until(lambda: not driver.step() and store_of(driver).stats().discards.get("disk_full"), "a failure")
-            until(lambda: not keeper.store.waiting, "the store gives up")
-            assert keeper.unsaved == 1
-            assert keeper.store.stats().saves == 0
-        keeper.draining = draining
-        until(lambda: driver.core.step() or keeper.postponed or not keeper.unsaved, "it is postponed or tried")
+            until(lambda: not client.store.waiting, "the store gives up")
+            assert client.unsaved == 1
+            assert client.store.stats().saves == 0
+        client.draining = draining
+        until(lambda: driver.core.step() or client.postponed or not client.unsaved, "it is postponed or tried")
         quiet(driver)
-        assert keeper.unsaved == 0
+        assert client.unsaved == 0
         assert len(files(tmp_path)) == 2
-        assert keeper.store.stats().saves == 1
+        assert client.store.stats().saves == 1
 
 
 def test_a_failing_disk_is_left_alone_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

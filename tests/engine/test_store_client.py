@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from llamaserver.errors import Unavailable
 from llamaserver.interfaces.backend import Status
 from llamaserver.interfaces.output import Failed
-from llamaserver.scheduling.sequence import Phase
+from llamaserver.scheduling.request import Phase
 
 from tests.support.engine.driver import Driver, same_as_alone, tokens
 from tests.support.engine.kv import files
@@ -81,8 +81,7 @@ def test_mode_shutdown_writes_when_a_slot_is_taken_and_at_the_end(tmp_path: Path
         driver.answer(tokens(100, 1), n_predict=1)
         quiet(driver)
         assert len(files(tmp_path)) == 2
-        assert driver.core.keeper is not None
-        driver.core.keeper.draining = True
+        driver.core.store_client.draining = True
         quiet(driver)
         assert len(files(tmp_path)) == 4
 
@@ -141,7 +140,7 @@ def test_a_store_that_hangs_holds_the_first_request_up_and_no_other(tmp_path: Pa
         store._answer = lambda lookup: (begun.set(), gate.wait(30), answer(lookup))[2]  # type: ignore[method-assign,func-returns-value]
         sequence = driver.submit(tokens(100), n_predict=3)
         assert not driver.core.step()
-        assert sequence.held
+        assert sequence.awaits_store
         assert begun.wait(30)
         driver.clock.now += 60
         driver.run()
@@ -149,7 +148,7 @@ def test_a_store_that_hangs_holds_the_first_request_up_and_no_other(tmp_path: Pa
         assert evaluated(driver, tokens(80, 1)) == 80  # at once
         assert store.stats().discards == {"slow_volume": 1, "not_asked": 1}
         gate.set()
-        until(lambda: driver.core.keeper and driver.core.keeper._stuck and driver.core.keeper._stuck.done, "an answer")
+        until(lambda: driver.core.store_client._overdue and driver.core.store_client._overdue.done, "an answer")
         assert store.stats().misses == {"disk": 0}
         assert evaluated(driver, tokens(90, 2)) == 90
         assert store.stats().misses == {"disk": 1}  # asked again
@@ -168,10 +167,10 @@ def test_an_offer_that_is_not_used_is_counted_by_its_reason(tmp_path: Path) -> N
         late = second.submit(tokens(100), n_predict=1)
         second.step()
         until(lambda: late.offered, "an offer")
-        placement = second.core.scheduler.placement
-        placement.unsettled = True  # as after a copy whose request has gone
+        residents = second.core.residents
+        residents.unsettled = True  # as after a copy whose request has gone
         second.step()
-        placement.unsettled = False
+        residents.unsettled = False
         second.run()
         assert second.finish(late).n_cached == 0
         assert store_of(second).stats().discards == {"unwanted": 1, "not_now": 1}
@@ -203,7 +202,7 @@ def test_few_states_are_in_memory_at_once(tmp_path: Path) -> None:
         many = [second.submit(tokens(100, seed), n_predict=1) for seed in range(4)]
 
         def outstanding() -> int:
-            return sum(one.held or one.offer is not None for one in many)
+            return sum(one.awaits_store or one.offer is not None for one in many)
 
         second.run(until=lambda: outstanding() > 2 or all(one.phase is Phase.DONE for one in many))
         assert [second.finish(one).n_cached for one in many] == [98] * 4
@@ -217,7 +216,7 @@ def test_requests_for_a_busy_slot_keep_nobody_from_asking(tmp_path: Path) -> Non
         other = driver.submit(tokens(100, 1), n_predict=1)
         driver.step()
         assert other.lookup is not None
-        until(lambda: not other.held, "the store answers")
+        until(lambda: not other.awaits_store, "the store answers")
         driver.run(until=lambda: other.phase is Phase.DONE)
         assert long.phase is Phase.DECODE
         assert all(one.phase is Phase.QUEUED for one in patient)
@@ -265,21 +264,20 @@ def test_a_drain_saves_idle_ones_first_and_running_ones_when_they_end(tmp_path: 
         driver.answer(tokens(200, 2), n_predict=1, id_slot=2)
         running = driver.submit(tokens(50), n_predict=100, id_slot=0)
         driver.run(until=lambda: running.phase is Phase.DECODE)
-        keeper = driver.core.keeper
-        assert keeper is not None
-        keeper.draining = True
-        assert keeper.unsaved == 2
-        assert sorted(r.savable for r in keeper.candidates()) == [70, 200]
+        client = driver.core.store_client
+        client.draining = True
+        assert client.unsaved == 2
+        assert sorted(r.savable for r in client.candidates()) == [70, 200]
         order: list[int] = []
-        save = keeper.store.save
-        keeper.store.save = lambda keys, *rest, **more: (order.append(len(keys)), save(keys, *rest, **more))[1]  # type: ignore[method-assign]
+        save = client.store.save
+        client.store.save = lambda keys, *rest, **more: (order.append(len(keys)), save(keys, *rest, **more))[1]  # type: ignore[method-assign]
         driver.step()
         assert order == [200, 70]  # the longer one first, both while the stream runs
-        assert keeper.candidates() == []
+        assert client.candidates() == []
         assert running.phase is Phase.DECODE
         driver.run()
         quiet(driver)
-        assert keeper.unsaved == 0
+        assert client.unsaved == 0
     with engine(tmp_path, n_slots=3) as second:
         for prompt in (tokens(50), tokens(70, 1), tokens(200, 2)):
             assert evaluated(second, prompt) == 2
@@ -293,8 +291,7 @@ def test_requests_that_are_cut_off_keep_what_they_have(tmp_path: Path) -> None:
         driver.core.cut_off(Unavailable("no more"))
         driver._deliver()
         assert all(isinstance(driver.last(one), Failed) for one in (running, *waiting))
-        assert driver.core.keeper is not None
-        driver.core.keeper.draining = True
+        driver.core.store_client.draining = True
         quiet(driver)
         driver.check_idle()
     with engine(tmp_path) as second:
@@ -329,6 +326,5 @@ def test_answers_never_depend_on_the_store(tmp_path_factory: pytest.TempPathFact
                 assert same_as_alone(driver, sequence, prompt)
             driver.check_idle()
             assert all_counted(driver)
-            assert driver.core.keeper is not None
-            driver.core.keeper.draining = True
+            driver.core.store_client.draining = True
             quiet(driver)
