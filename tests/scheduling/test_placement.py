@@ -1,6 +1,7 @@
 """Which slot, which cached prefix, who waits for whom: proved by counting the tokens that were evaluated."""
 
 from array import array
+from dataclasses import FrozenInstanceError
 
 import pytest
 from hypothesis import given, settings
@@ -9,6 +10,7 @@ from llamaserver.interfaces.keys import common_prefix
 from llamaserver.interfaces.params import Media
 from llamaserver.scheduling.admission import WORTH_WAITING
 from llamaserver.scheduling.cells import CellLedger
+from llamaserver.scheduling.placement import How
 from llamaserver.scheduling.request import ActiveRequest, Phase
 from llamaserver.scheduling.residents import Resident
 
@@ -60,6 +62,40 @@ def test_a_short_common_prefix_does_not_cost_a_long_cached_sequence(unified: boo
     driver.answer(tokens(100), n_predict=1)
     assert driver.answer([*tokens(20), *tokens(10, 1)], n_predict=1).id_slot == 1
     assert driver.answer(tokens(100), n_predict=1).n_cached == 98
+
+
+# ---- deciding (that a plan is carried out to the letter is checked by the driver, for every request)
+
+
+@LAYOUTS
+def test_deciding_changes_nothing(unified: bool) -> None:
+    driver = make(n_slots=2, slot_ctx=128, n_ctx=256, unified=unified, spare=0)
+    for seed in range(3):
+        driver.answer(tokens(40, seed), n_predict=1)
+    request = driver.submit([*tokens(30, 1), 5, 6], n_predict=1)
+    placement, history = driver.core.scheduler.placement, len(driver.backend.history)
+    before = [(r.seq, r.slot, list(r.keys), r.last_used) for r in driver.core.residents]
+    plan = placement.decide(request)
+    assert plan is not None
+    assert placement.decide(request) == placement.decide_on(plan.slot, request) == plan
+    assert [(r.seq, r.slot, list(r.keys), r.last_used) for r in driver.core.residents] == before
+    assert len(driver.backend.history) == history
+    driver.check()
+
+
+@pytest.mark.parametrize(("shared", "how"), [(0, How.EMPTY), (8, How.COPY), (30, How.TAKE_OVER)])
+def test_most_of_a_prefix_is_taken_over_a_part_is_copied(shared: int, how: How) -> None:
+    driver = make(n_slots=2, slot_ctx=128)
+    driver.answer(tokens(40), n_predict=1)
+    (source,) = driver.core.residents
+    request = driver.submit([*tokens(shared), *tokens(40, 1)], n_predict=1)
+    plan = driver.core.scheduler.placement.decide(request)
+    assert plan is not None
+    assert (plan.how, plan.length, plan.source) == (how, shared, source if shared else None)
+    assert plan.victim is (source if how is How.TAKE_OVER else None)
+    assert (plan.slot is source.slot) == (how is How.TAKE_OVER)
+    with pytest.raises(FrozenInstanceError):
+        plan.length = 7  # type: ignore[misc]
 
 
 # ---- sharing a prefix

@@ -14,7 +14,7 @@ from .settings import EngineSettings
 
 @dataclass(slots=True)
 class Request:
-    """What the API asks of the engine. SlotView shows `tag`, which is data of the API."""
+    """What the API asks of the engine. `tag` is data of the API, which SlotView carries back."""
 
     prompt: Prompt
     params: GenerationParams

@@ -1,7 +1,7 @@
 """What happens when a slot is full: prompt truncation, context shift and self-extend.
 
-The three algorithms are those of the April 2024 server. The first is pure; the other two move
-positions in the cache of one sequence.
+The three algorithms are those of the April 2024 server. The first changes nothing. The other two
+move positions in the cache of one sequence.
 """
 
 from array import array

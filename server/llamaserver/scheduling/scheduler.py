@@ -41,7 +41,7 @@ class Scheduler:
         self._backend = backend
         self._settings = settings
         self._info = backend.info
-        self._placement = placement
+        self.placement = placement
         self._store = store
         self._batches = Batches(backend, settings, cache)
         self.cache = cache
@@ -67,11 +67,11 @@ class Scheduler:
         pairs = zip(self.residents.slots, self.roster.on_slot, strict=True)
         following = [(r, slot) for slot, r in pairs if r is not None and r.phase is Phase.FOLLOWING]
         following.sort(key=lambda pair: pair[0].task.id_task)
-        started = [r for r, slot in following if self._admission.start(r, self._placement.decide_on(slot, r))]
+        started = [r for r, slot in following if self._admission.start(r, self.placement.decide_on(slot, r))]
         for request in list(self.queue):
             if request.rests() or not self._store.answered(request):
                 continue
-            plan = self._placement.decide(request)
+            plan = self.placement.decide(request)
             if plan is None:
                 if request.task.params.id_slot < 0:
                     break  # no slot is idle

@@ -13,7 +13,9 @@ from llamaserver.interfaces.output import Delta, Embedded, Event, Failed, Finish
 from llamaserver.interfaces.params import GenerationParams, Media, SamplingParams
 from llamaserver.kvstore.store import KVStore
 from llamaserver.scheduling.batches import Work
+from llamaserver.scheduling.placement import How, PlacementPlan
 from llamaserver.scheduling.request import ActiveRequest, Phase, Task
+from llamaserver.scheduling.residents import Resident
 from llamaserver.scheduling.settings import EngineSettings
 
 from tests.support.engine.toy import VOCAB, ToyBackend
@@ -43,6 +45,8 @@ class Driver:
         self.settings = settings
         self.clock = Clock()
         self.core = Core(backend, settings, self.clock, self._during, store)
+        self._carry_out = self.core.cache.carry_out
+        self.core.cache.carry_out = self._checked_carry_out  # type: ignore[method-assign]
         self.events: dict[ActiveRequest, list[Event]] = {}
         self.works: list[Work] = []
         self.reading = True  # clients take their events at once
@@ -53,6 +57,20 @@ class Driver:
         self.works.append(work)
         yield
         self.backend.abort(False)
+
+    def _checked_carry_out(self, plan: PlacementPlan, lora: tuple[float, ...]) -> Resident:
+        """Exactly what the plan says must happen."""
+        before = {resident: (resident.keys, len(resident.keys)) for resident in self.core.residents}
+        resident = self._carry_out(plan, lora)
+        losers = {
+            other for other, (keys, count) in before.items() if count and (other.keys is not keys or len(keys) < count)
+        }
+        assert losers <= {plan.victim}, "a resident lost keys that the plan does not name"
+        assert plan.victim is None or losers or not before[plan.victim][1], "the victim lost nothing"
+        assert plan.slot.resident is resident
+        assert len(resident.keys) == (0 if plan.how is How.RESTORE else plan.length)
+        assert plan.how is not How.TAKE_OVER or resident is plan.source
+        return resident
 
     # ---- requests
 
