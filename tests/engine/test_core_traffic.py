@@ -114,9 +114,9 @@ TRAFFIC = st.builds(
 def vector(prompt: tuple[int, ...]) -> bytes:
     """What the same embedding request gets alone."""
     driver = make(n_slots=1, backend={"n_lora": 1})
-    sequence = driver.submit(prompt, kind="embedding", cache_prompt=False, lora=(0.5,))
+    request = driver.submit(prompt, kind="embedding", cache_prompt=False, lora=(0.5,))
     driver.run()
-    end = driver.last(sequence)
+    end = driver.last(request)
     assert isinstance(end, Embedded)
     return end.vectors.tobytes()
 
@@ -140,8 +140,8 @@ class Run:
             getattr(self, name)(*values)
             self.driver.check()
         self.hear()
-        for sequence in self.requests:
-            sequence.client.taken = sequence.client.emitted
+        for request in self.requests:
+            request.client.taken = request.client.emitted
         self.driver.run()
         self.driver.check_idle()
 
@@ -156,9 +156,9 @@ class Run:
             prompt = (5, 6, *picture_keys(picture), *prompt)
         prompt = prompt[: self.traffic.slot_ctx - 1]
         n_keep = len(prompt) if n_keep < 0 else min(n_keep, self.traffic.slot_ctx - 4)
-        sequence = self.driver.submit(prompt, params=params, n_keep=n_keep, lora=lora, media=media)
-        self.requests.append(sequence)
-        self.expected[sequence] = partial(
+        request = self.driver.submit(prompt, params=params, n_keep=n_keep, lora=lora, media=media)
+        self.requests.append(request)
+        self.expected[request] = partial(
             solo,
             prompt,
             replace(params, id_slot=-1, cache_prompt=True),
@@ -172,9 +172,9 @@ class Run:
     def embed(self, length: int) -> None:
         traffic = self.traffic
         prompt = PROMPTS[1][: min(length, traffic.n_batch, traffic.n_ubatch)]
-        sequence = self.driver.submit(prompt, kind="embedding", cache_prompt=False, lora=(0.5,))
-        self.requests.append(sequence)
-        self.expected[sequence] = partial(vector, prompt)
+        request = self.driver.submit(prompt, kind="embedding", cache_prompt=False, lora=(0.5,))
+        self.requests.append(request)
+        self.expected[request] = partial(vector, prompt)
 
     def step(self, count: int) -> None:
         for number in range(count):
@@ -193,8 +193,8 @@ class Run:
             self.left.append(self.requests[index])
 
     def hear(self) -> None:
-        for sequence in self.left:
-            self.driver.core.cancel(sequence)
+        for request in self.left:
+            self.driver.core.cancel(request)
         self.left.clear()
 
     def rest(self, index: int) -> None:
@@ -230,21 +230,21 @@ class Run:
 
 
 def check(traffic: Traffic) -> None:
-    """Play it; compare every answer with the one its request gets alone."""
+    """Play it. Compare every answer with the one its request gets alone."""
     note(str(traffic).replace(str(GREEDY), "GREEDY"))
     run = Run(traffic)
     run.play()
-    for sequence in run.requests:
-        assert sequence.phase is Phase.DONE
-        end = run.driver.last(sequence)
+    for request in run.requests:
+        assert request.phase is Phase.DONE
+        end = run.driver.last(request)
         if isinstance(end, Failed):
             assert run.failing, end.error
         elif end is None:
-            assert sequence.client.cancelled
+            assert request.client.cancelled
         elif isinstance(end, Embedded):
-            assert end.vectors.tobytes() == run.expected[sequence]()
+            assert end.vectors.tobytes() == run.expected[request]()
         else:
-            assert outcome(run.driver, sequence) == run.expected[sequence]()
+            assert outcome(run.driver, request) == run.expected[request]()
     assert run.failing or not any(one.status is Status.NO_ROOM for one in run.driver.backend.history)
 
 
@@ -311,5 +311,5 @@ def heavy_traffic(random: Random) -> Traffic:
 
 @settings(max_examples=MANY, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, 2**64))
-def test_the_same_under_pressure(seed: int) -> None:
+def test_every_answer_stays_the_same_when_the_cache_is_full(seed: int) -> None:
     check(heavy_traffic(Random(seed)))

@@ -25,7 +25,7 @@ SETTINGS = EngineSettings(n_slots=2, slot_ctx=128, cont_batching=True)
 
 
 class Toy:
-    """Makes the backend on the engine thread, as loading a model does; then at hand for the test."""
+    """Makes the backend on the engine thread, as loading a model does, and keeps it for the test."""
 
     def __init__(self, **options: Any) -> None:
         self._options = {"n_ctx": 256, "n_seq_max": 2, **options}
@@ -159,7 +159,7 @@ async def test_a_slot_takes_its_size_from_the_model_when_none_is_given() -> None
 # ---- what is refused at the door
 
 
-async def test_what_can_never_run_is_refused_at_once() -> None:
+async def test_a_request_that_can_never_run_is_refused_at_once() -> None:
     async with running() as (engine, _):
         for bad, error in (
             (request(engine, []), InvalidRequest),
@@ -245,7 +245,7 @@ async def test_leaving_the_stream_ends_the_request() -> None:
         assert isinstance((await collect(engine.submit(request(engine, tokens(9)))))[-1], Finish)
 
 
-async def test_a_decode_that_serves_nobody_any_more_is_aborted() -> None:
+async def test_a_decode_whose_clients_have_all_gone_is_aborted() -> None:
     async with running() as (engine, backend):
         gate = Gate(backend)
         stream = engine.submit(request(engine, tokens(60), n_predict=100))
@@ -285,13 +285,13 @@ async def test_a_cut_off_does_not_wait_for_a_long_decode(partial_reuse: bool) ->
         gate.open()
         await done
         assert isinstance((await collect(stream))[-1], Failed)
-        # What is left of a recurrent state after an abort is of no use to the store.
+        # A recurrent state does not survive an abort.
         assert [one.status for one in backend.history] == [Status.ABORTED if partial_reuse else Status.OK]
         end = (await collect(engine.submit(request(engine, tokens(60), n_predict=3))))[-1]
         assert end.n_decoded == 3
 
 
-async def test_many_come_and_go() -> None:
+async def test_many_requests_come_and_go() -> None:
     async with running(EngineSettings(n_slots=2, slot_ctx=128, cont_batching=True), unified=True, n_seq_max=4) as (
         engine,
         _,
@@ -318,7 +318,7 @@ async def test_many_come_and_go() -> None:
 # ---- clients that do not read
 
 
-async def test_a_client_that_does_not_read_bounds_what_is_kept_and_gets_everything_later() -> None:
+async def test_a_client_that_does_not_read_has_a_bounded_backlog_and_gets_everything_later() -> None:
     async with running(EngineSettings(n_slots=2, slot_ctx=2048), n_ctx=4096, n_seq_max=2) as (engine, backend):
         stream = engine.submit(request(engine, tokens(5), n_predict=MAX_BACKLOG + 200))
         await eventually(lambda: len(backend.history) >= MAX_BACKLOG, "the engine to get there")
@@ -417,7 +417,7 @@ async def test_a_defect_ends_what_runs_and_the_engine_goes_on() -> None:
         assert isinstance((await collect(engine.submit(request(engine, tokens(9)))))[-1], Finish)
 
 
-async def test_stopping_answers_everybody_even_those_the_thread_never_heard_of() -> None:
+async def test_stopping_answers_every_request_even_those_still_in_the_inbox() -> None:
     async with running(EngineSettings(n_slots=1, slot_ctx=128)) as (engine, backend):
         gate = Gate(backend)
         streams = [engine.submit(request(engine, tokens(40), n_predict=30))]
@@ -443,7 +443,7 @@ async def test_stopping_answers_everybody_even_those_the_thread_never_heard_of()
         assert backend.history[0].status is Status.ABORTED
 
 
-async def test_a_thread_that_dies_leaves_nobody_waiting() -> None:
+async def test_a_thread_that_dies_leaves_no_request_waiting() -> None:
     async with running(EngineSettings(n_slots=1, slot_ctx=128)) as (engine, backend):
         gate = Gate(backend)
         stream = engine.submit(request(engine, tokens(9), n_predict=100))

@@ -1,4 +1,4 @@
-"""What monitoring reads: immutable values that tell the truth at every moment."""
+"""Snapshots for monitoring: immutable values that are right at every moment."""
 
 from dataclasses import FrozenInstanceError, fields, is_dataclass
 

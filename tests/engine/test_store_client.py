@@ -1,4 +1,4 @@
-"""Engine and KV store together, over the toy: nobody's answer changes, and prompts cost what they must."""
+"""Engine and KV store together, over the toy backend: answers stay equal, and reused tokens are not evaluated."""
 
 import threading
 from array import array
@@ -63,7 +63,7 @@ def test_a_recurrent_model_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
 
 @LAYOUTS
-def test_what_leaves_a_slot_comes_back_from_memory(unified: bool) -> None:
+def test_an_evicted_sequence_comes_back_from_memory(unified: bool) -> None:
     with engine(None, unified=unified, ram_bytes=-1, n_slots=1, spare=0, n_ctx=256) as driver:
         for seed in range(3):
             assert evaluated(driver, tokens(200, seed)) == 200
@@ -87,7 +87,7 @@ def test_mode_shutdown_writes_when_a_slot_is_taken_and_at_the_end(tmp_path: Path
 
 
 def test_a_preempted_request_leaves_its_state_to_the_store() -> None:
-    """Whether it is written when the request comes back is a matter of who is faster; the answer is not."""
+    """The state may be written before or after the request comes back. The answer does not depend on that."""
     with engine(None, unified=True, ram_bytes=-1, n_slots=2, spare=0, n_ctx=220, slot_ctx=220) as driver:
         prompts = [tokens(90), tokens(90, 1)]
         both = [driver.submit(prompt, n_predict=60) for prompt in prompts]
@@ -113,7 +113,7 @@ def test_images_are_part_of_what_is_saved(tmp_path: Path) -> None:
         assert changed.n_cached == 40
 
 
-def test_short_ones_are_not_kept(tmp_path: Path) -> None:
+def test_short_sequences_are_not_saved(tmp_path: Path) -> None:
     with engine(tmp_path, min_tokens=100) as driver:
         driver.answer(tokens(90), n_predict=1)
         driver.answer(tokens(120, 1), n_predict=1)
@@ -138,13 +138,13 @@ def test_a_store_that_hangs_holds_the_first_request_up_and_no_other(tmp_path: Pa
         store, begun, gate = store_of(driver), threading.Event(), threading.Event()
         answer = store._answer
         store._answer = lambda lookup: (begun.set(), gate.wait(30), answer(lookup))[2]  # type: ignore[method-assign,func-returns-value]
-        sequence = driver.submit(tokens(100), n_predict=3)
+        request = driver.submit(tokens(100), n_predict=3)
         assert not driver.core.step()
-        assert sequence.awaits_store
+        assert request.awaits_store
         assert begun.wait(30)
         driver.clock.now += 60
         driver.run()
-        assert same_as_alone(driver, sequence, tokens(100))
+        assert same_as_alone(driver, request, tokens(100))
         assert evaluated(driver, tokens(80, 1)) == 80  # at once
         assert store.stats().discards == {"slow_volume": 1, "not_asked": 1}
         gate.set()
@@ -208,7 +208,7 @@ def test_few_states_are_in_memory_at_once(tmp_path: Path) -> None:
         assert [second.finish(one).n_cached for one in many] == [98] * 4
 
 
-def test_requests_for_a_busy_slot_keep_nobody_from_asking(tmp_path: Path) -> None:
+def test_requests_for_a_busy_slot_do_not_block_the_lookups_of_others(tmp_path: Path) -> None:
     with engine(tmp_path, n_slots=2) as driver:
         long = driver.submit(tokens(60), n_predict=150, id_slot=0)
         driver.run(until=lambda: long.phase is Phase.DECODE)
@@ -248,9 +248,9 @@ def test_a_full_queue_is_a_count(tmp_path: Path) -> None:
 def test_a_failed_decode_leaves_nothing_to_save(tmp_path: Path) -> None:
     with engine(tmp_path) as driver:
         driver.backend.failures[1] = Failure(Status.FATAL)
-        sequence = driver.submit(tokens(100), n_predict=5)
+        request = driver.submit(tokens(100), n_predict=5)
         driver.run()
-        assert isinstance(driver.last(sequence), Failed)
+        assert isinstance(driver.last(request), Failed)
         quiet(driver)
         assert files(tmp_path) == []
 
@@ -322,8 +322,8 @@ def test_answers_never_depend_on_the_store(tmp_path_factory: pytest.TempPathFact
                 for _ in range(data.draw(st.integers(0, 12))):
                     driver.step()
             driver.run()
-            for sequence, prompt in asked:
-                assert same_as_alone(driver, sequence, prompt)
+            for request, prompt in asked:
+                assert same_as_alone(driver, request, prompt)
             driver.check_idle()
             assert all_counted(driver)
             driver.core.store_client.draining = True

@@ -1,4 +1,4 @@
-"""Many requests at once take the places of many conversations: those are saved first, and nobody waits for ever."""
+"""Many requests at once evict many conversations, which are saved first. No request waits for ever."""
 
 import threading
 from collections import Counter
@@ -25,7 +25,7 @@ SHARED = tokens(60, 99)
 
 
 def full(driver: Driver) -> list[list[int]]:
-    """A conversation on every slot, saved nowhere; their prompts."""
+    """A conversation on every slot, saved nowhere. Their prompts."""
     prompts = [tokens(90, seed) for seed in range(SLOTS)]
     for seed, prompt in enumerate(prompts):
         driver.answer(prompt, n_predict=1, id_slot=seed)
@@ -39,16 +39,16 @@ def burst(kind: str) -> list[list[int]]:
 
 
 def slow_to_evaluate(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is lost takes long to compute again; the store has written by the end of any decode."""
+    """Lost keys take long to compute again. The store has written by the end of any decode."""
     store = store_of(driver)
     monkeypatch.setattr(Stats, "prompt_token_seconds", lambda stats: 1.0)
     driver.backend.on_decode = lambda batch: until(lambda: not store.waiting, "the store has written")
 
 
-def answered(driver: Driver, sequence: ActiveRequest) -> None:
+def answered(driver: Driver, request: ActiveRequest) -> None:
     """The store has been asked for this prompt."""
-    driver.core.store_client.look_up([sequence])
-    until(lambda: not sequence.awaits_store, "the store answers")
+    driver.core.store_client.look_up([request])
+    until(lambda: not request.awaits_store, "the store answers")
 
 
 def idle_ones_saved(driver: Driver) -> None:
@@ -87,7 +87,7 @@ def test_a_burst_loses_no_conversation(
 
 
 @pytest.mark.parametrize("kind", ["shared", "apart"])
-def test_nobody_waits_long_for_a_store_that_hangs(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_request_waits_long_when_the_store_hangs(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with engine(tmp_path, n_slots=SLOTS, mode="shutdown") as driver:
         full(driver)
         monkeypatch.setattr(Stats, "prompt_token_seconds", lambda stats: 1.0)
@@ -105,7 +105,7 @@ def test_nobody_waits_long_for_a_store_that_hangs(tmp_path: Path, kind: str, mon
             waiting = [one for one in asked if one.phase is Phase.FOLLOWING]
             driver.clock.now += 2
             driver.run(until=lambda: all(one.phase is not Phase.FOLLOWING for one in waiting))
-            assert lost(driver) == {"queue_full": len(waiting)}  # nobody has waited a second time
+            assert lost(driver) == {"queue_full": len(waiting)}  # none has waited a second time
         finally:
             gate.set()
         driver.run()
@@ -136,7 +136,7 @@ def with_one_that_nobody_reads(driver: Driver, monkeypatch: pytest.MonkeyPatch) 
     ids=["a stream", "paused", "no stream", "a stream that nobody reads"],
 )
 @pytest.mark.parametrize("obstacle", ["unsettled", "queue"])
-def test_when_an_admission_waits(
+def test_an_admission_waits_for_a_save_only_while_a_stream_runs(
     tmp_path: Path,
     state: Callable[[Driver, pytest.MonkeyPatch], None],
     waits: bool,
@@ -166,7 +166,7 @@ def test_when_an_admission_waits(
         assert bool(files(tmp_path)) is waits
 
 
-def test_what_is_saved_or_goes_on_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_saved_or_continued_conversation_delays_no_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with engine(tmp_path, n_slots=2) as driver:
         driver.answer(tokens(100, 1), n_predict=1, id_slot=1)
         quiet(driver)  # saved as it ended
@@ -203,7 +203,7 @@ def test_an_offer_that_cannot_be_taken_empties_no_slot(tmp_path: Path) -> None:
         assert store_of(driver).stats().discards == {"not_now": 1, "unsettled": 1}
 
 
-def test_those_that_wait_go_on_in_the_order_they_came(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_requests_start_in_the_order_of_arrival(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with engine(tmp_path, n_slots=4, mode="shutdown") as driver:
         for slot in range(4):
             driver.answer(tokens(90, slot), n_predict=1, id_slot=slot)

@@ -1,4 +1,4 @@
-"""Engine and KV store when something goes wrong: nobody waits for long, and nothing false is kept."""
+"""Engine and KV store when something fails: no request waits for long, and no wrong state is saved."""
 
 import errno
 import threading
@@ -19,7 +19,7 @@ from tests.support.engine.toy import ToyCodec
 from tests.support.polling import until
 
 
-def test_clients_that_do_not_read_hold_nobody_up(tmp_path: Path) -> None:
+def test_clients_that_do_not_read_delay_no_request(tmp_path: Path) -> None:
     with engine(tmp_path, n_slots=3, unified=True, n_ctx=256) as driver:
         slow = [driver.submit(tokens(60, seed), n_predict=40) for seed in (1, 2)]
         driver.run(until=lambda: all(one.n_decoded > 20 for one in slow))
@@ -36,7 +36,7 @@ def test_clients_that_do_not_read_hold_nobody_up(tmp_path: Path) -> None:
         driver.run()
 
 
-def test_a_state_restored_by_hand_is_used_but_never_kept(tmp_path: Path) -> None:
+def test_a_state_restored_by_hand_is_used_but_never_saved(tmp_path: Path) -> None:
     with engine(tmp_path, mode="shutdown") as driver:
         driver.answer(tokens(100, 1), n_predict=1)
         slots = driver.core.residents.slots
@@ -73,17 +73,17 @@ def test_the_questions_of_clients_that_have_gone_are_not_answered(tmp_path: Path
         answer = store._answer
         store._answer = lambda lookup: (answered.append(lookup), gate.wait(30), answer(lookup))[2]  # type: ignore[method-assign]
         for _ in range(50):
-            sequence = driver.submit(tokens(100), n_predict=1)
+            request = driver.submit(tokens(100), n_predict=1)
             driver.core.step()
-            driver.core.cancel(sequence)
-            assert sequence.lookup is None
+            driver.core.cancel(request)
+            assert request.lookup is None
         gate.set()
         evaluated(driver, tokens(100, 1))
         assert len(answered) <= 2
 
 
 @pytest.mark.parametrize("draining", [False, True])
-def test_what_a_full_disk_refused_is_saved_when_it_has_room(
+def test_a_sequence_refused_by_a_full_disk_is_saved_when_there_is_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, draining: bool
 ) -> None:
     def full(*_: object) -> int:

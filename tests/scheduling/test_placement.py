@@ -1,4 +1,4 @@
-"""Which slot, which cached prefix, who waits for whom: proved by counting the tokens that were evaluated."""
+"""Which slot and which cached prefix a request gets, and when it waits. Shown by counting evaluated tokens."""
 
 from array import array
 from dataclasses import FrozenInstanceError
@@ -128,8 +128,8 @@ def test_a_prefix_is_shared_with_a_busy_sequence_without_computing_it_again(unif
     other = driver.submit(prompt, n_predict=5)
     driver.run()
     assert other.n_cached == 50
-    for sequence, keys in ((busy, tokens(60)), (other, prompt)):
-        assert same_as_alone(driver, sequence, keys)
+    for request, keys in ((busy, tokens(60)), (other, prompt)):
+        assert same_as_alone(driver, request, keys)
 
 
 @LAYOUTS
@@ -144,11 +144,11 @@ def test_a_shared_prefix_takes_its_cells_once_in_a_unified_cache() -> None:
     driver.answer(tokens(60), n_predict=1, id_slot=0)
     running = [driver.submit([*tokens(58), 4 + i, 5], n_predict=6, id_slot=i) for i in (1, 2, 3)]
     driver.steps(4)
-    assert all(sequence.slot for sequence in running)
+    assert all(request.slot for request in running)
     assert driver.backend.cells_used < 60 + 3 * 8
     driver.run()
-    for i, sequence in enumerate(running, 1):
-        assert same_as_alone(driver, sequence, [*tokens(58), 4 + i, 5])
+    for i, request in enumerate(running, 1):
+        assert same_as_alone(driver, request, [*tokens(58), 4 + i, 5])
     assert driver.core.scheduler.preemptions == 0
 
 
@@ -168,8 +168,8 @@ def test_of_many_that_arrive_together_one_computes_the_prefix(unified: bool) -> 
     driver.run()
     assert driver.backend.evaluated <= 61 + 5 * WORTH_WAITING + 6 * 3
     assert sum(s.n_prompt - s.n_cached for s in requests) == driver.core.snapshot().counters.prompt_tokens_total
-    for i, sequence in enumerate(requests):
-        assert same_as_alone(driver, sequence, [*tokens(60), 2 + i])
+    for i, request in enumerate(requests):
+        assert same_as_alone(driver, request, [*tokens(60), 2 + i])
 
 
 @LAYOUTS
@@ -184,8 +184,8 @@ def test_when_the_leader_is_cancelled_the_followers_finish(unified: bool, steps:
     driver.core.cancel(requests[0])
     driver.run()
     assert driver.last(requests[0]) is None
-    for i, sequence in enumerate(requests[1:], 1):
-        assert same_as_alone(driver, sequence, [*tokens(100), 2 + i])
+    for i, request in enumerate(requests[1:], 1):
+        assert same_as_alone(driver, request, [*tokens(100), 2 + i])
     assert requests[1].n_cached >= 16 * steps  # what the leader had computed was not lost
     assert driver.backend.evaluated < 2 * 100 + 4 * WORTH_WAITING
 
@@ -263,8 +263,8 @@ def test_recurrent_requests_that_arrive_together_do_not_wait_for_each_other() ->
     driver.step()
     assert [s.phase for s in requests] == [Phase.PREFILL] * 3
     driver.run()
-    for i, sequence in enumerate(requests):
-        assert same_as_alone(driver, sequence, [*tokens(60), 2 + i])
+    for i, request in enumerate(requests):
+        assert same_as_alone(driver, request, [*tokens(60), 2 + i])
 
 
 # ---- sequences that ended, beside the slots

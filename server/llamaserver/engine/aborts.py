@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from ..interfaces.backend import Backend
 from ..scheduling.batches import Work
 
-_ABORT_WORTH = 8  # prompt rows; a shorter decode ends soon by itself
+_ABORT_WORTH = 8  # prompt rows, because a shorter decode ends soon by itself
 
 
 class Aborts:

@@ -59,7 +59,7 @@ class Core:
     # ---- one step
 
     def step(self) -> bool:
-        """Run one step. Its events are in `outbox` by the next decode. False when nothing moved."""
+        """Run one step. Its events are in `outbox` by the next decode. Returns False when nothing moved."""
         began, preempted = self._clock(), self.scheduler.preemptions
         self.store_client.look_up(self.scheduler.queue)
         for request in self.scheduler.admit():
@@ -81,7 +81,7 @@ class Core:
         return self._save(idle=not works) or moved
 
     def _save(self, *, idle: bool) -> bool:
-        """Give the KV store one sequence, at the end as many as it takes; True when it took one."""
+        """Give the KV store one sequence, at the end as many as it takes. Returns True when it took one."""
         client = self.store_client
         if idle and client.draining and client.candidates():
             with suppress(Unavailable):
@@ -181,7 +181,7 @@ class Core:
             self.outbox.append((request, answer.delta(text)))
 
     def _prompt_done(self, request: ActiveRequest) -> bool:
-        """The whole prompt is in the cache; True when nothing is to be generated.
+        """The whole prompt is in the cache. Returns True when nothing is to be generated.
 
         For a request that was preempted this is not the first time.
         """

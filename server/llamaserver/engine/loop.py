@@ -55,7 +55,7 @@ class Engine:
     # ---- life
 
     def start(self) -> None:
-        """Start the thread, which loads the model; returns at once."""
+        """Start the thread, which loads the model. Returns at once."""
         self._loop = asyncio.get_running_loop()
         self._loaded: asyncio.Future[None] = self._loop.create_future()
         self._quiet = asyncio.Event()
@@ -63,7 +63,7 @@ class Engine:
         self._thread.start()
 
     async def loaded(self) -> None:
-        """Wait until the model serves; raises ModelLoadError."""
+        """Wait until the model serves. Raises ModelLoadError."""
         await asyncio.shield(self._loaded)
 
     async def drain(self) -> None:
@@ -93,7 +93,7 @@ class Engine:
         self._thread.save_all()
 
     def cut_off(self, error: Exception) -> "asyncio.Future[None]":
-        """End every request with an error, and abort a long decode; done when that has happened.
+        """End every request with an error, and abort a long decode. The future is done when that has happened.
 
         What they have computed can still be saved.
         """
@@ -141,7 +141,7 @@ class Engine:
             raise Unavailable("Loading model" if self.snapshot.state == "loading" else "The server cannot serve")
 
     def _cancel(self, request: ActiveRequest) -> None:
-        """The client has gone: end the request, and the decode too when it serves nobody else."""
+        """The client has gone: end the request, and the decode too when it serves no other request."""
         request.client.cancelled = True
         self._forget(request)
         self._aborts.client_gone()
@@ -160,7 +160,7 @@ class Engine:
         return state
 
     async def restore_slot(self, id_slot: int, state: SlotState) -> int:
-        """Replace a slot's cache; returns the tokens restored, raises InvalidRequest if it does not fit."""
+        """Replace a slot's cache. Returns the tokens restored, raises InvalidRequest if it does not fit."""
         lora = self.lora_scales if state.lora is None else state.lora
         if len(lora) != self.info.n_lora:
             raise InvalidRequest("the state was saved with other LoRA adapters", field="filename")
@@ -168,7 +168,7 @@ class Engine:
         return int(await self._on_slot(id_slot, lambda core, slot: core.slot_states.restore(slot, known)))
 
     async def erase_slot(self, id_slot: int) -> int:
-        """Drop a slot's cache; returns the tokens erased."""
+        """Drop a slot's cache. Returns the tokens erased."""
         return int(await self._on_slot(id_slot, lambda core, slot: core.slot_states.erase(slot)))
 
     async def _on_slot(self, id_slot: int, call: Callable[[Core, Slot], Any]) -> Any:

@@ -27,7 +27,7 @@ class SlotStates:
         self._slot_ctx = slot_ctx
 
     def save(self, slot: Slot) -> SlotState:
-        """Tokens and state of an idle slot; InvalidRequest if it holds an image."""
+        """Tokens and state of an idle slot. Raises InvalidRequest if it holds an image."""
         self.settle()
         resident = slot.cached
         if resident is None:
@@ -37,7 +37,7 @@ class SlotStates:
         return SlotState(tuple(resident.keys), self._backend.state_get(resident.seq), resident.lora)
 
     def restore(self, slot: Slot, state: SlotState) -> int:
-        """Put saved tokens and state into an idle slot; return the tokens. InvalidRequest if they do not fit."""
+        """Put a saved state into an idle slot. Returns its tokens. Raises InvalidRequest if it does not fit."""
         tokens = state.tokens
         if len(tokens) > self._slot_ctx:
             raise InvalidRequest(f"{len(tokens)} saved tokens do not fit a slot of {self._slot_ctx}")
@@ -57,7 +57,7 @@ class SlotStates:
         return len(tokens)
 
     def erase(self, slot: Slot) -> int:
-        """Drop the cache of an idle slot; return its tokens."""
+        """Drop the cache of an idle slot. Returns its tokens."""
         if slot.resident is None:
             return 0
         count = len(slot.resident.keys)

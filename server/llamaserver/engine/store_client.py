@@ -156,7 +156,7 @@ class StoreClient:
             request.lookup.dropped, request.lookup = True, None
 
     def load(self, request: ActiveRequest, offer: Offer, resident: Resident) -> bool:
-        """Load the state offered to the request into an empty resident; False when it does not fit."""
+        """Load the state offered to the request into an empty resident. Returns False when it does not fit."""
         if request.lookup is None:
             return False
         began = self._clock()
@@ -183,7 +183,7 @@ class StoreClient:
         return [resident for resident in self._residents if not resident.busy and self._is_unsaved(resident)]
 
     def enqueue_save(self) -> bool:
-        """Save the sequence that would be the most expensive to lose; False if there is none, or not now."""
+        """Save the sequence that would be the most expensive to lose. Returns False if there is none, or not now."""
         if self._residents.unsettled or not self.store.has_room:
             return False
         self.postponed = False

@@ -50,7 +50,7 @@ class Stream:
         return self.take()
 
     def take(self) -> Event:
-        """The next event; only when ready()."""
+        """The next event. Call it only when ready()."""
         event = self._events.popleft()
         if isinstance(event, Delta):
             self._client.taken += 1

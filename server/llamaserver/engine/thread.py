@@ -74,7 +74,7 @@ class EngineThread:
     # ---- from the event loop
 
     def start(self) -> None:
-        """Start the thread; returns at once."""
+        """Start the thread. Returns at once."""
         self._thread.start()
 
     def send(self, call: Callable[[Core], Any]) -> None:

@@ -9,7 +9,7 @@ from .request import ActiveRequest, Phase
 from .residents import Resident
 from .roster import Roster
 
-WORTH_WAITING = 32  # tokens that another request is about to compute; below it, computing is faster than waiting
+WORTH_WAITING = 32  # tokens that another request is about to compute: to compute fewer is faster than to wait
 
 
 class Admission:
@@ -34,7 +34,7 @@ class Admission:
         return waiting + len(running) <= self._placement.room_beside(request, plan)
 
     def start(self, request: ActiveRequest, plan: PlacementPlan) -> bool:
-        """Begin prefill by the plan; False when a later step is better."""
+        """Begin prefill by the plan. Returns False when a later step is better."""
         if self._has_leader(request, plan) or (self._decodes_soon() and self._better_later(plan)):
             return False
         resident = self._restore(request, plan) if plan.how is How.RESTORE else None
@@ -79,7 +79,7 @@ class Admission:
         return resident
 
     def _restore(self, request: ActiveRequest, plan: PlacementPlan) -> Resident | None:
-        """Start from the store's offer; None when that is not possible. The offer is dropped in either case."""
+        """Start from the store's offer. Returns None when that is not possible. The offer is dropped in either case."""
         offer = request.offer
         if offer is None or self._residents.unsettled or not self._cache.free_cells(plan.length):
             self._store.drop_lookup(request, "not_now")

@@ -86,7 +86,7 @@ class Batches:
             budget -= self._prompt_chunk(works, request, resident, budget)
 
     def _prompt_chunk(self, works: list[Work], request: ActiveRequest, resident: Resident, budget: int) -> int:
-        """Add the next part of one prompt; return the tokens that it takes from the budget."""
+        """Add the next part of one prompt. Returns the tokens that it takes from the budget."""
         extends = self._settings.grp_attn_n > 1
         if extends:
             overflow.self_extend(resident, self._settings, self._cache.residents, self._backend)

@@ -84,7 +84,7 @@ class Cache:
         return target
 
     def _retire(self, slot: Slot) -> None:
-        """Take the resident off its slot. It stays as cache; an empty one gives its id back."""
+        """Take the resident off its slot. It stays as cache. An empty one gives its id back."""
         resident, slot.resident = slot.resident, None
         if resident is None:
             return
@@ -128,7 +128,7 @@ class Cache:
         return self._ledger is not None and self._ledger.shared(resident.cells[start:])
 
     def unshare(self, resident: Resident) -> bool:
-        """Give a resident cells of its own through its serialised state; False when that cannot be done now."""
+        """Give a resident cells of its own through its serialised state. Returns False when that cannot be done now."""
         if self.residents.unsettled or not self.free_cells(len(resident.cells)):
             return False
         keys, shifted_from, foreign, stored = resident.keys, resident.shifted_from, resident.foreign, resident.stored
@@ -148,21 +148,21 @@ class Cache:
         self._claimed = 0
 
     def claim(self, cells: int) -> bool:
-        """Claim cells for rows of this plan, evicting cached sequences for them; False when all are in use."""
+        """Claim cells for rows of this plan, evicting cached sequences for them. Returns False when all are in use."""
         if not self.free_cells(self._claimed + cells):
             return False
         self._claimed += cells
         return True
 
     def free_cells(self, count: int) -> bool:
-        """Evict until a unified cache has `count` free cells; False when all others are in use."""
+        """Evict until a unified cache has `count` free cells. Returns False when all others are in use."""
         while self._ledger and self._ledger.used + count > self._info.n_ctx:
             if not self.evict_one():
                 return False
         return True
 
     def evict_one(self) -> bool:
-        """Evict the least recently used sequence without a slot, else that of an idle slot; False if there is none."""
+        """Evict the oldest sequence without a slot, else that of an idle slot. Returns False if there is none."""
         oldest = self.residents.least_recent()
         if oldest is None:
             idle = [slot.cached for slot in self.residents.slots if slot.cached and not slot.cached.busy]
@@ -172,7 +172,7 @@ class Cache:
         return oldest is not None
 
     def _evict(self, resident: Resident) -> None:
-        """Drop a resident; its id is free, unless a slot has it."""
+        """Drop a resident. Its id is free, unless a slot has it."""
         self.drop(resident)
         if resident.slot is None:
             self.residents.retired.remove(resident)

@@ -32,7 +32,10 @@ def make_task(
     *,
     scales: tuple[float, ...],
 ) -> Task:
-    """The task of a request under the server's LoRA `scales`; ContextExceeded, InvalidRequest or NotSupported."""
+    """The task of a request. `scales` are the server's LoRA scales.
+
+    Raises ContextExceeded, InvalidRequest or NotSupported.
+    """
     params = request.params
     if params.id_slot >= settings.n_slots:
         raise InvalidRequest(f"id_slot must be below {settings.n_slots}", field="id_slot")

@@ -25,7 +25,7 @@ def truncated_prompt(keys: "array[int]", n_ctx: int, n_keep: int) -> "array[int]
 
 
 def discarded(resident: Resident, n_keep: int, n_discard: int) -> slice | None:
-    """The positions that a context shift drops; None if none can go.
+    """The positions that a context shift drops. Returns None if none can go.
 
     They follow the first `n_keep`. There are `n_discard` of them, or half of the rest when that is 0.
     """
@@ -38,7 +38,7 @@ def discarded(resident: Resident, n_keep: int, n_discard: int) -> slice | None:
 
 
 def shift(resident: Resident, span: slice, residents: Residents, backend: Backend) -> bool:
-    """Drop `span` and move what follows down; False, and nothing done, when the memory cannot drop a part.
+    """Drop `span` and move what follows down. Does nothing and returns False when the memory cannot drop a part.
 
     No other sequence may share cells from there on.
     """

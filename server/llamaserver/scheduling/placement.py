@@ -34,7 +34,7 @@ class PlacementPlan:
     how: How
     length: int = 0  # leading keys that will be in the cache
     source: Resident | None = None  # of a take-over or a copy
-    victim: Resident | None = None  # loses keys for it; evictions for want of cells come later and are not foreseen
+    victim: Resident | None = None  # loses keys for it (not: evictions when cells run out later)
 
 
 class Placement:
@@ -93,7 +93,7 @@ class Placement:
         return length
 
     def _start(self, request: ActiveRequest) -> tuple[int, Resident | None]:
-        """Length and source of what the request starts from; a length without a source is the store's offer."""
+        """Length and source of what the request starts from. A length without a source is the store's offer."""
         length, source = self.best_source(request)
         if request.offer is not None and request.offered >= length + WORTH_RESTORING:
             return request.offered, None
@@ -125,7 +125,7 @@ class Placement:
         return slot.resident not in (None, source) or self._residents.has_spare_id(source)
 
     def victim(self, slot: Slot, sparing: Resident | None = None) -> Resident | None:
-        """The resident that loses its keys when the slot gets an empty one; `sparing` never does."""
+        """The resident that loses its keys when the slot gets an empty one. `sparing` never does."""
         residents, cached = self._residents, slot.cached
         if slot.resident is not None and cached is None:
             return None  # it is empty already

@@ -17,7 +17,7 @@ class PrefixStore(Protocol):
         """Whether an eviction of this resident should wait for a step, so that it can be saved first."""
 
     def load(self, request: ActiveRequest, offer: Offer, resident: Resident) -> bool:
-        """Load the state offered to the request into an empty resident; False when it does not fit."""
+        """Load the state offered to the request into an empty resident. Returns False when it does not fit."""
 
     def drop_lookup(self, request: ActiveRequest, reason: str = "unwanted") -> None:
         """Drop the question and the offer of a request. `reason` is counted if the offer was not used."""

@@ -21,14 +21,14 @@ class Resident:
     keys: "array[int]" = field(default_factory=lambda: array("q"))
     lora: tuple[float, ...] = ()
     cells: list[int] = field(default_factory=list)  # unified layout: the ledger's ids, one for each key
-    position: int = 0  # next position; differs from len(keys) only under self-extend
+    position: int = 0  # next position, which differs from len(keys) only under self-extend
     group: int = 0  # self-extend: where the first group starts that is not compressed (ga_i of the April 2024 server)
     last_used: int = 0
     busy: bool = False  # a request works on it
     slot: "Slot | None" = None
     private: bool = False  # no request may start from it: its positions are compressed, or its state was shifted
     stored: int = 0  # leading keys that the KV store has
-    foreign: bool = False  # begins with a state from outside, for which nobody can say how it was computed
+    foreign: bool = False  # begins with a state from outside, and how that was computed is unknown
     shifted_from: int | None = None  # keys from here on were computed after others that a shift has dropped
 
     @property

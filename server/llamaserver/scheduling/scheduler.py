@@ -63,7 +63,7 @@ class Scheduler:
     # ---- admission
 
     def admit(self) -> list[ActiveRequest]:
-        """Place the requests that can be placed; return those whose prefill starts now."""
+        """Place the requests that can be placed. Returns those whose prefill starts now."""
         pairs = zip(self.residents.slots, self.roster.on_slot, strict=True)
         following = [(r, slot) for slot, r in pairs if r is not None and r.phase is Phase.FOLLOWING]
         following.sort(key=lambda pair: pair[0].task.id_task)
@@ -127,7 +127,7 @@ class Scheduler:
         return self._settings.grp_attn_n > 1
 
     def _shift(self, request: ActiveRequest, resident: Resident) -> bool:
-        """Shift the context; False when the request cannot go on in this step."""
+        """Shift the context. Returns False when the request cannot go on in this step."""
         request.truncated = True
         wanted = self._settings.context_shift and self._info.can_shift and not self._extends
         span = overflow.discarded(resident, request.task.n_keep, request.task.params.n_discard) if wanted else None
@@ -152,7 +152,7 @@ class Scheduler:
     # ---- preemption
 
     def _preempt_youngest(self) -> bool:
-        """Preempt one whose client does not read, else the youngest; False when a single one has all the cells."""
+        """Preempt one whose client does not read, else the youngest. Returns False when only one is placed."""
         placed = [r for r in self.running() if r.resident]
         if len(placed) > 1:
             self.preempt(max(placed, key=lambda r: (r.client.resting, r.task.id_task)))

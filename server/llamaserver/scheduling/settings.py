@@ -8,7 +8,7 @@ class EngineSettings:
     """Sizes in tokens. `max_queue` counts requests, 0 is unbounded."""
 
     n_slots: int = 1
-    slot_ctx: int = 512  # tokens that a slot may hold; 0: as many as the model allows
+    slot_ctx: int = 512  # tokens that a slot may hold, 0: as many as the model allows
     prompt_budget: int = 128  # prompt tokens per step while a request generates
     cont_batching: bool = False
     context_shift: bool = True

@@ -38,7 +38,7 @@ class TextStream:
         self.stopping_word = ""
 
     def push(self, piece: bytes) -> str:
-        """Add the bytes of a token; return the text that may be shown now.
+        """Add the bytes of a token. Returns the text that may be shown now.
 
         Once a stop string is complete, `stopping_word` names it, and the rest is discarded.
         """

@@ -89,7 +89,7 @@ class Driver:
         tag: Any = None,
         **fields: Any,
     ) -> ActiveRequest:
-        """Queue a request; `fields` are those of GenerationParams."""
+        """Queue a request. `fields` are those of GenerationParams."""
         params = params or GenerationParams(sampling=sampling, n_predict=n_predict, **fields)
         self._tasks += 1
         task = Task(
@@ -104,27 +104,27 @@ class Driver:
             n_keep=n_keep,
             tag=tag,
         )
-        sequence = ActiveRequest(task)
-        self.events[sequence] = []
-        self.core.enqueue(sequence)
-        return sequence
+        request = ActiveRequest(task)
+        self.events[request] = []
+        self.core.enqueue(request)
+        return request
 
     def answer(self, prompt: Sequence[int], **fields: Any) -> Finish:
         """Submit, run to the end, return the end."""
-        sequence = self.submit(prompt, **fields)
+        request = self.submit(prompt, **fields)
         self.run()
-        return self.finish(sequence)
+        return self.finish(request)
 
     # ---- running
 
     def step(self) -> bool:
-        """One step; the books must be right after it."""
+        """One step. The books must be right after it."""
         moved = self.core.step()
         self._deliver()
         self.check()
         queue = list(self.core.scheduler.queue)
-        if not moved and any(sequence.lookup is not None for sequence in queue):  # answered by now, perhaps
-            until(lambda: not any(sequence.awaits_store for sequence in queue), "the store answers")
+        if not moved and any(request.lookup is not None for request in queue):  # answered by now, perhaps
+            until(lambda: not any(request.awaits_store for request in queue), "the store answers")
             return True
         return moved
 
@@ -134,7 +134,7 @@ class Driver:
             self.step()
 
     def run(self, until: Callable[[], bool] | None = None) -> int:
-        """Step until everybody is done (or `until` holds); returns the steps. A standstill is an error."""
+        """Step until every request is done (or `until` holds). Returns the steps. A standstill is an error."""
         for count in range(_MOST_STEPS):
             if until() if until else all(s.phase is Phase.DONE for s in self.events):
                 return count
@@ -146,36 +146,36 @@ class Driver:
         return [s for s in self.events if s.phase is not Phase.DONE]
 
     def _deliver(self) -> None:
-        for sequence, event in self.core.outbox:
-            self.events[sequence].append(event)
+        for request, event in self.core.outbox:
+            self.events[request].append(event)
             if self.reading and isinstance(event, Delta):
-                sequence.client.taken += 1
+                request.client.taken += 1
         self.core.outbox = []
 
     # ---- what came out
 
-    def last(self, sequence: ActiveRequest) -> Finish | Embedded | Failed | None:
-        """The event that ended it; asserts that nothing came after it."""
-        ends = [event for event in self.events[sequence] if not isinstance(event, Delta)]
+    def last(self, request: ActiveRequest) -> Finish | Embedded | Failed | None:
+        """The event that ended it. Asserts that nothing came after it."""
+        ends = [event for event in self.events[request] if not isinstance(event, Delta)]
         assert len(ends) <= 1
-        assert not ends or self.events[sequence][-1] is ends[0]
+        assert not ends or self.events[request][-1] is ends[0]
         return ends[0] if ends else None
 
-    def finish(self, sequence: ActiveRequest) -> Finish:
+    def finish(self, request: ActiveRequest) -> Finish:
         """Its regular end."""
-        end = self.last(sequence)
+        end = self.last(request)
         assert isinstance(end, Finish), end
         return end
 
-    def error(self, sequence: ActiveRequest) -> Exception:
+    def error(self, request: ActiveRequest) -> Exception:
         """Its irregular one."""
-        end = self.last(sequence)
+        end = self.last(request)
         assert isinstance(end, Failed), end
         return end.error
 
-    def text(self, sequence: ActiveRequest) -> str:
+    def text(self, request: ActiveRequest) -> str:
         """All text, in order."""
-        return "".join(event.content for event in self.events[sequence] if isinstance(event, Delta | Finish))
+        return "".join(event.content for event in self.events[request] if isinstance(event, Delta | Finish))
 
     def rows(self, status_ok_only: bool = True) -> list[dict[int, int]]:
         """Rows by library sequence of every decode so far."""
@@ -210,7 +210,7 @@ class Driver:
             assert not resident.busy
 
     def check_idle(self) -> None:
-        """Nothing runs, nothing waits, nobody owns anything."""
+        """No request runs or waits, and no slot or resident is busy."""
         scheduler = self.core.scheduler
         assert not any(slot.busy for slot in scheduler.residents.slots)
         assert not scheduler.queue
@@ -254,33 +254,33 @@ def solo(
     """What the same request gets alone: text, reason, stopping word, tokens, truncated."""
     backend = {"n_lora": len(lora or ())}
     driver = make(n_slots=1, slot_ctx=slot_ctx, context_shift=context_shift, backend=backend)
-    sequence = driver.submit(prompt, params=params, n_keep=n_keep, lora=lora, media=media)
+    request = driver.submit(prompt, params=params, n_keep=n_keep, lora=lora, media=media)
     driver.run()
-    return outcome(driver, sequence)
+    return outcome(driver, request)
 
 
-def outcome(driver: Driver, sequence: ActiveRequest) -> tuple[str, str, str, int, bool]:
+def outcome(driver: Driver, request: ActiveRequest) -> tuple[str, str, str, int, bool]:
     """Everything of an answer that must not depend on the company."""
-    end = driver.finish(sequence)
-    return driver.text(sequence), end.reason, end.stopping_word, end.n_decoded, end.truncated
+    end = driver.finish(request)
+    return driver.text(request), end.reason, end.stopping_word, end.n_decoded, end.truncated
 
 
 def tokens(count: int, seed: int = 0) -> list[int]:
-    """Ordinary token ids; different seeds differ from the first one on."""
+    """Ordinary token ids. Different seeds differ from the first one on."""
     usable = VOCAB.n_vocab - 2
     return [2 + (seed * 11 + i * (7 + 2 * (seed % 3))) % usable for i in range(count)]
 
 
-def same_as_alone(driver: Driver, sequence: ActiveRequest, prompt: Sequence[int]) -> bool:
+def same_as_alone(driver: Driver, request: ActiveRequest, prompt: Sequence[int]) -> bool:
     """Whether a finished request (without pictures) got what it gets alone."""
-    params = replace(sequence.task.params, id_slot=-1, cache_prompt=True)
-    settings, lora = driver.settings, sequence.task.lora
+    params = replace(request.task.params, id_slot=-1, cache_prompt=True)
+    settings, lora = driver.settings, request.task.lora
     expected = solo(
         tuple(prompt),
         params,
         slot_ctx=settings.slot_ctx,
-        n_keep=sequence.task.n_keep,
+        n_keep=request.task.n_keep,
         lora=lora,
         context_shift=settings.context_shift,
     )
-    return outcome(driver, sequence) == expected
+    return outcome(driver, request) == expected

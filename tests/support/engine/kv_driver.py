@@ -17,7 +17,7 @@ from tests.support.polling import until
 def engine(
     folder: Path | None, *, unified: bool = False, shape: dict[str, Any] | None = None, **options: Any
 ) -> Iterator[Driver]:
-    """A driver with a store; `options` that the store does not know are the driver's."""
+    """A driver with a store. `options` that the store does not know are the driver's."""
     known = ("mode", "max_bytes", "ttl", "min_tokens", "ram_bytes")
     ours = {name: options.pop(name) for name in known if name in options}
     with opened(folder, **ours, **(shape or {})) as store:
@@ -42,7 +42,7 @@ def quiet(driver: Driver) -> None:
 
 def evaluated(driver: Driver, prompt: list[int], **fields: Any) -> int:
     before = driver.backend.evaluated
-    sequence = driver.submit(prompt, n_predict=1, **fields)
+    request = driver.submit(prompt, n_predict=1, **fields)
     driver.run()
-    assert not fields.get("media") and same_as_alone(driver, sequence, prompt)
+    assert not fields.get("media") and same_as_alone(driver, request, prompt)
     return driver.backend.evaluated - before
