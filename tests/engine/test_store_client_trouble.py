@@ -56,6 +56,20 @@ def test_a_state_restored_by_hand_is_used_but_never_saved(tmp_path: Path) -> Non
         assert len(files(tmp_path)) == 2
 
 
+def test_a_short_restored_prefix_decides_no_slot(tmp_path: Path) -> None:
+    """It is not reused, because what follows it could not be saved. So it stays where it is."""
+    with engine(tmp_path, mode="shutdown") as driver:
+        driver.answer(tokens(12), n_predict=1, id_slot=1)
+        slots = driver.core.residents.slots
+        state = driver.core.slot_states.save(slots[1])
+        driver.answer(tokens(100, 1), n_predict=1, id_slot=0)
+        driver.core.slot_states.restore(slots[1], replace(state, lora=()))
+        end = driver.answer([*tokens(12), *tokens(50, 2)], n_predict=1)
+        assert (end.id_slot, end.n_cached) == (0, 0)
+        assert slots[1].resident is not None
+        assert list(slots[1].resident.keys) == tokens(12)
+
+
 def test_a_context_shift_spoils_no_later_conversation(tmp_path: Path) -> None:
     with engine(tmp_path, n_slots=1, slot_ctx=128) as driver:
         driver.answer([5, *tokens(99)], n_predict=60, n_keep=1)

@@ -128,8 +128,7 @@ class StoreClient:
 
     def _ask(self, request: ActiveRequest) -> Lookup:
         task = request.task
-        partial = self._backend.info.partial_reuse
-        limit = len(request.keys) - (2 if partial else 1)  # as for the cache: the end is always evaluated
+        limit = self._placement.most_reused(request)
         have, _ = self._placement.best_source(request)
         wanted = task.kind == "completion" and task.params.cache_prompt and self.store.may_have(have, limit)
         if not wanted or self._hangs:
@@ -153,7 +152,8 @@ class StoreClient:
         """Drop the question and the offer of a request. `reason` is counted if the offer was not used."""
         if request.lookup is not None:
             self.store.decline(request.lookup, reason)
-            request.lookup.dropped, request.lookup = True, None
+            request.lookup.dropped = True
+            request.lookup = None
 
     def load(self, request: ActiveRequest, offer: Offer, resident: Resident) -> bool:
         """Load the state offered to the request into an empty resident. Returns False when it does not fit."""

@@ -3,7 +3,7 @@
 from ..interfaces.backend import Backend
 from ..interfaces.keys import common_prefix
 from .cache import Cache
-from .placement import How, Placement, PlacementPlan, most_reused
+from .placement import How, Placement, PlacementPlan
 from .prefix_store import PrefixStore
 from .request import ActiveRequest, Phase
 from .residents import Resident
@@ -51,7 +51,7 @@ class Admission:
             return False
         wanted = max(plan.length, request.offered) + WORTH_WAITING
         return any(
-            min(common_prefix(other.keys, request.keys), most_reused(request)) >= wanted
+            min(common_prefix(other.keys, request.keys), self._placement.most_reused(request)) >= wanted
             for other in self._roster.running()
             if other is not request
             and other.phase is Phase.PREFILL

@@ -37,8 +37,11 @@ class Cache:
             length = self._truncate(target, plan.length)
         else:
             target, length = self._copy(plan, plan.source), plan.length
-        target.position, target.group = length, 0
-        target.lora, target.private, target.shifted_from = lora, False, None
+        target.position = length
+        target.group = 0
+        target.lora = lora
+        target.private = False
+        target.shifted_from = None  # no shifted part is ever reused
         self.touch(target)
         return target
 
@@ -67,7 +70,8 @@ class Cache:
         if slot.resident is not source:
             self._retire(slot)
             self.residents.retired.remove(source)
-            slot.resident, source.slot = source, slot
+            slot.resident = source
+            source.slot = slot
         return source
 
     def _copy(self, plan: PlacementPlan, source: Resident) -> Resident:

@@ -78,12 +78,21 @@ class Placement:
             return 0, None
         return length, source
 
+    def most_reused(self, request: ActiveRequest) -> int:
+        """The most keys that a request may reuse: all but two, with a recurrent state all but one.
+
+        The last key is evaluated for its logits, and where possible never in a row of its own: the
+        library's kernels for one row differ in the last bits from those for several, and an answer
+        must not depend on how much of its prompt was cached.
+        """
+        return max(0, len(request.keys) - (2 if self._info.partial_reuse else 1))
+
     def _usable(self, resident: Resident, request: ActiveRequest) -> int:
         length = resident.common_prefix(request.keys, request.task.lora)
         if not self._info.partial_reuse:  # a recurrent state is one position, not a range
             whole = not resident.busy and length == len(resident.keys) < len(request.keys)
             return length if whole else 0
-        length = min(length, most_reused(request))
+        length = min(length, self.most_reused(request))
         window = self._info.n_swa
         if window and length and self._backend.pos_min(resident.seq) > max(0, length - window):
             return 0  # the cells inside the attention window have been overwritten
@@ -137,16 +146,6 @@ class Placement:
         if cached is None or cached is sparing or (oldest is not None and oldest.last_used < cached.last_used):
             return oldest
         return cached
-
-
-def most_reused(request: ActiveRequest) -> int:
-    """The most keys that a request may reuse: all but two.
-
-    The last one is evaluated for its logits, and never in a row of its own: the library's kernels
-    for one row differ in the last bits from those for several, and an answer must not depend on
-    how much of its prompt was cached.
-    """
-    return max(0, len(request.keys) - 2)
 
 
 def _last_used(slot: Slot) -> int:

@@ -22,13 +22,15 @@ class Roster:
     def bind(self, request: ActiveRequest, slot: Slot) -> None:
         """Move a request from the queue to a slot. It has no resident yet."""
         self.queue.remove(request)
-        request.slot, slot.busy = slot, True
+        request.slot = slot
+        slot.busy = True
         self.on_slot[slot.id] = self.last[slot.id] = request
         request.phase = Phase.FOLLOWING
 
     def begin_prefill(self, request: ActiveRequest, resident: Resident) -> None:
         """Let the request work on `resident`."""
-        request.resident, resident.busy = resident, True
+        request.resident = resident
+        resident.busy = True
         request.phase = Phase.PREFILL
 
     def begin_decode(self, request: ActiveRequest) -> None:
@@ -60,4 +62,5 @@ class Roster:
         if request.slot is not None:
             request.slot.busy = False
             self.on_slot[request.slot.id] = None
-        request.resident = request.slot = None
+        request.resident = None
+        request.slot = None
