@@ -3,11 +3,12 @@
 from dataclasses import replace
 
 import pytest
+from llamaserver.engine.slot_states import SlotState
 from llamaserver.errors import EngineFailure, InvalidRequest, Unavailable
 from llamaserver.interfaces.backend import Status
 from llamaserver.interfaces.output import Delta, Failed
 from llamaserver.interfaces.params import Media
-from llamaserver.scheduling.sequence import Phase
+from llamaserver.scheduling.request import Phase
 
 from tests.support.engine.driver import GREEDY, Driver, make, same_as_alone, tokens
 from tests.support.engine.toy import VOCAB, Failure, ScriptedSampler, picture_keys
@@ -59,15 +60,15 @@ def test_ignoring_the_end_of_text_goes_on_to_the_limit() -> None:
     assert ended.n_decoded < ignored.n_decoded == 400
 
 
-def test_time_is_a_limit_too() -> None:
+def test_max_predict_ms_ends_the_answer() -> None:
     driver = make(slot_ctx=256)
-    sequence = driver.submit(tokens(5), n_predict=200, max_predict_ms=5000)
+    request = driver.submit(tokens(5), n_predict=200, max_predict_ms=5000)
     driver.steps(6)
-    assert sequence.phase is Phase.DECODE
+    assert request.phase is Phase.DECODE
     driver.clock.now += 6
     driver.step()
-    assert driver.finish(sequence).reason == "limit"
-    assert driver.finish(sequence).n_decoded == 7
+    assert driver.finish(request).reason == "limit"
+    assert driver.finish(request).n_decoded == 7
 
 
 @pytest.mark.parametrize(
@@ -92,38 +93,38 @@ def test_a_character_is_finished_beyond_the_limit(pieces: list[bytes], limit: in
 def test_a_stop_string_over_several_tokens_ends_the_text_before_it() -> None:
     driver = make()
     said = ScriptedSampler(ids(b"a ", b"ast", b"op", b"b"))
-    sequence = driver.submit(tokens(5), n_predict=50, stop=("astop",), sampler=said)
+    request = driver.submit(tokens(5), n_predict=50, stop=("astop",), sampler=said)
     driver.run()
-    end = driver.finish(sequence)
-    assert (driver.text(sequence), end.reason, end.stopping_word, end.n_decoded) == ("a ", "word", "astop", 3)
+    end = driver.finish(request)
+    assert (driver.text(request), end.reason, end.stopping_word, end.n_decoded) == ("a ", "word", "astop", 3)
 
 
-def test_what_was_held_back_comes_with_the_end() -> None:
+def test_held_back_text_comes_with_the_finish() -> None:
     driver = make()
     said = ScriptedSampler(ids(b"a ", b"ast", b"op"))
-    sequence = driver.submit(tokens(5), n_predict=2, stop=("astop",), sampler=said)
+    request = driver.submit(tokens(5), n_predict=2, stop=("astop",), sampler=said)
     driver.run()
-    assert [event.content for event in driver.events[sequence]] == ["a ", "ast"]
-    assert driver.finish(sequence).reason == "limit"
+    assert [event.content for event in driver.events[request]] == ["a ", "ast"]
+    assert driver.finish(request).reason == "limit"
 
 
 def test_every_token_is_reported_once_with_the_text_it_made() -> None:
     driver = make()
     pieces = [b"a", b"\xc3", b"\xa9", b"bst", b"op", b"b ", b"bst"]
     sampler = ScriptedSampler(ids(*pieces))
-    sequence = driver.submit(tokens(5), n_predict=7, stop=("bstxx",), sampler=sampler, return_tokens=True)
+    request = driver.submit(tokens(5), n_predict=7, stop=("bstxx",), sampler=sampler, return_tokens=True)
     driver.run()
-    made = [(event.content, list(event.tokens)) for event in driver.events[sequence]]
+    made = [(event.content, list(event.tokens)) for event in driver.events[request]]
     a, c, t, st, op, b, _ = ids(*pieces)
     assert made == [("a", [a]), ("\xe9", [c, t]), ("bstop", [st, op]), ("b ", [b]), ("bst", [st])]
-    assert all(isinstance(event, Delta) for event in driver.events[sequence][:-1])
+    assert all(isinstance(event, Delta) for event in driver.events[request][:-1])
 
 
 def test_probabilities_come_with_their_tokens() -> None:
     driver = make()
-    sequence = driver.submit(tokens(5), n_predict=6, sampling=replace(GREEDY, n_probs=3), return_tokens=True)
+    request = driver.submit(tokens(5), n_predict=6, sampling=replace(GREEDY, n_probs=3), return_tokens=True)
     driver.run()
-    for event in driver.events[sequence]:
+    for event in driver.events[request]:
         assert [probs.chosen.id for probs in event.probs] == list(event.tokens)
         assert all(len(probs.top) == 3 for probs in event.probs)
 
@@ -164,20 +165,20 @@ def test_a_sampler_that_fails_ends_only_its_own_request(error: Exception) -> Non
     driver.run()
     assert isinstance(driver.error(doomed), EngineFailure)
     assert bad.closed
-    for seed, sequence in enumerate(requests, 1):
-        assert same_as_alone(driver, sequence, tokens(9, seed))
+    for seed, request in enumerate(requests, 1):
+        assert same_as_alone(driver, request, tokens(9, seed))
     assert driver.answer(tokens(9), n_predict=3).n_decoded == 3
 
 
-def test_after_a_defect_everybody_is_told_once_and_nothing_is_trusted() -> None:
+def test_after_a_defect_each_request_fails_once_and_the_cache_is_cleared() -> None:
     driver = make(n_slots=2, n_ctx=128, unified=True)
     requests = [driver.submit(tokens(9, seed), n_predict=10) for seed in range(4)]
     driver.steps(3)
     driver.core.scheduler.failed(driver.works[-1])  # what the defect interrupted
     driver.core.fail_all(EngineFailure("defect"))
     driver.step()
-    for sequence in requests:
-        assert [type(event) for event in driver.events[sequence] if not isinstance(event, Delta)] == [Failed]
+    for request in requests:
+        assert [type(event) for event in driver.events[request] if not isinstance(event, Delta)] == [Failed]
     assert driver.backend.cells_used == 0
     driver.check_idle()
     assert driver.answer(tokens(9), n_predict=3).n_cached == 0
@@ -187,11 +188,12 @@ def test_after_a_defect_everybody_is_told_once_and_nothing_is_trusted() -> None:
 
 
 def saved(driver: Driver, index: int = 0) -> tuple[tuple[int, ...], bytes]:
-    return driver.core.save(driver.core.scheduler.placement.slots[index])
+    state = driver.core.slot_states.save(driver.core.residents.slots[index])
+    return state.tokens, state.data
 
 
 def restore(driver: Driver, index: int, state: tuple[tuple[int, ...], bytes]) -> int:
-    return driver.core.restore(driver.core.scheduler.placement.slots[index], *state, ())
+    return driver.core.slot_states.restore(driver.core.residents.slots[index], SlotState(*state, ()))
 
 
 @pytest.mark.parametrize("unified", [False, True])
@@ -204,19 +206,19 @@ def test_a_saved_cache_is_as_good_in_another_slot_and_server(unified: bool) -> N
     other = make(n_slots=2, n_ctx=128, unified=unified)
     assert restore(other, 1, state) == 42
     other.check()
-    sequence = other.submit(tokens(40), n_predict=8)
+    request = other.submit(tokens(40), n_predict=8)
     other.run()
-    assert (other.finish(sequence).n_cached, other.finish(sequence).id_slot) == (38, 1)
-    assert same_as_alone(other, sequence, tokens(40))
+    assert (other.finish(request).n_cached, other.finish(request).id_slot) == (38, 1)
+    assert same_as_alone(other, request, tokens(40))
 
 
 def test_an_erased_slot_holds_nothing() -> None:
     driver = make()
     driver.answer(tokens(40), n_predict=3)
-    slot = driver.core.scheduler.placement.slots[0]
-    assert driver.core.erase(slot) == 42
-    assert driver.core.erase(slot) == 0
-    assert driver.core.erase(driver.core.scheduler.placement.slots[1]) == 0
+    slot = driver.core.residents.slots[0]
+    assert driver.core.slot_states.erase(slot) == 42
+    assert driver.core.slot_states.erase(slot) == 0
+    assert driver.core.slot_states.erase(driver.core.residents.slots[1]) == 0
     assert driver.backend.cells_used == 0
     assert driver.answer(tokens(40), n_predict=3).n_cached == 0
     driver.check()
@@ -230,7 +232,7 @@ def test_an_empty_slot_is_saved_and_restored_as_nothing() -> None:
     assert driver.backend.cells_used == 0
 
 
-def test_what_does_not_fit_is_refused_and_leaves_the_slot_empty() -> None:
+def test_a_state_that_does_not_fit_is_refused_and_leaves_the_slot_empty() -> None:
     driver = make(slot_ctx=64)
     driver.answer(tokens(20), n_predict=1)
     tokens_, data = saved(driver)
@@ -258,7 +260,7 @@ def test_restoring_drops_cached_sequences_from_a_full_cache() -> None:
     assert driver.answer(tokens(50), n_predict=1).n_cached == 48
 
 
-def test_restoring_beside_running_requests_that_need_the_cells_is_for_later() -> None:
+def test_a_restore_without_free_cells_is_refused() -> None:
     driver = make(n_slots=2, slot_ctx=64, unified=True, spare=4)
     driver.answer(tokens(50), n_predict=1, id_slot=0)
     state = saved(driver)
@@ -279,7 +281,7 @@ def with_pending_copy(recurrent: bool = False, slots: int = 2) -> tuple[Driver, 
     driver.backend.failures[len(driver.backend.history)] = Failure(Status.ABORTED)
     driver.step()
     driver.core.cancel(copy)
-    assert driver.core.scheduler.placement.unsettled
+    assert driver.core.residents.unsettled
     return driver, prompt
 
 
@@ -289,10 +291,10 @@ def test_a_pending_copy_is_carried_out_before_a_state_is_read() -> None:
     driver.check()
     other = make()
     restore(other, 0, state)
-    sequence = other.submit(prompt)
+    request = other.submit(prompt)
     other.run()
-    assert sequence.n_cached == 40
-    assert same_as_alone(other, sequence, prompt)
+    assert request.n_cached == 40
+    assert same_as_alone(other, request, prompt)
 
 
 @pytest.mark.parametrize("index", [0, 1])
@@ -304,9 +306,9 @@ def test_a_pending_copy_is_carried_out_before_a_state_is_written(index: int, rec
     assert restore(driver, index, saved(source)) == 20
     driver.check()
     for keys in (prompt, [*tokens(20, 2), 3, 4]):
-        sequence = driver.submit(keys)
+        request = driver.submit(keys)
         driver.run()
-        assert same_as_alone(driver, sequence, keys)
+        assert same_as_alone(driver, request, keys)
 
 
 def test_a_recurrent_state_is_not_spoiled_to_carry_out_a_copy() -> None:
@@ -314,9 +316,9 @@ def test_a_recurrent_state_is_not_spoiled_to_carry_out_a_copy() -> None:
     driver, prompt = with_pending_copy(recurrent=True, slots=3)
     assert saved(driver, 0)[0] == tuple(tokens(40))
     driver.check()
-    sequence = driver.submit(prompt)
+    request = driver.submit(prompt)
     driver.run()
-    assert same_as_alone(driver, sequence, prompt)
+    assert same_as_alone(driver, request, prompt)
     driver, _ = with_pending_copy(recurrent=True)
     driver.check()
     driver.submit(tokens(9, 2), n_predict=1, id_slot=1)

@@ -7,12 +7,12 @@ from typing import Any
 
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
+from llamaserver.engine.slot_states import SlotState
 from llamaserver.errors import ServerError
 from llamaserver.interfaces.backend import Status
 from llamaserver.interfaces.output import Embedded, Failed
 from llamaserver.interfaces.params import GenerationParams, Media, SamplingParams
-from llamaserver.scheduling.sequence import Phase
-from llamaserver.scheduling.sequence import Sequence as Running
+from llamaserver.scheduling.request import ActiveRequest, Phase
 
 from tests.support.engine.driver import GREEDY, Driver, make, outcome, solo
 from tests.support.engine.toy import VOCAB, Failure, picture_keys
@@ -114,9 +114,9 @@ TRAFFIC = st.builds(
 def vector(prompt: tuple[int, ...]) -> bytes:
     """What the same embedding request gets alone."""
     driver = make(n_slots=1, backend={"n_lora": 1})
-    sequence = driver.submit(prompt, kind="embedding", cache_prompt=False, lora=(0.5,))
+    request = driver.submit(prompt, kind="embedding", cache_prompt=False, lora=(0.5,))
     driver.run()
-    end = driver.last(sequence)
+    end = driver.last(request)
     assert isinstance(end, Embedded)
     return end.vectors.tobytes()
 
@@ -126,10 +126,10 @@ class Run:
     """Plays a Traffic."""
 
     traffic: Traffic
-    requests: list[Running] = field(default_factory=list)
-    expected: dict[Running, Any] = field(default_factory=dict)
-    left: list[Running] = field(default_factory=list)  # gone, but the engine has not heard yet
-    saved: tuple[tuple[int, ...], bytes, tuple[float, ...]] = ((), b"", (0.0,))
+    requests: list[ActiveRequest] = field(default_factory=list)
+    expected: dict[ActiveRequest, Any] = field(default_factory=dict)
+    left: list[ActiveRequest] = field(default_factory=list)  # gone, but the engine has not heard yet
+    saved: SlotState = field(default_factory=lambda: SlotState((), b"", (0.0,)))
     failing: bool = False
 
     def __post_init__(self) -> None:
@@ -140,8 +140,8 @@ class Run:
             getattr(self, name)(*values)
             self.driver.check()
         self.hear()
-        for sequence in self.requests:
-            sequence.taken = sequence.emitted
+        for request in self.requests:
+            request.client.taken = request.client.emitted
         self.driver.run()
         self.driver.check_idle()
 
@@ -156,9 +156,9 @@ class Run:
             prompt = (5, 6, *picture_keys(picture), *prompt)
         prompt = prompt[: self.traffic.slot_ctx - 1]
         n_keep = len(prompt) if n_keep < 0 else min(n_keep, self.traffic.slot_ctx - 4)
-        sequence = self.driver.submit(prompt, params=params, n_keep=n_keep, lora=lora, media=media)
-        self.requests.append(sequence)
-        self.expected[sequence] = partial(
+        request = self.driver.submit(prompt, params=params, n_keep=n_keep, lora=lora, media=media)
+        self.requests.append(request)
+        self.expected[request] = partial(
             solo,
             prompt,
             replace(params, id_slot=-1, cache_prompt=True),
@@ -172,9 +172,9 @@ class Run:
     def embed(self, length: int) -> None:
         traffic = self.traffic
         prompt = PROMPTS[1][: min(length, traffic.n_batch, traffic.n_ubatch)]
-        sequence = self.driver.submit(prompt, kind="embedding", cache_prompt=False, lora=(0.5,))
-        self.requests.append(sequence)
-        self.expected[sequence] = partial(vector, prompt)
+        request = self.driver.submit(prompt, kind="embedding", cache_prompt=False, lora=(0.5,))
+        self.requests.append(request)
+        self.expected[request] = partial(vector, prompt)
 
     def step(self, count: int) -> None:
         for number in range(count):
@@ -184,23 +184,23 @@ class Run:
 
     def cancel(self, index: int) -> None:
         if index < len(self.requests):
-            self.requests[index].cancelled = True
+            self.requests[index].client.cancelled = True
             self.driver.core.cancel(self.requests[index])
 
     def vanish(self, index: int) -> None:
         if index < len(self.requests):
-            self.requests[index].cancelled = True
+            self.requests[index].client.cancelled = True
             self.left.append(self.requests[index])
 
     def hear(self) -> None:
-        for sequence in self.left:
-            self.driver.core.cancel(sequence)
+        for request in self.left:
+            self.driver.core.cancel(request)
         self.left.clear()
 
     def rest(self, index: int) -> None:
         """A client that has read nothing for long."""
         if index < len(self.requests):
-            self.requests[index].taken -= 1000
+            self.requests[index].client.taken -= 1000
 
     def fail(self, status: str, micro_batches: int) -> None:
         failure = Failure(Status[status], micro_batches)
@@ -208,43 +208,43 @@ class Run:
         self.failing = self.failing or status != "ABORTED"
 
     def save(self, index: int) -> None:
-        slot = self.driver.core.scheduler.placement.slots[index % self.traffic.n_slots]
-        if slot.idle and slot.resident:
+        slot = self.driver.core.residents.slots[index % self.traffic.n_slots]
+        if not slot.busy and slot.resident:
             try:
-                self.saved = (*self.driver.core.save(slot), slot.resident.lora)
+                self.saved = self.driver.core.slot_states.save(slot)
             except ServerError:
                 self.failing = self.failing or True
 
     def restore(self, index: int) -> None:
-        slot = self.driver.core.scheduler.placement.slots[index % self.traffic.n_slots]
-        if slot.idle:
+        slot = self.driver.core.residents.slots[index % self.traffic.n_slots]
+        if not slot.busy:
             try:
-                self.driver.core.restore(slot, *self.saved)
+                self.driver.core.slot_states.restore(slot, self.saved)
             except ServerError:
                 self.failing = self.failing or True
 
     def erase(self, index: int) -> None:
-        slot = self.driver.core.scheduler.placement.slots[index % self.traffic.n_slots]
-        if slot.idle:
-            self.driver.core.erase(slot)
+        slot = self.driver.core.residents.slots[index % self.traffic.n_slots]
+        if not slot.busy:
+            self.driver.core.slot_states.erase(slot)
 
 
 def check(traffic: Traffic) -> None:
-    """Play it; compare every answer with the one its request gets alone."""
+    """Play it. Compare every answer with the one its request gets alone."""
     note(str(traffic).replace(str(GREEDY), "GREEDY"))
     run = Run(traffic)
     run.play()
-    for sequence in run.requests:
-        assert sequence.phase is Phase.DONE
-        end = run.driver.last(sequence)
+    for request in run.requests:
+        assert request.phase is Phase.DONE
+        end = run.driver.last(request)
         if isinstance(end, Failed):
             assert run.failing, end.error
         elif end is None:
-            assert sequence.cancelled
+            assert request.client.cancelled
         elif isinstance(end, Embedded):
-            assert end.vectors.tobytes() == run.expected[sequence]()
+            assert end.vectors.tobytes() == run.expected[request]()
         else:
-            assert outcome(run.driver, sequence) == run.expected[sequence]()
+            assert outcome(run.driver, request) == run.expected[request]()
     assert run.failing or not any(one.status is Status.NO_ROOM for one in run.driver.backend.history)
 
 
@@ -311,5 +311,5 @@ def heavy_traffic(random: Random) -> Traffic:
 
 @settings(max_examples=MANY, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, 2**64))
-def test_the_same_under_pressure(seed: int) -> None:
+def test_every_answer_stays_the_same_when_the_cache_is_full(seed: int) -> None:
     check(heavy_traffic(Random(seed)))

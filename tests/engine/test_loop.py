@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-from array import array
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,7 +15,7 @@ from llamaserver.errors import ContextExceeded, EngineFailure, InvalidRequest, M
 from llamaserver.interfaces.backend import Batch, Status
 from llamaserver.interfaces.output import Delta, Embedded, Event, Failed, Finish
 from llamaserver.interfaces.params import GenerationParams, Prompt
-from llamaserver.scheduling.sequence import MAX_BACKLOG, Sequence
+from llamaserver.scheduling.client_flow import MAX_BACKLOG, ClientFlow
 
 from tests.support.engine.driver import GREEDY, solo, tokens
 from tests.support.engine.options import engine_settings
@@ -27,7 +26,7 @@ SETTINGS = engine_settings(n_slots=2, slot_ctx=128, cont_batching=True)
 
 
 class Toy:
-    """Makes the backend on the engine thread, as loading a model does; then at hand for the test."""
+    """Makes the backend on the engine thread, as loading a model does, and keeps it for the test."""
 
     def __init__(self, **options: Any) -> None:
         self._options = {"n_ctx": 256, "n_seq_max": 2, **options}
@@ -59,7 +58,10 @@ def request(engine: Engine, prompt: list[int], n_predict: int = 8, **fields: Any
 
 
 async def collect(stream: Stream) -> list[Event]:
-    return [event async for event in stream]
+    events = [await stream.next()]
+    while isinstance(events[-1], Delta):
+        events.append(await stream.next())
+    return events
 
 
 class Gate:
@@ -158,7 +160,7 @@ async def test_a_slot_takes_its_size_from_the_model_when_none_is_given() -> None
 # ---- what is refused at the door
 
 
-async def test_what_can_never_run_is_refused_at_once() -> None:
+async def test_a_request_that_can_never_run_is_refused_at_once() -> None:
     async with running() as (engine, _):
         for bad, error in (
             (request(engine, []), InvalidRequest),
@@ -244,7 +246,7 @@ async def test_leaving_the_stream_ends_the_request() -> None:
         assert isinstance((await collect(engine.submit(request(engine, tokens(9)))))[-1], Finish)
 
 
-async def test_a_decode_that_serves_nobody_any_more_is_aborted() -> None:
+async def test_a_decode_whose_clients_have_all_gone_is_aborted() -> None:
     async with running() as (engine, backend):
         gate = Gate(backend)
         stream = engine.submit(request(engine, tokens(60), n_predict=100))
@@ -284,13 +286,13 @@ async def test_a_cut_off_does_not_wait_for_a_long_decode(partial_reuse: bool) ->
         gate.open()
         await done
         assert isinstance((await collect(stream))[-1], Failed)
-        # What is left of a recurrent state after an abort is of no use to the store.
+        # A recurrent state does not survive an abort.
         assert [one.status for one in backend.history] == [Status.ABORTED if partial_reuse else Status.OK]
         end = (await collect(engine.submit(request(engine, tokens(60), n_predict=3))))[-1]
         assert end.n_decoded == 3
 
 
-async def test_many_come_and_go() -> None:
+async def test_many_requests_come_and_go() -> None:
     async with running(engine_settings(n_slots=2, slot_ctx=128, cont_batching=True), unified=True, n_seq_max=4) as (
         engine,
         _,
@@ -317,7 +319,7 @@ async def test_many_come_and_go() -> None:
 # ---- clients that do not read
 
 
-async def test_a_client_that_does_not_read_bounds_what_is_kept_and_gets_everything_later() -> None:
+async def test_a_client_that_does_not_read_has_a_bounded_backlog_and_gets_everything_later() -> None:
     async with running(engine_settings(n_slots=2, slot_ctx=2048), n_ctx=4096, n_seq_max=2) as (engine, backend):
         stream = engine.submit(request(engine, tokens(5), n_predict=MAX_BACKLOG + 200))
         await eventually(lambda: len(backend.history) >= MAX_BACKLOG, "the engine to get there")
@@ -331,13 +333,13 @@ async def test_a_client_that_does_not_read_bounds_what_is_kept_and_gets_everythi
 
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(["deliver", "take", "take all", "plan"]), max_size=12), st.integers(0, 2))
-def test_a_sequence_that_rests_is_always_woken(actions: list[str], ahead: int) -> None:
+def test_a_request_that_rests_is_always_woken(actions: list[str], ahead: int) -> None:
     """Whatever the order in which engine and client look at each other's counts."""
-    sequence = Sequence(1, "completion", GenerationParams(), array("q", [1]), (), None, (), -1)
+    client = ClientFlow()
     woken = []
-    stream = Stream(sequence, lambda _: None, lambda: woken.append(True))
+    stream = Stream(1, client, lambda: None, lambda: woken.append(True))
     waiting = MAX_BACKLOG + ahead
-    sequence.emitted = waiting
+    client.emitted = waiting
     for _ in range(MAX_BACKLOG - 2):
         stream.put(Delta("x"))
         waiting -= 1
@@ -348,7 +350,7 @@ def test_a_sequence_that_rests_is_always_woken(actions: list[str], ahead: int) -
             stream.put(Delta("x"))
         elif action == "plan" and not asleep:
             woken.clear()
-            asleep = sequence.rest()
+            asleep = client.rest()
         elif action == "take" and stream.ready():
             stream.take()
         elif action == "take all":
@@ -356,7 +358,7 @@ def test_a_sequence_that_rests_is_always_woken(actions: list[str], ahead: int) -
                 stream.take()
         asleep = asleep and not woken
     assert not asleep
-    assert not sequence.rest()
+    assert not client.rest()
 
 
 # ---- slots
@@ -416,7 +418,7 @@ async def test_a_defect_ends_what_runs_and_the_engine_goes_on() -> None:
         assert isinstance((await collect(engine.submit(request(engine, tokens(9)))))[-1], Finish)
 
 
-async def test_stopping_answers_everybody_even_those_the_thread_never_heard_of() -> None:
+async def test_stopping_answers_every_request_even_those_still_in_the_inbox() -> None:
     async with running(engine_settings(n_slots=1, slot_ctx=128)) as (engine, backend):
         gate = Gate(backend)
         streams = [engine.submit(request(engine, tokens(40), n_predict=30))]
@@ -442,12 +444,12 @@ async def test_stopping_answers_everybody_even_those_the_thread_never_heard_of()
         assert backend.history[0].status is Status.ABORTED
 
 
-async def test_a_thread_that_dies_leaves_nobody_waiting() -> None:
+async def test_a_thread_that_dies_leaves_no_request_waiting() -> None:
     async with running(engine_settings(n_slots=1, slot_ctx=128)) as (engine, backend):
         gate = Gate(backend)
         stream = engine.submit(request(engine, tokens(9), n_predict=100))
         await gate.reached()
-        engine._inbox.put(lambda: 1 // 0)
+        engine._thread.send(lambda core: 1 // 0)
         gate.open()
         assert isinstance((await collect(stream))[-1], Failed)
         assert engine.snapshot.state == "failed"

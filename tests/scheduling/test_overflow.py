@@ -1,4 +1,4 @@
-"""Full slots: prompt truncation, context shift, self-extend; and that none of them disturbs anybody."""
+"""Full slots: prompt truncation, context shift and self-extend, which disturb no other request."""
 
 from array import array
 
@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from llamaserver.errors import EngineFailure
 from llamaserver.interfaces.backend import Status
 from llamaserver.interfaces.params import Media
+from llamaserver.scheduling.batches import Work
 from llamaserver.scheduling.overflow import MARGIN, truncated_prompt
-from llamaserver.scheduling.scheduler import Work
-from llamaserver.scheduling.sequence import Phase, Sequence
+from llamaserver.scheduling.request import ActiveRequest, Phase
 
 from tests.support.engine.driver import Driver, make, same_as_alone, tokens
 from tests.support.engine.toy import Failure, picture_keys
@@ -35,38 +35,38 @@ def test_truncation_cuts_whole_half_blocks_after_the_kept_ones(n_ctx: int, longe
 # ---- context shift
 
 
-def history(driver: Driver, sequence: Sequence, prompt: list[int]) -> list[int]:
+def history(driver: Driver, request: ActiveRequest, prompt: list[int]) -> list[int]:
     """All tokens of a request so far, the last one not yet in the cache."""
-    said = [token for event in driver.events[sequence] for token in event.tokens]
-    return [*prompt, *said, *sequence.pending_tokens]
+    said = [token for event in driver.events[request] for token in event.tokens]
+    return [*prompt, *said, *request.answer.pending_tokens]
 
 
 @pytest.mark.parametrize(("n_keep", "n_discard"), [(0, 0), (5, 0), (10, 0), (5, 3), (0, 100), (31, 0)])
 def test_a_shift_drops_n_discard_or_half_of_what_follows_the_kept_ones(n_keep: int, n_discard: int) -> None:
     driver = make(n_slots=1, slot_ctx=32)
     prompt = tokens(10)
-    sequence = driver.submit(prompt, n_predict=100, n_keep=n_keep, n_discard=n_discard, return_tokens=True)
-    driver.run(until=lambda: sequence.truncated or sequence.phase is Phase.DONE)
+    request = driver.submit(prompt, n_predict=100, n_keep=n_keep, n_discard=n_discard, return_tokens=True)
+    driver.run(until=lambda: request.truncated or request.phase is Phase.DONE)
     if n_keep == 31:  # nothing can go
-        assert driver.finish(sequence).reason == "limit"
-        assert driver.finish(sequence).n_decoded == 32 - 10 + 1
+        assert driver.finish(request).reason == "limit"
+        assert driver.finish(request).n_decoded == 32 - 10 + 1
         return
-    everything = history(driver, sequence, prompt)
+    everything = history(driver, request, prompt)
     dropped = min(n_discard or (32 - n_keep) // 2, 32 - n_keep)
-    assert list(sequence.resident.keys) == everything[:n_keep] + everything[n_keep + dropped : -1]
-    assert driver.backend.positions(sequence.resident.seq) == list(range(len(sequence.resident.keys)))
+    assert list(request.resident.keys) == everything[:n_keep] + everything[n_keep + dropped : -1]
+    assert driver.backend.positions(request.resident.seq) == list(range(len(request.resident.keys)))
     driver.run()
-    assert driver.finish(sequence).n_decoded == 100
-    assert driver.finish(sequence).truncated
+    assert driver.finish(request).n_decoded == 100
+    assert driver.finish(request).truncated
 
 
 def test_the_whole_prompt_can_be_kept() -> None:
     driver = make(n_slots=1, slot_ctx=32)
-    sequence = driver.submit(tokens(20), n_predict=60, n_keep=20)
-    driver.run(until=lambda: sequence.n_decoded == 50)
-    assert list(sequence.resident.keys)[:20] == tokens(20)
+    request = driver.submit(tokens(20), n_predict=60, n_keep=20)
+    driver.run(until=lambda: request.n_decoded == 50)
+    assert list(request.resident.keys)[:20] == tokens(20)
     driver.run()
-    assert driver.finish(sequence).n_decoded == 60
+    assert driver.finish(request).n_decoded == 60
 
 
 @pytest.mark.parametrize("why", ["switched off", "the model cannot"])
@@ -90,10 +90,10 @@ def test_a_picture_is_kept_whole_or_ends_the_answer(kept: bool) -> None:
 def test_a_shifted_recurrent_state_is_no_cache() -> None:
     """It still knows what was dropped, so it is not what its keys say."""
     driver = make(n_slots=1, slot_ctx=32, backend={"partial_reuse": False})
-    sequence = driver.submit(tokens(10), n_predict=40)
-    driver.run(until=lambda: sequence.truncated)
-    held = list(sequence.resident.keys)
-    driver.core.cancel(sequence)
+    request = driver.submit(tokens(10), n_predict=40)
+    driver.run(until=lambda: request.truncated)
+    held = list(request.resident.keys)
+    driver.core.cancel(request)
     assert driver.answer([*held, 3], n_predict=1).n_cached == 0
 
 
@@ -111,8 +111,8 @@ def test_many_slots_shift_at_their_own_time() -> None:
     driver = make(n_slots=4, slot_ctx=32)
     requests = [driver.submit(tokens(8 + 3 * i, i), n_predict=90, n_keep=i) for i in range(4)]
     driver.run()
-    for i, sequence in enumerate(requests):
-        assert same_as_alone(driver, sequence, tokens(8 + 3 * i, i))
+    for i, request in enumerate(requests):
+        assert same_as_alone(driver, request, tokens(8 + 3 * i, i))
 
 
 # ---- shift of cells that others share
@@ -173,7 +173,7 @@ def test_cached_sequences_make_room_for_cells_of_its_own(monkeypatch: pytest.Mon
     assert same_as_alone(driver, second, [*tokens(28), 3, 4])
 
 
-def test_without_room_for_that_the_context_is_evaluated_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_room_for_own_cells_the_context_is_evaluated_again(monkeypatch: pytest.MonkeyPatch) -> None:
     driver = make(n_slots=2, slot_ctx=48, n_ctx=72, unified=True)
     reads = Reads(driver, monkeypatch)
     first = driver.submit(tokens(30), n_predict=60)
@@ -185,16 +185,16 @@ def test_without_room_for_that_the_context_is_evaluated_anew(monkeypatch: pytest
     assert same_as_alone(driver, second, [*tokens(28), 3, 4])
 
 
-def test_one_that_is_full_and_is_preempted_at_that_moment_comes_back() -> None:
-    """Its tokens must fit the slot again: it shifts before anybody can take its cells."""
+def test_a_request_that_is_preempted_with_a_full_slot_comes_back() -> None:
+    """Its tokens must fit the slot again: it shifts before another request can take its cells."""
     driver = make(n_slots=2, slot_ctx=48, unified=True)
     older = driver.submit(tokens(20), n_predict=30)
-    older.taken = -600  # reads nothing
+    older.client.taken = -600  # reads nothing
     driver.run(until=lambda: older.phase is Phase.DECODE)
     younger = driver.submit([*tokens(20), 3, 4], n_predict=60)
     driver.run(until=lambda: younger.n_past == 48)
     assert older.n_past == 20
-    older.taken = older.emitted
+    older.client.taken = older.client.emitted
     driver.run()
     assert same_as_alone(driver, older, tokens(20))
     assert same_as_alone(driver, younger, [*tokens(20), 3, 4])
@@ -206,26 +206,28 @@ def test_one_that_is_full_and_is_preempted_at_that_moment_comes_back() -> None:
 @pytest.mark.parametrize("unified", [False, True])
 def test_an_aborted_decode_may_have_shifted_half_of_the_cells(unified: bool) -> None:
     driver = make(n_slots=2, slot_ctx=32, n_ctx=128, unified=unified)
-    sequence = driver.submit(tokens(10), n_predict=60, n_keep=2)
-    driver.run(until=lambda: sequence.n_past == 32)
+    request = driver.submit(tokens(10), n_predict=60, n_keep=2)
+    driver.run(until=lambda: request.n_past == 32)
     driver.backend.failures[len(driver.backend.history)] = Failure(Status.ABORTED)
     driver.run()
-    assert same_as_alone(driver, sequence, tokens(10))
+    assert same_as_alone(driver, request, tokens(10))
 
 
-def test_so_may_one_that_failed_for_others() -> None:
+def test_a_failed_decode_of_another_request_may_have_shifted_half_of_the_cells() -> None:
     driver = make(n_slots=2, slot_ctx=32, backend={"n_lora": 1})
     doomed = driver.submit(tokens(8, 1), n_predict=60, lora=(0.5,))
-    sequence = driver.submit(tokens(10), n_predict=60, n_keep=2, lora=(0.0,))
-    driver.run(until=lambda: sequence.n_past == 32)
+    request = driver.submit(tokens(10), n_predict=60, n_keep=2, lora=(0.0,))
+    driver.run(until=lambda: request.n_past == 32)
     driver.backend.failures[len(driver.backend.history)] = Failure(Status.FATAL)
     driver.run()
     assert isinstance(driver.error(doomed), EngineFailure)
-    assert same_as_alone(driver, sequence, tokens(10))
+    assert same_as_alone(driver, request, tokens(10))
 
 
 @pytest.mark.parametrize("unified", [False, True])
-def test_so_may_the_cells_of_one_that_was_copied_from_it(unified: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_of_a_shifted_sequence_may_have_half_of_its_cells_shifted(
+    unified: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     driver = make(n_slots=2, slot_ctx=32, n_ctx=128, unified=unified)
     gone = driver.submit(tokens(20), n_predict=60)
     driver.run(until=lambda: gone.n_past == 32)
@@ -233,14 +235,14 @@ def test_so_may_the_cells_of_one_that_was_copied_from_it(unified: bool, monkeypa
 
     def plan_and_leave() -> list[Work]:
         works = plan()
-        gone.cancelled = True
+        gone.client.cancelled = True
         return works
 
     plan = scheduler.plan
     with monkeypatch.context() as patch:
         patch.setattr(scheduler, "plan", plan_and_leave)
         driver.step()  # it was shifted, then its decode was not worth while
-    assert scheduler.placement.shifted == [source]
+    assert scheduler.residents.shifted == [source]
     driver.core.cancel(gone)
     prompt = [*source.keys, 3, 4]
     follower = driver.submit(prompt, n_predict=3, id_slot=1)
@@ -278,13 +280,13 @@ def extended(count: int, factor: int, width: int) -> list[int]:
 def test_self_extend_compresses_positions_however_the_prompt_is_cut(factor: int, width: int, chunk: int) -> None:
     backend = {"n_ubatch": chunk}
     driver = make(n_slots=1, slot_ctx=128, grp_attn_n=factor, grp_attn_w=width, backend=backend)
-    sequence = driver.submit(tokens(70), n_predict=40, cache_prompt=False)
-    driver.run(until=lambda: sequence.phase is Phase.DECODE)
-    assert driver.backend.positions(sequence.resident.seq) == extended(70, factor, width)
-    driver.run(until=lambda: sequence.n_past == 100)
-    assert driver.backend.positions(sequence.resident.seq) == extended(100, factor, width)
+    request = driver.submit(tokens(70), n_predict=40, cache_prompt=False)
+    driver.run(until=lambda: request.phase is Phase.DECODE)
+    assert driver.backend.positions(request.resident.seq) == extended(70, factor, width)
+    driver.run(until=lambda: request.n_past == 100)
+    assert driver.backend.positions(request.resident.seq) == extended(100, factor, width)
     driver.run()
-    assert not driver.core.scheduler.placement.cells_used  # nobody may start from compressed positions
+    assert not driver.core.residents.cells_used  # no request may start from compressed positions
 
 
 @pytest.mark.parametrize("unified", [False, True])
@@ -297,9 +299,9 @@ def test_self_extended_answers_do_not_depend_on_the_company(unified: bool) -> No
     for at in (5, 9, 30):
         driver.backend.failures[at] = Failure(Status.ABORTED)
     driver.run()
-    assert [driver.finish(sequence).content for sequence in requests] == expected
-    assert [driver.text(sequence) for sequence in requests] == [
-        alone.text(sequence) for sequence in alone.events if sequence.phase is Phase.DONE
+    assert [driver.finish(request).content for request in requests] == expected
+    assert [driver.text(request) for request in requests] == [
+        alone.text(request) for request in alone.events if request.phase is Phase.DONE
     ]
     assert unified == bool(driver.core.scheduler.preemptions)
 

@@ -1,16 +1,18 @@
-"""Which slot, which cached prefix, who waits for whom: proved by counting the tokens that were evaluated."""
+"""Which slot and which cached prefix a request gets, and when it waits. Shown by counting evaluated tokens."""
 
 from array import array
+from dataclasses import FrozenInstanceError
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llamaserver.interfaces.keys import common_prefix
 from llamaserver.interfaces.params import Media
+from llamaserver.scheduling.admission import WORTH_WAITING
 from llamaserver.scheduling.cells import CellLedger
-from llamaserver.scheduling.placement import WORTH_WAITING
+from llamaserver.scheduling.placement import How
+from llamaserver.scheduling.request import ActiveRequest, Phase
 from llamaserver.scheduling.residents import Resident
-from llamaserver.scheduling.sequence import Phase, Sequence
 
 from tests.support.engine.driver import Driver, make, same_as_alone, tokens
 from tests.support.engine.toy import picture_keys
@@ -62,6 +64,40 @@ def test_a_short_common_prefix_does_not_cost_a_long_cached_sequence(unified: boo
     assert driver.answer(tokens(100), n_predict=1).n_cached == 98
 
 
+# ---- deciding (that a plan is carried out to the letter is checked by the driver, for every request)
+
+
+@LAYOUTS
+def test_deciding_changes_nothing(unified: bool) -> None:
+    driver = make(n_slots=2, slot_ctx=128, n_ctx=256, unified=unified, spare=0)
+    for seed in range(3):
+        driver.answer(tokens(40, seed), n_predict=1)
+    request = driver.submit([*tokens(30, 1), 5, 6], n_predict=1)
+    placement, history = driver.core.scheduler.placement, len(driver.backend.history)
+    before = [(r.seq, r.slot, list(r.keys), r.last_used) for r in driver.core.residents]
+    plan = placement.decide(request)
+    assert plan is not None
+    assert placement.decide(request) == placement.decide_on(plan.slot, request) == plan
+    assert [(r.seq, r.slot, list(r.keys), r.last_used) for r in driver.core.residents] == before
+    assert len(driver.backend.history) == history
+    driver.check()
+
+
+@pytest.mark.parametrize(("shared", "how"), [(0, How.EMPTY), (8, How.COPY), (30, How.TAKE_OVER)])
+def test_most_of_a_prefix_is_taken_over_a_part_is_copied(shared: int, how: How) -> None:
+    driver = make(n_slots=2, slot_ctx=128)
+    driver.answer(tokens(40), n_predict=1)
+    (source,) = driver.core.residents
+    request = driver.submit([*tokens(shared), *tokens(40, 1)], n_predict=1)
+    plan = driver.core.scheduler.placement.decide(request)
+    assert plan is not None
+    assert (plan.how, plan.length, plan.source) == (how, shared, source if shared else None)
+    assert plan.victim is (source if how is How.TAKE_OVER else None)
+    assert (plan.slot is source.slot) == (how is How.TAKE_OVER)
+    with pytest.raises(FrozenInstanceError):
+        plan.length = 7  # type: ignore[misc]
+
+
 # ---- sharing a prefix
 
 
@@ -92,8 +128,8 @@ def test_a_prefix_is_shared_with_a_busy_sequence_without_computing_it_again(unif
     other = driver.submit(prompt, n_predict=5)
     driver.run()
     assert other.n_cached == 50
-    for sequence, keys in ((busy, tokens(60)), (other, prompt)):
-        assert same_as_alone(driver, sequence, keys)
+    for request, keys in ((busy, tokens(60)), (other, prompt)):
+        assert same_as_alone(driver, request, keys)
 
 
 @LAYOUTS
@@ -108,18 +144,18 @@ def test_a_shared_prefix_takes_its_cells_once_in_a_unified_cache() -> None:
     driver.answer(tokens(60), n_predict=1, id_slot=0)
     running = [driver.submit([*tokens(58), 4 + i, 5], n_predict=6, id_slot=i) for i in (1, 2, 3)]
     driver.steps(4)
-    assert all(sequence.slot for sequence in running)
+    assert all(request.slot for request in running)
     assert driver.backend.cells_used < 60 + 3 * 8
     driver.run()
-    for i, sequence in enumerate(running, 1):
-        assert same_as_alone(driver, sequence, [*tokens(58), 4 + i, 5])
+    for i, request in enumerate(running, 1):
+        assert same_as_alone(driver, request, [*tokens(58), 4 + i, 5])
     assert driver.core.scheduler.preemptions == 0
 
 
 # ---- in flight
 
 
-def burst(driver: Driver, count: int, length: int = 60, **fields: object) -> list[Sequence]:
+def burst(driver: Driver, count: int, length: int = 60, **fields: object) -> list[ActiveRequest]:
     return [driver.submit([*tokens(length), 2 + i], n_predict=4, **fields) for i in range(count)]
 
 
@@ -132,8 +168,8 @@ def test_of_many_that_arrive_together_one_computes_the_prefix(unified: bool) -> 
     driver.run()
     assert driver.backend.evaluated <= 61 + 5 * WORTH_WAITING + 6 * 3
     assert sum(s.n_prompt - s.n_cached for s in requests) == driver.core.snapshot().counters.prompt_tokens_total
-    for i, sequence in enumerate(requests):
-        assert same_as_alone(driver, sequence, [*tokens(60), 2 + i])
+    for i, request in enumerate(requests):
+        assert same_as_alone(driver, request, [*tokens(60), 2 + i])
 
 
 @LAYOUTS
@@ -148,8 +184,8 @@ def test_when_the_leader_is_cancelled_the_followers_finish(unified: bool, steps:
     driver.core.cancel(requests[0])
     driver.run()
     assert driver.last(requests[0]) is None
-    for i, sequence in enumerate(requests[1:], 1):
-        assert same_as_alone(driver, sequence, [*tokens(100), 2 + i])
+    for i, request in enumerate(requests[1:], 1):
+        assert same_as_alone(driver, request, [*tokens(100), 2 + i])
     assert requests[1].n_cached >= 16 * steps  # what the leader had computed was not lost
     assert driver.backend.evaluated < 2 * 100 + 4 * WORTH_WAITING
 
@@ -227,8 +263,8 @@ def test_recurrent_requests_that_arrive_together_do_not_wait_for_each_other() ->
     driver.step()
     assert [s.phase for s in requests] == [Phase.PREFILL] * 3
     driver.run()
-    for i, sequence in enumerate(requests):
-        assert same_as_alone(driver, sequence, [*tokens(60), 2 + i])
+    for i, request in enumerate(requests):
+        assert same_as_alone(driver, request, [*tokens(60), 2 + i])
 
 
 # ---- sequences that ended, beside the slots
@@ -263,14 +299,14 @@ def test_no_sequence_id_is_lost_when_an_emptied_slot_takes_over_a_cached_sequenc
         driver.answer(tokens(20), n_predict=1)
         driver.answer(tokens(20, 1), n_predict=1)
         if emptied_by == "erase":
-            driver.core.erase(driver.core.scheduler.placement.slots[0])
+            driver.core.slot_states.erase(driver.core.residents.slots[0])
         elif emptied_by == "embedding":
             driver.submit(tokens(9, 2), kind="embedding", cache_prompt=False)
             driver.run()
         else:
             driver.core.fail_all(RuntimeError())
             driver.answer(tokens(20), n_predict=1)
-            driver.core.scheduler.placement.clear(driver.core.scheduler.placement.slots[0].resident)
+            driver.core.cache.clear(driver.core.residents.slots[0].resident)
         driver.answer(tokens(20), n_predict=1)
 
 

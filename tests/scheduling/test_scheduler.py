@@ -4,7 +4,8 @@ import pytest
 from llamaserver.errors import EngineFailure
 from llamaserver.interfaces.backend import Status
 from llamaserver.interfaces.output import Failed
-from llamaserver.scheduling.sequence import MAX_BACKLOG, Phase
+from llamaserver.scheduling.client_flow import MAX_BACKLOG
+from llamaserver.scheduling.request import Phase
 
 from tests.support.engine.driver import make, same_as_alone, tokens
 from tests.support.engine.toy import Failure
@@ -46,12 +47,12 @@ def test_prompts_take_turns() -> None:
     progress = []
     for _ in range(12):
         driver.step()
-        progress.append([sequence.n_past for sequence in long])
+        progress.append([request.n_past for request in long])
     assert all(max(done) - min(done) <= 16 for done in progress)
     assert progress[-1] == [64, 64, 64]
 
 
-def test_what_a_short_prompt_leaves_of_the_budget_goes_to_the_next() -> None:
+def test_budget_that_a_short_prompt_leaves_goes_to_the_next() -> None:
     driver = make(n_slots=3, slot_ctx=128, prompt_budget=16)
     driver.submit(tokens(4), n_predict=100)
     driver.step()
@@ -90,11 +91,11 @@ def test_without_continuous_batching_a_stream_that_nobody_reads_holds_no_prompt_
     driver = make(n_slots=2, cont_batching=False)
     first = driver.submit(tokens(8), n_predict=8)
     driver.step()
-    first.taken = -MAX_BACKLOG
+    first.client.taken = -MAX_BACKLOG
     second = driver.submit(tokens(8, 1), n_predict=2)
     driver.run(until=lambda: second.phase is Phase.DONE)
     assert first.n_decoded == 1
-    first.taken = first.emitted
+    first.client.taken = first.client.emitted
     driver.run()
     assert same_as_alone(driver, first, tokens(8))
 
@@ -105,8 +106,8 @@ def test_no_decode_is_larger_than_a_batch(unified: bool) -> None:
     requests = [driver.submit(tokens(10, seed), n_predict=6) for seed in range(6)]
     driver.run()  # the backend asserts the limit
     assert max(one.total for one in driver.backend.history) == 4
-    for seed, sequence in enumerate(requests):
-        assert same_as_alone(driver, sequence, tokens(10, seed))
+    for seed, request in enumerate(requests):
+        assert same_as_alone(driver, request, tokens(10, seed))
 
 
 def test_a_unified_cache_takes_prompts_and_generation_in_one_decode_a_split_one_apart() -> None:
@@ -122,7 +123,7 @@ def test_a_unified_cache_takes_prompts_and_generation_in_one_decode_a_split_one_
     assert kinds == {True: ["mixed"], False: ["generate", "prompt"]}
 
 
-def test_each_set_of_lora_scales_is_a_decode_of_its_own_and_nobody_starves() -> None:
+def test_each_set_of_lora_scales_is_a_decode_of_its_own_and_no_request_starves() -> None:
     driver = make(n_slots=3, backend={"n_lora": 1})
     plain, scaled, other = (driver.submit(tokens(6), lora=(scale,), n_predict=6) for scale in (0.0, 0.5, 0.0))
     driver.run()
@@ -143,7 +144,7 @@ def test_more_requests_than_slots_wait_in_order() -> None:
     finished = []
     while driver.unfinished():
         driver.step()
-        finished += [s.id_task for s in requests if s.phase is Phase.DONE and s.id_task not in finished]
+        finished += [s.task.id_task for s in requests if s.phase is Phase.DONE and s.task.id_task not in finished]
     assert finished == sorted(finished)
 
 
@@ -179,22 +180,22 @@ def test_cancelling_frees_the_place_and_leaves_the_others_alone(steps: int) -> N
 
 def test_cancelling_twice_or_after_the_end_counts_once() -> None:
     driver = make()
-    sequence = driver.submit(tokens(4), n_predict=1)
+    request = driver.submit(tokens(4), n_predict=1)
     driver.run()
-    driver.core.cancel(sequence)
+    driver.core.cancel(request)
     gone = driver.submit(tokens(4))
     driver.core.cancel(gone)
     driver.core.cancel(gone)
     assert driver.core.stats.cancelled == 1
 
 
-def test_a_client_that_goes_during_the_last_chunk_of_its_prompt_harms_nobody() -> None:
+def test_a_client_that_leaves_during_the_last_chunk_of_its_prompt_disturbs_no_other() -> None:
     """The flag is up before the engine hears of it: the sequence must not be planned again until then."""
     driver = make(n_slots=2)
     other = driver.submit(tokens(8, 1), n_predict=20)
     driver.step()
     gone = driver.submit(tokens(8), n_predict=20)
-    driver.backend.on_decode = lambda batch: setattr(gone, "cancelled", True)
+    driver.backend.on_decode = lambda batch: setattr(gone.client, "cancelled", True)
     driver.steps(5)
     assert gone.n_past == 0 or gone.remaining == 0
     driver.core.cancel(gone)
@@ -206,15 +207,15 @@ def test_a_client_that_does_not_read_rests_alone_and_goes_on_when_it_has_read() 
     driver = make(n_slots=2, slot_ctx=1024)
     driver.reading = False
     resting = driver.submit(tokens(4), n_predict=MAX_BACKLOG + 100)
-    driver.run(until=lambda: resting.backlog >= MAX_BACKLOG)
+    driver.run(until=lambda: resting.client.backlog >= MAX_BACKLOG)
     count = resting.n_decoded
     driver.reading = True
     other = driver.submit(tokens(4, 1), n_predict=50)
     driver.run(until=lambda: other.phase is Phase.DONE)
     assert resting.n_decoded == count
-    assert resting.resting
+    assert resting.client.resting
     assert not driver.step()  # nothing to do but wait for the reader
-    resting.taken = resting.emitted
+    resting.client.taken = resting.client.emitted
     driver.run()
     assert same_as_alone(driver, resting, tokens(4))
 
@@ -226,10 +227,10 @@ def test_four_requests_of_three_quarters_of_the_cache_all_finish_with_full_answe
     driver = make(n_slots=4, slot_ctx=128, unified=True, spare=4)
     requests = [driver.submit(tokens(32, seed), n_predict=64) for seed in range(4)]
     driver.run()
-    for seed, sequence in enumerate(requests):
-        assert driver.finish(sequence).n_decoded == 64
-        assert not driver.finish(sequence).truncated
-        assert same_as_alone(driver, sequence, tokens(32, seed))
+    for seed, request in enumerate(requests):
+        assert driver.finish(request).n_decoded == 64
+        assert not driver.finish(request).truncated
+        assert same_as_alone(driver, request, tokens(32, seed))
     assert driver.core.snapshot().counters.preemptions_total > 0
     assert all(one.status is Status.OK for one in driver.backend.history)
     driver.check_idle()
@@ -239,8 +240,8 @@ def test_prompts_of_three_quarters_of_the_cache_come_one_after_the_other() -> No
     driver = make(n_slots=4, slot_ctx=128, unified=True)
     requests = [driver.submit(tokens(96, seed), n_predict=16) for seed in range(4)]
     driver.run()
-    for seed, sequence in enumerate(requests):
-        assert same_as_alone(driver, sequence, tokens(96, seed))
+    for seed, request in enumerate(requests):
+        assert same_as_alone(driver, request, tokens(96, seed))
     assert driver.core.scheduler.preemptions == 0  # admission has seen that they do not fit together
     assert driver.backend.evaluated == 4 * (96 + 15)
 
@@ -258,7 +259,7 @@ def test_the_youngest_is_preempted_and_is_the_first_to_come_back() -> None:
     assert young.n_prompt == 8
 
 
-def test_one_that_was_preempted_is_primed_once_and_counted_once() -> None:
+def test_a_preempted_request_is_primed_once_and_counted_once() -> None:
     driver = make(n_slots=2, slot_ctx=64, unified=True)
     driver.submit(tokens(8), n_predict=50)
     young = driver.submit(tokens(8, 1), n_predict=50)
@@ -270,7 +271,7 @@ def test_one_that_was_preempted_is_primed_once_and_counted_once() -> None:
     assert counters.tokens_predicted_total == 100
 
 
-def test_cached_sequences_make_room_before_anybody_is_preempted() -> None:
+def test_cached_sequences_make_room_before_a_request_is_preempted() -> None:
     driver = make(n_slots=2, slot_ctx=128, unified=True, spare=3)
     for seed in range(3):
         driver.answer(tokens(30, seed), n_predict=4)
@@ -313,7 +314,7 @@ def test_no_room_preempts_rather_than_fails() -> None:
 
 
 @pytest.mark.parametrize("unified", [False, True])
-def test_no_room_for_one_that_is_alone_is_its_end(unified: bool) -> None:
+def test_no_room_for_the_only_request_ends_it(unified: bool) -> None:
     driver = make(n_slots=2, n_ctx=256, unified=unified)
     driver.backend.failures[0] = Failure(Status.NO_ROOM)
     request = driver.submit(tokens(20), n_predict=6)
@@ -370,8 +371,8 @@ def test_after_a_failure_the_rest_of_the_plan_is_made_anew() -> None:
     driver.steps(3)
     driver.backend.failures[len(driver.backend.history)] = Failure(Status.NO_ROOM)
     driver.run()
-    for sequence, seed in ((first, 0), (second, 1)):
-        assert same_as_alone(driver, sequence, tokens(10, seed))
+    for request, seed in ((first, 0), (second, 1)):
+        assert same_as_alone(driver, request, tokens(10, seed))
 
 
 # ---- embeddings
@@ -387,11 +388,11 @@ def test_embeddings_do_not_depend_on_the_company_and_leave_nothing_behind() -> N
     embeddings = [driver.submit(tokens(12), kind="embedding", cache_prompt=False) for _ in range(4)]
     driver.run()
     expected = alone_driver.last(reference)
-    for sequence in embeddings:
-        assert (driver.last(sequence).vectors == expected.vectors).all()
-        assert driver.last(sequence).n_prompt == 12
+    for request in embeddings:
+        assert (driver.last(request).vectors == expected.vectors).all()
+        assert driver.last(request).n_prompt == 12
     assert same_as_alone(driver, stream, tokens(6))
-    assert driver.core.scheduler.placement.cells_used == stream.n_prompt + stream.n_decoded - 1
+    assert driver.core.residents.cells_used == stream.n_prompt + stream.n_decoded - 1
 
 
 def test_an_embedding_drops_cached_sequences_instead_of_running_into_a_full_cache() -> None:

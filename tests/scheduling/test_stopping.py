@@ -90,7 +90,7 @@ def test_a_stop_string_across_token_borders_is_held_back_and_cut() -> None:
     assert stream.finish() == ""
 
 
-def test_what_only_looked_like_a_stop_string_comes_out_at_the_end() -> None:
+def test_text_that_only_began_like_a_stop_string_comes_at_the_end() -> None:
     stream = TextStream(("stop",))
     assert stream.push(b"one st") == "one "
     assert stream.push(b"o") == ""

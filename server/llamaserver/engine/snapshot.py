@@ -1,6 +1,6 @@
-"""The engine's state as monitoring sees it: immutable, swapped whole after each step.
+"""The engine's state for monitoring: immutable values, replaced as a whole after a step.
 
-/health, /slots, /metrics and /status read it without waiting for decode.
+/health, /slots, /metrics and /status read them without waiting for a decode.
 """
 
 from dataclasses import dataclass, field
@@ -17,9 +17,7 @@ class SlotView:
     n_ctx: int
     state: int = 0
     id_task: int = -1
-    params: Any = None  # GenerationParams of the current or last request
-    prompt_keys: Any = None  # Prompt.keys of the current or last request
-    tag: Any = None  # whatever the API attached to the request (its own settings)
+    tag: Any = None  # data that the API attached to the request
     has_next_token: bool = False
     n_remain: int = -1
     n_decoded: int = 0
@@ -54,7 +52,7 @@ class Counters:
     decode_total: int = 0  # calls of decode
     decode_seconds_total: float = 0.0  # inside decode
     step_seconds_total: float = 0.0  # whole steps, decode included
-    busy_slots_total: int = 0  # sum over decodes of the slots that took part
+    busy_slots_total: int = 0  # sum over all decodes of the slots that took part
     preemptions_total: int = 0
     requests_total: int = 0
     requests_cancelled_total: int = 0
@@ -67,7 +65,7 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything monitoring may ask for."""
+    """All that monitoring shows."""
 
     state: str = "loading"  # loading, ready, failed, stopped
     error: str = ""
@@ -78,5 +76,5 @@ class Snapshot:
     kv_cells_used: int = 0
     kv_cells_total: int = 0
     counters: Counters = field(default_factory=Counters)
-    kv_store: StoreStats | None = None  # None: there is none
-    kv_unsaved: int = 0  # cached sequences that it is to have and has not written yet
+    kv_store: StoreStats | None = None  # None: the server has none
+    kv_unsaved: int = 0  # cached sequences that the store is to write and has not written yet

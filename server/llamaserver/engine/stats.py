@@ -1,4 +1,4 @@
-"""Plain counters of the engine thread, and the immutable copy that monitoring reads."""
+"""Counters of the engine thread, and their immutable copy for monitoring."""
 
 from bisect import bisect_left
 from collections import deque
@@ -25,7 +25,7 @@ class Observations:
         self._total += seconds
 
     def freeze(self) -> Histogram:
-        """The cumulative form that Prometheus wants."""
+        """The cumulative form of Prometheus."""
         cumulative, seen = [], 0
         for count in self._counts:
             seen += count
@@ -35,7 +35,7 @@ class Observations:
 
 @dataclass(slots=True)
 class Stats:
-    """Totals since start; tokens and seconds."""
+    """Totals since start, in tokens and seconds."""
 
     prompt_tokens: int = 0
     prompt_seconds: float = 0.0
@@ -67,7 +67,7 @@ class Stats:
         return sum(seconds for _, seconds in self._prompt_window) / tokens if tokens else 0.0
 
     def answer_done(self, tokens: int, seconds: float) -> None:
-        """One answer has ended; its tokens were counted as they came."""
+        """One answer has ended. Its tokens were counted one by one."""
         self.predicted_seconds += seconds
         self._predict_window.append((tokens, seconds))
 

@@ -1,37 +1,35 @@
-"""The event loop's end of one request: events in order, cancellation on leaving."""
+"""The event loop's end of one request: its events in order, and its cancellation."""
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
 from ..interfaces.output import Delta, Event
-from ..scheduling.sequence import Sequence
+from ..scheduling.client_flow import ClientFlow
 
 
 class Stream:
     """The events of one submitted request. Lives on the event loop's thread.
 
-    Leaving its `with` block cancels what still runs. A client that does not read makes its
-    sequence rest, so what is kept here is bounded.
+    Leaving its `with` block cancels the request. A request whose client does not read pauses, so
+    the number of waiting events is bounded.
     """
 
-    def __init__(self, sequence: Sequence, cancel: Callable[[Sequence], None], resume: Callable[[], None]) -> None:
-        self._sequence = sequence
+    def __init__(
+        self, id_task: int, client: ClientFlow, cancel: Callable[[], None], resume: Callable[[], None]
+    ) -> None:
+        self.id_task = id_task  # the number under which /slots shows the request
+        self._client = client
         self._cancel = cancel
         self._resume = resume
         self._events: deque[Event] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._ended = False  # the last event has been delivered
 
-    @property
-    def id_task(self) -> int:
-        """The number under which /slots shows the request."""
-        return self._sequence.id_task
-
     def put(self, event: Event) -> None:
-        """Deliver one event (called by the engine's loop side)."""
+        """Deliver one event (called by Engine)."""
         self._events.append(event)
         self._ended = not isinstance(event, Delta)
         if self._waiter is not None and not self._waiter.done():
@@ -52,27 +50,20 @@ class Stream:
         return self.take()
 
     def take(self) -> Event:
-        """The next event; only when ready()."""
+        """The next event. Call it only when ready()."""
         event = self._events.popleft()
         if isinstance(event, Delta):
-            self._sequence.taken += 1
-            if self._sequence.resting and not self._events:
-                self._sequence.resting = False
+            self._client.taken += 1
+            if self._client.resting and not self._events:
+                self._client.resting = False
                 self._resume()
         return event
 
-    async def __aiter__(self) -> AsyncIterator[Event]:
-        while True:
-            event = await self.next()
-            yield event
-            if not isinstance(event, Delta):
-                return
-
     def cancel(self) -> None:
-        """Stop the request; its slot is free after the current step at the latest. Idempotent."""
+        """Stop the request. Its slot is free after the current step at the latest. Idempotent."""
         if not self._ended:
             self._ended = True
-            self._cancel(self._sequence)
+            self._cancel()
 
     def __enter__(self) -> Self:
         return self

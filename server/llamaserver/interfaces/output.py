@@ -1,6 +1,6 @@
-"""What the engine says back about one request, in the order it happens.
+"""The events of one request, in their order.
 
-The engine thread makes these values, the event loop hands them to the handler that waits.
+The engine thread makes these values. The event loop gives them to the handler of the request.
 A completion is zero or more `Delta`, then exactly one `Finish` or one `Failed`.
 """
 
@@ -21,7 +21,7 @@ class TokenProb:
 
 @dataclass(frozen=True, slots=True)
 class TokenProbs:
-    """The chosen token and the `n_probs` most likely candidates at its place, best first."""
+    """The chosen token and the `n_probs` most likely candidates for its place, best first."""
 
     chosen: TokenProb
     top: tuple[TokenProb, ...]
@@ -29,7 +29,7 @@ class TokenProbs:
 
 @dataclass(slots=True)
 class Delta:
-    """Text that became certain since the last one; `tokens` are the ids that made it."""
+    """New text since the last event. `tokens` are the ids that made it."""
 
     content: str
     tokens: list[int] = field(default_factory=list)
@@ -38,7 +38,10 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Milliseconds and counts of one request: prompt_n evaluated, cache_n reused, from where (slot, ram, disk)."""
+    """Milliseconds and token counts of one request: prompt_n evaluated, cache_n reused from cache_source.
+
+    cache_source is slot, ram, disk or empty.
+    """
 
     prompt_n: int
     prompt_ms: float

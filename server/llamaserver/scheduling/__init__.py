@@ -1,4 +1,4 @@
-"""Which request gets which slot, and what each step evaluates. Pure bookkeeping: no threads, no clock, no HTTP.
+"""Which request gets which slot, and what each step evaluates. It has no threads, no clock and no HTTP.
 
 May import kvstore, interfaces and errors.
 """

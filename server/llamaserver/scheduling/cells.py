@@ -1,15 +1,14 @@
 """KV cells in use, counted by reference."""
 
 from collections import Counter
-from collections.abc import Iterable
-from collections.abc import Sequence as Many
+from collections.abc import Iterable, Sequence
 
 
 class CellLedger:
     """Counts the KV cells in use when sequences share them (unified layout).
 
-    Every evaluated position gets an id; a copied prefix refers to the same ids. The library has no
-    counter of its own.
+    Every evaluated position gets an id. A copied prefix refers to the same ids. The library does
+    not count them.
     """
 
     def __init__(self) -> None:
@@ -18,25 +17,25 @@ class CellLedger:
 
     @property
     def used(self) -> int:
-        """Distinct cells held by anybody."""
+        """Distinct cells in use."""
         return len(self._references)
 
     def extend(self, cells: list[int], count: int) -> None:
-        """Add `count` new cells to one holder's."""
+        """Add `count` new cells to those of one sequence."""
         fresh = range(self._next, self._next + count)
         self._next += count
         for cell in fresh:
             self._references[cell] = 1
         cells.extend(fresh)
 
-    def share(self, cells: Many[int]) -> list[int]:
-        """The same cells for one more holder."""
+    def share(self, cells: Sequence[int]) -> list[int]:
+        """The same cells for one more sequence."""
         for cell in cells:
             self._references[cell] += 1
         return list(cells)
 
     def release(self, cells: Iterable[int]) -> None:
-        """One holder fewer; a cell without holders is free."""
+        """Drop one reference to each cell. A cell without references is free."""
         references = self._references
         for cell in cells:
             if references[cell] == 1:
@@ -45,5 +44,5 @@ class CellLedger:
                 references[cell] -= 1
 
     def shared(self, cells: Iterable[int]) -> bool:
-        """Whether any of these cells has another holder."""
+        """Whether another sequence refers to any of these cells."""
         return any(self._references[cell] > 1 for cell in cells)

@@ -1,4 +1,4 @@
-"""From a request to a sequence: what can be checked and settled before the engine thread sees it."""
+"""From a request to a task: all checks and defaults that need no engine thread."""
 
 from array import array
 from dataclasses import dataclass, replace
@@ -8,13 +8,13 @@ from ..errors import ContextExceeded, InvalidRequest, NotSupported
 from ..interfaces.backend import ModelInfo, Sampler, Vocab
 from ..interfaces.params import GenerationParams, Prompt
 from . import overflow
-from .sequence import Sequence
+from .request import Task
 from .settings import EngineSettings
 
 
 @dataclass(slots=True)
 class Request:
-    """Work for the engine. `tag` is carried to SlotView for the API's own use."""
+    """What the API asks of the engine. `tag` is data of the API, which SlotView carries back."""
 
     prompt: Prompt
     params: GenerationParams
@@ -23,7 +23,7 @@ class Request:
     tag: Any = None
 
 
-def make_sequence(
+def make_task(
     request: Request,
     id_task: int,
     settings: EngineSettings,
@@ -31,8 +31,11 @@ def make_sequence(
     vocab: Vocab,
     *,
     scales: tuple[float, ...],
-) -> Sequence:
-    """The sequence of a request under the server's LoRA `scales`; ContextExceeded, InvalidRequest or NotSupported."""
+) -> Task:
+    """The task of a request. `scales` are the server's LoRA scales.
+
+    Raises ContextExceeded, InvalidRequest or NotSupported.
+    """
     params = request.params
     if params.id_slot >= settings.n_slots:
         raise InvalidRequest(f"id_slot must be below {settings.n_slots}", field="id_slot")
@@ -45,7 +48,7 @@ def make_sequence(
             params = replace(params, cache_prompt=False)
     cap = settings.n_predict
     wanted = params.n_predict
-    return Sequence(
+    return Task(
         id_task=id_task,
         kind=request.kind,
         params=params,

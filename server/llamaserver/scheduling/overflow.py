@@ -1,15 +1,13 @@
 """What happens when a slot is full: prompt truncation, context shift and self-extend.
 
-The three algorithms are those of the April 2024 server. The first is pure; the other two move
-positions in the cache of one sequence.
+The three algorithms are those of the April 2024 server. The first changes nothing. The other two
+move positions in the cache of one sequence.
 """
 
 from array import array
 
 from ..interfaces.backend import Backend
-from .placement import Placement
-from .residents import Resident
-from .sequence import Sequence
+from .residents import Resident, Residents
 from .settings import EngineSettings
 
 MARGIN = 4  # positions that n_keep may never claim
@@ -26,48 +24,46 @@ def truncated_prompt(keys: "array[int]", n_ctx: int, n_keep: int) -> "array[int]
     return keys[:keep] + keys[keep + erased * block :]
 
 
-def discarded(sequence: Sequence) -> slice | None:
-    """The positions a context shift drops: n_discard (half, when 0) after the kept ones; None if none can go."""
-    resident = sequence.resident
-    assert resident is not None
+def discarded(resident: Resident, n_keep: int, n_discard: int) -> slice | None:
+    """The positions that a context shift drops. Returns None if none can go.
+
+    They follow the first `n_keep`. There are `n_discard` of them, or half of the rest when that is 0.
+    """
     used = len(resident.keys)
-    keep = min(sequence.n_keep, used - 1)
-    count = min(sequence.params.n_discard or (used - keep) // 2, used - keep)
+    keep = min(n_keep, used - 1)
+    count = min(n_discard or (used - keep) // 2, used - keep)
     if count <= 0 or any(key < 0 for key in resident.keys[keep:]):
         return None  # an image cannot be cut in two
     return slice(keep, keep + count)
 
 
-def shift(resident: Resident, span: slice, placement: Placement, backend: Backend) -> bool:
-    """Drop `span` and move what follows down; False, and nothing done, when the memory cannot drop a part.
+def shift(resident: Resident, span: slice, residents: Residents, backend: Backend) -> bool:
+    """Drop `span` and move what follows down. Does nothing and returns False when the memory cannot drop a part.
 
     No other sequence may share cells from there on.
     """
     if not backend.seq_rm(resident.seq, span.start, span.stop):
         return False
     backend.seq_add(resident.seq, span.stop, len(resident.keys), span.start - span.stop)
-    placement.unsettled = True
-    placement.shifted.append(resident)
-    resident.exact = span.start if resident.exact is None else min(span.start, resident.exact)
-    resident.stored = min(resident.stored, resident.exact)
+    residents.shift_pending(resident)
+    first = span.start if resident.shifted_from is None else min(span.start, resident.shifted_from)
+    resident.shifted_from, resident.stored = first, min(resident.stored, first)
     if not backend.info.partial_reuse:
-        resident.private = True  # a recurrent state still knows what was dropped
-    if placement.ledger:
-        placement.ledger.release(resident.cells[span])
+        resident.private = True  # a recurrent state still depends on the dropped tokens
+    if residents.ledger:
+        residents.ledger.release(resident.cells[span])
         del resident.cells[span]
     del resident.keys[span]
     resident.position = len(resident.keys)
     return True
 
 
-def self_extend(sequence: Sequence, settings: EngineSettings, placement: Placement, backend: Backend) -> None:
+def self_extend(resident: Resident, settings: EngineSettings, residents: Residents, backend: Backend) -> None:
     """Compress the positions of every full group of grp_attn_w by grp_attn_n (grouped attention)."""
-    resident = sequence.resident
-    assert resident is not None
     factor, width = settings.grp_attn_n, settings.grp_attn_w
     resident.private = True
-    while resident.position >= sequence.group + width:
-        past, group = resident.position, sequence.group
+    while resident.position >= resident.group + width:
+        past, group = resident.position, resident.group
         blocks = factor * group // width
         shrink = (width // factor) * (factor - 1)
         back = width // factor - blocks * shrink - width
@@ -76,12 +72,10 @@ def self_extend(sequence: Sequence, settings: EngineSettings, placement: Placeme
         backend.seq_div(resident.seq, start, start + width, factor)
         backend.seq_add(resident.seq, start + width, past + blocks * shrink, back)
         resident.position -= shrink
-        sequence.group += width // factor
-        placement.unsettled = True
-        placement.shifted.append(resident)
+        resident.group += width // factor
+        residents.shift_pending(resident)
 
 
-def chunk_limit(sequence: Sequence, width: int) -> int:
+def chunk_limit(resident: Resident, width: int) -> int:
     """Rows until the next group border of self-extend, which no chunk may cross."""
-    assert sequence.resident is not None
-    return sequence.group + width - sequence.resident.position
+    return resident.group + width - resident.position

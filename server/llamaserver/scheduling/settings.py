@@ -1,4 +1,4 @@
-"""How the engine schedules."""
+"""The settings of the scheduler."""
 
 from dataclasses import dataclass
 
@@ -8,12 +8,12 @@ class EngineSettings:
     """Sizes in tokens, `max_queue` in requests (0: no limit). Names are those of Config, which has the defaults."""
 
     n_slots: int
-    slot_ctx: int  # tokens a slot may hold; 0: what the loaded model gives
-    prompt_budget: int  # prompt tokens a step while something generates
+    slot_ctx: int  # tokens that a slot may hold; 0: as many as the model allows
+    prompt_budget: int  # prompt tokens per step while a request generates
     cont_batching: bool
     context_shift: bool
     max_queue: int
     grp_attn_n: int
     grp_attn_w: int
-    n_predict: int  # server-wide cap
+    n_predict: int  # limit for all requests, -1: none
     lora_scales: tuple[float, ...]

@@ -1,14 +1,13 @@
 """From token pieces to text that may be shown: whole UTF-8 characters, no part of a stop string.
 
-A plain state machine without engine or model. Text is released as soon as it is certain that it
-neither breaks a character nor begins a stop string.
+Text is released once it can neither break a character nor begin a stop string.
 """
 
 import codecs
 
 
 class _Partial:
-    """How much of one stop string the text read so far ends with (Knuth, Morris and Pratt 1977)."""
+    """How much of one stop string ends the text so far (Knuth, Morris and Pratt 1977)."""
 
     def __init__(self, stop: str) -> None:
         self._stop = stop
@@ -18,7 +17,7 @@ class _Partial:
             self._fallback[at] = self._advance(self._fallback[at - 1], stop[at])
 
     def read(self, text: str) -> None:
-        """Go on by text that does not complete the stop string."""
+        """Read more text, which does not complete the stop string."""
         for character in text:
             self.matched = self._advance(self.matched, character)
 
@@ -39,23 +38,22 @@ class TextStream:
         self.stopping_word = ""
 
     def push(self, piece: bytes) -> str:
-        """Add a token's bytes; return the text that is now certain.
+        """Add the bytes of a token. Returns the text that may be shown now.
 
-        Once a stop string is complete `stopping_word` names it and the rest is discarded.
+        Once a stop string is complete, `stopping_word` names it, and the rest is discarded.
         """
         text = self._decoder.decode(piece)
         if not self._stops:
             return text
         self._held += text
-        found = self._first_stop()
-        if found is not None:
-            at, self.stopping_word = found
-            released, self._held = self._held[:at], ""
+        stop_at = self._first_stop()
+        if stop_at is not None:
+            cut, self.stopping_word = stop_at
+            released, self._held = self._held[:cut], ""
             return released
         for stop in self._partial:
             stop.read(text)
-        keep = max(stop.matched for stop in self._partial)
-        cut = len(self._held) - keep
+        cut = len(self._held) - max(stop.matched for stop in self._partial)
         released, self._held = self._held[:cut], self._held[cut:]
         return released
 
@@ -65,7 +63,7 @@ class TextStream:
         return bool(self._decoder.getstate()[0])
 
     def finish(self) -> str:
-        """Return what was held back; a broken character becomes U+FFFD."""
+        """Return the rest of the text. A broken character becomes U+FFFD."""
         text = self._held + ("" if self.stopping_word else self._decoder.decode(b"", True))
         self._held = ""
         return text

@@ -12,9 +12,10 @@ from llamaserver.interfaces.backend import Sampler
 from llamaserver.interfaces.output import Delta, Embedded, Event, Failed, Finish
 from llamaserver.interfaces.params import GenerationParams, Media, SamplingParams
 from llamaserver.kvstore.store import KVStore
-from llamaserver.scheduling.scheduler import Work
-from llamaserver.scheduling.sequence import Phase
-from llamaserver.scheduling.sequence import Sequence as Running
+from llamaserver.scheduling.batches import Work
+from llamaserver.scheduling.placement import How, PlacementPlan
+from llamaserver.scheduling.request import ActiveRequest, Phase, Task
+from llamaserver.scheduling.residents import Resident
 from llamaserver.scheduling.settings import EngineSettings
 
 from tests.support.engine.options import engine_settings
@@ -45,7 +46,9 @@ class Driver:
         self.settings = settings
         self.clock = Clock()
         self.core = Core(backend, settings, self.clock, self._during, store)
-        self.events: dict[Running, list[Event]] = {}
+        self._carry_out = self.core.cache.carry_out
+        self.core.cache.carry_out = self._checked_carry_out  # type: ignore[method-assign]
+        self.events: dict[ActiveRequest, list[Event]] = {}
         self.works: list[Work] = []
         self.reading = True  # clients take their events at once
         self._tasks = 0
@@ -55,6 +58,20 @@ class Driver:
         self.works.append(work)
         yield
         self.backend.abort(False)
+
+    def _checked_carry_out(self, plan: PlacementPlan, lora: tuple[float, ...]) -> Resident:
+        """Exactly what the plan says must happen."""
+        before = {resident: (resident.keys, len(resident.keys)) for resident in self.core.residents}
+        resident = self._carry_out(plan, lora)
+        losers = {
+            other for other, (keys, count) in before.items() if count and (other.keys is not keys or len(keys) < count)
+        }
+        assert losers <= {plan.victim}, "a resident lost keys that the plan does not name"
+        assert plan.victim is None or losers or not before[plan.victim][1], "the victim lost nothing"
+        assert plan.slot.resident is resident
+        assert len(resident.keys) == (0 if plan.how is How.RESTORE else plan.length)
+        assert plan.how is not How.TAKE_OVER or resident is plan.source
+        return resident
 
     # ---- requests
 
@@ -70,12 +87,13 @@ class Driver:
         media: tuple[Media, ...] = (),
         lora: tuple[float, ...] | None = None,
         n_keep: int = 0,
+        tag: Any = None,
         **fields: Any,
-    ) -> Running:
-        """Queue a request; `fields` are those of GenerationParams."""
+    ) -> ActiveRequest:
+        """Queue a request. `fields` are those of GenerationParams."""
         params = params or GenerationParams(sampling=sampling, n_predict=n_predict, **fields)
         self._tasks += 1
-        sequence = Running(
+        task = Task(
             id_task=self._tasks,
             kind="embedding" if kind == "embedding" else "completion",
             params=params,
@@ -85,27 +103,29 @@ class Driver:
             lora=(0.0,) * self.backend.info.n_lora if lora is None else lora,
             n_predict=params.n_predict,
             n_keep=n_keep,
+            tag=tag,
         )
-        self.events[sequence] = []
-        self.core.submit(sequence)
-        return sequence
+        request = ActiveRequest(task)
+        self.events[request] = []
+        self.core.enqueue(request)
+        return request
 
     def answer(self, prompt: Sequence[int], **fields: Any) -> Finish:
         """Submit, run to the end, return the end."""
-        sequence = self.submit(prompt, **fields)
+        request = self.submit(prompt, **fields)
         self.run()
-        return self.finish(sequence)
+        return self.finish(request)
 
     # ---- running
 
     def step(self) -> bool:
-        """One step; the books must be right after it."""
+        """One step. The books must be right after it."""
         moved = self.core.step()
         self._deliver()
         self.check()
         queue = list(self.core.scheduler.queue)
-        if not moved and any(sequence.lookup is not None for sequence in queue):  # answered by now, perhaps
-            until(lambda: not any(sequence.held for sequence in queue), "the store answers")
+        if not moved and any(request.lookup is not None for request in queue):  # answered by now, perhaps
+            until(lambda: not any(request.awaits_store for request in queue), "the store answers")
             return True
         return moved
 
@@ -115,48 +135,48 @@ class Driver:
             self.step()
 
     def run(self, until: Callable[[], bool] | None = None) -> int:
-        """Step until everybody is done (or `until` holds); returns the steps. A standstill is an error."""
+        """Step until every request is done (or `until` holds). Returns the steps. A standstill is an error."""
         for count in range(_MOST_STEPS):
             if until() if until else all(s.phase is Phase.DONE for s in self.events):
                 return count
-            assert self.step(), f"stands still: {[(s.id_task, s.phase.name) for s in self.unfinished()]}"
-        raise AssertionError(f"no end in sight: {[(s.id_task, s.phase.name) for s in self.unfinished()]}")
+            assert self.step(), f"stands still: {[(s.task.id_task, s.phase.name) for s in self.unfinished()]}"
+        raise AssertionError(f"no end in sight: {[(s.task.id_task, s.phase.name) for s in self.unfinished()]}")
 
-    def unfinished(self) -> list[Running]:
+    def unfinished(self) -> list[ActiveRequest]:
         """Requests without an answer."""
         return [s for s in self.events if s.phase is not Phase.DONE]
 
     def _deliver(self) -> None:
-        for sequence, event in self.core.outbox:
-            self.events[sequence].append(event)
+        for request, event in self.core.outbox:
+            self.events[request].append(event)
             if self.reading and isinstance(event, Delta):
-                sequence.taken += 1
+                request.client.taken += 1
         self.core.outbox = []
 
     # ---- what came out
 
-    def last(self, sequence: Running) -> Finish | Embedded | Failed | None:
-        """The event that ended it; asserts that nothing came after it."""
-        ends = [event for event in self.events[sequence] if not isinstance(event, Delta)]
+    def last(self, request: ActiveRequest) -> Finish | Embedded | Failed | None:
+        """The event that ended it. Asserts that nothing came after it."""
+        ends = [event for event in self.events[request] if not isinstance(event, Delta)]
         assert len(ends) <= 1
-        assert not ends or self.events[sequence][-1] is ends[0]
+        assert not ends or self.events[request][-1] is ends[0]
         return ends[0] if ends else None
 
-    def finish(self, sequence: Running) -> Finish:
+    def finish(self, request: ActiveRequest) -> Finish:
         """Its regular end."""
-        end = self.last(sequence)
+        end = self.last(request)
         assert isinstance(end, Finish), end
         return end
 
-    def error(self, sequence: Running) -> Exception:
+    def error(self, request: ActiveRequest) -> Exception:
         """Its irregular one."""
-        end = self.last(sequence)
+        end = self.last(request)
         assert isinstance(end, Failed), end
         return end.error
 
-    def text(self, sequence: Running) -> str:
+    def text(self, request: ActiveRequest) -> str:
         """All text, in order."""
-        return "".join(event.content for event in self.events[sequence] if isinstance(event, Delta | Finish))
+        return "".join(event.content for event in self.events[request] if isinstance(event, Delta | Finish))
 
     def rows(self, status_ok_only: bool = True) -> list[dict[int, int]]:
         """Rows by library sequence of every decode so far."""
@@ -166,35 +186,37 @@ class Driver:
 
     def check(self) -> None:
         """Every resident, the ledger and the ids against the backend's own cells."""
-        placement, info = self.core.scheduler.placement, self.backend.info
-        residents = placement.residents()
-        ids = [r.seq for r in residents] + placement._free
+        residents, info = self.core.residents, self.backend.info
+        ids = [r.seq for r in residents] + residents.free_ids
         assert sorted(ids) == list(range(info.n_seq_max)), "a library sequence has been lost or given out twice"
         for resident in residents:
             assert list(resident.keys) == self.backend.keys(resident.seq)
             assert resident.position == self.backend.pos_max(resident.seq) + 1
             assert len(resident.keys) <= self.settings.slot_ctx
-            if placement.ledger:
+            if residents.ledger:
                 assert len(resident.cells) == len(resident.keys)
-        for seq in placement._free:
+        for seq in residents.free_ids:
             assert not self.backend.keys(seq)
-        assert placement.cells_used == self.backend.cells_used <= info.n_ctx
-        for slot in placement.slots:
+        assert residents.cells_used == self.backend.cells_used <= info.n_ctx
+        for slot, running in zip(residents.slots, self.core.scheduler.roster.on_slot, strict=True):
             assert slot.resident is None or slot.resident.slot is slot
-            if slot.sequence is not None:
-                assert slot.sequence.slot is slot
-                assert slot.sequence.resident is None or slot.sequence.resident is slot.resident
-        for resident in placement.retired:
+            assert slot.busy == (running is not None)
+            if running is not None:
+                assert running.slot is slot
+                assert running.resident is None or running.resident is slot.resident
+            if slot.resident is not None:
+                assert slot.resident.busy == (running is not None and running.resident is not None)
+        for resident in residents.retired:
             assert resident.slot is None
-            assert resident.owner is None
+            assert not resident.busy
 
     def check_idle(self) -> None:
-        """Nothing runs, nothing waits, nobody owns anything."""
+        """No request runs or waits, and no slot or resident is busy."""
         scheduler = self.core.scheduler
-        assert all(slot.idle for slot in scheduler.placement.slots)
+        assert not any(slot.busy for slot in scheduler.residents.slots)
         assert not scheduler.queue
         assert not scheduler.ended
-        assert all(resident.owner is None for resident in scheduler.placement.residents())
+        assert not any(resident.busy for resident in scheduler.residents)
 
 
 def make(
@@ -233,33 +255,33 @@ def solo(
     """What the same request gets alone: text, reason, stopping word, tokens, truncated."""
     backend = {"n_lora": len(lora or ())}
     driver = make(n_slots=1, slot_ctx=slot_ctx, context_shift=context_shift, backend=backend)
-    sequence = driver.submit(prompt, params=params, n_keep=n_keep, lora=lora, media=media)
+    request = driver.submit(prompt, params=params, n_keep=n_keep, lora=lora, media=media)
     driver.run()
-    return outcome(driver, sequence)
+    return outcome(driver, request)
 
 
-def outcome(driver: Driver, sequence: Running) -> tuple[str, str, str, int, bool]:
+def outcome(driver: Driver, request: ActiveRequest) -> tuple[str, str, str, int, bool]:
     """Everything of an answer that must not depend on the company."""
-    end = driver.finish(sequence)
-    return driver.text(sequence), end.reason, end.stopping_word, end.n_decoded, end.truncated
+    end = driver.finish(request)
+    return driver.text(request), end.reason, end.stopping_word, end.n_decoded, end.truncated
 
 
 def tokens(count: int, seed: int = 0) -> list[int]:
-    """Ordinary token ids; different seeds differ from the first one on."""
+    """Ordinary token ids. Different seeds differ from the first one on."""
     usable = VOCAB.n_vocab - 2
     return [2 + (seed * 11 + i * (7 + 2 * (seed % 3))) % usable for i in range(count)]
 
 
-def same_as_alone(driver: Driver, sequence: Running, prompt: Sequence[int]) -> bool:
+def same_as_alone(driver: Driver, request: ActiveRequest, prompt: Sequence[int]) -> bool:
     """Whether a finished request (without pictures) got what it gets alone."""
-    params = replace(sequence.params, id_slot=-1, cache_prompt=True)
-    settings, lora = driver.settings, sequence.lora
+    params = replace(request.task.params, id_slot=-1, cache_prompt=True)
+    settings, lora = driver.settings, request.task.lora
     expected = solo(
         tuple(prompt),
         params,
         slot_ctx=settings.slot_ctx,
-        n_keep=sequence.n_keep,
+        n_keep=request.task.n_keep,
         lora=lora,
         context_shift=settings.context_shift,
     )
-    return outcome(driver, sequence) == expected
+    return outcome(driver, request) == expected

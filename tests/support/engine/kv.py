@@ -39,7 +39,7 @@ def opened(
     adapters: tuple[bytes, ...] = (),
     **options: Any,
 ) -> Iterator[KVStore]:
-    """A started store; at the end its threads have ended."""
+    """A started store. At the end its threads have ended."""
     shape = Shape(fingerprint, adapters, None if whole else codec or ToyCodec(), window)
     store = KVStore(StoreOptions(folder=folder, **options), shape)
     store.start(lambda: None)
@@ -62,7 +62,7 @@ def save(store: KVStore, keys: "array[int]", scales: tuple[float, ...] = (), mod
 def find(
     store: KVStore, keys: "array[int]", scales: tuple[float, ...] = (), model: int = 0, **fields: Any
 ) -> Offer | None:
-    """What the store offers; its state must be that of the keys."""
+    """What the store offers. Its state must be that of the keys."""
     lookup = Lookup(keys, scales, **{"media": (), **fields})
     store.find(lookup)
     until(lambda: lookup.done, "the store answers")

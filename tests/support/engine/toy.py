@@ -218,7 +218,7 @@ class ToyBackend:
     # ---- evaluation
 
     def decode(self, batch: Batch, *, embeddings: bool = False) -> Status:
-        """Evaluate rows in micro-batches; asserts what the library asserts or answers -1 to."""
+        """Evaluate rows in micro-batches. Asserts what the library asserts or answers -1 to."""
         rows = list(zip(batch.tokens, batch.positions, batch.seqs, batch.wants, strict=True))
         self._check_thread()
         self._check_rows(rows, embeddings)
@@ -265,7 +265,7 @@ class ToyBackend:
         return Status.OK
 
     def _stop(self, micro: list[tuple[int, int, int, int]], status: Status) -> Status:
-        """A micro-batch that did not finish: its cells go again; a shift may be half done."""
+        """A micro-batch that did not finish: its cells go again. A shift may be half done."""
         for cell in self._pending.shifts:
             cell.value ^= _SPOILED
         if not self.info.partial_reuse:  # a recurrent state has moved on and cannot go back
@@ -340,7 +340,7 @@ class ToyBackend:
     # ---- memory
 
     def seq_rm(self, seq: int, start: int, end: int = -1) -> bool:
-        """Drop positions; a recurrent state cannot go back, but does not mind a gap further down."""
+        """Drop positions. A recurrent state cannot go back, but does not mind a gap further down."""
         self._check_sequence(seq)
         last = self.pos_max(seq)
         stop = last + 1 if end < 0 else end
@@ -417,7 +417,7 @@ class ToyBackend:
         return array("q", chain.from_iterable((c.key, c.position, c.value) for c in self._held[seq])).tobytes()
 
     def state_set(self, seq: int, data: bytes) -> bool:
-        """Restore; False for what is no state, or has no room."""
+        """Restore. False for what is no state, or has no room."""
         self._check_sequence(seq)
         assert not self._unsettled, "the library would spoil a pending copy"
         self.seq_rm(seq, 0)
@@ -462,7 +462,7 @@ class ToyBackend:
 
 
 class ScriptedSampler:
-    """Says the given tokens one after the other, whatever the logits; then fails with `error`, or ends the text."""
+    """Says the given tokens one after the other, whatever the logits. Then fails with `error`, or ends the text."""
 
     def __init__(self, tokens: Sequence[int], error: Exception | None = None) -> None:
         self._tokens = list(tokens)

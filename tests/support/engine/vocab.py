@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 
 class ListVocab:
-    """Token i is piece i; tokenizing takes the longest piece that fits."""
+    """Token i is piece i. Tokenizing takes the longest piece that fits."""
 
     def __init__(self, pieces: Sequence[bytes], *, eog: Sequence[int] = (), special: Sequence[int] = ()) -> None:
         self._pieces = list(pieces)
@@ -18,7 +18,7 @@ class ListVocab:
         self.add_bos = False
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
-        """Greedy; bytes without a piece are dropped."""
+        """Greedy. Bytes without a piece are dropped."""
         data = text.encode()
         tokens = []
         while data:
@@ -47,5 +47,5 @@ class ListVocab:
 
 
 def numbered(size: int) -> ListVocab:
-    """`size` tokens, the first of which ends a text; token 1 is a newline."""
+    """`size` tokens, the first of which ends a text. Token 1 is a newline."""
     return ListVocab([b"<end>", b"\n", *(f"w{i} ".encode() for i in range(2, size))], eog=[0])

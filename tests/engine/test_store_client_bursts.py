@@ -1,4 +1,4 @@
-"""Many requests at once take the places of many conversations: those are saved first, and nobody waits for ever."""
+"""Many requests at once evict many conversations, which are saved first. No request waits for ever."""
 
 import threading
 from collections import Counter
@@ -10,7 +10,8 @@ import pytest
 from llamaserver.engine.stats import Stats
 from llamaserver.kvstore import disk as kvdisk
 from llamaserver.kvstore.messages import Lookup, Offer
-from llamaserver.scheduling.sequence import MAX_BACKLOG, Phase, Sequence
+from llamaserver.scheduling.client_flow import MAX_BACKLOG
+from llamaserver.scheduling.request import ActiveRequest, Phase
 
 from tests.support.engine.driver import Driver, same_as_alone, tokens
 from tests.support.engine.kv import files
@@ -24,7 +25,7 @@ SHARED = tokens(60, 99)
 
 
 def full(driver: Driver) -> list[list[int]]:
-    """A conversation on every slot, saved nowhere; their prompts."""
+    """A conversation on every slot, saved nowhere. Their prompts."""
     prompts = [tokens(90, seed) for seed in range(SLOTS)]
     for seed, prompt in enumerate(prompts):
         driver.answer(prompt, n_predict=1, id_slot=seed)
@@ -38,26 +39,24 @@ def burst(kind: str) -> list[list[int]]:
 
 
 def slow_to_evaluate(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is lost takes long to compute again; the store has written by the end of any decode."""
+    """Lost keys take long to compute again. The store has written by the end of any decode."""
     store = store_of(driver)
     monkeypatch.setattr(Stats, "prompt_token_seconds", lambda stats: 1.0)
     driver.backend.on_decode = lambda batch: until(lambda: not store.waiting, "the store has written")
 
 
-def answered(driver: Driver, sequence: Sequence) -> None:
+def answered(driver: Driver, request: ActiveRequest) -> None:
     """The store has been asked for this prompt."""
-    assert driver.core.keeper is not None
-    driver.core.keeper.prepare([sequence])
-    until(lambda: not sequence.held, "the store answers")
+    driver.core.store_client.look_up([request])
+    until(lambda: not request.awaits_store, "the store answers")
 
 
 def idle_ones_saved(driver: Driver) -> None:
-    keeper = driver.core.keeper
-    assert keeper is not None
+    client = driver.core.store_client
 
     def saved() -> bool:
         driver.step()
-        return not keeper.candidates() and not keeper.store.waiting
+        return not client.candidates() and not client.store.waiting
 
     until(saved, "what is idle is saved")
 
@@ -88,7 +87,7 @@ def test_a_burst_loses_no_conversation(
 
 
 @pytest.mark.parametrize("kind", ["shared", "apart"])
-def test_nobody_waits_long_for_a_store_that_hangs(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_request_waits_long_when_the_store_hangs(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with engine(tmp_path, n_slots=SLOTS, mode="shutdown") as driver:
         full(driver)
         monkeypatch.setattr(Stats, "prompt_token_seconds", lambda stats: 1.0)
@@ -96,7 +95,9 @@ def test_nobody_waits_long_for_a_store_that_hangs(tmp_path: Path, kind: str, mon
         keep = store.writer.keep
         store.writer.keep = lambda save: (gate.wait(30), keep(save))[1]  # type: ignore[method-assign,func-returns-value]
         asked = [driver.submit(prompt, n_predict=100) for prompt in burst(kind)]
-        driver.backend.on_decode = lambda batch: until(lambda: not any(one.held for one in asked), "it can still read")
+        driver.backend.on_decode = lambda batch: until(
+            lambda: not any(one.awaits_store for one in asked), "it can still read"
+        )
         try:
             phases = {Phase.DECODE: 2, Phase.FOLLOWING: SLOTS - 2}  # two are being saved
             driver.run(until=lambda: Counter(one.phase for one in asked) == phases or bool(lost(driver)))
@@ -104,7 +105,7 @@ def test_nobody_waits_long_for_a_store_that_hangs(tmp_path: Path, kind: str, mon
             waiting = [one for one in asked if one.phase is Phase.FOLLOWING]
             driver.clock.now += 2
             driver.run(until=lambda: all(one.phase is not Phase.FOLLOWING for one in waiting))
-            assert lost(driver) == {"queue_full": len(waiting)}  # nobody has waited a second time
+            assert lost(driver) == {"queue_full": len(waiting)}  # none has waited a second time
         finally:
             gate.set()
         driver.run()
@@ -121,7 +122,7 @@ def without_a_stream(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def with_one_that_nobody_reads(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     (stream,) = driver.core.scheduler.running()
-    stream.taken = stream.emitted - MAX_BACKLOG - 1
+    stream.client.taken = stream.client.emitted - MAX_BACKLOG - 1
 
 
 @pytest.mark.parametrize(
@@ -135,7 +136,7 @@ def with_one_that_nobody_reads(driver: Driver, monkeypatch: pytest.MonkeyPatch) 
     ids=["a stream", "paused", "no stream", "a stream that nobody reads"],
 )
 @pytest.mark.parametrize("obstacle", ["unsettled", "queue"])
-def test_when_an_admission_waits(
+def test_an_admission_waits_for_a_save_only_while_a_stream_runs(
     tmp_path: Path,
     state: Callable[[Driver, pytest.MonkeyPatch], None],
     waits: bool,
@@ -147,38 +148,38 @@ def test_when_an_admission_waits(
         stream = driver.submit(tokens(60, 2), n_predict=150, id_slot=0)
         driver.run(until=lambda: stream.phase is Phase.DECODE)
         monkeypatch.setattr(Stats, "prompt_token_seconds", lambda stats: 1.0)
-        placement, store = driver.core.scheduler.placement, store_of(driver)
+        residents, store = driver.core.residents, store_of(driver)
         other = driver.submit(tokens(90, 3), n_predict=1)
         answered(driver, other)
         state(driver, monkeypatch)
         if obstacle == "unsettled":
-            placement.unsettled = True
+            residents.unsettled = True
         else:
             monkeypatch.setattr(store.writer, "_waiting", 2)
         driver.core.scheduler.admit()
         assert other.phase is (Phase.FOLLOWING if waits else Phase.PREFILL)
         monkeypatch.setattr(store.writer, "_waiting", 0)
-        placement.settled()
+        driver.core.cache.settled()
         driver.core.scheduler.admit()
         assert other.phase is Phase.PREFILL
         until(lambda: not store.waiting, "it is written")
         assert bool(files(tmp_path)) is waits
 
 
-def test_what_is_saved_or_goes_on_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_saved_or_continued_conversation_delays_no_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with engine(tmp_path, n_slots=2) as driver:
         driver.answer(tokens(100, 1), n_predict=1, id_slot=1)
         quiet(driver)  # saved as it ended
         stream = driver.submit(tokens(60, 2), n_predict=150, id_slot=0)
         driver.run(until=lambda: stream.phase is Phase.DECODE)
-        placement = driver.core.scheduler.placement
+        residents = driver.core.residents
         for prompt in (tokens(90, 3), [*tokens(90, 3), *tokens(9, 4)]):  # another conversation, and its next turn
             other = driver.submit(prompt, n_predict=1)
             answered(driver, other)
-            placement.unsettled = True
+            residents.unsettled = True
             driver.core.scheduler.admit()
             assert other.phase is Phase.PREFILL
-            placement.unsettled = False
+            residents.unsettled = False
             while other.phase is not Phase.DONE:
                 driver.step()
             idle_ones_saved(driver)
@@ -187,21 +188,22 @@ def test_what_is_saved_or_goes_on_holds_nobody_up(tmp_path: Path, monkeypatch: p
 def test_an_offer_that_cannot_be_taken_empties_no_slot(tmp_path: Path) -> None:
     with engine(tmp_path, n_slots=1, mode="shutdown") as driver:
         driver.answer(tokens(100, 1), n_predict=1)
-        placement = driver.core.scheduler.placement
-        (resident,) = placement.residents()
+        residents = driver.core.residents
+        (resident,) = residents
         one = driver.submit([*tokens(100, 1)[:50], *tokens(100, 2)], n_predict=1)
         driver.core.scheduler.queue.clear()
         one.lookup = Lookup(one.keys, (), (), done=True)
         one.lookup.offer = Offer(120, driver.backend.state_export(resident.seq), "disk", 0.0)
-        one.slot, placement.slots[0].sequence = placement.slots[0], one
-        placement.unsettled = True
-        assert placement.place(one) == 50
+        driver.core.scheduler.queue.append(one)
+        residents.unsettled = True
+        driver.core.scheduler.admit()
+        assert one.n_cached == 50
         assert list(resident.keys) == tokens(100, 1)[:50]
         assert one.cached_from == "slot"
         assert store_of(driver).stats().discards == {"not_now": 1, "unsettled": 1}
 
 
-def test_those_that_wait_go_on_in_the_order_they_came(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_requests_start_in_the_order_of_arrival(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with engine(tmp_path, n_slots=4, mode="shutdown") as driver:
         for slot in range(4):
             driver.answer(tokens(90, slot), n_predict=1, id_slot=slot)
@@ -212,6 +214,6 @@ def test_those_that_wait_go_on_in_the_order_they_came(tmp_path: Path, monkeypatc
         begun: list[int] = []
         while len(begun) < 4:
             driver.step()
-            begun += [one.id_task for one in (leader, *later) if one.resident and one.id_task not in begun]
+            begun += [one.task.id_task for one in (leader, *later) if one.resident and one.task.id_task not in begun]
         assert begun == sorted(begun)
         assert lost(driver) == {}

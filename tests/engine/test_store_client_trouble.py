@@ -1,14 +1,16 @@
-"""Engine and KV store when something goes wrong: nobody waits for long, and nothing false is kept."""
+"""Engine and KV store when something fails: no request waits for long, and no wrong state is saved."""
 
 import errno
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from llamaserver.kvstore import disk as kvdisk
 from llamaserver.kvstore.messages import Lookup, Shape, StoreOptions
 from llamaserver.kvstore.store import KVStore
-from llamaserver.scheduling.sequence import MAX_BACKLOG, Phase
+from llamaserver.scheduling.client_flow import MAX_BACKLOG
+from llamaserver.scheduling.request import Phase
 
 from tests.support.engine.driver import make, tokens
 from tests.support.engine.kv import files
@@ -17,32 +19,32 @@ from tests.support.engine.toy import ToyCodec
 from tests.support.polling import until
 
 
-def test_clients_that_do_not_read_hold_nobody_up(tmp_path: Path) -> None:
+def test_clients_that_do_not_read_delay_no_request(tmp_path: Path) -> None:
     with engine(tmp_path, n_slots=3, unified=True, n_ctx=256) as driver:
         slow = [driver.submit(tokens(60, seed), n_predict=40) for seed in (1, 2)]
         driver.run(until=lambda: all(one.n_decoded > 20 for one in slow))
         for one in slow:
-            one.taken = one.emitted - MAX_BACKLOG - 1
-            one.rest()
+            one.client.taken = one.client.emitted - MAX_BACKLOG - 1
+            one.client.rest()
             driver.core.scheduler.preempt(one)
         until(lambda: not store_of(driver).waiting, "their states are written")
         other = driver.submit(tokens(30, 9), n_predict=2)
         driver.run(until=lambda: other.phase is Phase.DONE)
         assert [one.phase for one in slow] == [Phase.QUEUED, Phase.QUEUED]
         for one in slow:
-            one.taken = one.emitted
+            one.client.taken = one.client.emitted
         driver.run()
 
 
-def test_a_state_restored_by_hand_is_used_but_never_kept(tmp_path: Path) -> None:
+def test_a_state_restored_by_hand_is_used_but_never_saved(tmp_path: Path) -> None:
     with engine(tmp_path, mode="shutdown") as driver:
         driver.answer(tokens(100, 1), n_predict=1)
-        slots = driver.core.scheduler.placement.slots
-        saved, state = driver.core.save(slots[0])
-        driver.core.erase(slots[0])
-        driver.core.restore(slots[1], saved, state, ())
-        assert driver.core.keeper is not None
-        driver.core.keeper.draining = True
+        slots = driver.core.residents.slots
+        state = driver.core.slot_states.save(slots[0])
+        saved = state.tokens
+        driver.core.slot_states.erase(slots[0])
+        driver.core.slot_states.restore(slots[1], replace(state, lora=()))
+        driver.core.store_client.draining = True
         quiet(driver)
         assert files(tmp_path) == []
         # Neither by a turn that goes on there, nor does it spoil what comes after it.
@@ -52,6 +54,20 @@ def test_a_state_restored_by_hand_is_used_but_never_kept(tmp_path: Path) -> None
         driver.answer([saved[0], *tokens(80, 2)], n_predict=1, id_slot=1)
         quiet(driver)
         assert len(files(tmp_path)) == 2
+
+
+def test_a_short_restored_prefix_decides_no_slot(tmp_path: Path) -> None:
+    """It is not reused, because what follows it could not be saved. So it stays where it is."""
+    with engine(tmp_path, mode="shutdown") as driver:
+        driver.answer(tokens(12), n_predict=1, id_slot=1)
+        slots = driver.core.residents.slots
+        state = driver.core.slot_states.save(slots[1])
+        driver.answer(tokens(100, 1), n_predict=1, id_slot=0)
+        driver.core.slot_states.restore(slots[1], replace(state, lora=()))
+        end = driver.answer([*tokens(12), *tokens(50, 2)], n_predict=1)
+        assert (end.id_slot, end.n_cached) == (0, 0)
+        assert slots[1].resident is not None
+        assert list(slots[1].resident.keys) == tokens(12)
 
 
 def test_a_context_shift_spoils_no_later_conversation(tmp_path: Path) -> None:
@@ -71,17 +87,17 @@ def test_the_questions_of_clients_that_have_gone_are_not_answered(tmp_path: Path
         answer = store.reader.answer
         store.reader.answer = lambda lookup: (answered.append(lookup), gate.wait(30), answer(lookup))[2]  # type: ignore[method-assign]
         for _ in range(50):
-            sequence = driver.submit(tokens(100), n_predict=1)
+            request = driver.submit(tokens(100), n_predict=1)
             driver.core.step()
-            driver.core.cancel(sequence)
-            assert sequence.lookup is None
+            driver.core.cancel(request)
+            assert request.lookup is None
         gate.set()
         evaluated(driver, tokens(100, 1))
         assert len(answered) <= 2
 
 
 @pytest.mark.parametrize("draining", [False, True])
-def test_what_a_full_disk_refused_is_saved_when_it_has_room(
+def test_a_sequence_refused_by_a_full_disk_is_saved_when_there_is_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, draining: bool
 ) -> None:
     def full(*_: object) -> int:
@@ -89,21 +105,20 @@ def test_what_a_full_disk_refused_is_saved_when_it_has_room(
 
     monkeypatch.setattr(kvdisk, "_PAUSE_AT_END" if draining else "_PAUSE", 0.1)
     with engine(tmp_path) as driver:
-        keeper = driver.core.keeper
-        assert keeper is not None
+        client = driver.core.store_client
         with monkeypatch.context() as patched:
             patched.setattr(kvdisk.DiskTier, "_write", full)
             driver.answer(tokens(100, 1), n_predict=1)
             until(lambda: not driver.step() and store_of(driver).stats().discards.get("disk_full"), "a failure")
-            until(lambda: not keeper.store.waiting, "the store gives up")
-            assert keeper.unsaved == 1
-            assert keeper.store.stats().saves == 0
-        keeper.draining = draining
-        until(lambda: driver.core.step() or keeper.postponed or not keeper.unsaved, "it is postponed or tried")
+            until(lambda: not client.store.waiting, "the store gives up")
+            assert client.unsaved == 1
+            assert client.store.stats().saves == 0
+        client.draining = draining
+        until(lambda: driver.core.step() or client.postponed or not client.unsaved, "it is postponed or tried")
         quiet(driver)
-        assert keeper.unsaved == 0
+        assert client.unsaved == 0
         assert len(files(tmp_path)) == 2
-        assert keeper.store.stats().saves == 1
+        assert client.store.stats().saves == 1
 
 
 def test_a_failing_disk_is_left_alone_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Engine and KV store together, over the toy: nobody's answer changes, and prompts cost what they must."""
+"""Engine and KV store together, over the toy backend: answers stay equal, and reused tokens are not evaluated."""
 
 import threading
 from array import array
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from llamaserver.errors import Unavailable
 from llamaserver.interfaces.backend import Status
 from llamaserver.interfaces.output import Failed
-from llamaserver.scheduling.sequence import Phase
+from llamaserver.scheduling.request import Phase
 
 from tests.support.engine.driver import Driver, same_as_alone, tokens
 from tests.support.engine.kv import files
@@ -63,7 +63,7 @@ def test_a_recurrent_model_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
 
 @LAYOUTS
-def test_what_leaves_a_slot_comes_back_from_memory(unified: bool) -> None:
+def test_an_evicted_sequence_comes_back_from_memory(unified: bool) -> None:
     with engine(None, unified=unified, ram_bytes=-1, n_slots=1, spare=0, n_ctx=256) as driver:
         for seed in range(3):
             assert evaluated(driver, tokens(200, seed)) == 200
@@ -81,14 +81,13 @@ def test_mode_shutdown_writes_when_a_slot_is_taken_and_at_the_end(tmp_path: Path
         driver.answer(tokens(100, 1), n_predict=1)
         quiet(driver)
         assert len(files(tmp_path)) == 2
-        assert driver.core.keeper is not None
-        driver.core.keeper.draining = True
+        driver.core.store_client.draining = True
         quiet(driver)
         assert len(files(tmp_path)) == 4
 
 
 def test_a_preempted_request_leaves_its_state_to_the_store() -> None:
-    """Whether it is written when the request comes back is a matter of who is faster; the answer is not."""
+    """The state may be written before or after the request comes back. The answer does not depend on that."""
     with engine(None, unified=True, ram_bytes=-1, n_slots=2, spare=0, n_ctx=220, slot_ctx=220) as driver:
         prompts = [tokens(90), tokens(90, 1)]
         both = [driver.submit(prompt, n_predict=60) for prompt in prompts]
@@ -114,7 +113,7 @@ def test_images_are_part_of_what_is_saved(tmp_path: Path) -> None:
         assert changed.n_cached == 40
 
 
-def test_short_ones_are_not_kept(tmp_path: Path) -> None:
+def test_short_sequences_are_not_saved(tmp_path: Path) -> None:
     with engine(tmp_path, min_tokens=100) as driver:
         driver.answer(tokens(90), n_predict=1)
         driver.answer(tokens(120, 1), n_predict=1)
@@ -139,17 +138,17 @@ def test_a_store_that_hangs_holds_the_first_request_up_and_no_other(tmp_path: Pa
         store, begun, gate = store_of(driver), threading.Event(), threading.Event()
         answer = store.reader.answer
         store.reader.answer = lambda lookup: (begun.set(), gate.wait(30), answer(lookup))[2]  # type: ignore[method-assign,func-returns-value]
-        sequence = driver.submit(tokens(100), n_predict=3)
+        request = driver.submit(tokens(100), n_predict=3)
         assert not driver.core.step()
-        assert sequence.held
+        assert request.awaits_store
         assert begun.wait(30)
         driver.clock.now += 60
         driver.run()
-        assert same_as_alone(driver, sequence, tokens(100))
+        assert same_as_alone(driver, request, tokens(100))
         assert evaluated(driver, tokens(80, 1)) == 80  # at once
         assert store.stats().discards == {"slow_volume": 1, "not_asked": 1}
         gate.set()
-        until(lambda: driver.core.keeper and driver.core.keeper._stuck and driver.core.keeper._stuck.done, "an answer")
+        until(lambda: driver.core.store_client._overdue and driver.core.store_client._overdue.done, "an answer")
         assert store.stats().misses == {"disk": 0}
         assert evaluated(driver, tokens(90, 2)) == 90
         assert store.stats().misses == {"disk": 1}  # asked again
@@ -168,10 +167,10 @@ def test_an_offer_that_is_not_used_is_counted_by_its_reason(tmp_path: Path) -> N
         late = second.submit(tokens(100), n_predict=1)
         second.step()
         until(lambda: late.offered, "an offer")
-        placement = second.core.scheduler.placement
-        placement.unsettled = True  # as after a copy whose request has gone
+        residents = second.core.residents
+        residents.unsettled = True  # as after a copy whose request has gone
         second.step()
-        placement.unsettled = False
+        residents.unsettled = False
         second.run()
         assert second.finish(late).n_cached == 0
         assert store_of(second).stats().discards == {"unwanted": 1, "not_now": 1}
@@ -203,13 +202,13 @@ def test_few_states_are_in_memory_at_once(tmp_path: Path) -> None:
         many = [second.submit(tokens(100, seed), n_predict=1) for seed in range(4)]
 
         def outstanding() -> int:
-            return sum(one.held or one.offer is not None for one in many)
+            return sum(one.awaits_store or one.offer is not None for one in many)
 
         second.run(until=lambda: outstanding() > 2 or all(one.phase is Phase.DONE for one in many))
         assert [second.finish(one).n_cached for one in many] == [98] * 4
 
 
-def test_requests_for_a_busy_slot_keep_nobody_from_asking(tmp_path: Path) -> None:
+def test_requests_for_a_busy_slot_do_not_block_the_lookups_of_others(tmp_path: Path) -> None:
     with engine(tmp_path, n_slots=2) as driver:
         long = driver.submit(tokens(60), n_predict=150, id_slot=0)
         driver.run(until=lambda: long.phase is Phase.DECODE)
@@ -217,7 +216,7 @@ def test_requests_for_a_busy_slot_keep_nobody_from_asking(tmp_path: Path) -> Non
         other = driver.submit(tokens(100, 1), n_predict=1)
         driver.step()
         assert other.lookup is not None
-        until(lambda: not other.held, "the store answers")
+        until(lambda: not other.awaits_store, "the store answers")
         driver.run(until=lambda: other.phase is Phase.DONE)
         assert long.phase is Phase.DECODE
         assert all(one.phase is Phase.QUEUED for one in patient)
@@ -249,9 +248,9 @@ def test_a_full_queue_is_a_count(tmp_path: Path) -> None:
 def test_a_failed_decode_leaves_nothing_to_save(tmp_path: Path) -> None:
     with engine(tmp_path) as driver:
         driver.backend.failures[1] = Failure(Status.FATAL)
-        sequence = driver.submit(tokens(100), n_predict=5)
+        request = driver.submit(tokens(100), n_predict=5)
         driver.run()
-        assert isinstance(driver.last(sequence), Failed)
+        assert isinstance(driver.last(request), Failed)
         quiet(driver)
         assert files(tmp_path) == []
 
@@ -265,21 +264,20 @@ def test_a_drain_saves_idle_ones_first_and_running_ones_when_they_end(tmp_path: 
         driver.answer(tokens(200, 2), n_predict=1, id_slot=2)
         running = driver.submit(tokens(50), n_predict=100, id_slot=0)
         driver.run(until=lambda: running.phase is Phase.DECODE)
-        keeper = driver.core.keeper
-        assert keeper is not None
-        keeper.draining = True
-        assert keeper.unsaved == 2
-        assert sorted(r.savable for r in keeper.candidates()) == [70, 200]
+        client = driver.core.store_client
+        client.draining = True
+        assert client.unsaved == 2
+        assert sorted(r.savable for r in client.candidates()) == [70, 200]
         order: list[int] = []
-        save = keeper.store.save
-        keeper.store.save = lambda keys, *rest, **more: (order.append(len(keys)), save(keys, *rest, **more))[1]  # type: ignore[method-assign]
+        save = client.store.save
+        client.store.save = lambda keys, *rest, **more: (order.append(len(keys)), save(keys, *rest, **more))[1]  # type: ignore[method-assign]
         driver.step()
         assert order == [200, 70]  # the longer one first, both while the stream runs
-        assert keeper.candidates() == []
+        assert client.candidates() == []
         assert running.phase is Phase.DECODE
         driver.run()
         quiet(driver)
-        assert keeper.unsaved == 0
+        assert client.unsaved == 0
     with engine(tmp_path, n_slots=3) as second:
         for prompt in (tokens(50), tokens(70, 1), tokens(200, 2)):
             assert evaluated(second, prompt) == 2
@@ -293,8 +291,7 @@ def test_requests_that_are_cut_off_keep_what_they_have(tmp_path: Path) -> None:
         driver.core.cut_off(Unavailable("no more"))
         driver._deliver()
         assert all(isinstance(driver.last(one), Failed) for one in (running, *waiting))
-        assert driver.core.keeper is not None
-        driver.core.keeper.draining = True
+        driver.core.store_client.draining = True
         quiet(driver)
         driver.check_idle()
     with engine(tmp_path) as second:
@@ -325,10 +322,9 @@ def test_answers_never_depend_on_the_store(tmp_path_factory: pytest.TempPathFact
                 for _ in range(data.draw(st.integers(0, 12))):
                     driver.step()
             driver.run()
-            for sequence, prompt in asked:
-                assert same_as_alone(driver, sequence, prompt)
+            for request, prompt in asked:
+                assert same_as_alone(driver, request, prompt)
             driver.check_idle()
             assert all_counted(driver)
-            assert driver.core.keeper is not None
-            driver.core.keeper.draining = True
+            driver.core.store_client.draining = True
             quiet(driver)

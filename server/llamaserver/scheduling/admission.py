@@ -1,0 +1,97 @@
+"""When a request may start, and its start."""
+
+from ..interfaces.backend import Backend
+from ..interfaces.keys import common_prefix
+from ..kvstore.discards import Discard
+from .cache import Cache
+from .placement import How, Placement, PlacementPlan
+from .prefix_store import PrefixStore
+from .request import ActiveRequest, Phase
+from .residents import Resident
+from .roster import Roster
+
+WORTH_WAITING = 32  # tokens that another request is about to compute: to compute fewer is faster than to wait
+
+
+class Admission:
+    """Decides whether a placement plan is carried out now, and carries it out."""
+
+    def __init__(
+        self, backend: Backend, roster: Roster, placement: Placement, cache: Cache, store: PrefixStore
+    ) -> None:
+        self._info = backend.info
+        self._roster = roster
+        self._placement = placement
+        self._cache = cache
+        self._residents = cache.residents
+        self._store = store
+
+    def fits(self, request: ActiveRequest, plan: PlacementPlan) -> bool:
+        """Whether a unified cache has room for the prompt beside the running requests."""
+        running = self._roster.running()
+        if self._residents.ledger is None or not running:
+            return True
+        waiting = sum(r.remaining for r in running if r.phase in (Phase.PREFILL, Phase.FOLLOWING))
+        return waiting + len(running) <= self._placement.room_beside(request, plan)
+
+    def start(self, request: ActiveRequest, plan: PlacementPlan) -> bool:
+        """Begin prefill by the plan. Returns False when a later step is better."""
+        if self._has_leader(request, plan) or (self._decodes_soon() and self._better_later(plan)):
+            return False
+        resident = self._restore(request, plan) if plan.how is How.RESTORE else None
+        if resident is None:
+            resident = self._place(request, plan)
+        if request.n_decoded == 0:
+            request.n_cached = len(resident.keys)
+        self._roster.begin_prefill(request, resident)
+        return True
+
+    def _has_leader(self, request: ActiveRequest, plan: PlacementPlan) -> bool:
+        """Whether a prompt in progress will compute much more of this one than can be reused now."""
+        if not request.task.params.cache_prompt or not self._info.partial_reuse:
+            return False
+        wanted = max(plan.length, request.offered) + WORTH_WAITING
+        return any(
+            min(common_prefix(other.keys, request.keys), self._placement.most_reused(request)) >= wanted
+            for other in self._roster.running()
+            if other is not request
+            and other.phase is Phase.PREFILL
+            and not other.client.cancelled
+            and other.task.lora == request.task.lora
+            and not (other.resident and other.resident.private)
+        )
+
+    def _decodes_soon(self) -> bool:
+        active = [r for r in self._roster.running() if not r.client.cancelled]
+        return any(r.phase is Phase.PREFILL or (r.phase is Phase.DECODE and not r.client.rest()) for r in active)
+
+    def _better_later(self, plan: PlacementPlan) -> bool:
+        """Whether less is lost after the next decode: while a copy is pending, no state can be read or loaded."""
+        if plan.how is How.RESTORE and self._residents.unsettled:
+            return True
+        return plan.victim is not None and self._store.delays_eviction(plan.victim)
+
+    def _place(self, request: ActiveRequest, plan: PlacementPlan) -> Resident:
+        if plan.how is How.RESTORE:  # it has failed, and the offer is gone
+            plan = self._placement.decide_on(plan.slot, request)
+        self._store.drop_lookup(request, Discard.OVERTAKEN)
+        resident = self._cache.carry_out(plan, request.task.lora)
+        request.cached_from = "slot" if resident.keys else ""
+        return resident
+
+    def _restore(self, request: ActiveRequest, plan: PlacementPlan) -> Resident | None:
+        """Start from the store's offer. Returns None when that is not possible. The offer is dropped in either case."""
+        offer = request.offer
+        if offer is None or self._residents.unsettled or not self._cache.free_cells(plan.length):
+            self._store.drop_lookup(request, Discard.NOT_NOW)
+            return None
+        plan = self._placement.decide_on(plan.slot, request)  # making room may have evicted the victim
+        resident = self._cache.carry_out(plan, request.task.lora)
+        fits = self._store.load(request, offer, resident)
+        self._store.drop_lookup(request)
+        if not fits:
+            self._cache.clear(resident)
+            return None
+        self._cache.extend(resident, request.keys[: offer.length])
+        resident.stored, request.cached_from = offer.length, offer.tier
+        return resident

@@ -1,0 +1,66 @@
+"""Which request waits, which one has which slot, and every change of a request's phase."""
+
+from array import array
+from collections import deque
+
+from .request import ActiveRequest, Phase
+from .residents import Resident, Slot
+
+
+class Roster:
+    """The queue, and the requests on slots by slot id."""
+
+    def __init__(self, n_slots: int) -> None:
+        self.queue: deque[ActiveRequest] = deque()
+        self.on_slot: list[ActiveRequest | None] = [None] * n_slots
+        self.last: list[ActiveRequest | None] = [None] * n_slots  # the latest request, for monitoring
+
+    def running(self) -> list[ActiveRequest]:
+        """Requests on slots, in the order of the slots."""
+        return [request for request in self.on_slot if request is not None]
+
+    def bind(self, request: ActiveRequest, slot: Slot) -> None:
+        """Move a request from the queue to a slot. It has no resident yet."""
+        self.queue.remove(request)
+        request.slot = slot
+        slot.busy = True
+        self.on_slot[slot.id] = self.last[slot.id] = request
+        request.phase = Phase.FOLLOWING
+
+    def begin_prefill(self, request: ActiveRequest, resident: Resident) -> None:
+        """Let the request work on `resident`."""
+        request.resident = resident
+        resident.busy = True
+        request.phase = Phase.PREFILL
+
+    def begin_decode(self, request: ActiveRequest) -> None:
+        """The prompt is in the cache."""
+        request.phase = Phase.DECODE
+
+    def repeat_prefill(self, request: ActiveRequest, keys: "array[int]") -> None:
+        """Evaluate `keys` again, because the cache has lost them."""
+        request.keys = keys
+        request.phase = Phase.PREFILL
+
+    def requeue(self, request: ActiveRequest, keys: "array[int]") -> None:
+        """Take the request off its slot and put it first in the queue, with `keys` as its prompt."""
+        self._unbind(request)
+        request.keys = keys
+        request.phase = Phase.QUEUED
+        self.queue.appendleft(request)
+
+    def finish(self, request: ActiveRequest) -> None:
+        """End the request, wherever it is."""
+        if request.phase is Phase.QUEUED and request in self.queue:
+            self.queue.remove(request)
+        self._unbind(request)
+        request.phase = Phase.DONE
+
+    def _unbind(self, request: ActiveRequest) -> None:
+        if request.resident is not None:
+            request.resident.busy = False
+        if request.slot is not None:
+            request.slot.busy = False
+            self.on_slot[request.slot.id] = None
+        request.resident = None
+        request.slot = None
