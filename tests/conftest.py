@@ -1,5 +1,8 @@
-"""Order and outcomes of all tests: the fast ones first, those of the cluster near the end (it keeps the CPUs
-busy while it runs), the compatibility table last."""
+"""The order of all tests, and their outcomes.
+
+Fast tests come first. Tests on the cluster come near the end, because the cluster keeps the CPUs busy while it runs.
+The compatibility table comes last, because it looks at the outcomes of the others.
+"""
 
 from collections.abc import Generator
 
@@ -15,7 +18,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A stable sort, so that tests of a module stay together."""
+    """Sort the tests. The sort is stable, so the tests of a module stay together."""
     items.sort(key=_place)
 
 

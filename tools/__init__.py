@@ -1,1 +1,5 @@
-"""Set-up and build steps behind the Makefile; standard library only, they run before .venv exists."""
+"""The set-up and build steps behind the Makefile.
+
+They use the standard library only, because they run before .venv exists. The exceptions serve the documentation:
+`site` and `http_api`.
+"""

@@ -1,4 +1,4 @@
-"""What every native build shares: flags, cache keys, the compiler check, and running it."""
+"""The common parts of every native build: flags, cache keys, the compiler check, and running it."""
 
 import hashlib
 import os
@@ -16,12 +16,12 @@ from .progress import Meter
 
 
 class BuildError(SystemExit):
-    """A build failed; the text is the end of its output and where all of it lies."""
+    """A build failed. The text has the end of its output and the path of the whole log."""
 
 
-# One build of llama.cpp for any x86-64 or arm64 processor, the same for `make serve`, the tests, the images
-# and the benchmarks: the server chooses the best of several CPU modules when it starts. All libraries go
-# into one folder of the package, where the server tells ggml to look for them, each under one name.
+# One build of llama.cpp for all x86-64 or arm64 processors. `make serve`, tests, images and benchmarks use it.
+# The server chooses the best of several CPU modules when it starts. All libraries go into one folder of the package,
+# where the server tells ggml to look for them. Each has one name.
 FLAGS = (
     "-DGGML_NATIVE=OFF",
     "-DGGML_BACKEND_DL=ON",
@@ -49,13 +49,13 @@ def processors() -> int:
 
 
 def require_compiler() -> None:
-    """Make sure that a C++ compiler is there, or say how to get one."""
+    """Exit with a hint when there is no C++ compiler."""
     if not os.environ.get("CXX") and not any(map(shutil.which, ("c++", "g++", "clang++"))):
         system_packages.ensure({"g++": "g++"})
 
 
 def ninja_steps(line: str) -> tuple[int, int] | None:
-    """How many steps of how many are done, where a line of ninja says so."""
+    """The steps done and all steps, from a line of ninja. None when the line has no such numbers."""
     found = _NINJA_STEP.match(line)
     return (int(found[1]), int(found[2])) if found else None
 
@@ -105,6 +105,6 @@ def run_build(
 
 
 def stop_builds() -> None:
-    """End all builds of this process, in whichever thread they run."""
+    """End all builds of this process, in any thread."""
     for process in list(_running):
         process.terminate()

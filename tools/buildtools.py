@@ -1,6 +1,8 @@
-"""A Python that compiles llama-cpp-python: this one if it can, else one in the cache with the locked build tools.
+"""A Python with the locked build tools, for compiling llama-cpp-python.
 
-`make images` and `make demo` run on it, so they do not wait for the packages that only tests and checks use.
+It is this Python, if it has the tools. Otherwise it is one in the cache.
+
+`make images` and `make demo` use it, so they do not wait for the packages of tests and checks.
 `python -m tools.buildtools` prints its path.
 """
 
@@ -16,7 +18,7 @@ _ROOTS = {"pip", "setuptools", "wheel", "cmake", "ninja", "scikit-build-core", "
 
 
 def python() -> Path:
-    """Path of that Python."""
+    """The path of that Python."""
     if all(map(importlib.util.find_spec, ("pip", "scikit_build_core", "cmake", "ninja", "yaml"))):
         return Path(sys.executable)
     wanted = locked.text_of(locked.needed_by(_ROOTS, locked.read()), without=set())

@@ -1,6 +1,6 @@
-"""The user's cache: what takes minutes to fetch or build, kept between checkouts.
+"""The user's cache keeps what takes minutes to fetch or build. All checkouts share it.
 
-Everything in it is complete or absent: it is made in a scratch folder beside its place, then renamed.
+Each entry is complete or absent: it is made in a scratch folder beside its place, then renamed.
 """
 
 import fcntl
@@ -23,8 +23,8 @@ def cache_dir() -> Path:
 
 
 def say(text: str) -> None:
-    """Tell the user; stdout is kept for the path that a command prints."""
-    sys.stderr.write(f"{text}\n")  # at once: several threads may tell
+    """Print a line to stderr. stdout is for the path that a command prints."""
+    sys.stderr.write(f"{text}\n")  # one write, because several threads may print
     sys.stderr.flush()
 
 
@@ -36,14 +36,14 @@ def sha256_of(path: Path) -> str:
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Hold the folder that `path` is made in, so that two runs do not make the same thing twice."""
+    """Hold a lock on the folder of `path`, so that two runs do not make the same thing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(f"waiting for another process at work in {path.parent}")
+            say(f"waiting for another process that works in {path.parent}")
             fcntl.flock(folder, fcntl.LOCK_EX)
         yield
     finally:

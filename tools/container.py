@@ -1,7 +1,7 @@
-"""The container engine that is here: docker, podman or buildah, each called in its own words.
+"""The container engine of this machine: docker, podman or buildah.
 
-CONTAINER_ENGINE names one. Builds by podman and buildah run in chroot isolation, which works without
-cgroups, so inside a container as well; they see this machine's certificates, in no layer.
+CONTAINER_ENGINE names one. Builds by podman and buildah run in chroot isolation. It needs no cgroups, so it also works
+inside a container. These builds see this machine's certificates, but no layer has them.
 """
 
 import os
@@ -19,7 +19,7 @@ CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 
 @dataclass(frozen=True)
 class Engine:
-    """One engine; every method runs one command of it, or says which it would be."""
+    """One engine. Every method runs one command of it."""
 
     program: str
 
@@ -29,7 +29,7 @@ class Engine:
         return Path(self.program).name
 
     def build_command(self, dockerfile: Path, tag: str, arguments: dict[str, str], context: Path) -> list[str]:
-        """Build one image, unchanged layers taken from the engine's own cache."""
+        """The command that builds one image. Unchanged layers come from the engine's cache."""
         command = [self.program, "bud" if self.name == "buildah" else "build", "-f", str(dockerfile), "-t", tag]
         given = dict(arguments)
         if index := os.environ.get("PIP_INDEX_URL"):
@@ -54,7 +54,7 @@ class Engine:
         return subprocess.run([self.program, *inspect], capture_output=True, check=False).returncode == 0
 
     def pull(self, image: str) -> str:
-        """Fetch an image; returns the engine's last word where it cannot."""
+        """Pull an image. Returns the last line of the engine's error, or "" when it worked."""
         say(f"pulling {image}")
         done = subprocess.run(
             [self.program, "pull", image], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
@@ -66,7 +66,7 @@ class Engine:
         """Write the image to an archive that containerd imports as localhost/IMAGE."""
         name = f"localhost/{image}"
         if self.name == "buildah":
-            # Uncompressed: it stays on this machine, and compressing takes longer than all the rest.
+            # Uncompressed: the archive stays on this machine, and compression takes longer than the build.
             plain = ["--quiet", "--disable-compression"]
             self._run([self.program, "push", *plain, name, f"docker-archive:{archive}:{name}"])
             return
@@ -75,7 +75,7 @@ class Engine:
         self._run([self.program, "save", "--output", str(archive), name])
 
     def push(self, image: str, remote: str) -> None:
-        """Push the image to a registry; one on this machine is spoken to without TLS."""
+        """Push the image to a registry. A registry on this machine is used without TLS."""
         if self.name == "docker":
             self._run([self.program, "tag", image, remote])
             self._run([self.program, "push", remote])
@@ -85,14 +85,14 @@ class Engine:
         self._run([self.program, "push", *plain, image, f"docker://{remote}"])
 
     def _run(self, command: list[str]) -> None:
-        # Their progress goes to stderr, as ours does.
+        # Its progress goes to stderr, like ours.
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)
         if done.returncode != 0:
             sys.exit(f"{self.name} {command[1]} failed with status {done.returncode}")
 
 
 def engine() -> Engine:
-    """The engine to use; buildah is installed where there is none and we may."""
+    """The engine to use. Without one, root installs buildah."""
     if chosen := os.environ.get("CONTAINER_ENGINE"):
         return Engine(chosen)
     for name in ("docker", "podman", "buildah"):

@@ -1,7 +1,7 @@
 """Our two images: `python -m tools.images build|export FOLDER|push REGISTRY`.
 
     build            llamaserver:VERSION and llamaserver-operator:VERSION in the container engine's store
-    export FOLDER    both as archives for a cluster that has no registry; an unchanged tree costs a second
+    export FOLDER    both as archives, for a cluster without a registry (a second for an unchanged tree)
     push REGISTRY    build both and push them under REGISTRY/
 
 Each is built from a folder that holds exactly what its Dockerfile uses, so a change elsewhere rebuilds nothing.
@@ -48,7 +48,7 @@ ACCELERATORS: dict[str, dict[str, str]] = {
         "CMAKE_ARGS": "-DGGML_VULKAN=ON",
     },
 }
-# The C library of Debian bookworm, the bases' release: what is linked to a newer one does not run there.
+# The C library of Debian bookworm, the release of the base images. A library linked to a newer one does not run there.
 _BASE_LIBC = (2, 36)
 _LOCKED = ("tools/__init__.py", "tools/locked.py")
 _COMPILES = tuple(
@@ -68,18 +68,16 @@ class Image:
 
     @property
     def version(self) -> str:
-        """The version of its package."""
-        (file,) = (ROOT / self.package).glob("*/__init__.py")
-        found = re.search(r'^__version__ = "(.+)"', file.read_text(), re.MULTILINE)
-        return found[1] if found else sys.exit(f"{file} has no __version__")
+        """The version of both images."""
+        return (ROOT / "VERSION").read_text(encoding="utf-8").strip()
 
     def tag(self, accelerator: str) -> str:
-        """Its name in a registry, without the registry."""
+        """Name and tag, without a registry."""
         variant = f"-{accelerator}" if self.needs_llama and accelerator != "cpu" else ""
         return f"{self.name}:{self.version}{variant}"
 
     def arguments(self, accelerator: str) -> dict[str, str]:
-        """Build arguments, the bases of the CPU images left to the Dockerfile."""
+        """Build arguments. For the CPU, the bases are those of the Dockerfile."""
         return {**(ACCELERATORS[accelerator] if self.needs_llama else {}), "VERSION": self.version}
 
 
@@ -89,7 +87,7 @@ IMAGES = (SERVER, OPERATOR)
 
 
 def build(accelerator: str, base: str = "") -> list[str]:
-    """Both images; returns their tags."""
+    """Build both images. Returns their tags."""
     used, tags = engine(), []
     for image in IMAGES:
         with _context(image, accelerator) as context:
@@ -98,7 +96,7 @@ def build(accelerator: str, base: str = "") -> list[str]:
 
 
 def export(folder: Path, base: str = "") -> dict[str, Path]:
-    """Both CPU images as archives in `folder`, by the name that a container runtime then knows them by."""
+    """Write both CPU images as archives into `folder`. Returns their paths by image name."""
     folder.mkdir(parents=True, exist_ok=True)
     exported = {}
     for image in IMAGES:
@@ -110,7 +108,7 @@ def export(folder: Path, base: str = "") -> dict[str, Path]:
 
 
 def prepare(image: Image, base: str = "") -> Path:
-    """The archive of the CPU image in the cache, made now if it has none of this content."""
+    """The path of the CPU image in the cache. The image is built when the cache has none with this content."""
     with _context(image, "cpu") as context:
         cached = cache_dir() / "images" / f"{image.name}-{_digest(context, base)}.tar"
         with exclusive(cached):
@@ -121,7 +119,7 @@ def prepare(image: Image, base: str = "") -> Path:
 
 
 def push(registry: str, accelerator: str, base: str = "") -> list[str]:
-    """Build both and push them; returns the names that a cluster pulls them by."""
+    """Build both images and push them. Returns the names for pulling."""
     used, pushed = engine(), []
     for tag in build(accelerator, base):
         remote = f"{registry.rstrip('/')}/{tag}"
@@ -153,20 +151,20 @@ def _export(image: Image, base: str, context: Path, cached: Path) -> None:
 
 
 def default_base() -> str:
-    """The base that both Dockerfiles name."""
+    """The base image that both Dockerfiles name."""
     found = re.search(r"^ARG RUN_BASE=(\S+)", (ROOT / SERVER.dockerfile).read_text(), re.MULTILINE)
     return found[1] if found else sys.exit(f"{SERVER.dockerfile} names no RUN_BASE")
 
 
 @functools.cache
 def _base(used: Engine) -> str:
-    """The stand-in's name where no registry gives the usual base, else nothing."""
+    """The name of the stand-in, when the usual base cannot be pulled. Otherwise ""."""
     usual = default_base()
     if used.has(usual) or not (refusal := used.pull(usual)):
         return ""
     say(f"{usual} cannot be pulled: {refusal}")
     image = standin.ensure(used)
-    say(f"NOTE: {image}, made here from Debian's packages, stands in for {usual}")
+    say(f"NOTE: {image}, made here from Debian's packages, takes the place of {usual}")
     return image
 
 
@@ -188,7 +186,7 @@ def _context(image: Image, accelerator: str) -> Iterator[Path]:
 
 
 def _wheel(accelerator: str) -> Path | None:
-    """The llama-cpp-python wheel for the image: one laid into wheels/, else ours if it runs there."""
+    """The llama-cpp-python wheel for the image: one in wheels/, else ours if it runs in the image."""
     if given := sorted((ROOT / "wheels").glob("*.whl")):
         return given[-1]
     here = tuple(int(part) for part in platform.libc_ver()[1].split(".")[:2] if part.isdigit())
@@ -215,7 +213,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _digest(context: Path, base: str) -> str:
-    """Names what an image is built from."""
+    """A short hash of everything that an image is built from."""
     whole = hashlib.sha256((base or f"{default_base()} {standin.key()}").encode())
     for path in sorted(path for path in context.rglob("*") if path.is_file()):
         content = path.read_bytes()

@@ -1,7 +1,7 @@
 """Make .venv from requirements.lock: `python3 -m tools.install [folder]`, run by any Python 3.11 or later.
 
-Everything is installed by hash. llama-cpp-python, which has no wheel, is compiled once into the
-cache; our own packages, server and operator, are linked in place. Nothing is done when nothing has changed.
+Every package is checked by its hash. llama-cpp-python has no wheel, so it is compiled once, into the cache. Our own
+packages, server and operator, are linked in place. When nothing has changed, nothing is done.
 """
 
 import subprocess
@@ -18,7 +18,7 @@ OWN_PACKAGES = ("server", "operator")
 
 
 def install(venv: Path) -> None:
-    """Bring `venv` up to the lock; only what has changed since the last time is done."""
+    """Make `venv` fit the lock. Only changed parts are installed."""
     with exclusive(venv):
         stamp = venv / ".installed"
         wanted = _wanted()
@@ -47,7 +47,7 @@ def _wanted() -> dict[str, str]:
 
 
 def create(venv: Path) -> None:
-    """Make a bare environment."""
+    """Make an environment without packages."""
     say(f"creating {venv} with Python {sys.version.split()[0]}")
     make = [sys.executable, "-m", "venv"]
     if subprocess.run([*make, str(venv)], check=False, capture_output=True).returncode != 0:
@@ -61,7 +61,7 @@ def _install_packages(python: Path) -> None:
 
 
 def fill(python: Path, wanted: str) -> None:
-    """Install a requirements text into an environment, pip first where it has none."""
+    """Install a requirements text into an environment. Install pip first when it is missing."""
     pins = locked.read()
     if not works(python):
         with requirements(pins["pip"].text) as exactly:

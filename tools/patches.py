@@ -1,8 +1,7 @@
-"""The changes to llama.cpp's source before it is compiled, for our library and the benchmarks' peer alike.
+"""Patches for llama.cpp's source, for our library and for the benchmarks' peer.
 
-A patch mends a fault for both sides, or does nothing until somebody asks for it at run time, so both
-sides of a benchmark run the same library. It is exact text that must occur once. A release that
-changed the text stops the build.
+A patch repairs a fault on both sides, or does nothing until a variable switches it on. So both sides of a benchmark run
+the same library. A patch is exact text that must occur once. When a release changes that text, the build stops.
 """
 
 import hashlib
@@ -64,11 +63,10 @@ _TILE_BARRIERS = (
     ),
 )
 
-# With GGML_ROWS_BY_THREAD=1 each thread takes one run of a matrix's rows while few tokens are
-# evaluated, as it does on NUMA machines, instead of one chunk of rows after another as it comes free.
-# Nine chunks for two threads are five and four, and each jump leaves the prefetcher behind: measured
-# on two cores, one stream of the default model decodes 1.4 times as fast, eight streams 1.1 times
-# (docs/explanation/performance.md). Each row is computed as before, so the results are the same bit for bit.
+# With GGML_ROWS_BY_THREAD=1, each thread takes one range of a matrix's rows while few tokens are evaluated, as on NUMA
+# machines. Otherwise it takes one chunk of rows after another. Two threads share nine chunks as five and four, and each
+# jump defeats the prefetcher. On two cores, one stream of the default model decodes 1.4 times as fast, eight streams
+# 1.1 times (docs/explanation/performance.md). Each row is computed as before, so results are the same bit for bit.
 _ROWS_BY_THREAD = (
     Patch(
         _CPU,
@@ -102,8 +100,8 @@ _NO_COMMON = Patch(
     'set(LLAMA_BUILD_COMMON OFF CACHE BOOL "Build llama.cpp common library" FORCE)',
 )
 _CMAKE = "vendor/llama.cpp/ggml/src/CMakeLists.txt"
-# CPU modules for processors that hardly anybody has. Each takes a minute of a core to compile, and those
-# processors load the next plainer module: skylakex, cascadelake and sandybridge.
+# CPU modules for rare processors. Each takes one minute to compile. Those processors load the next plainer module:
+# skylakex, cascadelake and sandybridge.
 _RARE = tuple(
     Patch(_CMAKE, f"ggml_add_cpu_backend_variant({name} ", f"# ggml_add_cpu_backend_variant({name} ")
     for name in ("cannonlake", "cooperlake", "piledriver")
@@ -112,12 +110,12 @@ PATCHES = (*_TILE_BARRIERS, *_ROWS_BY_THREAD, _NO_COMMON, *_RARE)
 
 
 def digest() -> str:
-    """Tells builds with other patches apart."""
+    """A key that differs for other patches."""
     return hashlib.sha256(repr(PATCHES).encode()).hexdigest()
 
 
 def apply(top: Path, without: Sequence[Patch] = ()) -> None:
-    """Patch an unpacked source distribution; exits where one does not fit. `without`: to show what a patch mends."""
+    """Patch an unpacked source distribution. Exits when a patch does not fit. Tests leave patches out (`without`)."""
     for patch in PATCHES:
         if patch in without:
             continue

@@ -1,8 +1,8 @@
-"""The benchmarks' peer: llama.cpp's own server, from the very source that our library is built from.
+"""The peer of the benchmarks: llama.cpp's own server, from the source of our library.
 
-It is compiled with the flags of our library, without CPU modules: it gets copies of those in our wheel.
-So both sides compute with the same machine code. `python -m tools.peer` prints the path of its binary;
-LLAMA_SERVER_BIN names another one.
+It is compiled with the flags of our library, but without CPU modules. It gets copies of the modules in our wheel, so
+both sides compute with the same machine code. `python -m tools.peer` prints the path of the binary. LLAMA_SERVER_BIN
+names another one.
 """
 
 import os
@@ -37,7 +37,7 @@ def folder() -> Path:
 
 
 def ensure() -> Path:
-    """Path of llama-server, built now if the cache has none."""
+    """The path of llama-server. It is built when the cache has none."""
     if chosen := os.environ.get("LLAMA_SERVER_BIN"):
         if not os.access(chosen, os.X_OK):
             sys.exit(f"LLAMA_SERVER_BIN is not a program: {chosen}")

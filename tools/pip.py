@@ -1,4 +1,4 @@
-"""pip, called the same way everywhere: by hash, without questions, its output on stderr."""
+"""One way to call pip: packages by hash, no questions, output to stderr."""
 
 import subprocess
 import sys
@@ -15,20 +15,20 @@ def works(python: Path) -> bool:
 
 
 def pip(*arguments: str, python: str | Path = sys.executable) -> None:
-    """Run one pip command; exits when it fails."""
+    """Run one pip command. Exits when it fails."""
     if failed := attempt(*arguments, python=python):
         sys.exit(f"pip {arguments[0]} failed with status {failed}")
 
 
 def attempt(*arguments: str, python: str | Path = sys.executable) -> int:
-    """Run one pip command; returns its exit status."""
+    """Run one pip command. Returns its exit status."""
     command = [str(python), "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
     return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False).returncode
 
 
 @contextmanager
 def requirements(text: str) -> Iterator[tuple[str, ...]]:
-    """Options that make pip take exactly the packages of a requirements text, checking their hashes."""
+    """Options by which pip installs exactly the packages of a requirements text, and checks their hashes."""
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
         file.write(text)
         file.flush()

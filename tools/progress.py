@@ -1,7 +1,7 @@
-"""Progress of long work on the terminal: steps done, time gone, and an estimate of the time left.
+"""Progress of long work: steps done, time gone, and an estimate of the time left.
 
-Several pieces of work may run at once, each in its own thread. A terminal shows them in one line that is
-rewritten. Elsewhere each writes a line of its own now and then.
+Several works may run at once, each in its own thread. A terminal shows them in one line that is rewritten. Elsewhere,
+each work prints a line of its own from time to time.
 """
 
 import sys
@@ -14,7 +14,7 @@ _QUIET_SECONDS = 15.0
 
 
 class Meter:
-    """The progress of one piece of work; its methods may be called from any thread."""
+    """The progress of one work. Any thread may call its methods."""
 
     _lock = threading.Lock()
     _running: "list[Meter]" = []  # noqa: RUF012  all of this process, in the order of their start
@@ -27,7 +27,7 @@ class Meter:
             self._running.append(self)
 
     def show(self, done: int, total: int) -> None:
-        """Tell that `done` of `total` steps are done."""
+        """Report that `done` of `total` steps are done."""
         with self._lock:
             self._done, self._total = done, total
             now = time.monotonic()
@@ -38,7 +38,7 @@ class Meter:
                 say(self.text())
 
     def end(self) -> None:
-        """Tell how long the work took."""
+        """Print how long the work took."""
         with self._lock:
             self._running.remove(self)
             if sys.stderr.isatty():

@@ -1,4 +1,4 @@
-"""llama-cpp-python's source distribution: fetched once, checked against the lock, unpacked and patched on demand."""
+"""The source distribution of llama-cpp-python: fetched once, checked against the lock, and patched on demand."""
 
 import sys
 import tarfile
@@ -18,7 +18,7 @@ def pin() -> locked.Pin:
 
 
 def fetch() -> Path:
-    """Path of the archive in the cache; needs pip and scikit-build-core in the running Python."""
+    """The path of the archive in the cache. This Python must have pip and scikit-build-core."""
     wanted = pin()
     folder = cache_dir() / "src" / f"{PACKAGE}-{wanted.version}"
     if archive := _archive_in(folder, wanted):
@@ -33,7 +33,7 @@ def fetch() -> Path:
 
 
 def unpack(into: Path, without: Sequence[patches.Patch] = ()) -> Path:
-    """Unpack the archive and patch it, but for the patches `without`; returns its top folder."""
+    """Unpack the archive and patch it, except for the patches `without`. Returns its top folder."""
     with tarfile.open(fetch()) as archive:
         archive.extractall(into, filter="data")
     (top,) = into.iterdir()
@@ -42,7 +42,7 @@ def unpack(into: Path, without: Sequence[patches.Patch] = ()) -> Path:
 
 
 def identity() -> tuple[str, ...]:
-    """What `unpack` gives, for a build's key."""
+    """The result of `unpack` as a text, for a build's key."""
     wanted = pin()
     return (wanted.version, *sorted(wanted.hashes), patches.digest())
 

@@ -1,6 +1,6 @@
-"""A base image made on this machine, for machines that reach Debian's packages but no container registry.
+"""A base image from Debian's packages, for machines that reach no container registry.
 
-Debian bookworm as debootstrap makes it, with Python 3.11: what `python:*-slim-bookworm` is built upon.
+It is Debian bookworm as debootstrap makes it, with Python 3.11. `python:*-slim-bookworm` is built on the same system.
 """
 
 import hashlib
@@ -28,13 +28,13 @@ ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 
 def key() -> str:
-    """Names what goes into it."""
+    """A short hash of what the image is made from."""
     everything = [SUITE, *PACKAGES, *_EMPTIED, *_REMOVED, _DOCKERFILE]
     return hashlib.sha256("\n".join(everything).encode()).hexdigest()[:12]
 
 
 def ensure(engine: Engine) -> str:
-    """The image's name; its files are made once and kept in the cache."""
+    """The name of the image. Its files are made once and kept in the cache."""
     image = f"localhost/llamaserver-base:{SUITE}-{key()}"
     if engine.has(image):
         return image
@@ -50,7 +50,7 @@ def ensure(engine: Engine) -> str:
 def _make(place: Path) -> None:
     system_packages.ensure({"debootstrap": "debootstrap"})
     if os.geteuid() != 0:
-        sys.exit("no container registry is reached, and debootstrap, which makes a base instead, needs root")
+        sys.exit("no container registry can be reached, and debootstrap, which can make a base image, needs root")
     say(f"making a base image from Debian's packages with debootstrap (once, about a minute; log: {place}.log)")
     with replacing(place) as scratch, tempfile.TemporaryDirectory(prefix="debootstrap.", dir="/var/tmp") as root:
         command = ["debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", SUITE, root]

@@ -1,6 +1,6 @@
-"""Programs that come from the system, not from the lock: present, installed by apt as root, or explained.
+"""Programs from the system, not from the lock. Missing ones are installed by apt as root, else the user is told how.
 
-`python -m tools.system_packages test` makes sure of what the tests drive from outside.
+`python -m tools.system_packages test` gets the programs that the tests use.
 """
 
 import os
@@ -37,12 +37,12 @@ CLUSTER_PROGRAMS = {
 
 
 def missing_from(programs: dict[str, str]) -> list[str]:
-    """The packages whose program is not there."""
+    """The packages of missing programs."""
     return [package for program, package in programs.items() if not shutil.which(program)]
 
 
 def ensure(programs: dict[str, str]) -> None:
-    """Install the packages of missing programs, or exit saying which to install."""
+    """Install the packages of missing programs. Without root, exit with the command to run."""
     if missing_from(programs):
         with exclusive(cache_dir() / "apt" / "packages"):  # apt-get fails where another one works
             _install(programs)
@@ -66,7 +66,7 @@ def _install(programs: dict[str, str]) -> None:
                 say(log.read_text(errors="replace")[-2000:])
                 sys.exit(f"{' '.join(command)} failed with status {done.returncode}; its output is in {log}")
     if still := [program for program in programs if not shutil.which(program)]:
-        sys.exit(f"installed, yet not found on PATH: {', '.join(still)}")
+        sys.exit(f"installed, but not found on PATH: {', '.join(still)}")
 
 
 if __name__ == "__main__":

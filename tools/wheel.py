@@ -1,7 +1,7 @@
-"""The llama-cpp-python wheel: compiled once, kept in the cache, its path printed.
+"""The llama-cpp-python wheel: compiled once and kept in the cache.
 
-Run by a Python that has the locked build tools: `python -m tools.wheel`. CMAKE_ARGS in the environment
-is added to the flags: -DGGML_CUDA=ON, say.
+`python -m tools.wheel` prints its path. The Python that runs it must have the locked build tools. CMAKE_ARGS adds
+flags, such as -DGGML_CUDA=ON.
 """
 
 import os
@@ -14,12 +14,12 @@ from . import sdist
 from .build import FLAGS, build_key, processors, require_compiler, run_build
 from .cache import cache_dir, exclusive, replacing
 
-# What only a C++ build against the library reads.
+# Files that only a C++ build against the library reads.
 _LEFT_OUT = ("include/**", "**/cmake/**", "**/pkgconfig/**", "bin/**")
 
 
 def flags() -> tuple[str, ...]:
-    """The CMake flags, then those of the environment."""
+    """The CMake flags, and those of the environment."""
     return (*FLAGS, *shlex.split(os.environ.get("CMAKE_ARGS", "")))
 
 
@@ -30,7 +30,7 @@ def folder() -> Path:
 
 
 def ensure() -> Path:
-    """Path of the wheel, built now if the cache has none."""
+    """The path of the wheel. It is built when the cache has none."""
     place = folder()
     if not place.exists():
         with exclusive(place):

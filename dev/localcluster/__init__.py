@@ -1,6 +1,6 @@
-"""A real one-node Kubernetes on this machine, for the tests and the demo; nothing of it shows on the host.
+"""A real Kubernetes with one node on this machine, for the tests and the demo. It changes nothing on the host.
 
-`Cluster(folder).up()` starts it, `down()` leaves nothing behind; `python -m dev.localcluster` does both by hand.
+`Cluster(folder).up()` starts it, and `down()` removes all of it. `python -m dev.localcluster` does both by hand.
 """
 
 from .cluster import Cluster

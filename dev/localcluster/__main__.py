@@ -1,6 +1,6 @@
 """`python -m dev.localcluster up|down|status|env [--folder FOLDER]`: a cluster by hand.
 
-`prepare` only gets the programs, so that a later start is short; what is missing is told in one line.
+`prepare` only gets the programs, so that a later start is short. When something is missing, it prints one line.
 """
 
 import argparse

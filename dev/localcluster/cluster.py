@@ -1,4 +1,4 @@
-"""One cluster: up, down, and what tests do to it while it runs."""
+"""One cluster: start, stop, and the actions of tests while it runs."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ _AFTER_API = ("kube-controller-manager", "kube-scheduler", "kubelet", "kube-prox
 
 
 class Cluster:
-    """The cluster in a folder, whether this process started it or another one did."""
+    """The cluster in a folder. This process or another one may have started it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
@@ -39,7 +39,7 @@ class Cluster:
     # Life
 
     def up(self) -> None:
-        """Start; a cluster that runs in this folder, or what a crash left of it, goes first."""
+        """Start the cluster. An older cluster in this folder, or the remains of a crash, are removed first."""
         prepare()
         began = time.monotonic()
         self.down()
@@ -62,27 +62,27 @@ class Cluster:
         say(f"cluster: ready in {time.monotonic() - began:.1f} s, KUBECONFIG={self.kubeconfig}")
 
     def down(self) -> None:
-        """Stop everything and remove the folder; fine when there is nothing."""
+        """Stop everything and remove the folder. It is no error when nothing runs."""
         self.sandbox.stop()
         if self.folder.exists():
             shutil.rmtree(self.folder)
 
     @property
     def running(self) -> bool:
-        """Whether the cluster lives."""
+        """Whether the cluster runs."""
         return self.sandbox.pid is not None
 
     # Servers: etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubelet, kube-proxy,
     # coredns, containerd
 
     def start(self, name: str) -> None:
-        """Start a server; the API server counts as started when it answers (unless the cluster is just starting)."""
+        """Start a server. For the API server, wait until it answers, unless the whole cluster is starting."""
         self.processes.start(name, self.components.command(name))
         if name == "kube-apiserver" and self.kubeconfig.exists():
             self._wait_for_api()
 
     def stop(self, name: str, *, signal: str = "KILL") -> None:
-        """Stop a server as a crash would, and wait for its end (by TERM the API server takes a minute)."""
+        """Kill a server, and wait for its end. (The API server takes a minute to end by SIGTERM.)"""
         self.processes.stop(name, signal=signal)
 
     def freeze(self, name: str) -> None:
@@ -90,13 +90,13 @@ class Cluster:
         self.processes.signal(name, "STOP")
 
     def thaw(self, name: str) -> None:
-        """Let a frozen server go on."""
+        """Continue a frozen server."""
         self.processes.signal(name, "CONT")
 
     # Network
 
     def run_in_net(self, command: list[str], *, timeout: float = 60) -> str:
-        """Run a command where pods and Services are reachable by address; its standard output."""
+        """Run a command in the network of the cluster. Returns its standard output."""
         return self.processes.run(command, timeout=timeout).stdout
 
     def forward(self, host: str, port: int) -> Relay:
@@ -105,14 +105,14 @@ class Cluster:
 
     @contextmanager
     def service(self, name: str, namespace: str) -> Iterator[Relay]:
-        """A way to a Service, once the node's proxy knows its endpoints (which lags behind readiness)."""
+        """A relay to a Service, once the node's proxy knows its endpoints. That is later than readiness."""
         spec = self.kubectl.get("service", name, namespace)["spec"]
         with self.forward(spec["clusterIP"], spec["ports"][0]["port"]) as relay:
             until(relay.is_open, "the Service has an endpoint", 30, pause=0.2)
             yield relay
 
     def expose(self, port: int) -> Relay:
-        """The way back: a port of the host's 127.0.0.1, reachable by pods at the relay's `url`."""
+        """A relay in the other direction: pods reach a port of the host's 127.0.0.1 at the relay's `url`."""
         listener = listen((addresses.NODE, 0), self.sandbox.network)
         return Relay(listener, ("127.0.0.1", port), None)
 
@@ -140,19 +140,19 @@ class Cluster:
     # Nodes and volumes
 
     def set_capacity(self, **resources: str | None) -> None:
-        """Advertise resources on the node: set_capacity(**{"nvidia.com/gpu": "2"}); None takes one back."""
+        """Advertise resources on the node: set_capacity(**{"nvidia.com/gpu": "2"}). None removes one."""
         nodes.set_capacity(self.kubectl, resources)
 
     def fake_node(
         self, name: str, resources: dict[str, str] | None = None, labels: dict[str, str] | None = None
     ) -> nodes.FakeNode:
-        """A further node that only exists as an object: `with ... as node`."""
+        """Another node, which exists as an object only: `with ... as node`."""
         return nodes.FakeNode(self.kubectl, name, resources or {}, labels or {})
 
     def make_volume(
         self, name: str, *, size: str = "1Gi", modes: tuple[str, ...] = ("ReadWriteOnce",), limit: str = ""
     ) -> Path:
-        """A volume of the class `local-static`; `limit` (16m, say) makes it a file system of just that size."""
+        """A volume of the class `local-static`. `limit`, such as 16m, makes it a file system of that size."""
         folder = self.folder / "volumes" / name
         made = storage.volume(name, folder, size, list(modes))
         if limit:
@@ -164,7 +164,7 @@ class Cluster:
     # Audit
 
     def audit(self, user: str = "") -> Iterator[Object]:
-        """Which objects were asked for so far, by one user or by all but the cluster's own servers."""
+        """The requests so far for objects, by one user, or by all users but the cluster's own servers."""
         whole = self.components.audit_log.read_text().rpartition("\n")[0]  # the last line may be in the making
         for line in whole.splitlines():
             event = json.loads(line)
@@ -220,7 +220,7 @@ class Cluster:
         return ready and bool(self.kubectl.get("serviceaccount", "default", "default"))
 
     def _alive(self, name: str) -> bool:
-        """True; raises with the end of its log when a server that was started has ended."""
+        """True while all started servers run. Raises with the end of the log of a server that has ended."""
         if self.processes.running(name):
             return True
         log = self.processes.log(name)
@@ -228,5 +228,5 @@ class Cluster:
 
 
 def folder_named(name: str) -> Path:
-    """Where a cluster of this user lies."""
+    """The folder of a cluster of this user."""
     return cache_dir() / "clusters" / name

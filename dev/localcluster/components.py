@@ -11,7 +11,7 @@ from .credentials import Credentials
 SOCKET = "/run/containerd/containerd.sock"
 _KUBELET = "kubelet.config.k8s.io/v1beta1"
 _PROXY = "kubeproxy.config.k8s.io/v1alpha1"
-# Writes of the cluster's own servers are not what a test asks about.
+# Tests do not need the writes of the cluster's own servers.
 _AUDIT_POLICY = {
     "apiVersion": "audit.k8s.io/v1",
     "kind": "Policy",
@@ -39,7 +39,7 @@ class Components:
 
     @property
     def audit_log(self) -> Path:
-        """One JSON object a line: who asked what of the API server."""
+        """The audit log of the API server: one JSON object per request."""
         return self.folder / "log" / "audit.log"
 
     def configure(self) -> None:
@@ -169,7 +169,7 @@ class Components:
             "evictionHard": {},
             "imageGCHighThresholdPercent": 100,
             "oomScoreAdj": 0,
-            "syncFrequency": "10s",  # so often do changed Secrets get into the volumes of running pods
+            "syncFrequency": "10s",  # a changed Secret reaches the volumes of running pods after this time
             "podLogsDir": "/var/log/pods",
             "clusterDomain": "cluster.local",
             "clusterDNS": [addresses.DNS],
@@ -188,13 +188,13 @@ class Components:
             "hostnameOverride": addresses.NODE_NAME,
             "mode": "nftables",
             "clusterCIDR": addresses.PODS,
-            # The table's size is the machine's, not the namespace's: it is left as it is.
+            # The size of this table belongs to the whole machine, so it is not changed.
             "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
             "linux": {"oomScoreAdj": 0},
         }
 
     def _cni_config(self) -> dict[str, Any]:
-        # Routed, not bridged: answers of a Service's pod pass the host side, where addresses are translated back.
+        # Routed, not bridged: answers from a Service's pod pass the host side, which translates their addresses back.
         ranges = {"type": "host-local", "subnet": addresses.PODS, "dataDir": str(self.folder / "cni" / "addresses")}
         routed = {"type": "ptp", "ipam": {**ranges, "routes": [{"dst": "0.0.0.0/0"}]}}
         return {"cniVersion": "0.4.0", "name": "pods", "plugins": [routed]}

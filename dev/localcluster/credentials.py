@@ -1,4 +1,4 @@
-"""Who is who in the cluster: a certificate authority, tokens, and kubeconfigs that carry them."""
+"""The identities of the cluster: a certificate authority, tokens, and kubeconfigs."""
 
 import base64
 import json
@@ -26,13 +26,13 @@ _SERVER_NAMES = (
 
 @dataclass(frozen=True)
 class Credentials:
-    """Files in one folder; `make` writes them."""
+    """The files in one folder. `make` writes them."""
 
     folder: Path
 
     @property
     def authority(self) -> Path:
-        """The certificate that the API server's is checked against."""
+        """The certificate of the authority that signs the API server's."""
         return self.folder / "ca.crt"
 
     @property
@@ -42,7 +42,7 @@ class Credentials:
 
     @property
     def service_account_key(self) -> Path:
-        """What service account tokens are signed with."""
+        """The key that signs service account tokens."""
         return self.folder / "service-account.key"
 
     def pair(self, name: str) -> tuple[str, str]:
@@ -54,7 +54,7 @@ class Credentials:
         return self.folder / f"{user.split(':')[1]}.kubeconfig"
 
     def make(self) -> None:
-        """Write all of it anew."""
+        """Write all files anew."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o700)
         self._certificate("ca", "/CN=local cluster", "basicConstraints=critical,CA:TRUE")
@@ -70,7 +70,7 @@ class Credentials:
                 self.write_kubeconfig(self.kubeconfig(user), inside, token)
 
     def admin_token(self) -> str:
-        """The token that may do everything."""
+        """The token of the administrator."""
         return self.tokens.read_text().partition(",")[0]
 
     def write_kubeconfig(self, path: Path, server: str, token: str) -> None:

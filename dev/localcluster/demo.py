@@ -1,6 +1,6 @@
-"""`make demo`: a real Kubernetes on this machine, our images, our chart, one LlamaServer, one chat through its Service.
+"""`make demo`: a real Kubernetes, our images, our chart, one LlamaServer, and one chat through its Service.
 
-Runs until Ctrl-C; `--once` tears everything down and exits 0 when the model has answered.
+It runs until Ctrl-C. With `--once` it stops everything when the model has answered, and exits with 0.
 """
 
 import argparse
@@ -36,7 +36,7 @@ _CHAT_SECONDS = 300
 
 
 def main() -> None:
-    """Run the demo; its exit status is 1 when a step fails."""
+    """Run the demo. The exit status is 1 when a step fails."""
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--once", action="store_true", help="take everything down after the first answer")
     parser.add_argument("--question", default="In one sentence: what is Kubernetes?", help="what the model is asked")
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 class Failed(Exception):
-    """A step of the demo failed; the text is for the person who ran it."""
+    """A step of the demo failed. The text is for the user."""
 
 
 def _interrupt(stop: threading.Event) -> None:
@@ -79,29 +79,29 @@ class Demo:
 
     @contextlib.contextmanager
     def running(self, question: str, tokens: int) -> Iterator[None]:
-        """The demo up to its first answer; everything goes when the block ends.
+        """The demo up to its first answer. When the block ends, everything is stopped.
 
-        Raises Failed with the step, the cause and what to try, whatever went wrong before the block.
+        Every failure before the block is raised as Failed, with the step, the cause and what to try.
         """
         with contextlib.ExitStack() as stack:
             stack.callback(self._end)
             try:
                 relay = self._start(stack)
-                self._begin(5, f"a chat completion through the Service: {question}")
+                self._begin(5, f"ask the model through its Service: {question}")
                 say(f"\n  {_chat(relay.url, question, tokens)}\n")
-                self._tell_how_to_go_on(relay)
-            except (Exception, SystemExit) as error:  # whatever it is, a person has to act on it
+                self._print_next_steps(relay)
+            except (Exception, SystemExit) as error:  # the user has to act on every failure
                 raise Failed(self._failure(error)) from error
             yield
 
     def _start(self, stack: contextlib.ExitStack) -> Relay:
         cluster = self._cluster
-        self._begin(1, "all that is needed; the first time it is compiled, which takes a quarter of an hour or more")
+        self._begin(1, "get the programs and images (compiled at the first run, a quarter of an hour or more)")
         prepare_demo()
-        self._begin(2, "a real one-node Kubernetes with our two images")
+        self._begin(2, "start a Kubernetes with one node, and load both images")
         cluster.up()
         product.load_images(cluster)
-        self._begin(3, "our chart, by helm; its huggingFace.endpoint is a mirror of one model on this machine")
+        self._begin(3, "install the chart by helm, with a mirror of the model on this machine as huggingFace.endpoint")
         hub = stack.enter_context(Hub())
         source = self._example["spec"]["model"]["source"]["huggingFace"]
         hub.add(source["repo"], source.get("revision", "main"), source["file"], model.ensure())
@@ -117,17 +117,17 @@ class Demo:
         say(f"\n{self._step}")
 
     def _end(self) -> None:
-        say("taking everything down")
+        say("stopping everything")
         self._cluster.down()
 
     def _failure(self, error: BaseException) -> str:
-        """What failed and why, with what the cluster knows about the object."""
+        """The step that failed and the cause, with the facts that the cluster has about the object."""
         cause = f"{type(error).__name__}: {error}" if isinstance(error, OSError) else str(error) or type(error).__name__
         known = diagnosis(self._cluster.kubectl, self._name, NAMESPACE) if self._cluster.running else ""
         return "\n".join(part for part in (f"this step failed: {self._step}", cause, known) if part)
 
     def _wait_until_ready(self) -> None:
-        """Tell each condition as it changes; raises as soon as only a person can help."""
+        """Print each condition when it changes. Raises as soon as only the user can help."""
         told: dict[str, str] = {}
         began = time.monotonic()
         while time.monotonic() < began + _READY_SECONDS:
@@ -140,16 +140,16 @@ class Demo:
             if told.get("Ready", "").startswith("True"):
                 return
             if told.get("Stalled", "").startswith("True"):
-                raise RuntimeError(f"waiting for {self._name} is in vain: {told['Stalled'].removeprefix('True ')}")
+                raise RuntimeError(f"{self._name} cannot become Ready: {told['Stalled'].removeprefix('True ')}")
             time.sleep(0.5)
         raise RuntimeError(f"the object did not become Ready in {_READY_SECONDS} s")
 
-    def _tell_how_to_go_on(self, relay: Relay) -> None:
+    def _print_next_steps(self, relay: Relay) -> None:
         cluster = self._cluster
         say(cluster.kubectl("get", "llamaserver", self._name, "--output=wide").rstrip())
         kubectl = cluster.kubectl.command()[0]
         say(f"""
-Go on:
+Next:
   export KUBECONFIG={cluster.kubeconfig}
   {kubectl} get llama -w
   {kubectl} explain llamaserver.spec
@@ -158,7 +158,7 @@ Go on:
 
 
 def _chat(url: str, question: str, tokens: int) -> str:
-    """The model's answer; raises OSError or RuntimeError when there is none."""
+    """The model's answer. Raises OSError or RuntimeError when there is none."""
     messages = [{"role": "user", "content": question}]
     body = json.dumps({"messages": messages, "max_tokens": tokens, "temperature": 0}).encode()
     request = urllib.request.Request(f"{url}/v1/chat/completions", body, {"Content-Type": "application/json"})

@@ -1,7 +1,7 @@
-"""Why a LlamaServer does not serve: what the cluster knows, as text for a person.
+"""Why a LlamaServer does not serve, as text for the user.
 
-The same facts that a user would collect by `kubectl describe`, `kubectl logs --previous` and
-`kubectl get events`, the most telling ones first.
+It has the facts that `kubectl describe`, `kubectl logs --previous` and `kubectl get events` show, the most useful ones
+first.
 """
 
 import json
@@ -38,7 +38,7 @@ def diagnosis(kubectl: Kubectl, name: str, namespace: str) -> str:
 
 
 def _pods(kubectl: Kubectl, namespace: str, selector: str) -> list[Object]:
-    """The pods as soon as a container of theirs has ended with an error, or after a while."""
+    """The pods, as soon as one of their containers has ended with an error, or after a while."""
     deadline = time.monotonic() + _SETTLING
     while True:
         pods: list[Object] = kubectl.items("pods", namespace=namespace, selector=selector)
@@ -77,7 +77,7 @@ def _containers(kubectl: Kubectl, pods: list[Object]) -> Iterator[str]:
 
 
 def _log(kubectl: Kubectl, pod: Object, container: Object) -> str:
-    """The end of the log of the container that ended, which may have been started again since."""
+    """The end of the log of the container that ended. It may be running again by now."""
     again = ["--previous"] if "terminated" not in container.get("state", {}) else []
     about = pod["metadata"]
     where = [about["name"], f"--namespace={about['namespace']}", f"--container={container['name']}"]

@@ -8,7 +8,7 @@ _WHERE = {"name": _NAME, "namespace": "kube-system"}
 
 
 def objects() -> list[Object]:
-    """The Service that pods ask, where it leads, and what CoreDNS may read."""
+    """The Service for pods, its endpoints, and the rights of CoreDNS."""
     ports = [{"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "dns-tcp", "port": 53, "protocol": "TCP"}]
     group = "rbac.authorization.k8s.io"
     rules = [

@@ -1,6 +1,6 @@
 """The relay to the API server, as a program: `python -m dev.localcluster.door FD NAMESPACE HOST PORT`.
 
-FD is a listening socket, handed down so that its port is known before this starts.
+FD is an inherited listening socket, so the caller knows its port before this program starts.
 """
 
 import socket

@@ -1,6 +1,6 @@
 """A relay between the host's 127.0.0.1 and the cluster's network: one thread, TCP only.
 
-A socket belongs to the network namespace of the thread that opens it, so either side may be the cluster's.
+A socket belongs to the network namespace of the thread that opens it. So each side may be the host's or the cluster's.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ def _inside(namespace: Path | None, act: Callable[[], T]) -> T:
 
 
 class Relay:
-    """Connects what arrives at `listener` to an address, as seen from `namespace` (None: the host)."""
+    """Connects clients of `listener` to an address in the network of `namespace` (None: the host)."""
 
     def __init__(self, listener: socket.socket, target: tuple[str, int], namespace: Path | None) -> None:
         self._listener, self._target, self._namespace = listener, target, namespace
@@ -64,7 +64,7 @@ class Relay:
         return f"http://{self.host}:{self.port}"
 
     def is_open(self) -> bool:
-        """Whether somebody listens at the address; a Service may still lead to a pod that is gone, and hang."""
+        """Whether the address accepts connections. A Service may still lead to a pod that is gone, and hang."""
         try:
             with _inside(self._namespace, lambda: socket.create_connection(self._target, timeout=0.5)):
                 return True

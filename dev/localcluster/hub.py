@@ -1,6 +1,6 @@
-"""A mirror of Hugging Face on this machine: files of repositories, served as the hub lays them out.
+"""A mirror of Hugging Face on this machine: files of repositories at the hub's paths.
 
-It keeps a log of what was asked for, can want a token, fail, and hold transfers back in the middle.
+It logs every request. It can require a token, fail, and stop transfers in the middle.
 """
 
 import re
@@ -30,7 +30,7 @@ class Request:
 
 
 class Hub:
-    """Serves what was added, on 127.0.0.1, until the `with` block ends."""
+    """Serves the added files on 127.0.0.1 until the `with` block ends."""
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
@@ -41,16 +41,16 @@ class Hub:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         self.port = int(self._server.server_address[1])
-        self.url = f"http://127.0.0.1:{self.port}"  # where its clients reach it; whoever forwards the port changes it
+        self.url = f"http://127.0.0.1:{self.port}"  # as clients reach it. A forwarder of the port replaces it
 
     def add(self, repo: str, revision: str, file: str, content: Path, *, token: str = "") -> str:
-        """Let a repository have a file, for those alone that bring the token if one is given; the file's URL."""
+        """Add a file to a repository. With a token, only requests that have it get the file. Returns the file's URL."""
         path = f"{repo}/resolve/{revision}/{file}"
         self._files[path], self._tokens[path] = content, token
         return f"{self.url}/{path}"
 
     def content(self, repo: str, revision: str, file: str) -> Path:
-        """What was added under a name."""
+        """The file of a name."""
         return self._files[f"{repo}/resolve/{revision}/{file}"]
 
     def downloads(self, repo: str) -> list[Request]:

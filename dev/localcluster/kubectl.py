@@ -13,21 +13,21 @@ Object = dict[str, Any]
 
 
 class KubectlError(RuntimeError):
-    """kubectl failed; the text is what it said."""
+    """kubectl failed. The text is its error message."""
 
 
 @dataclass(frozen=True)
 class Kubectl:
-    """Everything goes through the real client, as a user's commands do."""
+    """All requests go through the real client, like those of a user."""
 
     kubeconfig: Path
 
     def command(self, *arguments: str) -> list[str]:
-        """The command line; the context of the machine's user is never read."""
+        """The command line. The kubeconfig of the machine's user is never read."""
         return [str(binaries.kubectl()), f"--kubeconfig={self.kubeconfig}", *arguments]
 
     def __call__(self, *arguments: str, stdin: str | None = None, timeout: float = 60) -> str:
-        """Run kubectl; its standard output."""
+        """Run kubectl. Returns its standard output."""
         command = self.command(*arguments)
         done = subprocess.run(command, input=stdin or "", capture_output=True, text=True, timeout=timeout, check=False)
         if done.returncode != 0:
@@ -53,7 +53,7 @@ class Kubectl:
         self("apply", "--server-side", "--force-conflicts", "--filename=-", stdin=_list(objects))
 
     def create(self, *objects: Object) -> None:
-        """Create objects; fails when one exists."""
+        """Create objects. It fails when one exists."""
         self("create", "--filename=-", stdin=_list(objects))
 
     def patch(self, kind: str, name: str, change: Object, *, namespace: str = "", subresource: str = "") -> None:
@@ -63,7 +63,7 @@ class Kubectl:
         self("patch", kind, name, *where, *part, "--type=merge", f"--patch={json.dumps(change)}")
 
     def delete(self, kind: str, name: str, namespace: str = "", *, wait: bool = True) -> None:
-        """Delete an object; fine when there is none."""
+        """Delete an object. It is no error when there is none."""
         where = [f"--namespace={namespace}"] if namespace else []
         self("delete", kind, name, *where, "--ignore-not-found", f"--wait={str(wait).lower()}", timeout=180)
 

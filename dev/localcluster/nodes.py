@@ -1,4 +1,4 @@
-"""Nodes as tests want them: other capacity on the real one, and nodes that are only objects."""
+"""Nodes for tests: other capacity on the real node, and nodes that exist as objects only."""
 
 import threading
 from datetime import UTC, datetime
@@ -11,13 +11,13 @@ _HEARTBEAT_SECONDS = 10.0
 
 
 def set_capacity(kubectl: Kubectl, resources: dict[str, str | None], node: str = addresses.NODE_NAME) -> None:
-    """Advertise resources, {"nvidia.com/gpu": "2"}, or take them back with None."""
+    """Advertise resources, such as {"nvidia.com/gpu": "2"}. None removes one."""
     change = {"status": {"capacity": resources, "allocatable": resources}}
     kubectl.patch("node", node, change, subresource="status")
 
 
 class FakeNode:
-    """A node that is Ready and runs nothing: pods bound to it stay Pending. Delete them with --force."""
+    """A node that is Ready and runs nothing. Pods on it stay Pending. Delete them with --force."""
 
     def __init__(self, kubectl: Kubectl, name: str, resources: dict[str, str], labels: dict[str, str]) -> None:
         self.name = name

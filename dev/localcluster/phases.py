@@ -1,6 +1,6 @@
 """`python -m dev.localcluster.phases [--rounds N]`: how long it takes to scale from 0 to the first token, and back.
 
-A real cluster, our images and our chart; the example's model lies on its claim already. Prints two tables, by phase.
+It uses a real cluster, our images and our chart. The example's model lies on its claim already. It prints two tables.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from .hub import Hub
 
 EXAMPLE = ROOT / "examples" / "smollm2.yaml"
 NAMESPACE = "default"
-_IDLE = 5.0  # seconds that the pod has done nothing when it is to end; the kubelet is done with its start by then
+_IDLE = 5.0  # seconds without a request before the pod ends. The kubelet has finished its start by then
 UP = (
     ("operator, Deployment, scheduler", "bound"),
     ("sandbox and volumes", "sandbox"),
@@ -56,7 +56,7 @@ Marks = dict[str, float]
 
 
 class Lines:
-    """A command that goes on: its lines, each with the time at which it came."""
+    """A command that keeps running: its lines, each with the time of its arrival."""
 
     def __init__(self, command: list[str]) -> None:
         self.seen: list[tuple[float, str]] = []
@@ -79,14 +79,14 @@ class Lines:
 
 @dataclass
 class Watch:
-    """What is told of the only pod: by the API server, by containerd, by the server's log."""
+    """Reports about the only pod: from the API server, from containerd, and from the server's log."""
 
     pods: Lines
     tasks: Lines
     logs: list[Lines] = field(default_factory=list)
 
     def pod(self, since: float, wanted: Callable[[str, dict[str, Any]], bool]) -> float:
-        """When the API server first told so of the pod; 0 before that."""
+        """The time at which the API server first reported this state of the pod. 0 before that."""
         for at, line in self.pods.seen:
             event = json.loads(line)
             if at >= since and wanted(event["type"], event["object"]):
@@ -94,7 +94,7 @@ class Watch:
         return 0.0
 
     def task(self, since: float, topic: str, container: str = "") -> float:
-        """When a container (the first of any, if none is named) started or ended."""
+        """The time at which a container started or ended. Without a name, the first one."""
         for _, line in self.tasks.seen:
             stamp, _, rest = line.partition(" +0000 UTC ")
             at = datetime.fromisoformat(f"{stamp[:26].rstrip()}+00:00").timestamp()
@@ -103,7 +103,7 @@ class Watch:
         return 0.0
 
     def log(self, since: float, words: str) -> float:
-        """When the server logged something."""
+        """The time of a line in the log of the server."""
         for _, line in [pair for each in self.logs for pair in each.seen]:
             with contextlib.suppress(ValueError):
                 record = json.loads(line)
@@ -119,7 +119,7 @@ class Measurement:
         self._cluster, self._name, self._url, self._watch = cluster, name, url, watch
 
     def scale(self, replicas: int) -> float:
-        """Kubectl scale; when it began."""
+        """Run `kubectl scale`. Returns its start time."""
         began = time.time()
         self._cluster.kubectl("scale", "llamaserver", self._name, f"--replicas={replicas}", f"--namespace={NAMESPACE}")
         return began
@@ -197,7 +197,7 @@ def table(phases: tuple[tuple[str, str], ...], rounds: list[Marks]) -> str:
 
 @contextlib.contextmanager
 def watched(cluster: Cluster) -> Iterator[Watch]:
-    """Everything that is told, while the block runs."""
+    """All reports while the block runs."""
     raw = f"--raw=/api/v1/namespaces/{NAMESPACE}/pods?watch=1"
     follow = ["setpriv", "--pdeathsig=KILL", "ctr", f"--address={SOCKET}", "--namespace=k8s.io", "events"]
     events = cluster.sandbox.enter(follow)
@@ -212,7 +212,7 @@ def watched(cluster: Cluster) -> Iterator[Watch]:
 
 @contextlib.contextmanager
 def served(folder: Path, *, keep: bool) -> Iterator[tuple[Cluster, str, Relay]]:
-    """A cluster on which the example serves, its name, and the way to its Service."""
+    """A cluster on which the example serves, its name, and a relay to its Service."""
     cluster = Cluster(folder)
     example = yaml.safe_load(EXAMPLE.read_text())
     name = example["metadata"]["name"]

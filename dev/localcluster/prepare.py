@@ -1,4 +1,4 @@
-"""Everything that a cluster and the product on it need: installed, fetched, compiled, or told in one line."""
+"""The programs that a cluster and the product need: installed, fetched or compiled."""
 
 import os
 import sys
@@ -12,15 +12,15 @@ from .binaries import Missing
 
 
 def prepare() -> None:
-    """Have every program of a cluster ready; raises Missing."""
+    """Get every program of a cluster. Raises Missing."""
     _check_machine()
     _programs()
 
 
 def prepare_demo() -> None:
-    """Have all that the demo needs ready: the cluster's programs and our images are made at the same time.
+    """Get everything for the demo. The cluster's programs and our images are made at the same time.
 
-    Raises Missing, or SystemExit when a build of ours fails. The first failure ends the other builds.
+    Raises Missing, or SystemExit when a build fails. The first failure ends the other builds.
     """
     _check_machine()
     # llama.cpp takes longest. What needs no compiler fits beside it.
@@ -28,7 +28,7 @@ def prepare_demo() -> None:
 
 
 def at_once(*works: Callable[[], object]) -> None:
-    """Do several works at the same time; raises the first failure, after the builds of the others have ended."""
+    """Do several works at the same time. Raises the first failure, after the other builds have ended."""
     with ThreadPoolExecutor(len(works)) as pool:
         running = [pool.submit(work) for work in works]
         try:
@@ -60,5 +60,5 @@ def _check_machine() -> None:
 
 
 def required() -> bool:
-    """REQUIRE_CLUSTER=1: a machine that cannot run one is a failure, not a reason to skip."""
+    """Whether REQUIRE_CLUSTER=1 is set. A machine that cannot run a cluster is a failure then, not a reason to skip."""
     return os.environ.get("REQUIRE_CLUSTER") == "1"

@@ -1,4 +1,4 @@
-"""Programs that run inside the sandbox: started, stopped, frozen and asked after by name."""
+"""Programs inside the sandbox: start, stop, freeze and look up by name."""
 
 import os
 import shlex
@@ -10,19 +10,19 @@ from tests.support.polling import until
 
 from .sandbox import Sandbox
 
-# Writes the program's process id as seen in there. The shell stays as its parent: nsenter would be, and that stops
-# when its child is frozen, does not go on with it, and so leaves a zombie behind that counts as alive.
+# Writes the program's process id inside the sandbox. The shell stays its parent. With nsenter as the parent, a frozen
+# program would freeze nsenter too. nsenter would not continue with it, and leave a zombie that counts as alive.
 _LAUNCH = '"$@" & echo $! > "$0"; wait'
 
 
 @dataclass(frozen=True)
 class Processes:
-    """The named programs of one sandbox; pid files and logs lie in the cluster's folder."""
+    """The named programs of one sandbox. Their pid files and logs lie in the cluster's folder."""
 
     sandbox: Sandbox
 
     def log(self, name: str) -> Path:
-        """What the program writes."""
+        """The path of the program's output."""
         return self.sandbox.folder / "logs" / f"{name}.log"
 
     def _pid(self, name: str) -> str:
@@ -35,7 +35,7 @@ class Processes:
     def start(
         self, name: str, command: list[str], *, network: bool = True, env: dict[str, str] | None = None, fd: int = -1
     ) -> None:
-        """Start a program; it goes on when this process ends. `fd` is handed down."""
+        """Start a program. It keeps running when this process ends. It inherits `fd`."""
         for file in (self.log(name), self._pid_file(name)):
             file.parent.mkdir(exist_ok=True)
         self._pid_file(name).unlink(missing_ok=True)
@@ -58,18 +58,18 @@ class Processes:
         self._pid_file(name).unlink()
 
     def signal(self, name: str, signal: str) -> None:
-        """Send a signal: STOP freezes a program, CONT lets it go on."""
+        """Send a signal. STOP freezes a program, CONT continues it."""
         self._kill(name, f'kill -{signal} "$pid"')
 
     def running(self, name: str) -> bool:
-        """Whether the program lives."""
+        """Whether the program runs."""
         pid = self._pid(name)
         if not pid or self.sandbox.pid is None:
             return False
         return self.run(["kill", "-0", pid], check=False).returncode == 0
 
     def run(self, command: list[str], *, check: bool = True, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-        """Run a command inside and wait for it; it ends with this process."""
+        """Run a command inside and wait for it. It ends when this process ends."""
         inside = self.sandbox.enter(["setpriv", "--pdeathsig=KILL", *command])
         done = subprocess.run(
             inside, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False

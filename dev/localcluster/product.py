@@ -1,4 +1,4 @@
-"""The product on a cluster, as users get it: our images, our chart by real helm."""
+"""The product on a cluster, as users install it: our images, and our chart by real helm."""
 
 import tempfile
 from pathlib import Path
@@ -15,7 +15,7 @@ RELEASE = "llamaserver"
 
 
 def load_images(cluster: Cluster) -> None:
-    """Build both images, where that is not done yet, and hand them to the cluster."""
+    """Build both images if they are not built, and load them into the cluster."""
     with tempfile.TemporaryDirectory() as folder:
         for name, archive in images.export(Path(folder)).items():
             say(f"loading {name} into the cluster")
@@ -23,7 +23,7 @@ def load_images(cluster: Cluster) -> None:
 
 
 def _image_id(cluster: Cluster, name: str) -> str:
-    """What an image's name means at present."""
+    """The digest behind an image's name."""
     line = cluster.ctr("images", "list", f"name=={name}").splitlines()[-1]
     return line.split()[2].removeprefix("sha256:")[:16]
 
@@ -31,7 +31,7 @@ def _image_id(cluster: Cluster, name: str) -> str:
 def install(
     cluster: Cluster, values: dict[str, Any] | None = None, *, release: str = RELEASE, namespace: str = NAMESPACE
 ) -> None:
-    """Install or upgrade the chart, with the images that `load_images` brought; waits until the operator is ready."""
+    """Install or upgrade the chart, with the images of `load_images`. Waits until the operator is ready."""
     if not cluster.kubectl.get("namespace", namespace):
         labels = {"pod-security.kubernetes.io/enforce": "restricted"}
         about = {"name": namespace, "labels": labels}

@@ -19,7 +19,7 @@ _PAUSE_SECONDS = 1.0
 
 
 class Provisioner:
-    """Answers claims of the class `local-test` with volumes, and deletes those whose claim is gone."""
+    """Makes volumes for claims of the class `local-test`, and deletes volumes whose claim is gone."""
 
     def __init__(self, kubectl: Kubectl, folder: Path) -> None:
         self._kubectl, self._folder = kubectl, folder

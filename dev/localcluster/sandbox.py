@@ -1,6 +1,6 @@
-"""The namespaces a cluster lives in: network, mounts and processes of its own.
+"""The namespaces of a cluster: its own network, mounts and processes.
 
-One process holds them. It is process 1 in there, so its end ends everything: no crash leaves a stray behind.
+One process holds them. It is process 1 inside, so its end ends all others. No crash leaves a process behind.
 """
 
 import errno
@@ -17,7 +17,7 @@ from tests.support.polling import until
 
 from . import addresses
 
-# The kubelet writes these; all are the whole machine's. In the sandbox they are plain files.
+# The kubelet writes these files. They belong to the whole machine, so the sandbox has plain files in their place.
 SYSCTLS = (
     "kernel/keys/root_maxbytes",
     "kernel/keys/root_maxkeys",
@@ -26,7 +26,7 @@ SYSCTLS = (
     "vm/overcommit_memory",
     "vm/panic_on_oom",
 )
-# Places that programs have built in, and where in the cluster's folder they lie instead.
+# Paths that programs have built in, and their places in the cluster's folder.
 _PLACES = {"/var/lib/kubelet": "kubelet", "/var/lib/cni": "cni", "/var/log": "log"}
 
 
@@ -54,13 +54,13 @@ class Sandbox:
 
     @property
     def _holder(self) -> Path:
-        """A cgroup for process 1 alone: it is found there, whatever crashed at whatever moment."""
+        """A cgroup for process 1 alone. It is found there after any crash."""
         one = min(self.cgroups)
         return one.with_name(f"{one.name}.holder")
 
     @property
     def pid(self) -> int | None:
-        """Process 1 as the host numbers it, if it lives."""
+        """The host's process id of process 1, if it runs."""
         try:
             found = (self._holder / "cgroup.procs").read_text().split()
         except FileNotFoundError:
@@ -89,7 +89,7 @@ class Sandbox:
             raise SandboxError(f"cannot make namespaces: {log.read_text().strip()}")
 
     def stop(self) -> None:
-        """End everything inside, then remove the cgroups; fine when nothing runs."""
+        """End everything inside, then remove the cgroups. It is no error when nothing runs."""
         if pid := self.pid:
             os.kill(pid, signal.SIGKILL)
             until(lambda: self.pid is None, "the sandbox ended", 30)
@@ -98,7 +98,7 @@ class Sandbox:
                 until(partial(_removed, Path(folder)), f"cgroup {folder} empty", 10)
 
     def enter(self, command: list[str], *, network: bool = True) -> list[str]:
-        """The command line that runs `command` inside, on the host's network if `network` is false."""
+        """The command line that runs `command` inside. With `network` false, it uses the host's network."""
         if (pid := self.pid) is None:
             raise SandboxError(f"no cluster runs in {self.folder}")
         namespaces = ["--mount", "--pid", *(["--net"] if network else [])]
@@ -113,8 +113,8 @@ class Sandbox:
 
 
 def _script(folder: Path, holder: Path, ready: Path) -> str:
-    """What process 1 does first; then it sleeps and, ignoring SIGCHLD, leaves no zombies."""
-    steps = [f"echo 0 > {holder}/cgroup.procs"]  # 0: the one who writes
+    """The start of process 1. Then it sleeps. It ignores SIGCHLD, so there are no zombies."""
+    steps = [f"echo 0 > {holder}/cgroup.procs"]  # 0 means the writing process
     steps += ["mount --make-rshared /", "mount -t tmpfs -o mode=755 tmpfs /run", "mkdir /run/lock"]
     for place, inside in _PLACES.items():
         steps += [f"mkdir -p {place}", f"mount --bind {shlex.quote(str(folder / inside))} {place}"]
@@ -127,8 +127,8 @@ def _script(folder: Path, holder: Path, ready: Path) -> str:
             steps.append(f"mount --bind {shlex.quote(str(copy))} {sysctl}")
     steps += [
         "ip link set lo up",
-        # An interface that always exists and leads nowhere: the node's address, and a default
-        # route, without which a Service's address is unreachable before it could be translated.
+        # An interface that always exists and leads nowhere. It has the node's address and a default route. Without the
+        # route, the address of a Service would be unreachable before its translation.
         "ip link add node0 type bridge",
         f"ip address add {addresses.NODE}/24 dev node0",
         "ip link set node0 up",

@@ -1,6 +1,6 @@
 """PersistentVolumes of type `local`: made by hand, or for each claim of the class `local-test`.
 
-Directories are root's, mode 0700, and never chmod'ed: a pod without the right fsGroup cannot use them.
+Directories belong to root and have mode 0700. So a pod without the right fsGroup cannot use them.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ PROVISIONER = "llamaserver.dev/local-test"
 
 
 def classes() -> list[Object]:
-    """The storage classes: the first is the default and has a provisioner, the second has none."""
+    """The storage classes. The first is the default and has a provisioner. The second has none."""
 
     def storage_class(name: str, provisioner: str, annotations: dict[str, str]) -> Object:
         return {

@@ -1,3 +1,3 @@
-"""The Kubernetes operator: a LlamaServer object becomes pods that serve a model."""
+"""The Kubernetes operator: it makes pods that serve a model from a LlamaServer object."""
 
 __version__ = "0.1.0"

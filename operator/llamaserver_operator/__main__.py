@@ -1,4 +1,4 @@
-"""The command `llamaserver-operator`. Exit codes: 0 stopped, 1 failed, 2 usage."""
+"""The command `llamaserver-operator`. Exit codes: 0 after a stop, 1 after a failure, 2 for a wrong option."""
 
 import asyncio
 import logging
@@ -11,7 +11,7 @@ from .errors import ConfigError
 
 
 def main() -> None:
-    """Run the operator; does not return."""
+    """Run the operator. This function does not return."""
     try:
         config = parse(sys.argv[1:], os.environ)
     except ConfigError as error:
@@ -24,10 +24,10 @@ def main() -> None:
     try:
         code = asyncio.run(Operator(config, Reconciler).run())
     except ConfigError as error:
-        logging.getLogger(__name__).error("%s", error)  # noqa: TRY400 - the reason is all there is to say
+        logging.getLogger(__name__).error("%s", error)  # noqa: TRY400 - a traceback would add nothing
         code = 2
     logging.shutdown()
-    os._exit(code)  # not waiting for the thread that watches
+    os._exit(code)  # exit() would wait for the thread that watches
 
 
 if __name__ == "__main__":

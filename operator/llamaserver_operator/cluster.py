@@ -1,6 +1,6 @@
-"""The API server, as the operator uses it: plain dicts in and out, every call bounded, errors of errors.py only.
+"""The client of the API server. Objects are plain dicts, every call has a timeout, and errors are those of errors.py.
 
-Nothing is cached but discovery. Writes other than those of the Lease are held back while `may_write` says no.
+Only discovery is cached. While `may_write` returns False, writes raise NotLeading, except writes of the Lease.
 """
 
 import asyncio
@@ -31,54 +31,54 @@ from .errors import (
     WebhookFailed,
 )
 from .kinds import EVENT, Kind, kind_of
+from .manifests import Manifest, Pod
 from .metrics import Metrics
-from .reports import parse_report
+from .reports import Report, parse_report
 
-Object = dict[str, Any]
 _log = logging.getLogger(__name__)
 _TIMEOUT = 10.0
 _STATUS_TIMEOUT = aiohttp.ClientTimeout(total=2.0)
 _STATUS_BYTES = 1 << 20
-_MESSAGE = 1024  # the API server's limit for an Event's message
+_MESSAGE = 1024  # characters; the API server refuses a longer message of an Event
 _JSON = "application/json"
 _MERGE = "application/merge-patch+json"
-# A content type that the client library does not know, so that it sends our bytes as they are; the API server cuts off
-# what follows the semicolon. No version of it takes server-side apply as plain JSON.
+# The client library does not know this content type and therefore sends our bytes unchanged. The API server ignores the
+# part after the semicolon. No version of it accepts server-side apply as plain JSON.
 _APPLY = "application/apply-patch+yaml; charset=utf-8"
-_ESCAPED = re.compile("[\x7f-\uffff]")  # of what json.dumps leaves as it is
+_ESCAPED = re.compile("[\x7f-\uffff]")  # characters to escape that json.dumps does not escape
 _ERRORS = {400: Invalid, 403: Forbidden, 404: NotFound, 409: Conflict, 422: Invalid, 429: Unreachable}
 _WEBHOOK = "failed calling webhook"
-_DIFF = re.compile(r"\n\s*(@@ -\d|&?[\w.]+\{)")  # two Go values compared, line by line, behind what is wrong
-_NOT_OF_THE_SCHEMA = "failed to create typed patch object"  # how server-side apply says 422
-# 403 that pass in seconds: an admission plugin that has not heard of a new CRD, and a CRD that is on its way out, as
-# discovery will say.
+_DIFF = re.compile(r"\n\s*(@@ -\d|&?[\w.]+\{)")  # a comparison of two Go values, which follows the message
+_NOT_OF_THE_SCHEMA = "failed to create typed patch object"  # server-side apply answers so, with 500 instead of 422
+# Texts of answers 403 that end within seconds: an admission plugin does not know a new CRD yet, or a CRD is being
+# deleted.
 _PASSING = ("cannot find RESTMapping", "custom resource definition is terminating")
 
 
 async def credentials() -> Configuration:
-    """How to reach the API server: KUBECONFIG when it is set, else the pod's service account, else ~/.kube/config."""
+    """Access to the API server: from KUBECONFIG, else the pod's service account, else ~/.kube/config."""
     configuration = Configuration()
-    file = os.environ.get("KUBECONFIG") or None  # read now: the library has read it when it was imported
+    file = os.environ.get("KUBECONFIG") or None  # the library reads the variable only when it is imported
     try:
         if file is None and "KUBERNETES_SERVICE_HOST" in os.environ:
             load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
         else:
             await load_kube_config(file, client_configuration=configuration, persist_config=False)  # type: ignore[no-untyped-call]
     except (ConfigException, OSError) as error:
-        raise ConfigError(f"no way to the API server: {error}") from error
+        raise ConfigError(f"no credentials for the API server: {error}") from error
     return configuration
 
 
 def yaml_of(body: Mapping[str, Any]) -> bytes:
-    """JSON that is YAML with the same meaning.
+    """The body as JSON that is also YAML with the same meaning.
 
-    Characters beyond U+FFFF stay as they are, since YAML has no surrogates. All others that are not ASCII are escaped:
-    YAML takes NEL, U+2028 and U+2029 for line breaks, and refuses DEL, C1 controls and a byte order mark.
+    Characters above U+FFFF are not escaped, because YAML has no surrogates. Other characters outside ASCII are escaped:
+    YAML reads NEL, U+2028 and U+2029 as line breaks, and refuses DEL, C1 controls and a byte order mark.
     """
 
     def escaped(found: re.Match[str]) -> str:
         code = ord(found[0])
-        return f"\\u{0xFFFD if 0xD800 <= code <= 0xDFFF else code:04x}"  # a lone surrogate is no character
+        return f"\\u{0xFFFD if 0xD800 <= code <= 0xDFFF else code:04x}"  # a surrogate alone is not a character
 
     return _ESCAPED.sub(escaped, json.dumps(body, ensure_ascii=False)).encode()
 
@@ -100,7 +100,7 @@ def _error(status: int, data: bytes) -> ClusterError:
 
 
 class Cluster:
-    """An async client. Use it as a context manager, or close() it."""
+    """An async client. Use it as a context manager, or call close()."""
 
     def __init__(
         self,
@@ -113,12 +113,12 @@ class Cluster:
         self._metrics = metrics
         self._timeout = timeout
         self._served: dict[str, frozenset[str]] = {}
-        self.doubted = asyncio.Event()  # set when a kind was asked for that is not there: `rediscover` is due
+        self.doubted = asyncio.Event()  # set when a requested kind does not exist: discovery is out of date
         self.may_write: Callable[[], bool] = lambda: True
 
     @classmethod
     async def connect(cls, metrics: Metrics | None = None) -> Self:
-        """A client with this process's credentials; nothing is sent yet."""
+        """A client with the credentials of this process. It sends nothing yet."""
         return cls(await credentials(), metrics or Metrics())
 
     async def close(self) -> None:
@@ -135,8 +135,8 @@ class Cluster:
 
     # ---- reading
 
-    async def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
-        """One object, or None."""
+    async def get(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
+        """The object, or None if it does not exist."""
         try:
             return await self._send("GET", kind, kind.path(namespace, name))
         except NotFound:
@@ -144,28 +144,28 @@ class Cluster:
 
     async def list(
         self, kind: Kind, namespace: str, selector: str = "", field_selector: str = "", limit: int = 0
-    ) -> list[Object]:
-        """The objects of a namespace ("": of all) that match; not more than `limit`, unless that is 0."""
+    ) -> list[Manifest]:
+        """The objects of a namespace ("" means all) that match; at most `limit` of them, 0 means all."""
         query = {"labelSelector": selector, "fieldSelector": field_selector, "limit": str(limit or "")}
         try:
             answer = await self._send("GET", kind, kind.path(namespace), query, verb="LIST")
-        except NotFound:  # a list of nothing is empty
+        except NotFound:  # the kind does not exist: a list without objects is empty
             self.doubted.set()
             raise
-        # items of a list do not say what they are
+        # the API server omits apiVersion and kind of list items
         return [{"apiVersion": kind.api_version, "kind": kind.kind, **item} for item in answer.get("items") or []]
 
     async def serves(self, kind: Kind) -> bool:
-        """Whether the API server takes objects of that kind, as of the first question since `rediscover`.
+        """Whether the API server accepts objects of this kind. The answer is cached until `rediscover`.
 
-        All who ask in between get one answer, even those whose question was sent before: who compares it with the
-        last one then knows of each change that anybody else has acted on.
+        Concurrent callers get one answer, also if their requests were sent earlier. Thus a caller that compares it with
+        its last answer sees every change that another caller may have acted on.
         """
         path = kind.group_path
         if path not in self._served:
             try:
                 answer = await self._send("GET", None, path)
-                # A CRD that is being deleted, which may take long, allows no new ones.
+                # A CRD that is being deleted does not list the verb create. Its deletion may take long.
                 found = (each for each in answer.get("resources") or [] if "create" in each.get("verbs", ()))
                 plurals = frozenset(each["name"] for each in found)
             except NotFound:
@@ -174,46 +174,46 @@ class Cluster:
         return kind.plural in self._served[path]
 
     def rediscover(self) -> None:
-        """Forget what is served: the next question is sent."""
+        """Clear the cache of discovery."""
         self._served.clear()
         self.doubted.clear()
 
     # ---- writing
 
-    async def apply(self, body: Mapping[str, Any]) -> Object:
-        """Server-side apply; fields of ours that others changed are taken back."""
+    async def apply(self, body: Mapping[str, Any]) -> Manifest:
+        """Server-side apply. It overwrites what others have changed in the fields of the operator."""
         return await self._apply(body, "")
 
-    async def apply_status(self, body: Mapping[str, Any]) -> Object:
-        """The same for the status."""
+    async def apply_status(self, body: Mapping[str, Any]) -> Manifest:
+        """Server-side apply of the status."""
         return await self._apply(body, "status")
 
-    async def _apply(self, body: Mapping[str, Any], subresource: str) -> Object:
+    async def _apply(self, body: Mapping[str, Any], subresource: str) -> Manifest:
         kind, metadata = kind_of(body), body["metadata"]
         path = kind.path(metadata.get("namespace", ""), metadata["name"], subresource)
         query = {"fieldManager": names.MANAGER, "force": "true"}
         return await self._send("PATCH", kind, path, query, yaml_of(body), _APPLY, verb="APPLY")
 
-    async def create(self, body: Mapping[str, Any]) -> Object:
-        """A new object; Conflict when there is one of that name."""
+    async def create(self, body: Mapping[str, Any]) -> Manifest:
+        """Create an object. Conflict when the name exists."""
         kind, query = kind_of(body), {"fieldManager": names.MANAGER}
         path = kind.path(body["metadata"].get("namespace", ""))
         return await self._send("POST", kind, path, query, body)
 
-    async def replace(self, body: Mapping[str, Any]) -> Object:
-        """The object anew; Conflict when it is not in the version that the body was made from."""
+    async def replace(self, body: Mapping[str, Any]) -> Manifest:
+        """Replace an object. Conflict when its resourceVersion is not that of the body."""
         kind, metadata = kind_of(body), body["metadata"]
         path = kind.path(metadata.get("namespace", ""), metadata["name"])
         return await self._send("PUT", kind, path, {"fieldManager": names.MANAGER}, body)
 
-    async def annotate(self, kind: Kind, namespace: str, name: str, annotations: Mapping[str, str | None]) -> Object:
-        """Set annotations; None removes one."""
+    async def annotate(self, kind: Kind, namespace: str, name: str, annotations: Mapping[str, str | None]) -> Manifest:
+        """Set annotations. The value None removes an annotation."""
         body = {"metadata": {"annotations": dict(annotations)}}
         path = kind.path(namespace, name)
         return await self._send("PATCH", kind, path, {"fieldManager": names.MANAGER}, body, _MERGE)
 
     async def delete(self, kind: Kind, namespace: str, name: str, uid: str) -> None:
-        """Delete exactly this object, and in the background what it owns. Conflict: the name is another's by now."""
+        """Delete the object with this uid, and in the background what it owns. Conflict when the uid has changed."""
         body = {
             "apiVersion": "v1", "kind": "DeleteOptions",
             "preconditions": {"uid": uid}, "propagationPolicy": "Background",
@@ -221,12 +221,12 @@ class Cluster:
         try:
             await self._send("DELETE", kind, kind.path(namespace, name), body=body)
         except NotFound:
-            _log.debug("%s %s is gone already", kind.kind, name)
+            _log.debug("%s %s is already deleted", kind.kind, name)
 
     async def create_event(
         self, namespace: str, regarding: Mapping[str, Any], type_: str, reason: str, message: str
     ) -> None:
-        """Tell people about the object. It is not worth a failed reconcile."""
+        """Write an Event about an object. An error is only logged, except NotLeading."""
         metadata = regarding["metadata"]
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         involved = {
@@ -253,7 +253,7 @@ class Cluster:
         except NotLeading:
             raise
         except ClusterError as error:
-            _log.warning("no Event %s: %s", reason, error)
+            _log.warning("cannot create the Event %s: %s", reason, error)
 
     # ---- sending
 
@@ -267,14 +267,14 @@ class Cluster:
         content_type: str = _JSON,
         *,
         verb: str = "",
-    ) -> Object:
+    ) -> Manifest:
         headers = {"Accept": _JSON, "Content-Type": content_type, **self._client.default_headers}
         count = self._metrics.api_requests
         what = (verb or method, kind.kind if kind else "discovery")
         try:
-            async with asyncio.timeout(self._timeout):  # all of it: the client's own limit leaves out getting a token
+            async with asyncio.timeout(self._timeout):  # the client's own limit does not include getting a token
                 await self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
-                self._check_fence(method, kind)  # late, so that little can happen between this and the sending
+                self._check_fence(method, kind)  # just before the request is sent
                 url, bound = self._url(path, query), aiohttp.ClientTimeout(total=self._timeout)
                 answer = await self._client.call_api(method, url, headers, body, _request_timeout=bound)
                 data: bytes = await answer.read()  # type: ignore[no-untyped-call]
@@ -286,14 +286,14 @@ class Cluster:
         if not 200 <= code < 300:
             raise _error(code, data)
         try:
-            parsed: Object = json.loads(data)
+            parsed: Manifest = json.loads(data)
         except ValueError as error:
             raise Unreachable(f"the API server's answer is not JSON: {error}") from error
         return parsed
 
     def _check_fence(self, method: str, kind: Kind | None) -> None:
         if method != "GET" and (kind is None or kind.kind != "Lease") and not self.may_write():
-            raise NotLeading("held back: this instance does not hold the Lease")
+            raise NotLeading("not sent: this instance does not hold the Lease")
 
     def _url(self, path: str, query: Mapping[str, str] | None) -> str:
         pairs = "&".join(f"{key}={quote(value, safe='')}" for key, value in (query or {}).items() if value)
@@ -301,7 +301,7 @@ class Cluster:
 
 
 class PodReader:
-    """Asks model pods how they are, on their management port."""
+    """Reads the reports of model pods from their management port."""
 
     def __init__(self, port: int = names.MANAGEMENT_PORT) -> None:
         self._port = port
@@ -312,12 +312,12 @@ class PodReader:
         if self._session is not None:
             await self._session.close()
 
-    async def status(self, pod: Mapping[str, Any]) -> Object | None:
-        """The pod's /status, or None when it has none to tell (yet)."""
+    async def status(self, pod: Pod) -> Report | None:
+        """The report of a pod, or None when it does not answer."""
         address = pod.get("status", {}).get("podIP", "")
         if not address:
             return None
-        if self._session is None:  # a new connection each: a pod that went must not cost a wait on a dead one
+        if self._session is None:  # each request makes a connection: a kept one may be dead
             self._session = aiohttp.ClientSession(
                 timeout=_STATUS_TIMEOUT, connector=aiohttp.TCPConnector(force_close=True, limit=32)
             )
@@ -331,10 +331,10 @@ class PodReader:
 
 
 async def _read(content: aiohttp.StreamReader) -> bytes:
-    """A body of sane size; the pod runs what its owner chose."""
+    """The body, at most _STATUS_BYTES. ValueError when it is longer. The pod may run any image."""
     data = bytearray()
     async for chunk in content.iter_any():
         data += chunk
         if len(data) > _STATUS_BYTES:
-            raise ValueError("too long")
+            raise ValueError("the report is too long")
     return bytes(data)

@@ -1,22 +1,20 @@
-"""The conditions of an object, from its spec and what was observed. Pure; one function a condition."""
+"""The conditions of an object, made from its view. Pure. Each condition has a function."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
-from .crashes import End, last_end
 from .observed import Observed, is_ready
-from .pods import Trouble, lacks_accelerator, trouble
+from .pods import Trouble, lacks_accelerator
+from .problems import Problem
 from .reasons import MOVING, STALLING
-from .remedies import ended, explained, quota
-from .rollout import Problem, is_complete, surges
-from .spec import Spec
+from .remedies import quota
+from .reports import Report
+from .rollout import surges
+from .view import View
 
 Truth = Literal["True", "False", "Unknown"]
 _GIB = 2**30
-_REFUSALS = ("Forbidden", "WebhookFailed", "Invalid")
-_PASSED = ("DownloadFailed", "ModelNotFound", "Unauthorized")  # once bytes come
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,132 +27,13 @@ class Condition:
     message: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class View:
-    """What conditions are made from."""
-
-    spec: Spec
-    observed: Observed
-    problems: tuple[Problem, ...]
-    now: datetime
-
-    @property
-    def troubles(self) -> list[Trouble]:
-        """Troubles of the pods of the newest template."""
-        pods = self.observed.new_pods()
-        if any(is_ready(pod) for pod in pods):  # an evicted one stays in the list for long, and is past
-            pods = [pod for pod in pods if pod.get("status", {}).get("phase") != "Failed"]
-        return [found for pod in pods if (found := self._trouble_of(pod))]
-
-    def _trouble_of(self, pod: Mapping[str, Any]) -> Trouble | None:
-        found = explained(trouble(pod, self.observed.warnings), pod, self.spec, self.observed)
-        report = self.observed.reports.get(pod["metadata"]["name"], {})
-        receives = report.get("state") == "downloading" and report.get("download", {}).get("bytes")
-        # The container keeps its last failure in its status, also while the next attempt goes well.
-        return None if found and found.reason in _PASSED and receives else found
-
-    def trouble(self, condition: str) -> Trouble | None:
-        """The first trouble that belongs to a condition."""
-        return next((item for item in self.troubles if item.condition == condition), None)
-
-    @property
-    def reports(self) -> list[Mapping[str, Any]]:
-        """What the pods of the newest template report."""
-        names = [pod["metadata"]["name"] for pod in self.observed.new_pods()]
-        return [self.observed.reports[name] for name in names if name in self.observed.reports]
-
-    @property
-    def serving(self) -> list[Mapping[str, Any]]:
-        """Reports of pods that have loaded their model."""
-        return [report for report in self.reports if report.get("state") in ("ready", "draining")]
-
-    @property
-    def worst_accelerator(self) -> Mapping[str, Any] | None:
-        """Of what computes in the serving pods, that with the fewest layers."""
-        found = [report["accelerator"] for report in self.serving if "accelerator" in report]
-        return min(found, key=lambda item: int(item.get("layers_offloaded", 0)), default=None)
-
-    @property
-    def stores(self) -> list[Mapping[str, Any]]:
-        """The prefix stores of the serving pods. They report one for host memory alone, too."""
-        if not (self.spec.kv_cache and self.spec.kv_cache.stores):
-            return []
-        return [report["kv_store"] for report in self.serving if "kv_store" in report]
-
-    @property
-    def complete(self) -> bool:
-        """Whether every pod is of this spec, and available."""
-        return self.refused is None and is_complete(self.spec, self.observed)
-
-    @property
-    def untold(self) -> bool:
-        """Whether all pods are ready and none of them told how it is, as may happen to busy ones."""
-        return self.spec.replicas > 0 and self.complete and not self.reports
-
-    def told_before(self, condition: str) -> Condition | None:
-        """While nothing is told: what was known."""
-        before = self.observed.owner.get("status", {}).get("conditions", []) if self.untold else []
-        found = (item for item in before if item["type"] == condition and item["status"] != "Unknown")
-        item = next(found, None)
-        return Condition(condition, item["status"], item["reason"], item["message"]) if item else None
-
-    @property
-    def _ends(self) -> list[End]:
-        return [end for pod in self.observed.new_pods() if (end := last_end(pod))]
-
-    def ended(self, end: End) -> Trouble:
-        """What such an end means."""
-        (pod,) = (pod for pod in self.observed.new_pods() if pod["metadata"]["name"] == end.pod)
-        return ended(pod, end, self.observed)
-
-    @property
-    def crashed(self) -> End | None:
-        """The latest end of a server that is not ready again and left no word of its own."""
-        return max((end for end in self._ends if not (end.past or end.told)), key=_finished, default=None)
-
-    @property
-    def looping(self) -> End | None:
-        """Of the servers that crash again and again, the latest end: also while they serve for a moment."""
-        found = [end for end in self._ends if end.again_and_again and (not end.past or end.calm_in(self.now))]
-        return max(found, key=_finished, default=None)
-
-    @property
-    def calm_in(self) -> float:
-        """Seconds until a server that crashed again and again, and serves now, counts as ready; 0 when none did."""
-        end = self.looping
-        return end.calm_in(self.now).total_seconds() if end else 0.0
-
-    @property
-    def native(self) -> Mapping[str, Mapping[str, str]]:
-        """The Deployment's own conditions; none while they are about an earlier generation of it."""
-        deployment = self.observed.deployment or {}
-        status = deployment.get("status", {})
-        if status.get("observedGeneration", 0) < deployment.get("metadata", {}).get("generation", 0):
-            return {}
-        return {item["type"]: item for item in status.get("conditions", [])}
-
-    @property
-    def refused(self) -> Problem | None:
-        """What the API server did not take: pods, if there are any, are of an earlier spec."""
-        return next((item for item in self.problems if item.reason in _REFUSALS), None)
-
-    @property
-    def blocked(self) -> bool:
-        """Whether the spec cannot be acted on."""
-        return any(problem.blocking for problem in self.problems)
-
-
-def _finished(end: End) -> float:
-    return end.finished.timestamp() if end.finished else 0.0
-
-
 def conditions(view: View) -> list[Condition]:
-    """All conditions that apply to this object."""
+    """All conditions of the object."""
     model = model_available(view)
     parts = [accepted(view.problems), model, scheduled(view), progressing(view)]
-    told = ready(view, parts)
-    late = view.native.get("Progressing", {}).get("status") == "False" and model.reason not in MOVING
-    heads = [told, available(view.observed, told), *stalled(told, parts, in_vain=late or view.looping is not None)]
+    head = ready(view, parts)
+    late = view.deployment_conditions.get("Progressing", {}).get("status") == "False" and model.reason not in MOVING
+    heads = [head, available(view.observed, head), *stalled(head, parts, in_vain=late or view.looping is not None)]
     if view.spec.accelerator:
         parts.append(accelerated(view))
     if view.spec.kv_cache and view.spec.kv_cache.stores:
@@ -163,14 +42,14 @@ def conditions(view: View) -> list[Condition]:
 
 
 def accepted(problems: Iterable[Problem]) -> Condition:
-    """Whether the spec can be acted on as it is."""
+    """Accepted: whether the operator can act on the spec."""
     for problem in sorted(problems, key=lambda item: not item.blocking):
         return Condition("Accepted", "False", problem.reason, problem.message)
     return Condition("Accepted", "True", "Valid")
 
 
 def _by_pods(view: View, name: str, otherwise: Callable[[], Condition]) -> Condition:
-    """Unknown without pods, False with a trouble, else what `otherwise` says."""
+    """Unknown without pods, False with a trouble of a pod, else the result of `otherwise`."""
     if view.spec.replicas == 0:
         return Condition(name, "Unknown", "ScaledToZero", "spec.replicas is 0")
     if not view.observed.new_pods():
@@ -180,32 +59,42 @@ def _by_pods(view: View, name: str, otherwise: Callable[[], Condition]) -> Condi
     return otherwise()
 
 
+def _known(view: View, type_: str) -> Condition | None:
+    """The condition as it was, while all pods are ready and none has sent a report."""
+    before = view.observed.owner.get("status", {}).get("conditions", []) if view.unreported else []
+    found = (item for item in before if item["type"] == type_ and item["status"] != "Unknown")
+    item = next(found, None)
+    return Condition(type_, item["status"], item["reason"], item["message"]) if item else None
+
+
 def model_available(view: View) -> Condition:
-    """Whether the model is where the server needs it, and loads."""
+    """ModelAvailable: whether a server has loaded the model."""
 
     def otherwise() -> Condition:
         downloading = [report for report in view.reports if report.get("state") == "downloading"]
-        if downloading:  # pods that wait for another's download say nothing about it
+        if downloading:  # prefer a pod that downloads to one that waits for it
             return _downloading(min(downloading, key=lambda report: bool(report.get("waiting_for_lock"))))
         if view.serving:
             return Condition("ModelAvailable", "True", "Loaded")
         if any(report.get("state") == "loading" for report in view.reports):
-            return Condition("ModelAvailable", "False", "Loading", "the server loads the model")
+            return Condition("ModelAvailable", "False", "Loading", "the server is loading the model")
         if view.complete:
-            return Condition("ModelAvailable", "True", "Loaded")  # pods are ready; their reports were missed
-        return Condition("ModelAvailable", "Unknown", "Pending", "no pod has looked for it yet")
+            return Condition("ModelAvailable", "True", "Loaded")  # the pods are ready, but did not answer in time
+        return Condition("ModelAvailable", "Unknown", "Pending", "no pod has reported on the model yet")
 
     return _by_pods(view, "ModelAvailable", otherwise)
 
 
-def _downloading(report: Mapping[str, Any]) -> Condition:
-    about = report.get("download", {})
+def _downloading(report: Report) -> Condition:
+    about = report.get("download") or {}
     if report.get("waiting_for_lock"):
-        return Condition("ModelAvailable", "False", "WaitingForDownload", "another pod downloads to the same volume")
+        return Condition(
+            "ModelAvailable", "False", "WaitingForDownload", "another pod is downloading the model to the same volume"
+        )
     have, total = about.get("bytes", 0), about.get("total_bytes", 0)
     text = f"{about.get('file') or 'the model'}: {_sizes(have, total)}" if total else ""
-    told = [part for part in (text, str(report.get("error") or "")) if part]
-    return Condition("ModelAvailable", "False", "Downloading", "; ".join(told) or "starting")
+    shown = [part for part in (text, str(report.get("error") or "")) if part]
+    return Condition("ModelAvailable", "False", "Downloading", "; ".join(shown) or "the download is starting")
 
 
 def _sizes(have: int, total: int) -> str:
@@ -213,7 +102,7 @@ def _sizes(have: int, total: int) -> str:
 
 
 def scheduled(view: View) -> Condition:
-    """Whether the scheduler found nodes for the pods."""
+    """Scheduled: whether every pod has a node."""
 
     def otherwise() -> Condition:
         assigned = all(pod["spec"].get("nodeName") for pod in view.observed.new_pods())
@@ -223,7 +112,7 @@ def scheduled(view: View) -> Condition:
 
 
 def progressing(view: View) -> Condition:
-    """Whether the rollout goes on, or is done and lasts."""
+    """Progressing: whether the rollout makes progress or is complete."""
     deployment = view.observed.deployment
     paused = bool((deployment or {}).get("spec", {}).get("paused"))
     if view.complete and not view.looping and not paused:
@@ -234,20 +123,21 @@ def progressing(view: View) -> Condition:
         return Condition("Progressing", "Unknown", "NoDeployment")
     name, status = deployment["metadata"]["name"], deployment.get("status", {})
     if paused:
-        text = f"Deployment {name} is paused: kubectl rollout resume deployment/{name}"
+        text = f"Deployment {name} is paused. Resume it with kubectl rollout resume deployment/{name}"
         return Condition("Progressing", "Unknown" if view.complete else "False", "Paused", text)
     have, wanted = status.get("updatedReplicas", 0), view.spec.replicas
     text = f"{have} of {wanted} pods updated, {status.get('availableReplicas', 0)} available"
     if not wanted:
-        text = f"{status.get('replicas', 0)} pods have to go"
+        text = f"{status.get('replicas', 0)} old pods are still being stopped"
     return Condition("Progressing", "True", "RollingOut", text)
 
 
 def _failure(view: View) -> tuple[str, str] | None:
-    """Why a rollout does not go on: the most telling reason, and a message."""
+    """Reason and message of a failed rollout. The most specific reason wins."""
     if refused := view.refused:
         return refused.reason, refused.message
-    failed, deadline = view.native.get("ReplicaFailure", {}), view.native.get("Progressing", {})
+    failed = view.deployment_conditions.get("ReplicaFailure", {})
+    deadline = view.deployment_conditions.get("Progressing", {})
     if failed.get("status") == "True":
         return failed.get("reason", "FailedCreate"), quota(failed.get("message", ""), view.observed)
     if found := _stopper(view):
@@ -258,7 +148,7 @@ def _failure(view: View) -> tuple[str, str] | None:
 
 
 def _stopper(view: View) -> Trouble | None:
-    """A trouble that does not pass by itself. A GPU that an old pod still holds does, when that one is replaced."""
+    """A trouble that stops the rollout. To wait for a GPU that an old pod holds is none, if that pod is replaced."""
     if view.looping:
         return view.ended(view.looping)
     passes = lacks_accelerator(view.spec, view.observed) and not surges(view.spec, view.observed)
@@ -267,7 +157,7 @@ def _stopper(view: View) -> Trouble | None:
             return found
     if view.spec.accelerator and view.spec.accelerator.on_fallback == "Fail":
         offload = accelerated(view)
-        if offload.reason == "RunningOnCPU":  # the pod stays unready for good
+        if offload.reason == "RunningOnCPU":  # the pod will never be ready
             return Trouble("Progressing", offload.reason, offload.message)
     return None
 
@@ -278,13 +168,13 @@ def _old_pods(view: View) -> bool:
 
 
 def accelerated(view: View) -> Condition:
-    """Whether the model is on the GPU that was asked for."""
+    """Accelerated: whether the model is on the GPU."""
 
     def otherwise() -> Condition:
         worst = view.worst_accelerator
         if worst is None:
             pending = Condition("Accelerated", "Unknown", "Pending", "no pod has loaded the model yet")
-            return view.told_before("Accelerated") or pending
+            return _known(view, "Accelerated") or pending
         layers, total = worst.get("layers_offloaded", 0), worst.get("layers_total", 0)
         if layers:
             return Condition("Accelerated", "True", "Offloaded", f"{layers} of {total} layers on {worst.get('device')}")
@@ -297,24 +187,24 @@ def accelerated(view: View) -> Condition:
 
 
 def cache_restored(view: View) -> Condition:
-    """Whether the prefix store has states for the pods to start from."""
+    """CacheRestored: whether the KV store has conversations."""
 
     def otherwise() -> Condition:
         stores = view.stores
         if not stores:
-            pending = Condition("CacheRestored", "Unknown", "Pending", "no pod has opened the store yet")
-            return view.told_before("CacheRestored") or pending
+            pending = Condition("CacheRestored", "Unknown", "Pending", "no pod has opened the KV store yet")
+            return _known(view, "CacheRestored") or pending
         entries = max(int(store.get("entries", 0)) for store in stores)
         reused = sum(int(store.get("restored_tokens", 0)) for store in stores)
         if not entries:
-            return Condition("CacheRestored", "False", "Empty", "nothing has been stored yet")
+            return Condition("CacheRestored", "False", "Empty", "no conversation has been stored yet")
         return Condition("CacheRestored", "True", "Restored" if reused else "Available")
 
     return _by_pods(view, "CacheRestored", otherwise)
 
 
 def ready(view: View, parts: Iterable[Condition]) -> Condition:
-    """True iff the spec is carried out: all pods are of it, are available and keep running; or none are wanted."""
+    """Ready: whether all pods run this spec, are available and do not crash again and again."""
     if found := _amiss(view, {part.type: part for part in parts}):
         return Condition("Ready", "False", *found)
     if not view.spec.replicas:
@@ -323,12 +213,12 @@ def ready(view: View, parts: Iterable[Condition]) -> Condition:
 
 
 def _amiss(view: View, parts: Mapping[str, Condition]) -> tuple[str, str] | None:
-    """Why the spec is not carried out: a reason and a message."""
+    """Reason and message of Ready=False. None when Ready is True."""
     if view.blocked:
         return parts["Accepted"].reason, parts["Accepted"].message
     if view.complete and not view.looping:
         return None
-    # A server that crashes again and again loads its model in between: that is no news.
+    # A server that crashes again and again also loads its model again and again. Show the crash first.
     later = ("Progressing", "ModelAvailable") if view.looping else ("ModelAvailable", "Progressing")
     for part in (parts[name] for name in ("Scheduled", *later)):
         if part.status == "False":
@@ -339,9 +229,9 @@ def _amiss(view: View, parts: Mapping[str, Condition]) -> tuple[str, str] | None
 
 
 def available(observed: Observed, ready: Condition) -> Condition:
-    """Whether anything serves, of this spec or of an earlier one."""
+    """Available: whether any pod serves, of this spec or of an earlier one."""
     serving = [pod for pod in observed.own_pods() if is_ready(pod)]
-    if not serving and ready.reason != "Serving":  # the Deployment may know of a pod before the list of pods does
+    if not serving and ready.reason != "Serving":  # the Deployment may count a pod that was not listed yet
         return Condition("Available", "False", ready.reason, ready.message)
     old = sum(is_ready(pod) for pod in observed.old_pods())
     text = f"{len(serving) or 'all'} {'pod serves' if len(serving) == 1 else 'pods serve'}"
@@ -349,9 +239,9 @@ def available(observed: Observed, ready: Condition) -> Condition:
 
 
 def stalled(ready: Condition, parts: Iterable[Condition], *, in_vain: bool = False) -> list[Condition]:
-    """True when only a change by the user can help, as kstatus knows it; otherwise the condition is not there.
+    """Stalled=True when only a change by the user can help, as in kstatus. Otherwise no condition.
 
-    With `in_vain`, waiting has shown to be so.
+    `in_vain` means that the deadline of the rollout is over, or that a server crashes again and again.
     """
     if ready.status == "True":
         return []

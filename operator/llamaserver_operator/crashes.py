@@ -1,7 +1,7 @@
-"""How a container ended: how often, in which phase, by what, in words. Pure.
+"""The ends of containers: their number, phase, cause and text. Pure.
 
-The server keeps one line of JSON with its phase and its CPU in its termination log, faulthandler adds its text to that.
-Without such a log, the kubelet takes the end of the container's output in its place.
+The server keeps one line of JSON with its phase and its CPU in its termination log. faulthandler appends its text.
+If the log is empty, the kubelet uses the end of the container's output instead.
 """
 
 import json
@@ -13,19 +13,19 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from . import names
+from .manifests import ContainerStatus, Pod
 
-Manifest = Mapping[str, Any]
-AGAIN = 3  # so many ends of a container, the last one early, are a loop
-EARLY = timedelta(minutes=10)  # after so long the kubelet, too, forgets earlier crashes
+AGAIN = 3  # a container that ended this often, the last time early, crashes again and again
+EARLY = timedelta(minutes=10)  # after this time the kubelet also resets its count of crashes
 
 _NATIVE = {"SIGILL", "SIGTRAP", "SIGABRT", "SIGBUS", "SIGFPE", "SIGSEGV", "SIGSYS"}
 _DURING = {
     "download": "while it downloaded", "load": "while it loaded the model", "warm-up": "while it warmed up",
-    "serving": "while it served", "draining": "while it ended",
+    "serving": "while it served", "draining": "while it drained",
 }  # fmt: skip
 _FRAME = re.compile(r'File "([^"]+)", line (\d+) in (\S+)')
 _BAD_LEVELS = {"WARNING", "ERROR", "CRITICAL"}
-_LONGEST = 500  # letters of last words
+LONGEST = 500  # characters of output that a message contains
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,27 +34,27 @@ class End:
 
     pod: str
     container: str
-    times: int  # how often it ended so far, this time included
+    times: int  # number of ends, with this one
     code: int
-    kind: str  # the kubelet's reason
+    kind: str  # reason given by the kubelet
     message: str  # the termination log, or the end of the output
     started: datetime | None
     finished: datetime | None
-    past: bool  # it has been ready since
+    past: bool  # whether the container has been ready again since
 
     @property
     def signal(self) -> str:
-        """Name of the signal that ended it; empty for an exit."""
+        """Name of the signal that ended the container. Empty when it exited."""
         return signal.Signals(self.code - 128).name if self.code - 128 in list(signal.Signals) else ""
 
     @property
     def native(self) -> bool:
-        """Whether the machine code crashed."""
+        """Whether native code crashed."""
         return self.signal in _NATIVE
 
     @property
-    def told(self) -> tuple[str, str] | None:
-        """Reason and message, when the container left its own last word."""
+    def stated(self) -> tuple[str, str] | None:
+        """Reason and message that the container wrote before it ended. None when it wrote none."""
         for value in _objects(self.message):
             if isinstance(value.get("reason"), str) and isinstance(value.get("message"), str):
                 return value["reason"], value["message"]
@@ -62,20 +62,20 @@ class End:
 
     @property
     def noted(self) -> Mapping[str, Any]:
-        """What the server noted of itself while it ran; empty when it did not."""
+        """The note that the server keeps while it runs: phase, cpu, model_bytes. Empty without a note."""
         return next((value for value in _objects(self.message) if "phase" in value), {})
 
     @property
     def during(self) -> str:
-        """What the container was about, in words; empty when it did not tell."""
+        """The phase in which the container ended, in words. Empty when it is unknown."""
         phase = "download" if self.container == names.FETCH_CONTAINER else self.noted.get("phase")
         return _DURING.get(str(phase), "")
 
     @property
     def reason(self) -> str:
-        """One word for it."""
-        if self.told:
-            return self.told[0]
+        """The reason, in one word."""
+        if self.stated:
+            return self.stated[0]
         if self.native:
             return "CrashedNatively"
         if self.kind == "OOMKilled":
@@ -84,35 +84,35 @@ class End:
 
     @property
     def early(self) -> bool:
-        """Whether it ended before it had served for long, as far as is known."""
+        """Whether the container ended within EARLY of its start, or before it served."""
         if self.noted.get("phase") in ("download", "load", "warm-up"):
             return True
         return not (self.started and self.finished) or self.finished - self.started < EARLY
 
     @property
     def again_and_again(self) -> bool:
-        """Whether it is one of many, without a reason of the container's own."""
-        return self.times >= AGAIN and self.early and not self.told
+        """Whether the container crashes again and again, without a reason that it wrote itself."""
+        return self.times >= AGAIN and self.early and not self.stated
 
     def calm_in(self, now: datetime) -> timedelta:
-        """How long until a container that runs again counts as one that does not crash any more."""
+        """The time until a container that runs again no longer counts as crashing."""
         over = self.finished + EARLY if self.again_and_again and self.finished else now
         return max(timedelta(0), over - now)
 
     @property
     def text(self) -> str:
-        """What happened, in a sentence."""
+        """The message about this end."""
         what = " ".join(filter(None, (f"container {self.container}", self._verb, self.during)))
         parts = [what, f"restart {self.times}"]
         if self.started and self.finished:
             parts.append(f"up {_rounded(self.finished - self.started)}")
         text = ", ".join(parts)
-        if self.told:
-            return f"{text}: {self.told[1]}"
+        if self.stated:
+            return f"{text}: {self.stated[1]}"
         if self.native:
             cpu = f" on {found}" if (found := self.noted.get("cpu")) else ""
             return f"{text}{cpu}{self._place}. This is a bug: kubectl logs --previous {self.pod} -c {self.container}"
-        return f"{text}; {words}" if (words := _last_words(self.message)) else text
+        return f"{text}. {words}" if (words := _last_words(self.message)) else text
 
     @property
     def _verb(self) -> str:
@@ -124,26 +124,26 @@ class End:
 
     @property
     def _place(self) -> str:
-        """Where in the Python code, as faulthandler tells it."""
+        """The place in the Python code from the text of faulthandler, else the last output."""
         if found := _FRAME.search(self.message):
             return f", in {found[3]} ({found[1].rpartition('/')[2]}:{found[2]})"
         words = _last_words(self.message)
-        return f"; {words}" if words else ""
+        return f". {words}" if words else ""
 
 
-def restarts(pods: Iterable[Manifest]) -> int:
-    """How often Kubernetes has restarted the server's container in these pods."""
+def restarts(pods: Iterable[Pod]) -> int:
+    """Number of restarts of the server's container in these pods."""
     return sum(int(_server(pod).get("restartCount", 0)) for pod in pods)
 
 
-def last_end(pod: Manifest) -> End | None:
-    """How the server's container of a pod ended last; None when it never did, or when the whole pod ended."""
+def last_end(pod: Pod) -> End | None:
+    """The last end of the server's container. None when it never ended, or when the whole pod ended."""
     whole = pod.get("status", {}).get("phase") in ("Failed", "Succeeded")
     return None if whole else end_of(pod, _server(pod))
 
 
-def end_of(pod: Manifest, container: Manifest) -> End | None:
-    """How a container ended last, from its status; None when it never did."""
+def end_of(pod: Pod, container: ContainerStatus) -> End | None:
+    """The last end of a container. None when it never ended."""
     state = container.get("state", {})
     ended = state.get("terminated") or container.get("lastState", {}).get("terminated")
     if not ended:
@@ -161,20 +161,20 @@ def end_of(pod: Manifest, container: Manifest) -> End | None:
     )
 
 
-def _ready_since(pod: Manifest, started: datetime | None) -> bool:
-    """Whether a pod that is not ready has been so since its container was started: then it lost that later."""
+def _ready_since(pod: Pod, started: datetime | None) -> bool:
+    """Whether the pod was ready after its container started. Then it lost its readiness later."""
     conditions = pod.get("status", {}).get("conditions", [])
     lost = next((_time(item.get("lastTransitionTime")) for item in conditions if item["type"] == "Ready"), None)
     return bool(started and lost and lost > started)
 
 
-def _server(pod: Manifest) -> Manifest:
-    containers: list[Manifest] = pod.get("status", {}).get("containerStatuses", [])
-    return next((item for item in containers if item["name"] == names.SERVER_CONTAINER), {})
+def _server(pod: Pod) -> ContainerStatus:
+    containers = pod.get("status", {}).get("containerStatuses", [])
+    return next((item for item in containers if item["name"] == names.SERVER_CONTAINER), ContainerStatus())
 
 
 def _time(text: str | None) -> datetime | None:
-    """Kubernetes writes year 1 where it does not know."""
+    """The time. None when it is missing. Kubernetes writes year 1 for an unknown time."""
     found = datetime.fromisoformat(text) if text else None
     return found if found and found.year > 1 else None
 
@@ -192,22 +192,22 @@ def _objects(text: str) -> Iterator[dict[str, Any]]:
 
 
 def _last_words(message: str) -> str:
-    """Of lines as our server logs them, the last warning; else the end of what is there."""
+    """The last warning, if the message has log lines of the server, else the end of the message."""
     warning, plain, logs = "", list[str](), False
     for line in message.splitlines():
         value = _object(line) or {}
         if "msg" in value:
             if not logs:
-                plain.clear()  # the kubelet cuts off the beginning, often within a line
+                plain.clear()  # the first line is often incomplete: the kubelet keeps only the end
             logs = True
             if value.get("level") in _BAD_LEVELS:
                 warning = str(value["msg"])
         elif "phase" not in value:
             plain.append(line)
-    words = " ".join(" ".join(plain).split())[-_LONGEST:]
+    words = " ".join(" ".join(plain).split())[-LONGEST:]
     if words:
-        return f"its last words: {words}"
-    return f"last warning in its log: {' '.join(warning.split())[:_LONGEST]}" if warning else ""
+        return f"Its last output: {words}"
+    return f"Last warning in its log: {' '.join(warning.split())[:LONGEST]}" if warning else ""
 
 
 def _rounded(time: timedelta) -> str:

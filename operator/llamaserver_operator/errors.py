@@ -1,40 +1,40 @@
-"""Every error the operator raises on purpose.
+"""The errors of the operator.
 
 InvalidSpec         an object that cannot be served; the message begins with the field's path
-ConfigError         a command line or environment that the operator cannot run with
-ClusterError        the API server did not do what it was asked
-├── Forbidden       403: a missing permission, a quota, a namespace that is ending
-│   └── WebhookFailed   500: an admission webhook that has to be asked does not answer
-├── NotFound        404 where an object was expected: its namespace, or its kind, is not there
-├── Conflict        409: another writer was faster, or the object is another one by now
+ConfigError         a wrong option or variable, or a port that is in use
+ClusterError        a request to the API server failed
+├── Forbidden       403: a missing permission, a full quota, a namespace that is being deleted
+│   └── WebhookFailed   500: a required admission webhook does not answer
+├── NotFound        404: the object, its namespace or its kind does not exist
+├── Conflict        409: another writer was faster, or the object was replaced
 ├── Invalid         400, 422: the API server refuses the content
-├── Unreachable     no answer, or one that may be another the next time (429, 5xx)
-└── NotLeading      not sent: this instance does not hold the Lease (any more)
+├── Unreachable     no answer, or an answer that may change on a retry (429, 5xx)
+└── NotLeading      not sent, because this instance does not hold the Lease
 """
 
 
 class InvalidSpec(Exception):
-    """The object cannot be served as it is; the message names the field."""
+    """The spec is wrong. The message begins with the path of the field."""
 
 
 class ConfigError(Exception):
-    """The command line or the environment cannot be used."""
+    """The operator cannot run with these options and variables."""
 
 
 class ClusterError(Exception):
-    """A request to the API server failed; the text is the server's own message."""
+    """A request to the API server failed. The text is the message of the API server."""
 
 
 class Forbidden(ClusterError):
-    """The operator may not do that."""
+    """The operator is not allowed to do that."""
 
 
 class WebhookFailed(Forbidden):
-    """Somebody's admission webhook is broken; the API server is not."""
+    """An admission webhook does not answer. The API server itself works."""
 
 
 class NotFound(ClusterError):
-    """What the request is about does not exist."""
+    """The object, its namespace or its kind does not exist."""
 
 
 class Conflict(ClusterError):
@@ -46,8 +46,8 @@ class Invalid(ClusterError):
 
 
 class Unreachable(ClusterError):
-    """No usable answer; trying again later makes sense."""
+    """No usable answer. A retry may succeed."""
 
 
 class NotLeading(ClusterError):
-    """The request was held back, since another instance may be active."""
+    """The request was not sent, because another instance may be active."""

@@ -1,4 +1,4 @@
-"""The files a pod needs (model, adapters, projector): where each lands, and how it gets there. Pure."""
+"""The files that a pod needs (model, adapters, projector): the source and the path of each. Pure."""
 
 import hashlib
 import json
@@ -15,14 +15,14 @@ from .spec import Source, Spec
 class ModelFile:
     """One file: its path in the server container, and its source."""
 
-    field: str  # that names it
+    field: str  # path of the field that names the file
     source: Source
     sha256: str
-    index: int  # among all files of the pod; volumes are numbered by it
+    index: int  # number of the file in the pod, also of its volume
 
     @property
     def key(self) -> str:
-        """Folder of a download in the models volume: one for each source, so that files of one name never collide."""
+        """Folder of a download in the models volume. Empty for other files. Each source has its own folder."""
         if self.source.hugging_face:
             part = self.source.hugging_face
             kind, text = "hf", f"{part.repo}\n{part.revision}\n{part.file}"
@@ -30,13 +30,13 @@ class ModelFile:
             kind, text = "http", self.source.http.url
         else:
             return ""
-        # Another digest is another file: the old one may still be served.
+        # Another digest gets another folder, because a server may still use the old file.
         digest = hashlib.sha256("\n".join((text, self.sha256)).encode()).hexdigest()
         return f"{kind}-{digest[:12]}"
 
     @property
     def name(self) -> str:
-        """Its file name."""
+        """The name of the file."""
         source = self.source
         if source.hugging_face:
             return PurePosixPath(source.hugging_face.file).name
@@ -47,7 +47,7 @@ class ModelFile:
 
     @property
     def path(self) -> str:
-        """Its path in the server container."""
+        """Path of the file in the server container."""
         if self.key:
             return f"{names.MODELS_DIR}/{self.key}/{self.name}"
         inside = self.source.persistent_volume_claim or self.source.image
@@ -84,7 +84,7 @@ class ModelFiles:
 
     @property
     def downloads(self) -> list[ModelFile]:
-        """Those that are downloaded, each source once."""
+        """The files to download, each source once."""
         return list({file.key: file for file in self if file.key}.values())
 
 

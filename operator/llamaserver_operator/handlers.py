@@ -1,7 +1,7 @@
-"""What kopf does for the operator: it watches, and tells which objects to look at. The only file that imports kopf.
+"""The watch: kopf reports which objects have changed. This is the only module that imports kopf.
 
-No finalizers, no annotations, no peering, no Events: after the operator is gone nothing of it may hold an object back.
-kopf cancels every task of its event loop when it ends, so it gets a loop, and a thread, of its own.
+kopf sets no finalizers and annotations here, and writes no Events: nothing may hold back an object after the operator
+is uninstalled. kopf cancels every task of its event loop when it ends. Therefore it runs in its own loop and thread.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import kopf
-from kopf._cogs.structs.references import Insights  # a parameter's type, which has no public name
+from kopf._cogs.structs.references import Insights  # type of a parameter of kopf.operator; it has no public name
 
 from . import names
 from .cluster import Cluster, credentials
@@ -23,15 +23,15 @@ from .metrics import Metrics
 from .workqueue import Key, pause
 
 _log = logging.getLogger(__name__)
-_LOOK_AGAIN = 60.0  # seconds until another look at what was not allowed
-_GOODBYE = 0.2
+_LOOK_AGAIN = 60.0  # seconds until the next check of kinds that were forbidden
+_GOODBYE = 0.2  # seconds that the thread has to end
 
 
 def settings() -> kopf.OperatorSettings:
-    """Watch and nothing else; streams end now and then, since some have been seen to freeze silently."""
+    """Settings of kopf for watching only. Streams are renewed, because some have been seen to hang without an error."""
     chosen = kopf.OperatorSettings()
     chosen.posting.enabled = False
-    chosen.scanning.disabled = True  # we look ourselves for kinds that come and go, without listing CRDs
+    chosen.scanning.disabled = True  # runtime.py checks for new kinds, without listing CRDs
     chosen.process.ultimate_exiting_timeout = None  # it would kill the process
     chosen.watching.server_timeout = 240
     chosen.watching.client_timeout = 260
@@ -51,16 +51,16 @@ def _is_child(resource: Any) -> bool:
 
 
 class News:
-    """Which events of objects are worth a look.
+    """Selects the events of objects that need a reconcile.
 
-    A status is not: it is ours, and during a download each one written would call for the next, as fast as it goes.
+    A change of the status does not: the operator writes it. During a download each write would cause the next one.
     """
 
     def __init__(self) -> None:
         self._seen: dict[Key, list[Any]] = {}
 
     def is_news(self, key: Key, event: Mapping[str, Any]) -> bool:
-        """Whether the object came, went, or has another spec."""
+        """Whether the object was created or deleted, or its spec has changed."""
         if event["type"] == "DELETED":
             self._seen.pop(key, None)
             return True
@@ -71,13 +71,13 @@ class News:
 
 
 def registry(kinds: Iterable[Kind], notify: Callable[[Key], None]) -> kopf.OperatorRegistry:
-    """One handler for the objects, one for what was made for them; a new registry, since the global one keeps all."""
+    """A new registry with a handler for objects and a handler for their children."""
     chosen = kopf.OperatorRegistry()
 
     async def login(**_: Any) -> kopf.ConnectionInfo:
-        found = await credentials()  # read anew each time: tokens of service accounts are renewed
+        found = await credentials()  # read each time, because tokens of service accounts are renewed
         header = await found.get_api_key_with_prefix("BearerToken", "authorization") or ""
-        scheme, token = header.partition(" ")[::2]
+        scheme, _space, token = header.partition(" ")
         return kopf.ConnectionInfo(
             server=found.host,
             ca_path=found.ssl_ca_cert,
@@ -107,7 +107,7 @@ def registry(kinds: Iterable[Kind], notify: Callable[[Key], None]) -> kopf.Opera
 
 
 class Watch:
-    """Watches some kinds until cancelled; begins anew when kopf gives up."""
+    """Watches kinds until it is cancelled. It starts kopf again when kopf ends."""
 
     def __init__(
         self, cluster: Cluster, config: Config, kinds: Iterable[Kind], notify: Callable[[Key], None], metrics: Metrics
@@ -119,7 +119,7 @@ class Watch:
         self._metrics = metrics
 
     async def run(self) -> None:
-        """Watch until cancelled. Each start lists everything, so nothing is missed between two."""
+        """Watch until cancelled. Each start of kopf lists all objects, so no change between two starts is missed."""
         failures = 0
         while True:
             started = asyncio.get_running_loop().time()
@@ -128,15 +128,15 @@ class Watch:
                 async with asyncio.timeout(None if len(allowed) == len(self._kinds) else _LOOK_AGAIN):
                     await self._once(allowed)
             except TimeoutError:
-                continue  # perhaps more is allowed by now
+                continue  # check again which kinds may be read
             except Exception as error:
                 self._metrics.errors.labels("watch").inc()
-                _log.warning("the watch failed; watching anew: %s", error)
+                _log.warning("the watch failed and starts again: %s", error)
             failures = 1 if asyncio.get_running_loop().time() - started > _LOOK_AGAIN else failures + 1
             await asyncio.sleep(pause(failures))
 
     async def _allowed(self) -> list[Kind]:
-        """The kinds that may be read. One that may not would end the watch of all others time and again."""
+        """The kinds that the operator may read. A forbidden kind would end the watch of all kinds again and again."""
         allowed = []
         for kind in self._kinds:
             try:
@@ -154,17 +154,17 @@ class Watch:
             await asyncio.shield(thread.ended)
         finally:
             thread.stop()
-            await asyncio.wait({thread.ended}, timeout=_GOODBYE)  # it has no say any more, so this is mere courtesy
+            await asyncio.wait({thread.ended}, timeout=_GOODBYE)  # its events are already ignored
 
 
 class _Thread:
-    """One life of kopf. `ended` is done when it is over."""
+    """One run of kopf. `ended` is done when the run is over."""
 
     def __init__(self, namespaces: tuple[str, ...], kinds: Iterable[Kind], notify: Callable[[Key], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[None] = self._loop.create_future()
         self._inner: asyncio.AbstractEventLoop | None = None
-        self._stop = asyncio.Event()  # of the inner loop
+        self._stop = asyncio.Event()  # belongs to the loop of the thread
         self._muted = False
         self._receive = notify
         self._kinds = frozenset(kinds)
@@ -173,10 +173,10 @@ class _Thread:
         threading.Thread(target=self._main, name="watch", daemon=True).start()
 
     def stop(self) -> None:
-        """From the outer loop: end soon, and say nothing from now on."""
+        """End soon, and ignore further events. Call it from the outer loop."""
         self._muted = True
         if self._inner is not None:
-            with contextlib.suppress(RuntimeError):  # it is closed
+            with contextlib.suppress(RuntimeError):  # the loop is closed
                 self._inner.call_soon_threadsafe(self._stop.set)
 
     # ---- in the thread
@@ -199,7 +199,7 @@ class _Thread:
             kopf.operator(
                 registry=self._registry,
                 settings=settings(),
-                identity=names.MANAGER,  # type: ignore[arg-type]  # kopf would ask for the user's name: a container has none
+                identity=names.MANAGER,  # type: ignore[arg-type]  # kopf would look up the user's name: a container has none
                 standalone=True,
                 clusterwide=not self._namespaces,
                 namespaces=self._namespaces,
@@ -210,7 +210,7 @@ class _Thread:
         scanned = asyncio.ensure_future(insights.ready_resources.wait())
         await asyncio.wait({watching, scanned}, return_when=asyncio.FIRST_COMPLETED)
         missed = {kind.plural for kind in self._kinds} - {found.plural for found in insights.watched_resources}
-        if scanned.done() and missed:  # kopf looks for itself, once, and leaves out what is not there at that moment
+        if scanned.done() and missed:  # kopf looks for its kinds once and skips those that do not exist
             self._stop.set()
         await watching
         if scanned.done() and missed and not self._muted:
@@ -232,4 +232,4 @@ class _Thread:
         if error is None:
             self.ended.set_result(None)
         else:
-            self.ended.set_exception(RuntimeError(repr(error)))  # whatever it is, it is no error of the outer loop
+            self.ended.set_exception(RuntimeError(repr(error)))  # CancelledError, too, must not reach the outer loop

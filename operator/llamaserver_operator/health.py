@@ -11,7 +11,7 @@ from .metrics import Metrics
 
 
 class Health:
-    """`problem` says what is wrong ("": nothing); `ready` whether this instance, active or not, is of use."""
+    """`problem` returns what is wrong ("" means nothing). `ready` returns whether this instance can become active."""
 
     def __init__(self, config: Config, metrics: Metrics, problem: Callable[[], str], ready: Callable[[], bool]) -> None:
         self._config = config
@@ -25,7 +25,7 @@ class Health:
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
 
     async def start(self) -> int:
-        """Listen; returns the port."""
+        """Listen. Returns the port. ConfigError when it is in use."""
         await self._runner.setup()
         host, port = self._config.health_host or None, self._config.health_port
         try:
@@ -44,7 +44,9 @@ class Health:
 
     async def _readyz(self, _: web.Request) -> web.Response:
         ready = self._ready()
-        return web.Response(text="ok" if ready else "no contact with the API server yet", status=200 if ready else 503)
+        return web.Response(
+            text="ok" if ready else "the API server has not been reached yet", status=200 if ready else 503
+        )
 
     async def _exposition(self, _: web.Request) -> web.Response:
         return web.Response(body=self._metrics.exposition(), headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -1,4 +1,4 @@
-"""The kinds of objects that the operator reads or writes, and their places in the API."""
+"""The kinds of objects that the operator reads or writes, and their URL paths."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,28 +10,27 @@ from . import names
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind: what a manifest calls it and what a URL calls it."""
+    """One kind: its names in a manifest and in a URL."""
 
     group: str
     version: str
     kind: str
     plural: str
-    namespaced: bool = True
 
     @property
     def api_version(self) -> str:
-        """As in a manifest."""
+        """The field apiVersion of a manifest."""
         return f"{self.group}/{self.version}" if self.group else self.version
 
     @property
     def group_path(self) -> str:
-        """Where the group answers discovery."""
+        """The URL path of the group. A GET of it returns its kinds."""
         return f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
 
     def path(self, namespace: str = "", name: str = "", subresource: str = "") -> str:
-        """The URL path of one object, or of all objects (of a namespace)."""
+        """The URL path of an object, or of all objects of a namespace or of the cluster."""
         parts = [self.group_path]
-        if self.namespaced and namespace:
+        if namespace:
             parts += ["namespaces", quote(namespace, safe="")]
         parts += [self.plural, *(quote(part, safe="") for part in (name, subresource) if part)]
         return "/".join(parts)
@@ -46,18 +45,17 @@ CLAIM = Kind("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 SERVICE_ACCOUNT = Kind("", "v1", "ServiceAccount", "serviceaccounts")
 CONFIG_MAP = Kind("", "v1", "ConfigMap", "configmaps")
 EVENT = Kind("", "v1", "Event", "events")
-NAMESPACE = Kind("", "v1", "Namespace", "namespaces", namespaced=False)
-NODE = Kind("", "v1", "Node", "nodes", namespaced=False)
+NODE = Kind("", "v1", "Node", "nodes")
 DISRUPTION_BUDGET = Kind("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets")
 NETWORK_POLICY = Kind("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies")
 SERVICE_MONITOR = Kind("monitoring.coreos.com", "v1", "ServiceMonitor", "servicemonitors")
 LEASE = Kind("coordination.k8s.io", "v1", "Lease", "leases")
 
 KINDS = (
-    LLAMA_SERVER, DEPLOYMENT, REPLICA_SET, POD, SERVICE, CLAIM, SERVICE_ACCOUNT, CONFIG_MAP, EVENT, NAMESPACE, NODE,
+    LLAMA_SERVER, DEPLOYMENT, REPLICA_SET, POD, SERVICE, CLAIM, SERVICE_ACCOUNT, CONFIG_MAP, EVENT, NODE,
     DISRUPTION_BUDGET, NETWORK_POLICY, SERVICE_MONITOR, LEASE,
 )  # fmt: skip
-# What the operator makes (or, pods, has made) for an object, each with the object's label: events of these count.
+# Kinds whose changes cause a reconcile of the object that their label names.
 CHILDREN = (
     DEPLOYMENT, POD, SERVICE, CLAIM, SERVICE_ACCOUNT, CONFIG_MAP, DISRUPTION_BUDGET, NETWORK_POLICY, SERVICE_MONITOR,
 )  # fmt: skip
@@ -66,5 +64,5 @@ _BY_MANIFEST = {(kind.api_version, kind.kind): kind for kind in KINDS}
 
 
 def kind_of(body: Mapping[str, Any]) -> Kind:
-    """The kind of a manifest; KeyError for one that the operator does not know."""
+    """The kind of a manifest. KeyError when the operator does not know it."""
     return _BY_MANIFEST[body["apiVersion"], body["kind"]]

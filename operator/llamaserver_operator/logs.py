@@ -1,4 +1,4 @@
-"""Logging: one line an event, as JSON or text, to stdout; every line of a reconcile names its object."""
+"""Logging to stdout, one line per event, as JSON or text. Every line of a reconcile names its object."""
 
 import json
 import logging
@@ -10,6 +10,13 @@ from .config import Config
 
 current: ContextVar[tuple[str, str] | None] = ContextVar("current", default=None)  # the object being reconciled
 
+# Loggers of kopf that repeat what the operator logs itself when a watch ends. The names are private to kopf.
+SILENCED = (
+    "kopf._core.reactor.running",  # it warns that it gets no signals, but handlers.py stops it by a flag
+    "kopf._core.reactor.orchestration",  # tracebacks of its tasks when a kind goes away
+    "kopf._cogs.clients",  # each attempt of each stream to connect again
+)
+
 
 def _object() -> dict[str, str]:
     key = current.get()
@@ -17,7 +24,7 @@ def _object() -> dict[str, str]:
 
 
 class JsonFormatter(logging.Formatter):
-    """A JSON object a line; `fields` of a record become its members."""
+    """One JSON object per line. The `fields` of a record are added to it."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Render one record."""
@@ -60,10 +67,6 @@ def configure(config: Config) -> None:
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
     if config.log_level != "debug":
-        logging.getLogger("kopf").setLevel(logging.WARNING)  # it tells of every event that it hands over
-        # its complaint that it gets no signals (it has a thread of its own, and is stopped by its flag), and tracebacks
-        # of its tasks when a kind goes: what ends it is told once, by us
-        logging.getLogger("kopf._core.reactor.running").setLevel(logging.CRITICAL)
-        logging.getLogger("kopf._core.reactor.orchestration").setLevel(logging.CRITICAL)
-        # a dozen streams tell of each attempt to come back; the end of the watch is told once, by us
-        logging.getLogger("kopf._cogs.clients").setLevel(logging.CRITICAL)
+        logging.getLogger("kopf").setLevel(logging.WARNING)  # it logs every event at level INFO
+        for name in SILENCED:
+            logging.getLogger(name).setLevel(logging.CRITICAL)

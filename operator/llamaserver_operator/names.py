@@ -1,4 +1,4 @@
-"""Names of children, labels, annotations, ports and paths. They are spelled here and nowhere else."""
+"""Names of children, labels, annotations, ports and paths. Only this module spells them."""
 
 import hashlib
 import json
@@ -40,7 +40,7 @@ def management_service(name: str) -> str:
 
 
 def config_map(name: str, texts: Mapping[str, str]) -> str:
-    """The ConfigMap of texts given inline. Other texts are another one: pods of before go on with theirs."""
+    """The ConfigMap of inline texts. Other texts get another name, so that old pods keep theirs."""
     digest = hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()
     return f"{name}-config-{digest[:8]}"
 
@@ -56,7 +56,7 @@ def kv_claim(name: str) -> str:
 
 
 def selector(name: str) -> dict[str, str]:
-    """What selects the pods; it never changes in an object's life."""
+    """The labels that select the pods. They never change while the object exists."""
     return {APP: "llamaserver", NAME_LABEL: name}
 
 
@@ -66,12 +66,12 @@ def labels(name: str) -> dict[str, str]:
 
 
 def selector_text(labels: Mapping[str, str]) -> str:
-    """A label selector as the API takes it."""
+    """A label selector as a query parameter of the API."""
     return ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
 
 
 def key_of(child: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Namespace and name of the LlamaServer that a child belongs to, by its label."""
+    """Namespace and name of the LlamaServer that the label of a child names. None without the label."""
     metadata = child.get("metadata", {})
     name = metadata.get("labels", {}).get(NAME_LABEL)
     return (metadata["namespace"], name) if name else None

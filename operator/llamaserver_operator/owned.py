@@ -1,11 +1,11 @@
-"""Options of the server that are not the user's to give: which field, if any, sets each.
+"""Options of the server that users may not set, and the field that sets each.
 
-A contract test holds the list against the server's own table of options, and the rules of the CRD against the list.
+A contract test compares the list with the options of the server, and the rules of the CRD with the list.
 """
 
 _OPERATOR = "set by the operator"
 
-# Every long spelling.
+# Field: all long spellings of its options.
 _FIELDS = {
     "model.source": "--model",
     "model.source.http": "--model-url",
@@ -57,7 +57,7 @@ _FIELDS = {
         "--stay-on-load-error --log-disable --termination-log"
     ),
 }
-# Variables that are not called as the option is. HF_TOKEN is free: downloads take it from podTemplate.env, too.
+# Variables with another name than the option. HF_TOKEN is allowed, because downloads also read it from podTemplate.env.
 _OTHERWISE = {
     "--parallel": "LLAMA_ARG_N_PARALLEL",
     "--batch-size": "LLAMA_ARG_BATCH",

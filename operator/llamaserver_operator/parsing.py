@@ -1,7 +1,7 @@
-"""From the spec of an object to values, checked.
+"""Converts the spec of an object to values and checks it.
 
-The API server has admitted it. It is checked again, so that an object which an older CRD let in gives an
-error that names the field instead of a broken pod.
+The API server has checked it with the CRD. An older CRD may have accepted an object that is wrong today. Then this
+check gives an error that names the field, instead of a broken pod.
 """
 
 import re
@@ -15,14 +15,14 @@ from .errors import InvalidSpec
 from .quantity import bytes_of
 from .spec import Spec
 
-# Short options are all refused: argparse takes -c512 for -c 512.
+# Short options are refused, because argparse reads -c512 as -c 512.
 _SHORT = re.compile(r"-[A-Za-z]")
 
 
 def parse(spec: Mapping[str, Any]) -> Spec:
-    """The spec of an object; InvalidSpec names the field."""
+    """The spec of an object as a value. InvalidSpec names the wrong field."""
     for field in _with_nul(spec, "spec"):
-        raise InvalidSpec(f"{field}: has a NUL character, which no argument, variable or file name can hold")
+        raise InvalidSpec(f"{field}: contains a NUL character, which arguments, variables and file names cannot hold")
     try:
         parsed = msgspec.convert(spec, Spec)
     except msgspec.ValidationError as error:
@@ -33,7 +33,7 @@ def parse(spec: Mapping[str, Any]) -> Spec:
 
 
 def _with_nul(value: Any, field: str) -> Iterator[str]:
-    """Fields whose texts, or whose keys, have a NUL character."""
+    """Paths of fields whose text or key contains a NUL character."""
     if isinstance(value, str) and "\0" in value:
         yield field
     elif isinstance(value, Mapping):
@@ -50,9 +50,9 @@ def _check(spec: Spec) -> None:
     for volume in spec.pod_template.volumes:
         _check_volume(volume, f"spec.podTemplate.volumes[{volume.get('name')}]")
     for adapter in spec.lora_adapters:
-        if "," in adapter.source.place:  # it separates adapters on the server's command line
+        if "," in adapter.source.place:  # the comma separates adapters on the command line of the server
             raise InvalidSpec(
-                f"spec.loraAdapters[{adapter.name}].source: a file of an adapter has no comma in its path"
+                f"spec.loraAdapters[{adapter.name}].source: the path of an adapter must not contain a comma"
             )
     for field, text in _sizes(spec):
         try:
@@ -76,11 +76,11 @@ def _check_volume(volume: Mapping[str, Any], field: str) -> None:
     if "hostPath" in volume:
         raise InvalidSpec(f"{field}.hostPath: hostPath is not allowed")
     if any("serviceAccountToken" in source for source in volume.get("projected", {}).get("sources", ())):
-        raise InvalidSpec(f"{field}.projected: pods get no token of a ServiceAccount")
+        raise InvalidSpec(f"{field}.projected: ServiceAccount tokens are not allowed")
 
 
 def _sizes(spec: Spec) -> Iterator[tuple[str, str]]:
-    """The quantities that the operator computes with."""
+    """Field and text of the quantities that the operator converts to numbers."""
     if spec.model.cache and (template := spec.model.cache.claim_template):
         yield "model.cache.claimTemplate.size", template.size
     if cache := spec.kv_cache:

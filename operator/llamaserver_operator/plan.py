@@ -1,45 +1,46 @@
-"""Decide: (spec, observed) to what to apply and what to delete, and why. Pure; reconcile.py does it."""
+"""Decides what to apply and what to delete, from the spec and what was observed. Pure. reconcile.py carries it out."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from . import kinds, names
 from .config import Config
+from .manifests import Manifest, PodSpec
 from .observed import Observed, owner_uid
 from .pods import lacks_accelerator
+from .problems import Problem
 from .quantity import bytes_of
+from .reports import Report
 from .resources import policies, services
 from .resources.claims import claims
 from .resources.deployment import deployment
 from .resources.template import current_template, recorded
-from .rollout import Problem, claim_conflicts, shared_claim_problem, surges
+from .rollout import claim_conflicts, shared_claim_problem, surges
 from .spec import Spec
 
-Manifest = dict[str, Any]
-_UNTOLD = 1_000_000  # requests
+_UNKNOWN = 1_000_000  # cost of a pod that does not answer: more than any number of requests
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to do, in this order: deletion costs, apply, delete."""
+    """What to do, in this order: write deletion costs, apply, delete."""
 
     apply: tuple[Manifest, ...] = ()
     delete: tuple[Manifest, ...] = ()
-    costs: Mapping[str, int] | None = None  # pod: its deletion cost, written before the Deployment shrinks
+    costs: Mapping[str, int] | None = None  # deletion cost by pod, set before a scale-down
     problems: tuple[Problem, ...] = ()
-    replacing: bool = False  # the rollout went over to replacing, for want of a free accelerator
-    waits: bool = False  # children of an earlier object of this name are still being collected
+    replacing: bool = False  # no accelerator is free: stop old pods first
+    waits: bool = False  # children of an earlier object still exist
 
 
 def make_plan(spec: Spec, observed: Observed, config: Config) -> Plan:
-    """The plan; with a blocking problem, nothing is touched."""
+    """The plan. With a blocking problem it changes nothing."""
     claims_in_the_way = (*shared_claim_problem(spec, observed), *claim_conflicts(spec, observed))
     problems = [*_texts_missing(spec, observed), *claims_in_the_way, *_strangers(observed)]
     if problems:
         return Plan(problems=tuple(problems))
     if leftovers := _leftovers(observed):
-        text = f"what belongs to another object of this name, probably an earlier one, has to go first: {leftovers}"
+        text = f"waiting for the deletion of what an earlier LlamaServer of this name owns: {leftovers}"
         return Plan(waits=True, problems=(Problem("WaitingForDeletion", text),))
     surge = surges(spec, observed)
     texts = _texts(spec, observed)
@@ -59,9 +60,9 @@ def make_plan(spec: Spec, observed: Observed, config: Config) -> Plan:
 
 
 def _at_least_as_large(claim: Manifest, observed: Observed) -> Manifest:
-    """Claims cannot shrink: one that was enlarged by hand, or by an earlier object, stays so."""
+    """Keep the size of a claim that is larger than the spec asks for, because claims cannot shrink."""
     wanted, name = claim["spec"]["resources"]["requests"], claim["metadata"]["name"]
-    for live in observed.children.get(kinds.CLAIM, ()):
+    for live in observed.own_claims:
         have = live["spec"]["resources"]["requests"]["storage"]
         if live["metadata"]["name"] == name and bytes_of(have) > bytes_of(wanted["storage"]):
             return {**claim, "spec": {**claim["spec"], "resources": {"requests": {"storage": have}}}}
@@ -84,7 +85,7 @@ def _children(spec: Spec, observed: Observed, config: Config) -> Iterable[Manife
 
 
 def _texts(spec: Spec, observed: Observed) -> dict[str, str]:
-    """The texts by name, from the spec and from the ConfigMaps that it names."""
+    """The texts by file name, from the spec and from the ConfigMaps that it names."""
     found = {}
     for key, text in spec.texts.items():
         if reference := text.config_map_key_ref:
@@ -111,24 +112,24 @@ def _texts_missing(spec: Spec, observed: Observed) -> Iterable[Problem]:
 def _strangers(observed: Observed) -> Iterable[Problem]:
     for item in observed.strangers:
         what = f"{item['kind']} {item['metadata']['name']!r} exists and does not belong to this object"
-        yield Problem("NameConflict", f"{what}; rename or remove one of them")
+        yield Problem("NameConflict", f"{what}. Rename or remove one of them")
 
 
 def _monitor_missing(spec: Spec, observed: Observed) -> Iterable[Problem]:
     if spec.observability.service_monitor == "Always" and not observed.has_service_monitors:
-        text = "spec.observability.serviceMonitor: Always, but the ServiceMonitor CRD is not installed"
+        text = "spec.observability.serviceMonitor is Always, but the ServiceMonitor CRD is not installed"
         yield Problem("ServiceMonitorUnavailable", text, blocking=False)
 
 
 def _leftovers(observed: Observed) -> str:
-    """The children of an earlier object of this name that still exist."""
+    """Kinds and names of children of an earlier object of this name."""
     left = [child for child in observed.all_children() if owner_uid(child) not in ("", observed.uid)]
     return ", ".join(f"{child['kind']} {child['metadata']['name']}" for child in left)
 
 
 def _unwanted(observed: Observed, wanted: list[Manifest]) -> Iterable[Manifest]:
     keep = {(item["kind"], item["metadata"]["name"]) for item in wanted}
-    # What pods mount goes after them: those of the old template serve on, and may have to start again elsewhere.
+    # Keep what pods mount. Old pods continue to serve during a rollout and may have to restart on another node.
     keep |= set(_mounted(observed))
     for kind, items in observed.children.items():
         for child in items if kind != kinds.POD else ():
@@ -137,11 +138,11 @@ def _unwanted(observed: Observed, wanted: list[Manifest]) -> Iterable[Manifest]:
 
 
 def _mounted(observed: Observed) -> Iterable[tuple[str, str]]:
-    """Kind and name of what the Deployment, as it is, and the pods mount."""
-    templates = [observed.deployment["spec"]["template"]] if observed.deployment else []
-    pods = [pod for pod in observed.pods if pod.get("status", {}).get("phase") not in ("Succeeded", "Failed")]
-    for item in (*templates, *pods):
-        for volume in item["spec"].get("volumes", []):
+    """Kinds and names of what the present Deployment and the pods mount."""
+    specs: list[PodSpec] = [observed.deployment["spec"]["template"]["spec"]] if observed.deployment else []
+    specs += [pod["spec"] for pod in observed.pods if pod.get("status", {}).get("phase") not in ("Succeeded", "Failed")]
+    for spec in specs:
+        for volume in spec.get("volumes", []):
             if claim := volume.get("persistentVolumeClaim"):
                 yield kinds.CLAIM.kind, claim["claimName"]
             for source in (volume, *volume.get("projected", {}).get("sources", [])):
@@ -150,7 +151,7 @@ def _mounted(observed: Observed) -> Iterable[tuple[str, str]]:
 
 
 def _costs(spec: Spec, observed: Observed) -> Mapping[str, int] | None:
-    """When the Deployment shrinks: busy pods cost more, so that idle ones go first."""
+    """Deletion costs by pod for a scale-down. Busy pods cost more, so that idle pods are deleted first."""
     before = (observed.deployment or {}).get("spec", {}).get("replicas", 0)
     if not 0 < spec.replicas < before:
         return None
@@ -158,11 +159,12 @@ def _costs(spec: Spec, observed: Observed) -> Mapping[str, int] | None:
     return {pod: _busy(observed.reports.get(pod)) for pod in pods}
 
 
-def _busy(report: Mapping[str, Any] | None) -> int:
-    # Perhaps too busy to tell, and then busier than any that told. One that is not ready goes first whatever it costs.
+def _busy(report: Report | None) -> int:
+    # No answer: assume that the pod is the busiest. A pod that is not ready is deleted first, whatever its cost.
     if report is None:
-        return _UNTOLD
-    return int(report.get("slots", {}).get("processing", 0)) + int(report.get("requests_deferred", 0))
+        return _UNKNOWN
+    slots = report.get("slots") or {}
+    return slots.get("processing", 0) + report.get("requests_deferred", 0)
 
 
 def cost_annotation(cost: int) -> dict[str, str]:

@@ -1,16 +1,15 @@
-"""What keeps pods from serving, in words that a person can act on. Pure."""
+"""Finds what keeps pods from serving: condition, reason and message. Pure."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from . import names
-from .crashes import End, end_of
+from .crashes import LONGEST, End, end_of
+from .manifests import ContainerStatus, Manifest, Pod
 from .observed import Observed, container_statuses
 from .spec import Accelerator, Spec
 
-Manifest = Mapping[str, Any]
 _MISSING = re.compile(r'(secret|configmap)s? "([^"]+)" not found')
 _MISSING_KEY = re.compile(r"couldn't find key (\S+) in (Secret|ConfigMap) (\S+)")
 _PULLING = {"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
@@ -22,15 +21,15 @@ _MODEL = {
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """One pod's trouble and the condition that it belongs to."""
+    """What is wrong with a pod, and the condition that shows it."""
 
     condition: str
     reason: str
     message: str
 
 
-def trouble(pod: Manifest, warnings: Sequence[Manifest] = ()) -> Trouble | None:
-    """The trouble of a pod, the most telling one; None when it is only on its way."""
+def trouble(pod: Pod, warnings: Sequence[Manifest] = ()) -> Trouble | None:
+    """The most specific trouble of a pod. None when nothing is wrong."""
     status = pod.get("status", {})
     if text := unscheduled(pod):
         return Trouble("Scheduled", "Unschedulable", text)
@@ -42,8 +41,8 @@ def trouble(pod: Manifest, warnings: Sequence[Manifest] = ()) -> Trouble | None:
     return _mount(pod, warnings)
 
 
-def _hint(reason: str, pod: Manifest) -> str:
-    """What to do about a download, in words of the object: the container that failed knows none of it."""
+def _hint(reason: str, pod: Pod) -> str:
+    """What to change in the object after a failed download. The container does not know the object."""
     containers = pod["spec"].get("initContainers", [])
     fetch = next((item for item in containers if item["name"] == names.FETCH_CONTAINER), None)
     if fetch is None:
@@ -51,23 +50,23 @@ def _hint(reason: str, pod: Manifest) -> str:
     if reason == "Unauthorized":
         secrets = [item["secretRef"]["name"] for item in fetch.get("envFrom", []) if "secretRef" in item]
         if not secrets:
-            return "; spec.model.credentialsSecretRef can name a Secret with the key HF_TOKEN or BEARER_TOKEN"
+            return ". Name a Secret with the key HF_TOKEN or BEARER_TOKEN in spec.model.credentialsSecretRef"
         where = f'Secret "{secrets[0]}" (spec.model.credentialsSecretRef)'
-        return f"; tokens are the keys HF_TOKEN and BEARER_TOKEN of {where}"
+        return f". Tokens are read from the keys HF_TOKEN and BEARER_TOKEN of {where}"
     if reason == "ModelLoadFailed":
-        return "; each new pod begins with the download"
+        return ". Each new pod starts with the download"
     return ""
 
 
-def unscheduled(pod: Manifest) -> str:
-    """What the scheduler says about a pod that it cannot place."""
+def unscheduled(pod: Pod) -> str:
+    """The scheduler's message about a pod without a node. Empty when it has none."""
     for item in pod.get("status", {}).get("conditions", []):
         if item["type"] == "PodScheduled" and item["status"] == "False" and item.get("reason") == "Unschedulable":
             return str(item.get("message", "no node fits"))
     return ""
 
 
-def _container(pod: Manifest, container: Manifest) -> Trouble | None:
+def _container(pod: Pod, container: ContainerStatus) -> Trouble | None:
     state, name = container.get("state", {}), container["name"]
     condition = "ModelAvailable" if name == names.FETCH_CONTAINER else "Progressing"
     waiting = state.get("waiting", {})
@@ -79,28 +78,27 @@ def _container(pod: Manifest, container: Manifest) -> Trouble | None:
     end = end_of(pod, container)
     if end is None or end.past or not end.code:
         return None
-    # After the second time it is a loop, also while the container has another try.
+    # From the second early end on it is a loop, also while the container runs again.
     if waiting or (end.times > 1 and end.early):
         return trouble_of(pod, end)
-    return (
-        trouble_of(pod, end) if end.told or end.reason == "OOMKilled" else None
-    )  # what matters is whether it ends again
+    # Otherwise it was one crash, and the container runs again.
+    return trouble_of(pod, end) if end.stated or end.reason == "OOMKilled" else None
 
 
-def trouble_of(pod: Manifest, end: End) -> Trouble:
-    """What the end of a container means."""
+def trouble_of(pod: Pod, end: End) -> Trouble:
+    """The trouble that the end of a container means."""
     condition = "ModelAvailable" if end.container == names.FETCH_CONTAINER else "Progressing"
-    if end.told:
-        reason, message = end.told
+    if end.stated:
+        reason, message = end.stated
         return Trouble("ModelAvailable" if reason in _MODEL else condition, reason, message + _hint(reason, pod))
     if end.reason == "OOMKilled":
-        text = f"container {end.container} was killed for want of memory; raise spec.resources.limits.memory"
+        text = f"container {end.container} was OOM-killed. Raise spec.resources.limits.memory"
         return Trouble("Progressing", "OOMKilled", text)
     return Trouble(condition, "CrashedNatively" if end.native else "CrashLoopBackOff", end.text)
 
 
-def _mount(pod: Manifest, warnings: Sequence[Manifest]) -> Trouble | None:
-    """A volume that cannot be mounted, which only Events tell."""
+def _mount(pod: Pod, warnings: Sequence[Manifest]) -> Trouble | None:
+    """A volume that cannot be mounted. Only Events show it."""
     if any("running" in item.get("state", {}) or item.get("ready") for item in container_statuses(pod)):
         return None
     uid = pod["metadata"]["uid"]
@@ -108,7 +106,7 @@ def _mount(pod: Manifest, warnings: Sequence[Manifest]) -> Trouble | None:
     for event in sorted(mine, key=lambda item: str(item.get("lastTimestamp") or item.get("eventTime")), reverse=True):
         if event.get("reason") in ("FailedMount", "FailedAttachVolume"):
             text = str(event.get("message", ""))
-            return Trouble("Progressing", _missing(text) or str(event["reason"]), text[-500:])
+            return Trouble("Progressing", _missing(text) or str(event["reason"]), text[-LONGEST:])
     return None
 
 
@@ -121,9 +119,9 @@ def _missing(text: str) -> str:
 
 
 def lacks_accelerator(spec: Spec, observed: Observed) -> bool:
-    """Whether a new pod waits for an accelerator that no node has free, and an old one holds such a one.
+    """Whether a new pod waits for an accelerator and an old pod holds one.
 
-    An old pod that holds none would make room in vain, and its model would be gone: for a GPU that does not exist.
+    If no old pod holds one, to stop an old pod would not help, and its model would no longer be served.
     """
     gpu = spec.accelerator
     if gpu is None:
@@ -136,7 +134,7 @@ def lacks_accelerator(spec: Spec, observed: Observed) -> bool:
     return any(_holds(pod, gpu) for pod in observed.pods if pod["metadata"]["name"] not in names_)
 
 
-def _holds(pod: Manifest, gpu: Accelerator) -> bool:
+def _holds(pod: Pod, gpu: Accelerator) -> bool:
     limits = [container.get("resources", {}).get("limits", {}) for container in pod["spec"].get("containers", [])]
     held = any(gpu.resource in limit for limit in limits) if gpu.resource else bool(pod["spec"].get("resourceClaims"))
     return held and bool(pod["spec"].get("nodeName"))

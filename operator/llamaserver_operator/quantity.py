@@ -7,11 +7,11 @@ from kubernetes.utils.quantity import parse_quantity
 
 
 def bytes_of(text: str) -> int:
-    """A quantity in whole bytes, rounded up as Kubernetes does; ValueError when it is none."""
+    """A quantity in bytes, rounded up as Kubernetes does. ValueError when the text is not a quantity."""
     value: Decimal = parse_quantity(text)  # type: ignore[no-untyped-call]
     return math.ceil(value)
 
 
 def mebibytes_of(text: str) -> int:
-    """A quantity in whole MiB, rounded down."""
+    """A quantity in MiB, rounded down."""
     return bytes_of(text) // 2**20

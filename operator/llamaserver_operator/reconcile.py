@@ -1,6 +1,6 @@
-"""Reconcile one object: read everything, decide (plan.py), do it, tell it (status.py).
+"""Reconciles one object: read the cluster, decide (plan.py), carry it out, write the status (status.py).
 
-Level-based: no event is looked at.
+It is level-based: the result depends on the state of the cluster, not on an event.
 """
 
 import asyncio
@@ -8,31 +8,33 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from . import kinds, names
 from .cluster import Cluster, PodReader
-from .conditions import View
 from .config import Config
 from .errors import ClusterError, Conflict, Forbidden, Invalid, InvalidSpec, NotFound
 from .kinds import Kind, kind_of
+from .manifests import Claim, Manifest, Pod, ReplicaSet
 from .observed import Observed, container_statuses, ending, is_ready, owner_uid
 from .parsing import parse
 from .plan import Plan, cost_annotation, make_plan
+from .problems import Problem
 from .remedies import mounts_images
-from .rollout import Problem, claims_named, claims_of
+from .reports import Report
+from .rollout import claims_named, claims_of
 from .spec import Spec
 from .status import rejected, status_of, transitions, unseen
+from .view import View
 
-Manifest = dict[str, Any]
 _log = logging.getLogger(__name__)
 _CHILDREN = (
     kinds.DEPLOYMENT, kinds.SERVICE, kinds.CLAIM, kinds.SERVICE_ACCOUNT, kinds.CONFIG_MAP,
     kinds.DISRUPTION_BUDGET, kinds.NETWORK_POLICY,
 )  # fmt: skip
-# Seconds until another look, where no event will call for one.
+# Seconds until the next reconcile, where no event will cause one.
 _COLLECTING = 1.0
 _STARTING = 3.0
 _BLOCKED = 15.0
@@ -40,56 +42,65 @@ _TEXTS = 30.0
 _STORE = 60.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """The result of a reconcile."""
+
+    status: Manifest
+    next_look: float | None = None  # seconds
+    error: ClusterError | None = None  # raised after the status is written, so that the work queue tries again
+
+
 class Reconciler:
-    """Brings the cluster to what an object says. One call at a time for an object; many objects at once."""
+    """Makes the cluster match the spec of objects. Calls for different objects may run at the same time."""
 
     def __init__(self, cluster: Cluster, config: Config, pods: PodReader) -> None:
         self._cluster = cluster
         self._config = config
         self._pods = pods
-        # What was applied last, and what the API server made of it: while both are the same, nothing is written.
+        # What was applied last, and how the API server stored it. While both are unchanged, nothing is written.
         self._applied: dict[tuple[str, str], dict[tuple[str, str], tuple[str, str]]] = {}
 
     async def reconcile(self, namespace: str, name: str) -> float | None:
-        """Returns the seconds until the next look is due; None when events are enough."""
+        """Returns the seconds until the next reconcile. None when events are enough."""
         owner = await self._cluster.get(kinds.LLAMA_SERVER, namespace, name)
-        if owner is None or "deletionTimestamp" in owner["metadata"]:
+        if owner is None or ending(owner):
             self._applied.pop((namespace, name), None)
-            if owner is not None:  # something holds it back; nobody must take it for one that serves
-                await self._tell(owner, unseen(owner, Problem("Deleting", "the object is being deleted"), _now()))
+        if owner is None:
             return None
+        outcome = await self._carry_out(owner)
+        await self._tell(owner, outcome.status)
+        if outcome.error is not None:
+            raise outcome.error
+        return outcome.next_look
+
+    async def _carry_out(self, owner: Manifest) -> "_Outcome":
+        """Read, decide and carry out."""
+        if ending(owner):  # a finalizer holds the object: its conditions must not say that it serves
+            return _Outcome(unseen(owner, Problem("Deleting", "the object is being deleted"), _now()))
+        spec = _parsed(owner)
         try:
-            spec = parse(owner["spec"])
-        except InvalidSpec as error:
-            problem = Problem("InvalidSpec", str(error))
-            await self._tell(owner, rejected(await self._look(owner, None, problem), problem, _now()))
-            return None
-        observed = await self._look(owner, spec)
+            observed = await self._observe(owner, None if isinstance(spec, Problem) else spec)
+        except Forbidden as error:  # no event follows when a permission is granted: try again
+            problem = spec if isinstance(spec, Problem) else Problem(type(error).__name__, str(error))
+            return _Outcome(unseen(owner, problem, _now()), error=error)
+        if isinstance(spec, Problem):
+            return _Outcome(rejected(observed, spec, _now()))
         plan = make_plan(spec, observed, self._config)
         if plan.waits:
-            await self._tell(owner, rejected(observed, plan.problems[0], _now()))
-            return _COLLECTING
+            return _Outcome(rejected(observed, plan.problems[0], _now()), _COLLECTING)
+        problems, refusal = plan.problems, None
         try:
             observed, plan = await self._with_unlabelled(spec, observed, plan)
+            problems = plan.problems
             observed = await self._execute(observed, plan)
         except (Forbidden, Invalid) as error:
-            problems = (Problem(type(error).__name__, str(error), blocking=False), *plan.problems)
-            await self._tell(owner, status_of(spec, observed, problems, _now()))
-            raise
-        now = _now()
-        await self._tell(owner, status_of(spec, observed, plan.problems, now))
-        return _next_look(View(spec, observed, plan.problems, now))
+            problems = (Problem(type(error).__name__, str(error), blocking=False), *problems)
+            refusal = error
+        view = View(spec, observed, problems, _now())
+        return _Outcome(status_of(view), _next_look(view), refusal)
 
     # ---- read
-
-    async def _look(self, owner: Manifest, spec: Spec | None, problem: Problem | None = None) -> Observed:
-        """Observe, or tell why that is not possible."""
-        try:
-            return await self._observe(owner, spec)
-        except Forbidden as error:
-            problem = problem or Problem(type(error).__name__, str(error))
-            await self._tell(owner, unseen(owner, problem, _now()))
-            raise  # rights may come back without an event
 
     async def _observe(self, owner: Manifest, spec: Spec | None) -> Observed:
         namespace, name = owner["metadata"]["namespace"], owner["metadata"]["name"]
@@ -101,21 +112,20 @@ class Reconciler:
             *(self._cluster.list(kind, namespace, mine) for kind in (*listed, kinds.REPLICA_SET, kinds.POD))
         )
         *children, replica_sets, pods = lists
-        reports = await self._reports(pods)
         observed = Observed(
             owner=owner,
             children=dict(zip(listed, children, strict=True)),
-            replica_sets=replica_sets,
-            pods=pods,
-            reports=reports,
+            replica_sets=cast("list[ReplicaSet]", replica_sets),
+            pods=cast("list[Pod]", pods),
+            reports=await self._reports(cast("list[Pod]", pods)),
             config_maps=await self._named(kinds.CONFIG_MAP, namespace, _config_maps_named(spec) if spec else set()),
-            claims=await self._named(kinds.CLAIM, namespace, claims_named(spec) if spec else set()),
+            claims=await self._claims(namespace, claims_named(spec) if spec else set()),
             has_service_monitors=has_monitors,
         )
-        return await self._closer(namespace, observed)
+        return await self._with_details(observed)
 
-    async def _reports(self, pods: list[Manifest]) -> dict[str, Manifest]:
-        """Of the pods that count. One whose server has ended would be waited for, and with it the next edit."""
+    async def _reports(self, pods: list[Pod]) -> dict[str, Report]:
+        """Reports of the pods that can answer. To wait for others would delay the next change of the object."""
         asked = [pod for pod in pods if not ending(pod) and not _is_over(pod)]
         found = await asyncio.gather(*(self._pods.status(pod) for pod in asked))
         return {pod["metadata"]["name"]: report for pod, report in zip(asked, found, strict=True) if report}
@@ -124,26 +134,31 @@ class Reconciler:
         found = await asyncio.gather(*(self._cluster.get(kind, namespace, name) for name in sorted(wanted)))
         return dict(zip(sorted(wanted), found, strict=True))
 
-    async def _closer(self, namespace: str, observed: Observed) -> Observed:
-        """What else there is to know of the first pod that does not start: a volume or the node may be the reason."""
+    async def _claims(self, namespace: str, wanted: set[str]) -> dict[str, Claim | None]:
+        return cast("dict[str, Claim | None]", await self._named(kinds.CLAIM, namespace, wanted))
+
+    async def _with_details(self, observed: Observed) -> Observed:
+        """Adds the Events, claims and node of a pod that does not start. They may have the reason."""
         pod = next((pod for pod in observed.new_pods() if not is_ready(pod) and not _begun_or_over(pod)), None)
         if pod is None:
             return observed
+        warnings, pending, infos = list[Manifest](), list[Claim](), dict[str, Mapping[str, str]]()
+        namespace = observed.owner["metadata"]["namespace"]
         if node := pod["spec"].get("nodeName"):
             warnings = await self._events(namespace, pod, "Warning")
             infos = {node: await self._node_info(node)} if mounts_images(pod) else {}
-            return replace(observed, warnings=warnings, pending_claims=(), node_infos=infos)
-        claims = await self._named(kinds.CLAIM, namespace, claims_of(pod))
-        pending = [claim for claim in claims.values() if claim and claim.get("status", {}).get("phase") == "Pending"]
-        warnings = [event for claim in pending for event in await self._events(namespace, claim)]
-        return replace(observed, warnings=warnings, pending_claims=pending, node_infos={})
+        else:
+            claims = (await self._claims(namespace, claims_of(pod))).values()
+            pending = [claim for claim in claims if claim and claim.get("status", {}).get("phase") == "Pending"]
+            warnings = [event for claim in pending for event in await self._events(namespace, claim)]
+        return replace(observed, warnings=warnings, pending_claims=pending, node_infos=infos)
 
-    async def _events(self, namespace: str, about: Manifest, kind: str = "") -> list[Manifest]:
+    async def _events(self, namespace: str, about: Pod | Claim, kind: str = "") -> list[Manifest]:
         selector = f"involvedObject.uid={about['metadata']['uid']}" + (f",type={kind}" if kind else "")
         return await self._cluster.list(kinds.EVENT, namespace, field_selector=selector)
 
     async def _node_info(self, name: str) -> dict[str, str]:
-        """Versions on a node; empty where the operator may not read nodes, as when it watches some namespaces only."""
+        """Versions on a node. Empty when the operator may not read nodes, as when it watches single namespaces."""
         try:
             node = await self._cluster.get(kinds.NODE, "", name)
         except Forbidden:
@@ -151,10 +166,10 @@ class Reconciler:
         found: dict[str, str] = (node or {}).get("status", {}).get("nodeInfo", {})
         return found
 
-    # ---- do
+    # ---- carry out
 
     async def _with_unlabelled(self, spec: Spec, observed: Observed, plan: Plan) -> tuple[Observed, Plan]:
-        """Also what has a new child's name but not the label: a child that lost it, or somebody else's object."""
+        """Adds objects that have the name of a new child but not the label, and plans again if there are any."""
         have = {(item["kind"], item["metadata"]["name"]) for item in observed.all_children()}
         new = [item for item in plan.apply if (item["kind"], item["metadata"]["name"]) not in have]
         answers = await asyncio.gather(
@@ -168,13 +183,11 @@ class Reconciler:
             if owner_uid(item) == observed.uid:
                 children[kind_of(item)] = [*children.get(kind_of(item), ()), item]
         strangers = [item for item in found if owner_uid(item) != observed.uid]
-        observed = replace(observed, children=children, strangers=strangers)
-        namespace = observed.owner["metadata"]["namespace"]
-        observed = await self._closer(namespace, observed)
+        observed = await self._with_details(replace(observed, children=children, strangers=strangers))
         return observed, make_plan(spec, observed, self._config)
 
     async def _execute(self, observed: Observed, plan: Plan) -> Observed:
-        """Returns what was observed, with the Deployment as it is now."""
+        """Carry out the plan. Returns what was observed, with the Deployment as it is now."""
         namespace, before = observed.owner["metadata"]["namespace"], observed
         await self._write_costs(namespace, plan.costs or {})
         for wanted in plan.apply:
@@ -185,20 +198,20 @@ class Reconciler:
             await self._tell_replacing(before)
         for child in plan.delete:
             metadata = child["metadata"]
-            _log.info("deleting %s %s: no longer wanted", child["kind"], metadata["name"])
+            _log.info("deleting %s %s: it is no longer needed", child["kind"], metadata["name"])
             await self._cluster.delete(kind_of(child), namespace, metadata["name"], metadata["uid"])
         return observed
 
     async def _write_costs(self, namespace: str, costs: Mapping[str, int]) -> None:
-        """Before a scale-down: which pods are busy."""
+        """Set deletion costs before a scale-down."""
         for pod, cost in costs.items():
             try:
                 await self._cluster.annotate(kinds.POD, namespace, pod, cost_annotation(cost))
-            except ClusterError as error:  # the pod may have gone; the scale-down goes on
-                _log.info("no deletion cost on pod %s: %s", pod, error)
+            except ClusterError as error:  # the pod may be deleted by now: continue with the scale-down
+                _log.info("cannot set the deletion cost of pod %s: %s", pod, error)
 
     async def _apply(self, observed: Observed, wanted: Manifest) -> Manifest | None:
-        """Apply one child, unless it is known to be as wanted; what the API server made of it."""
+        """Apply a child, unless it is already as wanted. Returns the applied object, or None."""
         metadata = observed.owner["metadata"]
         memory = self._applied.setdefault((metadata["namespace"], metadata["name"]), {})
         key, content = (wanted["kind"], wanted["metadata"]["name"]), _digest(wanted)
@@ -212,30 +225,40 @@ class Reconciler:
         memory[key] = (content, _fingerprint(applied))
         return applied
 
-    # ---- tell
+    # ---- write the status
 
     async def _tell(self, owner: Manifest, status: Manifest) -> None:
-        """Write the status when it changed, and Events for what changed in it."""
+        """Write the status if it has changed, and Events for the changes."""
         before = owner.get("status", {})
         if status == before:
             return
         about = {"name": owner["metadata"]["name"], "namespace": owner["metadata"]["namespace"]}
-        # Exactly this object: one of the same name that was made since must not get this status.
+        # With the uid: another object of the same name must not get this status.
         about["uid"] = owner["metadata"]["uid"]
         body = {"apiVersion": names.API_VERSION, "kind": names.KIND, "metadata": about, "status": status}
         try:
             await self._cluster.apply_status(body)
         except (Conflict, NotFound):
-            return  # it was deleted, and perhaps made anew
+            return  # the object was deleted, and perhaps created again
         for kind, reason, message in transitions(before, status):
             await self._cluster.create_event(about["namespace"], owner, kind, reason, message)
 
     async def _tell_replacing(self, observed: Observed) -> None:
         update = (observed.deployment or {}).get("spec", {}).get("strategy", {}).get("rollingUpdate", {})
         if update.get("maxSurge") != 0:
-            text = "no free accelerator for a new pod; old pods make room first from here on"
+            text = (
+                "no accelerator is free for a new pod. From now on this rollout stops an old pod before it starts a "
+                "new one (maxSurge=0)"
+            )
             namespace = observed.owner["metadata"]["namespace"]
             await self._cluster.create_event(namespace, observed.owner, "Normal", "ReplacingPods", text)
+
+
+def _parsed(owner: Manifest) -> Spec | Problem:
+    try:
+        return parse(owner["spec"])
+    except InvalidSpec as error:
+        return Problem("InvalidSpec", str(error))
 
 
 def _config_maps_named(spec: Spec) -> set[str]:
@@ -247,11 +270,11 @@ def _next_look(view: View) -> float | None:
     if view.blocked:
         looks.append(_BLOCKED)
     elif spec.replicas and not view.complete:
-        # What is in trouble, and runs nothing, may stay so for days; its end comes with an event.
+        # A pod in trouble that runs no container may stay so for days. An event follows when it changes.
         stuck = view.troubles and not any(_runs(pod) for pod in view.observed.new_pods())
         looks.append(_BLOCKED if stuck else _STARTING)
     elif spec.replicas and not view.serving:
-        looks.append(_BLOCKED)  # ready pods that do not answer the operator
+        looks.append(_BLOCKED)  # the pods are ready, but do not answer the operator
     if view.calm_in:
         looks.append(view.calm_in + 1)
     if _config_maps_named(spec):
@@ -261,20 +284,20 @@ def _next_look(view: View) -> float | None:
     return min(looks, default=None)
 
 
-def _runs(pod: Mapping[str, Any]) -> bool:
+def _runs(pod: Pod) -> bool:
     return any("running" in item.get("state", {}) for item in container_statuses(pod))
 
 
-def _is_over(pod: Mapping[str, Any]) -> bool:
+def _is_over(pod: Pod) -> bool:
     return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
 
 
-def _begun_or_over(pod: Mapping[str, Any]) -> bool:
+def _begun_or_over(pod: Pod) -> bool:
     return _is_over(pod) or _runs(pod) or any(item.get("lastState") for item in container_statuses(pod))
 
 
 def _fingerprint(live: Mapping[str, Any]) -> str:
-    """Everything in an object that somebody can have changed on purpose."""
+    """A digest of the fields of an object that others may have changed."""
     volatile = ("managedFields", "resourceVersion", "generation")
     metadata = {key: value for key, value in live["metadata"].items() if key not in volatile}
     return _digest({**{key: value for key, value in live.items() if key != "status"}, "metadata": metadata})

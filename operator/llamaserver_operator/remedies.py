@@ -1,33 +1,32 @@
-"""What the object's fields have to do with a trouble of its pods, and what to change. Pure; one function a trouble."""
+"""Explains a trouble of pods by fields of the object, and says what to change. Pure. Each trouble has a function."""
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import Any
 
 from . import names
-from .crashes import End, end_of
+from .crashes import LONGEST, End, end_of
 from .files import model_files
+from .manifests import Manifest, Pod, ResourceRequirements
 from .observed import Observed, container_statuses
 from .pods import Trouble, trouble_of, unscheduled
 from .rollout import claim_field
 from .running import arguments_of, server_of
 from .spec import Spec
 
-Manifest = Mapping[str, Any]
 _MIB = 2**20
-# While a claim is Pending, these events of it say that it only waits for its pod to be placed.
+# Events of a Pending claim that only waits until its pod has a node.
 _FOR_ITS_POD = ("WaitForFirstConsumer", "WaitForPodScheduled")
 _TLS_FILE = re.compile(rf"--ssl-(?:cert|key)-file {re.escape(names.TLS_DIR)}/")
 _VOLUMES = ("CreateContainerError", "FailedMount")
-_NO_RUNTIME = 'mkdir ""'  # a runtime without image volumes takes them for paths of the node
+_NO_RUNTIME = 'mkdir ""'  # a runtime without image volumes reads them as paths of the node
 _NO_KUBELET = "no volume plugin matched"
 _FULL_VOLUME = re.compile(r'EmptyDir volume "([^"]+)" exceeds')
 
 
-def explained(found: Trouble | None, pod: Manifest, spec: Spec, observed: Observed) -> Trouble | None:
-    """The trouble of a pod of the object, told with the fields that it comes from."""
+def explained(found: Trouble | None, pod: Pod, spec: Spec, observed: Observed) -> Trouble | None:
+    """The trouble of a pod, with the fields that cause it."""
     if not pod["spec"].get("nodeName") and (found is None or found.condition == "Scheduled"):
         return _pending_claim(pod, spec, observed) or found
     if found is None:
@@ -37,17 +36,17 @@ def explained(found: Trouble | None, pod: Manifest, spec: Spec, observed: Observ
     return _BY_REASON.get(found.reason, _files)(found, pod, observed)
 
 
-def ended(pod: Manifest, end: End, observed: Observed) -> Trouble:
-    """What the end of a container of a pod means, told in the same way."""
+def ended(pod: Pod, end: End, observed: Observed) -> Trouble:
+    """The trouble that the end of a container means, with the fields that cause it."""
     found = trouble_of(pod, end)
     return _BY_REASON.get(found.reason, _files)(found, pod, observed)
 
 
-# ---- claims that get no volume
+# ---- claims without a volume
 
 
-def _pending_claim(pod: Manifest, spec: Spec, observed: Observed) -> Trouble | None:
-    """The claim that keeps a pod from being placed, in the words of who should have made its volume."""
+def _pending_claim(pod: Pod, spec: Spec, observed: Observed) -> Trouble | None:
+    """The claim that keeps a pod from getting a node, with the message of the provisioner."""
     said = unscheduled(pod).lower()
     if said and "volume" not in said:
         return None
@@ -62,10 +61,10 @@ def _pending_claim(pod: Manifest, spec: Spec, observed: Observed) -> Trouble | N
 
 
 def _failure_of_claim(events: Iterable[Manifest]) -> str:
-    """The last event of a claim, if it tells of a failure."""
+    """The message of the last Event of a claim, if it is about a failure."""
     telling = [item for item in events if _fails(item) or item.get("reason") in _FOR_ITS_POD]
     last = max(telling, key=lambda item: (_time(item), _fails(item)), default=None)
-    return " ".join(str(last.get("message", "")).split())[-500:] if last and _fails(last) else ""
+    return " ".join(str(last.get("message", "")).split())[-LONGEST:] if last and _fails(last) else ""
 
 
 def _fails(event: Manifest) -> bool:
@@ -79,26 +78,28 @@ def _time(event: Manifest) -> str:
 # ---- memory
 
 
-def _memory(found: Trouble, pod: Manifest, observed: Observed) -> Trouble:
+def _memory(found: Trouble, pod: Pod, observed: Observed) -> Trouble:
     end = next((end for end in _ends(pod) if end.reason == "OOMKilled"), None)
     if end is None:
         return found
     name = end.container
     limit = _resources(pod, name).get("limits", {}).get("memory")
-    cause = f"at its memory limit of {limit}" if limit else f"as node {pod['spec'].get('nodeName')} had no memory left"
+    cause = (
+        f"at its memory limit of {limit}" if limit else f"because node {pod['spec'].get('nodeName')} had no memory left"
+    )
     text = " ".join(filter(None, (f"container {name} was killed", cause, end.during)))
-    more = "raise spec.resources.limits.memory" if limit else "set spec.resources.requests.memory to what it needs"
+    more = "Raise spec.resources.limits.memory" if limit else "Set spec.resources.requests.memory to what it needs"
     if name != names.SERVER_CONTAINER:
-        return replace(found, message=f"{text}; {more}")
+        return replace(found, message=f"{text}. {more}")
     needs = [f"the model has {size}"] if (size := _size_of_model(pod, observed)) else []
     if server := server_of(pod["spec"]):
         needs.append(f"the context {server.slots} x {server.context // server.slots:,} tokens")
     lower = "spec.context or spec.kvCache.hostMemory" if "--cache-ram" in arguments_of(pod["spec"]) else "spec.context"
     about = f": {', '.join(needs)}" if needs else ""
-    return replace(found, message=f"{text}{about}; {more}, or lower {lower}")
+    return replace(found, message=f"{text}{about}. {more}, or lower {lower}")
 
 
-def _ends(pod: Manifest) -> Iterator[End]:
+def _ends(pod: Pod) -> Iterator[End]:
     for container in container_statuses(pod):
         if end := end_of(pod, container):
             yield end
@@ -107,39 +108,43 @@ def _ends(pod: Manifest) -> Iterator[End]:
 # ---- storage of the node
 
 
-def _eviction(found: Trouble, pod: Manifest, observed: Observed) -> Trouble:
+def _eviction(found: Trouble, pod: Pod, observed: Observed) -> Trouble:
     text = found.message
     if full := _FULL_VOLUME.search(text):
-        fields = {"kv": "raise spec.kvCache.volume.emptyDir.sizeLimit, or lower spec.kvCache.maxSize"}
-        remedy = fields.get(full[1], "raise its sizeLimit in spec.podTemplate.volumes")
+        fields = {"kv": "Raise spec.kvCache.volume.emptyDir.sizeLimit, or lower spec.kvCache.maxSize"}
+        remedy = fields.get(full[1], "Raise its sizeLimit in spec.podTemplate.volumes")
     elif "ephemeral" in text:
         remedy = _room(text, pod, observed)
     elif "resource: memory" in text:
-        remedy = "set spec.resources.requests.memory to what the server needs, so that it gets a node with that much"
+        remedy = (
+            "Set spec.resources.requests.memory to what the server needs. Then it gets a node with that much memory"
+        )
     else:
         return found
-    return replace(found, message=f"{text.rstrip('. ')}; {remedy}")
+    return replace(found, message=f"{text.rstrip('. ')}. {remedy}")
 
 
-def _room(text: str, pod: Manifest, observed: Observed) -> str:
-    """A model without a cache is the largest part of what a pod writes."""
-    limited = "limit" in text
-    change = "raise spec.resources.limits" if limited else "set spec.resources.requests"
-    change += ".ephemeral-storage" if limited else ".ephemeral-storage to what it needs"
+def _room(text: str, pod: Pod, observed: Observed) -> str:
+    """What to change when the storage of the node is full. Without a cache, the model takes most of it."""
+    if "limit" in text:
+        verb, what = "raise", "spec.resources.limits.ephemeral-storage"
+    else:
+        verb, what = "set", "spec.resources.requests.ephemeral-storage to what it needs"
     volumes = {item["name"]: item for item in pod["spec"].get("volumes", ())}
     if "emptyDir" not in volumes.get("models", {}):
-        return change
+        return f"{verb.capitalize()} {what}"
     size = f" ({found})" if (found := _size_of_model(pod, observed)) else ""
     return (
-        f"without spec.model.cache the model{size} lies on the pod's scratch volume: set spec.model.cache, or {change}"
+        f"Without spec.model.cache the model{size} is on the scratch volume of the pod. "
+        f"Set spec.model.cache, or {verb} {what}"
     )
 
 
 # ---- images as volumes
 
 
-def _image_volume(found: Trouble, pod: Manifest, spec: Spec, observed: Observed) -> Trouble:
-    """A node whose container runtime, or kubelet, knows no image volumes. Neither says so."""
+def _image_volume(found: Trouble, pod: Pod, spec: Spec, observed: Observed) -> Trouble:
+    """A node without image volumes. Its runtime and its kubelet give other messages, which do not say so."""
     if not mounts_images(pod) or not (_NO_RUNTIME in found.message or _NO_KUBELET in found.message):
         return found
     node = str(pod["spec"].get("nodeName"))
@@ -150,20 +155,20 @@ def _image_volume(found: Trouble, pod: Manifest, spec: Spec, observed: Observed)
         version, needed = f"kubelet {info.get('kubeletVersion', '')}", "Kubernetes 1.35"
     fields = [f"{file.field}.image" for file in model_files(spec) if file.source.image] or ["spec.podTemplate.volumes"]
     about = f" ({version})" if info else ""
-    text = f"node {node}{about} cannot mount image volumes ({', '.join(fields)}); {needed} or later is needed"
+    text = f"node {node}{about} cannot mount image volumes ({', '.join(fields)}). It needs {needed} or later"
     return Trouble(found.condition, "ImageVolumesUnsupported", text)
 
 
-def mounts_images(pod: Manifest) -> bool:
-    """Whether it depends on the node whether the pod can start."""
+def mounts_images(pod: Pod) -> bool:
+    """Whether the pod mounts images. Not every node supports this."""
     return any("image" in item for item in pod["spec"].get("volumes", ()))
 
 
 # ---- files that come from fields
 
 
-def _files(found: Trouble, pod: Manifest, observed: Observed) -> Trouble:
-    """The server knows files only: name the Secret, or the field, that they come from."""
+def _files(found: Trouble, pod: Pod, observed: Observed) -> Trouble:
+    """Replaces files in a message of the server by the Secret, or the field, that they come from."""
     text = found.message
     secrets = {item["name"]: item["secret"] for item in pod["spec"].get("volumes", ()) if "secret" in item}
     if "tls" in secrets and _TLS_FILE.search(text):
@@ -179,37 +184,37 @@ def _files(found: Trouble, pod: Manifest, observed: Observed) -> Trouble:
     return replace(found, message=text)
 
 
-_BY_REASON: dict[str, Callable[[Trouble, Manifest, Observed], Trouble]] = {
+_BY_REASON: dict[str, Callable[[Trouble, Pod, Observed], Trouble]] = {
     "OOMKilled": _memory,
     "Evicted": _eviction,
 }
 
 
-# ---- pods that cannot be created
+# ---- pods that the API server refuses
 
 
 def quota(message: str, observed: Observed) -> str:
-    """What the API server says about a pod that it refuses; with a remedy when a quota holds up a rollout."""
+    """The message of the API server about a refused pod, with a remedy when a quota is the cause."""
     if "exceeded quota" not in message:
         return message
     update = (observed.deployment or {}).get("spec", {}).get("strategy", {}).get("rollingUpdate", {})
     if update.get("maxSurge") and observed.old_pods():
-        remedy = "the quota has no room for one pod more while the old one serves: raise it, or set "
-        return f"{message}; {remedy}spec.rollout.strategy: Replace"
-    return f"{message}; raise the quota, or lower spec.resources or spec.replicas"
+        remedy = "The quota has no room for another pod while the old one serves. Raise it, or set "
+        return f"{message}. {remedy}spec.rollout.strategy to Replace"
+    return f"{message}. Raise the quota, or lower spec.resources or spec.replicas"
 
 
-# ---- what they share
+# ---- helpers
 
 
-def _resources(pod: Manifest, container: str) -> Manifest:
+def _resources(pod: Pod, container: str) -> ResourceRequirements:
     both = [*pod["spec"].get("initContainers", ()), *pod["spec"].get("containers", ())]
     found = (item.get("resources", {}) for item in both if item["name"] == container)
-    return next(found, {})
+    return next(found, ResourceRequirements())
 
 
-def _size_of_model(pod: Manifest, observed: Observed) -> str:
-    """As the server noted it when it began to load; as the object's status has it; empty when nobody knows."""
+def _size_of_model(pod: Pod, observed: Observed) -> str:
+    """Size from the server's note, else from the status of the object. Empty when it is unknown."""
     status, known = observed.owner.get("status", {}), observed.owner.get("status", {}).get("model", {})
     noted = (end.noted.get("model_bytes") for end in _ends(pod))
     same = any(known.get("file") and word.endswith(f"/{known['file']}") for word in arguments_of(pod["spec"]))

@@ -1,66 +1,68 @@
-"""What a pod's /status says, as far as the operator reads it. A pod runs what its owner chose: nothing else gets in."""
+"""The report that a pod serves at /status on its management port: the fields that the operator reads.
 
-from typing import Any
+A pod runs an image of the user's choice. Unknown fields are dropped and wrong types are refused.
+"""
+
+from typing import TypedDict
 
 import msgspec
 
 
-class Slots(msgspec.Struct):
-    """Slots of the pod."""
+class Slots(TypedDict, total=False):
+    """Slots of the pod that process a request."""
 
-    processing: int = 0
-
-
-class ModelReport(msgspec.Struct):
-    """The model that is loaded; sizes in bytes and tokens."""
-
-    path: str = ""
-    architecture: str = ""
-    quantization: str = ""
-    size_bytes: int = 0
-    trained_context: int = 0
-    sha256: str = ""
+    processing: int
 
 
-class AcceleratorReport(msgspec.Struct):
-    """What computes."""
+class ModelReport(TypedDict, total=False):
+    """The model that is loaded. Sizes are in bytes, the context is in tokens."""
 
-    device: str = ""
-    layers_offloaded: int = 0
-    layers_total: int = 0
-
-
-class Download(msgspec.Struct):
-    """Progress in bytes; a total of 0 is not known yet."""
-
-    file: str = ""
-    bytes: int = 0
-    total_bytes: int = 0
+    path: str
+    architecture: str
+    quantization: str
+    size_bytes: int
+    trained_context: int
+    sha256: str
 
 
-class KvStore(msgspec.Struct):
-    """The prefix store."""
+class AcceleratorReport(TypedDict, total=False):
+    """The device that computes, and how many layers of the model it holds."""
 
-    entries: int = 0
-    bytes: int = 0
-    restored_tokens: int = 0
-
-
-class Report(msgspec.Struct, omit_defaults=True):
-    """One pod's report."""
-
-    state: str = ""
-    error: str = ""
-    waiting_for_lock: bool = False
-    requests_deferred: int = 0
-    slots: Slots | None = None
-    model: ModelReport | None = None
-    accelerator: AcceleratorReport | None = None
-    download: Download | None = None
-    kv_store: KvStore | None = None
+    device: str
+    layers_offloaded: int
+    layers_total: int
 
 
-def parse_report(data: bytes | bytearray) -> dict[str, Any]:
-    """The report, without what the operator does not know; ValueError when it is none."""
-    report: dict[str, Any] = msgspec.to_builtins(msgspec.json.decode(data, type=Report))
-    return report
+class Download(TypedDict, total=False):
+    """Progress in bytes. A total of 0 means that the size is not known yet."""
+
+    file: str
+    bytes: int
+    total_bytes: int
+
+
+class KvStore(TypedDict, total=False):
+    """The KV store: its blocks, their bytes, and the tokens restored from it."""
+
+    entries: int
+    bytes: int
+    restored_tokens: int
+
+
+class Report(TypedDict, total=False):
+    """The report of one pod."""
+
+    state: str
+    error: str
+    waiting_for_lock: bool
+    requests_deferred: int
+    slots: Slots | None
+    model: ModelReport | None
+    accelerator: AcceleratorReport | None
+    download: Download | None
+    kv_store: KvStore | None
+
+
+def parse_report(data: bytes | bytearray) -> Report:
+    """The report. ValueError when the data is not a report."""
+    return msgspec.json.decode(data, type=Report)

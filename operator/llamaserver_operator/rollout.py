@@ -1,23 +1,15 @@
-"""How pods are replaced: what the volumes allow, and what a scarce accelerator asks for. Pure."""
+"""How a rollout replaces pods: the volumes and the free accelerators decide. Pure."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from . import kinds, names
+from . import names
 from .files import model_files
+from .manifests import ClaimSpec, Pod
 from .observed import Observed, ending, owner_uid
 from .pods import lacks_accelerator
+from .problems import Problem
 from .spec import ClaimTemplate, KvVolume, ModelCache, Spec
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """A reason for Accepted=False; a blocking one leaves everything as it is."""
-
-    reason: str
-    message: str
-    blocking: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +26,7 @@ def _claims_in_use(spec: Spec, observed: Observed) -> Iterable[_Use]:
     """Every claim that the pods mount, with its access modes."""
 
     def existing(name: str, field: str) -> Iterable[_Use]:
-        # One that does not exist says nothing; the scheduler will tell that it is missing.
+        # If the claim does not exist, the scheduler reports it.
         if claim := observed.claims.get(name):
             yield _Use(field, frozenset(claim.get("spec", {}).get("accessModes", ())))
 
@@ -49,7 +41,7 @@ def _claims_in_use(spec: Spec, observed: Observed) -> Iterable[_Use]:
 
 
 def _volumes(spec: Spec) -> Iterator[tuple[str, ModelCache | KvVolume, Callable[[str], str]]]:
-    """The volumes that may be claims: field, value, and what names the claim that is made for an object."""
+    """The volumes that may be claims: field, value, and the function that names the claim made for an object."""
     if spec.model.cache and model_files(spec).downloads:
         yield "spec.model.cache", spec.model.cache, names.model_claim
     if spec.kv_cache and spec.kv_cache.volume:
@@ -57,7 +49,7 @@ def _volumes(spec: Spec) -> Iterator[tuple[str, ModelCache | KvVolume, Callable[
 
 
 def claims_named(spec: Spec) -> set[str]:
-    """Existing claims that the spec names."""
+    """Names of existing claims in the spec."""
     found = {file.source.persistent_volume_claim for file in model_files(spec)}
     names_ = {part.claim_name for part in found if part}
     if spec.model.cache and spec.model.cache.claim_name:
@@ -67,8 +59,8 @@ def claims_named(spec: Spec) -> set[str]:
     return names_
 
 
-def claims_of(pod: Mapping[str, Any]) -> set[str]:
-    """Names of the claims that a pod mounts, those that were made for it alone included."""
+def claims_of(pod: Pod) -> set[str]:
+    """Names of the claims that a pod mounts, also of those made for this pod only."""
     found = set()
     for volume in pod["spec"].get("volumes", ()):
         if claim := volume.get("persistentVolumeClaim"):
@@ -79,7 +71,7 @@ def claims_of(pod: Mapping[str, Any]) -> set[str]:
 
 
 def claim_field(spec: Spec, owner: str, claim: str) -> str:
-    """The field that has pods mount a claim."""
+    """The field that makes pods mount a claim."""
     for field, volume, made in _volumes(spec):
         if volume.claim_template and claim == made(owner):
             return f"{field}.claimTemplate"
@@ -92,7 +84,7 @@ def claim_field(spec: Spec, owner: str, claim: str) -> str:
 
 
 def shared_claim_problem(spec: Spec, observed: Observed) -> Iterable[Problem]:
-    """More than one pod on a claim that one node, or one pod, may mount."""
+    """A problem for each claim that several pods would share, but only one node or one pod can mount."""
     for use in _claims_in_use(spec, observed):
         shared_store = spec.kv_cache and spec.kv_cache.scope == "Shared" and use.field.startswith("spec.kvCache")
         if not use.shared and (spec.replicas > 1 or shared_store):
@@ -102,27 +94,26 @@ def shared_claim_problem(spec: Spec, observed: Observed) -> Iterable[Problem]:
 
 
 def claim_conflicts(spec: Spec, observed: Observed) -> Iterable[Problem]:
-    """Claims that were kept from an earlier object or spec, and that cannot become what the spec asks for."""
+    """A problem for each claim of an earlier object or spec that has other properties than the spec asks for."""
     owner = observed.owner["metadata"]
-    have = {claim["metadata"]["name"]: claim for claim in observed.children.get(kinds.CLAIM, ())}
+    have = {claim["metadata"]["name"]: claim for claim in observed.own_claims}
     for field, volume, made in _volumes(spec):
         template, live = volume.claim_template, have.get(name := made(owner["name"]))
         if template is None or live is None or owner_uid(live) not in ("", observed.uid):
             continue
         lost = "the model is downloaded again" if field == "spec.model.cache" else "the conversations in it are lost"
-        reason = "ClaimConflict"
-        remedy = f"delete it (kubectl delete pvc {name} --namespace={owner['namespace']}; {lost})"
-        if ending(live):
-            reason, remedy = "WaitingForDeletion", "it is being deleted, which waits for the pods that mount it"
+        delete = f"kubectl delete pvc {name} --namespace={owner['namespace']}"
         for part, wanted, found in _differences(template, live["spec"]):
-            text = (
-                f"claim {name} of an earlier object or spec has {part} {found}, {field}.claimTemplate asks for {wanted}"
-            )
-            yield Problem(reason, f"{text}: {remedy}, or ask for {found}")
+            has, asks = f"of an earlier object or spec has {part} {found}", f"{field}.claimTemplate asks for {wanted}"
+            text = f"claim {name} {has}, but {asks}"
+            if ending(live):
+                yield Problem("WaitingForDeletion", f"{text}. It is being deleted and waits for the pods that mount it")
+            else:
+                yield Problem("ClaimConflict", f"{text}. Ask for {found}, or delete the claim ({lost}): {delete}")
 
 
-def _differences(wanted: ClaimTemplate, live: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """What of a claim can never change: name, as it is wanted, as it is."""
+def _differences(wanted: ClaimTemplate, live: ClaimSpec) -> Iterator[tuple[str, str, str]]:
+    """Properties of a claim that cannot change and that differ: name, wanted value, present value."""
     modes, have = wanted.access_modes, live.get("accessModes", ())
     if set(modes) != set(have):
         yield "accessModes", ", ".join(sorted(modes)), ", ".join(sorted(have))
@@ -132,15 +123,15 @@ def _differences(wanted: ClaimTemplate, live: Mapping[str, Any]) -> Iterator[tup
 
 
 def surges(spec: Spec, observed: Observed) -> bool:
-    """Whether a new pod may start before an old one ends."""
+    """Whether a new pod may start before an old pod ends."""
     uses = list(_claims_in_use(spec, observed))
     if spec.rollout.strategy == "Replace" or any(use.modes == {"ReadWriteOncePod"} for use in uses):
         return False
     if spec.rollout.strategy == "Surge":
         return True
     if not all(use.shared for use in uses):
-        return False  # on another node, the new pod would wait for the volume forever
-    # Once over to replacing, a rollout stays there to its end.
+        return False  # a new pod on another node would wait forever for the volume
+    # A rollout that has begun to replace pods in place does so until its end.
     return not (lacks_accelerator(spec, observed) or (_replaces(observed) and not is_complete(spec, observed)))
 
 
@@ -150,7 +141,7 @@ def _replaces(observed: Observed) -> bool:
 
 
 def is_complete(spec: Spec, observed: Observed) -> bool:
-    """Whether all pods are of the newest template, and available."""
+    """Whether all pods run the newest template and are available."""
     deployment = observed.deployment
     if deployment is None:
         return False

@@ -1,17 +1,17 @@
-"""What pods run, whatever the spec asks for by now: read from the arguments that they were started with. Pure."""
+"""What pods run, read from their arguments. The spec may have changed since they started. Pure."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 from . import kinds, names
+from .manifests import PodSpec
 from .observed import Observed, is_ready
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """One server: its slots, the context of all of them in tokens, and whether it serves HTTPS."""
+    """One server: the number of its slots, their total context in tokens, and whether it serves HTTPS."""
 
     slots: int
     context: int
@@ -19,12 +19,12 @@ class Running:
 
 
 def ready_servers(observed: Observed) -> list[Running]:
-    """The servers of all pods that get requests, whatever their template."""
+    """The servers of all ready pods, of any template."""
     return _servers(pod["spec"] for pod in observed.own_pods() if is_ready(pod))
 
 
 def current(observed: Observed) -> Running | None:
-    """A server of the newest template that is ready, else any ready one, else one as the Deployment would start it."""
+    """A ready server of the newest template, else any ready server, else the server of the Deployment's template."""
     newest = [pod["spec"] for pod in observed.new_pods() if is_ready(pod)]
     template = [observed.deployment["spec"]["template"]["spec"]] if observed.deployment else []
     found = [*_servers(newest), *ready_servers(observed), *_servers(template)]
@@ -32,7 +32,7 @@ def current(observed: Observed) -> Running | None:
 
 
 def service_port(observed: Observed) -> int | None:
-    """The port of the Service as it is; None when there is none."""
+    """The port of the present Service. None when there is no Service."""
     name = observed.owner["metadata"]["name"]
     for service in observed.children.get(kinds.SERVICE, ()):
         if service["metadata"]["name"] == name:
@@ -40,12 +40,12 @@ def service_port(observed: Observed) -> int | None:
     return None
 
 
-def _servers(specs: Iterable[Mapping[str, Any]]) -> list[Running]:
+def _servers(specs: Iterable[PodSpec]) -> list[Running]:
     return [found for spec in specs if (found := server_of(spec))]
 
 
-def server_of(spec: Mapping[str, Any]) -> Running | None:
-    """The server of a pod's spec; None when it has none that its arguments tell of."""
+def server_of(spec: PodSpec) -> Running | None:
+    """The server in the spec of a pod. None when its arguments do not show slots and context."""
     arguments = arguments_of(spec)
     values = dict(pairwise(arguments))
     numbers = [values.get(flag, "") for flag in ("--parallel", "--ctx-size")]
@@ -54,7 +54,7 @@ def server_of(spec: Mapping[str, Any]) -> Running | None:
     return Running(int(numbers[0]), int(numbers[1]), "--ssl-cert-file" in values)
 
 
-def arguments_of(spec: Mapping[str, Any]) -> list[str]:
-    """The arguments of the server's container in a pod's spec; none when it has no such container."""
+def arguments_of(spec: PodSpec) -> list[str]:
+    """The arguments of the server's container in the spec of a pod. Empty without such a container."""
     containers = spec.get("containers", ())
     return next((item.get("args", []) for item in containers if item["name"] == names.SERVER_CONTAINER), [])

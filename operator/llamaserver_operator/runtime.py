@@ -1,6 +1,6 @@
-"""One instance from start to end: stand by, lead, stop.
+"""One instance of the operator from start to end: stand by, lead, stop.
 
-While it leads: the work queue runs, kopf feeds it, and now and then everything is looked at anew.
+While it leads, the work queue runs, kopf adds objects to it, and all objects are reconciled at intervals.
 """
 
 import asyncio
@@ -22,20 +22,20 @@ from .metrics import Metrics
 from .workqueue import Key, WorkQueue
 
 _log = logging.getLogger(__name__)
-_DRAIN = 5.0  # seconds that running reconciles get when the instance is told to stop
-_SOON = 1.0  # seconds between two looks at what there is, at least
-_MAY_BE_ABSENT = (LLAMA_SERVER, SERVICE_MONITOR)  # kinds of CRDs, which come and go
+_DRAIN = 5.0  # seconds that running reconciles have to end when the instance stops
+_SOON = 1.0  # least seconds between two checks for kinds
+_MAY_BE_ABSENT = (LLAMA_SERVER, SERVICE_MONITOR)  # kinds of CRDs, which may be added and removed
 
 
 class Reconciles(Protocol):
-    """What is done for one object; the seconds until it wants to be asked again."""
+    """Reconciles objects."""
 
     async def reconcile(self, namespace: str, name: str) -> float | None:
-        """Bring the world of one object to what it says."""
+        """Reconcile one object. Returns the seconds until the next reconcile. None when events are enough."""
 
 
 class Operator:
-    """One instance. `make` gives a new reconciler for each time of leading: what the last one remembers may be old."""
+    """One instance. `make` returns a new reconciler each time it starts to lead, because an old one has old data."""
 
     def __init__(self, config: Config, make: Callable[[Cluster, Config, PodReader], Reconciles]) -> None:
         self._config = config
@@ -46,7 +46,7 @@ class Operator:
         self._known: set[Key] = set()
 
     async def run(self) -> int:
-        """Run until told to stop; returns the exit code."""
+        """Run until a signal stops it. Returns the exit code."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
@@ -62,14 +62,14 @@ class Operator:
 
     async def _elect(self, cluster: Cluster, lease: Lease) -> int:
         electing = asyncio.create_task(lease.run(lambda: self._lead(cluster)), name="election")
-        told = asyncio.create_task(self._stopping.wait())
-        await asyncio.wait({electing, told}, return_when=asyncio.FIRST_COMPLETED)
+        stopped = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait({electing, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if not electing.done():
             _log.info("stopping")
             if self._queue is not None and not await self._queue.drain(_DRAIN):
-                _log.warning("running reconciles are cut off")
+                _log.warning("stopped before all running reconciles ended")
             electing.cancel()
-        told.cancel()
+        stopped.cancel()
         try:
             await electing
         except asyncio.CancelledError:
@@ -100,7 +100,7 @@ class Operator:
             await pods.close()
 
     async def _resync(self, cluster: Cluster, queue: WorkQueue) -> None:
-        """Everything at once at the beginning, later spread out."""
+        """Add all objects: at once at the beginning, later spread over a tenth of the interval."""
         spread = 0.0
         while True:
             try:
@@ -109,30 +109,30 @@ class Operator:
                 wait = self._config.resync_seconds
             except ClusterError as error:
                 self._metrics.errors.labels("resync").inc()
-                _log.warning("no list of the objects: %s", error)
+                _log.warning("cannot list the LlamaServers: %s", error)
                 wait = self._config.retry_seconds
             await asyncio.sleep(wait)
 
     async def _add_all(self, cluster: Cluster, queue: WorkQueue, spread: float) -> None:
         found: set[Key] = set()
         for namespace in self._config.watch_namespaces or ("",):
-            with contextlib.suppress(NotFound):  # the CRD is not there
+            with contextlib.suppress(NotFound):  # the CRD does not exist
                 for item in await cluster.list(LLAMA_SERVER, namespace):
                     found.add((item["metadata"]["namespace"], item["metadata"]["name"]))
-        for key in found | self._known:  # those that are gone too, so that they are forgotten
+        for key in found | self._known:  # also deleted objects, so that the reconciler forgets them
             queue.add_after(key, random.uniform(0, spread))  # noqa: S311 - no secret
         self._known = found
 
     async def _watch(self, cluster: Cluster, queue: WorkQueue) -> None:
-        """Watch what there is; begin anew, and look at everything, when a kind comes or goes."""
+        """Watch the kinds that exist. When a kind is added or removed, watch again and reconcile all objects."""
         watching: asyncio.Task[None] | None = None
         watched: frozenset[Kind] = frozenset()
-        behind = False  # not everything was looked at since the last change
-        cluster.rediscover()  # it may have led before, long ago
+        behind = False  # whether all objects must still be added after a change
+        cluster.rediscover()  # the cache may be old, if this instance has led before
         try:
             while True:
                 looked = False
-                with contextlib.suppress(ClusterError):  # what was there is there still, as far as we know
+                with contextlib.suppress(ClusterError):  # without an answer, keep watching the same kinds
                     served = await self._served(cluster)
                     looked = True
                     if served != watched:
@@ -141,20 +141,21 @@ class Operator:
                         watching = asyncio.create_task(watch.run(), name="watch")
                         if watched:
                             _log.info(
-                                "kinds came or went", extra={"fields": {"watched": sorted(k.plural for k in served)}}
+                                "the cluster serves other kinds now",
+                                extra={"fields": {"watched": sorted(k.plural for k in served)}},
                             )
                         behind, watched = bool(watched), served
                     if behind:
                         await self._add_all(cluster, queue, 0.0)
                         behind = False
                 await self._until_next_look(cluster)
-                if looked:  # else a reconcile may have an answer that was not compared yet
+                if looked:  # otherwise a reconcile may use an answer that was not compared here
                     cluster.rediscover()
         finally:
             await _cancel(watching)
 
     async def _until_next_look(self, cluster: Cluster) -> None:
-        """It is due now and then, and soon after somebody met a kind that is not there."""
+        """Sleep until the next check. It is earlier when a request found that a kind does not exist."""
         seconds = self._config.discovery_seconds
         await asyncio.sleep(min(_SOON, seconds))
         with contextlib.suppress(TimeoutError):

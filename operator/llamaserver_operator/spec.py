@@ -1,4 +1,4 @@
-"""The spec of a LlamaServer as frozen values; the CRD's descriptions say what each field means."""
+"""The spec of a LlamaServer as frozen values. The CRD describes the fields."""
 
 from typing import Annotated, Any, Literal
 
@@ -6,13 +6,13 @@ import msgspec
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """Base of all values here."""
+    """Base class of all values."""
 
 
 def given(value: Any) -> Any:
-    """A value as plain JSON, without what is at its default, whether it was written out or left out.
+    """A value as plain JSON, without the fields that have their default.
 
-    The API server writes the CRD's defaults out, those of fields that are newer than the object too.
+    The API server adds the defaults of the CRD to objects, also those of fields that are newer than the object.
     """
     if isinstance(value, tuple):
         return [given(item) for item in value]
@@ -60,7 +60,7 @@ class ImageFile(Model, frozen=True):
 
 
 class Source(Model, frozen=True):
-    """Where a file comes from: exactly one is set."""
+    """The source of a file. Exactly one field is set."""
 
     hugging_face: HuggingFace | None = None
     http: Http | None = None
@@ -73,11 +73,13 @@ class Source(Model, frozen=True):
 
     @property
     def place(self) -> str:
-        """The file's URL or path, where it comes from."""
+        """URL or path of the file at its source."""
         if self.hugging_face:
             return self.hugging_face.file
+        if self.http:
+            return self.http.url
         inside = self.persistent_volume_claim or self.image
-        return self.http.url if self.http else inside.path if inside else ""
+        return inside.path if inside else ""
 
 
 class SecretRef(Model, frozen=True):
@@ -87,7 +89,7 @@ class SecretRef(Model, frozen=True):
 
 
 class ClaimTemplate(Model, frozen=True):
-    """A claim to make."""
+    """A claim that the operator makes."""
 
     size: str
     storage_class_name: str | None = None
@@ -98,7 +100,7 @@ Retention = Literal["Retain", "Delete"]
 
 
 class ModelCache(Model, frozen=True):
-    """Where downloads are kept: one of claim_name and claim_template is set."""
+    """The claim for downloads. One of claim_name and claim_template is set."""
 
     claim_name: str | None = None
     claim_template: ClaimTemplate | None = None
@@ -142,7 +144,7 @@ class ConfigMapKey(Model, frozen=True):
 
 
 class Text(Model, frozen=True):
-    """A text, given in place or in a ConfigMap."""
+    """A text, inline or in a ConfigMap."""
 
     inline: str | None = None
     config_map_key_ref: ConfigMapKey | None = None
@@ -188,7 +190,7 @@ class Embeddings(Model, frozen=True):
 
 
 class EngineOptions(Model, frozen=True):
-    """spec.engine; zero and empty are the server's own defaults."""
+    """spec.engine. Zero and empty values mean the default of the server."""
 
     gpu_layers: int | Literal["All"] = "All"
     split_mode: Literal["", "None", "Layer", "Row"] = ""
@@ -229,7 +231,7 @@ class Accelerator(Model, frozen=True):
 
     @property
     def resource(self) -> str:
-        """The extended resource to ask for; empty when DRA claims take its place."""
+        """The extended resource to request. Empty with DRA claims."""
         if self.resource_claims:
             return ""
         by_vendor = {"NVIDIA": "nvidia.com/gpu", "AMD": "amd.com/gpu", "Intel": "gpu.intel.com/i915"}
@@ -243,7 +245,7 @@ class EmptyDir(Model, frozen=True):
 
 
 class KvVolume(Model, frozen=True):
-    """spec.kvCache.volume: exactly one of the three is set."""
+    """spec.kvCache.volume. One of claim_name, claim_template and empty_dir is set."""
 
     claim_name: str | None = None
     claim_template: ClaimTemplate | None = None
@@ -271,7 +273,7 @@ class KvCache(Model, frozen=True):
 
     @property
     def stores(self) -> bool:
-        """Whether the server keeps conversations on the volume by itself."""
+        """Whether the server saves conversations on the volume."""
         return self.persistence != "None"
 
 
@@ -301,7 +303,7 @@ class Tls(Model, frozen=True):
 
 
 class NetworkPolicy(Model, frozen=True):
-    """spec.security.networkPolicy; peers are in the form of the Kubernetes API."""
+    """spec.security.networkPolicy. Peers have the form of the Kubernetes API."""
 
     mode: Literal["Managed", "None"] = "Managed"
     peers: tuple[dict[str, Any], ...] = msgspec.field(default=(), name="from")
@@ -337,7 +339,7 @@ class PodSecurity(Model, frozen=True):
 
 
 class PodTemplate(Model, frozen=True):
-    """spec.podTemplate; what is passed through has the form of the Kubernetes API."""
+    """spec.podTemplate. Dicts have the form of the Kubernetes API."""
 
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
@@ -364,7 +366,7 @@ class Image(Model, frozen=True):
 
     @property
     def reference(self) -> str:
-        """The image reference; empty when the operator's default is wanted."""
+        """The image reference. Empty for the default of the operator."""
         if not self.repository:
             return ""
         if self.digest:
@@ -401,5 +403,5 @@ class Spec(Model, frozen=True):
 
     @property
     def inline_texts(self) -> dict[str, str]:
-        """Those given in place."""
+        """The inline texts, by file name."""
         return {name: text.inline for name, text in self.texts.items() if text.inline is not None}

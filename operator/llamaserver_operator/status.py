@@ -1,4 +1,4 @@
-"""The status of an object, from its spec and what was observed. Pure."""
+"""The status of an object and its Events, made from its view. Pure."""
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -6,33 +6,33 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from . import names
-from .conditions import Condition, View, accepted, available, conditions, stalled
+from .conditions import Condition, accepted, available, conditions, stalled
 from .crashes import End, last_end, restarts
+from .manifests import Manifest
 from .observed import Observed
+from .problems import Problem
 from .reasons import LOOPING, ON_THE_WAY
 from .remedies import ended
 from .resources.services import endpoint
-from .rollout import Problem
 from .running import current, ready_servers, service_port
-from .spec import Spec
+from .view import View
 
-Manifest = dict[str, Any]
+_LONGEST = 32768  # characters; the API server refuses a longer message of a condition
 
 
-def status_of(spec: Spec, observed: Observed, problems: tuple[Problem, ...], now: datetime) -> Manifest:
-    """The whole status; `now` is the time of transitions."""
-    view = View(spec, observed, problems, now)
+def status_of(view: View) -> Manifest:
+    """The complete status."""
+    observed = view.observed
     made: Manifest = _counts(observed) | {
         "selector": names.selector_text(names.selector(observed.owner["metadata"]["name"])),
     }
-    made |= _capacity(observed) | _endpoint(spec, view)
-    made |= _model(spec, view, observed) | _download(view)
-    made |= _told_before(spec, view) if view.untold else _kv_cache(view) | _accelerator(spec, view)
-    return _finish(made, observed, conditions(view), now)
+    made |= _capacity(observed) | _endpoint(view) | _model(view) | _download(view)
+    made |= _known(view) if view.unreported else _kv_cache(view) | _accelerator(view)
+    return _finish(made, observed, conditions(view), view.now)
 
 
 def rejected(observed: Observed, problem: Problem, now: datetime) -> Manifest:
-    """The status of an object whose spec cannot be acted on: what was known stays, pods go on serving."""
+    """The status of an object with a blocking problem. Other fields keep their values, and pods continue to serve."""
     before = {key: value for key, value in observed.owner.get("status", {}).items() if key != "conditions"}
     ready = Condition("Ready", "False", problem.reason, problem.message)
     heads = [ready, available(observed, ready), *stalled(ready, ())]
@@ -40,7 +40,7 @@ def rejected(observed: Observed, problem: Problem, now: datetime) -> Manifest:
 
 
 def unseen(owner: Manifest, problem: Problem, now: datetime) -> Manifest:
-    """The status of an object whose pods cannot, or need not, be looked at: what was known stays."""
+    """The status of an object whose pods were not read. Other fields keep their values."""
     before = {key: value for key, value in owner.get("status", {}).items() if key != "conditions"}
     ready = Condition("Ready", "False", problem.reason, problem.message)
     unknown = Condition("Available", "Unknown", problem.reason, problem.message)
@@ -48,20 +48,26 @@ def unseen(owner: Manifest, problem: Problem, now: datetime) -> Manifest:
 
 
 def _counts(observed: Observed) -> Manifest:
-    """What the Deployment tells of its pods, and what the pods tell of their containers."""
+    """Numbers of pods and restarts, and the last end of a server."""
     counts = (observed.deployment or {}).get("status", {})
-    made: Manifest = {key: int(counts.get(key, 0)) for key in ("replicas", "readyReplicas", "updatedReplicas")}
-    made["restarts"] = restarts(observed.own_pods())
+    made: Manifest = {
+        "replicas": counts.get("replicas", 0),
+        "readyReplicas": counts.get("readyReplicas", 0),
+        "updatedReplicas": counts.get("updatedReplicas", 0),
+        "restarts": restarts(observed.own_pods()),
+    }
     last = _last_termination(observed)
     return made | ({"lastTermination": last} if last else {})
 
 
 def _last_termination(observed: Observed) -> Manifest:
-    """How a server ended last. What is known stays as it was written, also when the pod is gone."""
+    """The last end of a server. It stays in the status when the pod is deleted."""
     known: Manifest = observed.owner.get("status", {}).get("lastTermination", {})
     found = [(end, pod) for pod in observed.own_pods() if (end := last_end(pod)) and end.finished]
-    end, pod = max(found, key=lambda item: _time(item[0]), default=(None, {}))
-    if end is None or _time(end) < known.get("time", "") or _about(known) == (_time(end), end.pod):
+    if not found:
+        return known
+    end, pod = max(found, key=lambda item: _time(item[0]))
+    if _time(end) < known.get("time", "") or _about(known) == (_time(end), end.pod):
         return known
     message = ended(pod, end, observed).message
     return {"time": _time(end), "pod": end.pod, "reason": end.reason, "message": message}
@@ -93,29 +99,29 @@ def _condition(condition: Condition, before: Mapping[str, Any] | None, generatio
         "type": condition.type,
         "status": condition.status,
         "reason": condition.reason,
-        "message": condition.message[:32768],
+        "message": condition.message[:_LONGEST],
         "observedGeneration": generation,
         "lastTransitionTime": before["lastTransitionTime"] if before and same else now,
     }
 
 
 def _capacity(observed: Observed) -> Manifest:
-    """What the pods have. During a rollout, or when one fails, that is not what the spec asks for."""
+    """Slots and context of the pods. During a rollout they may differ from the spec."""
     total, server = sum(pod.slots for pod in ready_servers(observed)), current(observed)
     if server is None:
         return {"slots": {"total": total}}
     return {"slots": {"total": total, "perReplica": server.slots}, "context": {"totalTokens": server.context}}
 
 
-def _endpoint(spec: Spec, view: View) -> Manifest:
+def _endpoint(view: View) -> Manifest:
     server, port = current(view.observed), service_port(view.observed)
     if port is None and view.blocked:
-        return {}  # there is no Service
-    tls = server.tls if server else spec.security.tls is not None
-    return {"endpoint": endpoint(view.observed.owner, tls=tls, port=port or spec.serving.port)}
+        return {}  # the Service does not exist
+    tls = server.tls if server else view.spec.security.tls is not None
+    return {"endpoint": endpoint(view.observed.owner, tls=tls, port=port or view.spec.serving.port)}
 
 
-def _model(spec: Spec, view: View, observed: Observed) -> Manifest:
+def _model(view: View) -> Manifest:
     for report in view.serving:
         if about := report.get("model"):
             known = {
@@ -127,7 +133,7 @@ def _model(spec: Spec, view: View, observed: Observed) -> Manifest:
                 "sha256": about.get("sha256"),
             }
             return {"model": {key: value for key, value in known.items() if value}}
-    before = observed.owner.get("status", {}).get("model")
+    before = view.observed.owner.get("status", {}).get("model")
     return {"model": before} if before else {}
 
 
@@ -135,12 +141,13 @@ def _download(view: View) -> Manifest:
     for report in view.reports:
         about = report.get("download") or {}
         if report.get("state") == "downloading" and about.get("total_bytes"):
-            return {"download": {"bytes": int(about["bytes"]), "totalBytes": int(about["total_bytes"])}}
+            return {"download": {"bytes": about.get("bytes", 0), "totalBytes": about["total_bytes"]}}
     return {}
 
 
-def _told_before(spec: Spec, view: View) -> Manifest:
-    """What pods told before, as far as the spec still asks for it."""
+def _known(view: View) -> Manifest:
+    """The values of the last reports, as far as the spec still asks for them."""
+    spec = view.spec
     asked = {"kvCache": spec.kv_cache and spec.kv_cache.stores, "accelerator": spec.accelerator}
     before = view.observed.owner.get("status", {})
     return {key: before[key] for key, wanted in asked.items() if wanted and key in before}
@@ -150,13 +157,14 @@ def _kv_cache(view: View) -> Manifest:
     stores = view.stores
     if not stores:
         return {}
-    # Pods on one volume see the same files; they only look at different times.
-    return {"kvCache": {key: max(int(store.get(key, 0)) for store in stores) for key in ("entries", "bytes")}}
+    # Pods on one volume count the same files, at different times.
+    entries = max(store.get("entries", 0) for store in stores)
+    return {"kvCache": {"entries": entries, "bytes": max(store.get("bytes", 0) for store in stores)}}
 
 
-def _accelerator(spec: Spec, view: View) -> Manifest:
+def _accelerator(view: View) -> Manifest:
     worst = view.worst_accelerator
-    if not spec.accelerator or worst is None:
+    if not view.spec.accelerator or worst is None:
         return {}
     known = {
         "device": worst.get("device"),
@@ -167,9 +175,9 @@ def _accelerator(spec: Spec, view: View) -> Manifest:
 
 
 def transitions(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Events to tell, as (type, reason, message): Ready whenever it changes, the others when they bring bad news.
+    """Events to write, as (type, reason, message): each change of Ready, and other conditions that become bad.
 
-    Nothing is told twice: one Event for one reason, and one for how a server ended.
+    Each reason has at most one Event, and so has the end of a server.
     """
     old = {item["type"]: item for item in before.get("conditions", [])}
     past, last = before.get("lastTermination", {}), after.get("lastTermination", {})
@@ -177,24 +185,24 @@ def transitions(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tup
     known = {old["Ready"]["reason"]} & LOOPING if "Ready" in old else set()
     if not news and past.get("reason") in _ENDS:
         known = known | {past["reason"]}
-    told: dict[str, tuple[str, str, str]] = {}
+    events: dict[str, tuple[str, str, str]] = {}
     for item in after["conditions"]:
         was = old.get(item["type"], {})
         if (was.get("status"), was.get("reason")) == (item["status"], item["reason"]):
             continue
         bad = item["status"] == _BAD.get(item["type"], "False") and item["reason"] not in ON_THE_WAY
         if item["reason"] not in known if bad else item["type"] == "Ready":
-            text = f"{item['type']} is {item['status']}. {item['message']}".strip()
-            told.setdefault(item["reason"], ("Warning" if bad else "Normal", item["reason"], text))
-    # What left its own word, or ends again and again since long, a condition tells.
+            text = f"{item['type']} is {item['status']}: {item['message']}".removesuffix(": ")
+            events.setdefault(item["reason"], ("Warning" if bad else "Normal", item["reason"], text))
+    # A condition already shows an end with a reason of its own, and a server that ends again and again.
     if (
         news
         and last["reason"] in _ENDS
         and not known
-        and not any(last["message"] in text for _, _, text in told.values())
+        and not any(last["message"] in text for _, _, text in events.values())
     ):
-        told.setdefault(last["reason"], ("Warning", last["reason"], last["message"]))
-    return list(told.values())
+        events.setdefault(last["reason"], ("Warning", last["reason"], last["message"]))
+    return list(events.values())
 
 
 _BAD = {"Stalled": "True"}

@@ -1,9 +1,10 @@
-"""The keyed work queue: one reconcile of an object at a time, as few as needed, as soon as sensible.
+"""The work queue. It runs one reconcile of an object at a time, and several objects at the same time.
 
-- A key that is added while it waits is one run; added while it runs, one more run.
-- A run that fails is tried again after a pause that doubles, with jitter; an event does not wait for it.
-- A run may ask for the next one by returning seconds.
-It knows nothing of Kubernetes.
+- A key that is added while it waits is run once. A key that is added while it runs is run once more.
+- A failed run is repeated after a pause that doubles each time, with jitter. An event does not wait for the pause.
+- A run may return the seconds until the next run.
+
+This module does not depend on Kubernetes.
 """
 
 import asyncio
@@ -18,11 +19,11 @@ from .metrics import Metrics
 Key = tuple[str, str]
 _log = logging.getLogger(__name__)
 _FIRST_PAUSE, _LAST_PAUSE = 0.5, 120.0
-_RUN_LIMIT = 120.0  # every request has its own limit; this is for what hangs all the same
+_RUN_LIMIT = 120.0  # seconds; every request has a shorter limit of its own
 
 
 def pause(failures: int) -> float:
-    """Seconds before the next try after so many failures in a row."""
+    """Seconds before the next try, after this number of failures in a row."""
     seconds = min(_LAST_PAUSE, _FIRST_PAUSE * 2.0 ** min(failures - 1, 30))
     return seconds * random.uniform(0.75, 1.25)  # noqa: S311 - no secret
 
@@ -32,7 +33,7 @@ def _now() -> float:
 
 
 class WorkQueue:
-    """Keys in, calls of `reconcile` out."""
+    """Calls `reconcile` for keys that are added."""
 
     def __init__(
         self,
@@ -46,8 +47,8 @@ class WorkQueue:
         self._workers = workers
         self._run_limit = run_limit
         self._ready: asyncio.Queue[Key] = asyncio.Queue()
-        self._waiting: set[Key] = set()  # what _ready holds
-        self._running: dict[Key, float] = {}  # since when
+        self._waiting: set[Key] = set()  # the keys in _ready
+        self._running: dict[Key, float] = {}  # start time by key
         self._again: set[Key] = set()  # added while running
         self._timers: dict[Key, asyncio.TimerHandle] = {}  # the earliest future run
         self._failures: dict[Key, int] = {}
@@ -58,16 +59,16 @@ class WorkQueue:
 
     @property
     def depth(self) -> int:
-        """Keys that could run now if there were a worker."""
+        """Number of keys that wait for a worker."""
         return len(self._waiting)
 
     def stuck_for(self) -> float:
-        """Seconds by which the longest run is over any limit; 0 when all is well."""
+        """Seconds by which the longest run exceeds twice its limit. 0 when none does."""
         now = _now()
         return max(0.0, now - min(self._running.values(), default=now) - 2 * self._run_limit)
 
     def add(self, key: Key) -> None:
-        """Run soon. From the event loop's thread only."""
+        """Run soon. Call it from the thread of the event loop only."""
         if self._closed or key in self._waiting:
             return
         self._forget_timer(key)
@@ -79,7 +80,7 @@ class WorkQueue:
         self._metrics.queue_depth.set(self.depth)
 
     def add_after(self, key: Key, seconds: float) -> None:
-        """Run in so many seconds, unless something runs it earlier."""
+        """Run after this number of seconds, or earlier if `add` is called."""
         loop = asyncio.get_running_loop()
         timer = self._timers.get(key)
         if self._closed or key in self._waiting or (timer is not None and timer.when() <= loop.time() + seconds):
@@ -97,7 +98,7 @@ class WorkQueue:
             self.close()
 
     async def drain(self, seconds: float) -> bool:
-        """Start nothing any more, and let what runs end; True if it all did."""
+        """Start no further run and wait for running ones. True when all of them ended in time."""
         self.close()
         try:
             async with asyncio.timeout(seconds):
@@ -107,7 +108,7 @@ class WorkQueue:
         return True
 
     def close(self) -> None:
-        """Take nothing and start nothing any more."""
+        """Accept no further key and start no further run."""
         self._closed = True
         for timer in self._timers.values():
             timer.cancel()
@@ -142,7 +143,7 @@ class WorkQueue:
                 self.add_after(key, again)
 
     async def _run(self, key: Key) -> float | None:
-        """One run, and the seconds until the next one."""
+        """Run once. Returns the seconds until the next run."""
         token = logs.current.set(key)
         result, started = "cancelled", _now()
         try:
@@ -169,7 +170,7 @@ class WorkQueue:
         self._metrics.errors.labels(type(error).__name__).inc()
         fields = {"failures": failures, "retry_seconds": round(seconds, 1)}
         if isinstance(error, ClusterError):
-            again = self._outage and isinstance(error, Unreachable)  # told once, not for a hundred objects
+            again = self._outage and isinstance(error, Unreachable)  # an outage is logged once, not for each object
             _log.log(logging.DEBUG if again else logging.WARNING, "%s", error, extra={"fields": fields})
             self._outage = isinstance(error, Unreachable)
         else:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 from llamaserver_operator import config
+from llamaserver_operator.parsing import parse
 
 from dev.localcluster.binaries import Missing
 from tests.support.cluster.helm import CHART, ROOT, Helm, HelmError, Object
@@ -55,7 +56,7 @@ def test_lint(helm):
 
 
 def test_defaults_are_those_of_the_snapshot(helm):
-    text = helm.template({"crds": {"install": False}})
+    text = helm.template({"crds": {"install": False}}).replace(config.__version__, "VERSION")
     if os.environ.get("UPDATE_GOLDEN"):
         GOLDEN.write_text(text)
     assert text == GOLDEN.read_text(), f"UPDATE_GOLDEN=1 writes {GOLDEN.name} anew"
@@ -86,9 +87,9 @@ def test_one_object_a_file(helm):
         assert len({(each["kind"], each["metadata"]["name"]) for each in objects}) == 1, source
 
 
-def test_the_resource_is_that_of_crds(helm):
+def test_the_chart_renders_the_crd_of_crds(helm):
     canonical, copy = ROOT / "crds" / "llamaservers.yaml", CHART / "files" / "crd-llamaservers.yaml"
-    assert copy.read_text() == canonical.read_text(), f"cp {canonical.relative_to(ROOT)} {copy.relative_to(ROOT)}"
+    assert copy.read_text() == canonical.read_text(), "make generate copies it"
     rendered, wanted = one(helm.objects(), "CustomResourceDefinition"), yaml.safe_load(canonical.read_text())
     assert rendered["spec"] == wanted["spec"]
     assert rendered["metadata"]["name"] == wanted["metadata"]["name"]
@@ -383,3 +384,35 @@ def test_every_value_is_described_and_known_to_the_schema():
 
     listed = [leaf for leaf in leaves(yaml.safe_load(text)) if not leaf.startswith(("resources.", "prometheus."))]
     assert [leaf for leaf in listed if f"`{leaf}`" not in readme] == []
+
+
+# What a catalogue shows
+
+
+def annotation(name: str) -> list[Object]:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    return yaml.safe_load(chart["annotations"][f"artifacthub.io/{name}"])
+
+
+def test_a_catalogue_finds_the_project():
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert {"home", "sources", "maintainers", "icon", "keywords"} <= chart.keys()
+    assert (ROOT / chart["icon"].partition("/main/")[2]).is_file()
+    assert all({"kind", "description"} == set(change) for change in annotation("changes"))
+
+
+def test_a_catalogue_shows_the_resource():
+    crd = yaml.safe_load((ROOT / "crds" / "llamaservers.yaml").read_text())
+    (shown,) = annotation("crds")
+    assert shown["name"] == crd["metadata"]["name"]
+    assert shown["version"] == crd["spec"]["versions"][0]["name"]
+    for example in annotation("crdsExamples"):
+        assert example["kind"] == shown["kind"]
+        parse(example["spec"])
+
+
+def test_a_catalogue_scans_the_images_of_the_release(helm):
+    read = parsed(helm.objects({"registry": "ghcr.io/llamaserver"}))
+    used = {read.server_image, read.server_image_cuda, read.server_image_rocm, read.server_image_vulkan}
+    images = {item["image"] for item in annotation("images")}
+    assert images == used | {f"ghcr.io/llamaserver/llamaserver-operator:{config.__version__}"}

@@ -1,4 +1,4 @@
-"""The LlamaServer schema as text: described, bounded, small, and in step with the operator."""
+"""The CRD as text: described, bounded, small, and consistent with the operator."""
 
 import json
 from collections.abc import Iterator
@@ -47,7 +47,7 @@ def test_every_description_is_a_sentence():
 
 
 def test_what_users_write_is_bounded():
-    """CEL's budget counts the largest value that each rule could meet."""
+    """The cost budget of CEL assumes the largest possible value of each field."""
     free = []
     for path, node in nodes(SCHEMA["properties"]["spec"], "spec"):
         kind = node.get("type")
@@ -76,7 +76,7 @@ def test_it_is_small():
 
 
 def test_the_schema_has_no_stray_keys():
-    """A comma in an unquoted text of a flow mapping starts a new key, which an API server drops in silence."""
+    """A comma in an unquoted text of a flow mapping starts a new key. The API server drops it without an error."""
     known = {
         *("description", "type", "properties", "items", "required", "default", "enum", "format", "pattern", "anyOf"),
         *("minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"),
@@ -87,7 +87,7 @@ def test_the_schema_has_no_stray_keys():
 
 
 def test_reserved_volume_names_are_those_of_the_operator():
-    """An object that makes use of every volume."""
+    """An object that uses every volume."""
     downloads = {"model": {"source": {"http": {"url": "http://models.example/m.gguf"}}}}
     claim = {"persistentVolumeClaim": {"claimName": "models", "path": "l.gguf"}}
     given = {

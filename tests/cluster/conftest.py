@@ -1,6 +1,7 @@
 """Every test of this folder runs on a real cluster: one for the session, a namespace for the test.
 
 LLAMASERVER_CLUSTER names the folder of a running one to use instead (python -m dev.localcluster up).
+LLAMASERVER_TEST_LANE tells sessions apart that run at the same time, each on its own cluster (tests/lanes.py).
 """
 
 import os
@@ -34,7 +35,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
         assert found.running, f"LLAMASERVER_CLUSTER: no cluster runs in {chosen}"
         yield found
         return
-    folder = folder_named("tests")
+    folder = folder_named(f"tests-{os.environ.get('LLAMASERVER_TEST_LANE', '1')}") / "c"
     with exclusive(folder):
         own = Cluster(folder)
         try:

@@ -58,7 +58,7 @@ CASES = {
         "ModelLoadFailed",
         (
             "'no-such-architecture'; the file is from the cache, downloaded at ",
-            "; each new pod begins with the download",
+            ". Each new pod starts with the download",
         ),
     ),
     "full-disk": Case(
@@ -87,7 +87,7 @@ CASES = {
         {"resources": {"requests": None, "limits": {"memory": "24Mi"}}},
         "Progressing",
         "OOMKilled",
-        ("memory limit of 24Mi", "raise spec.resources.limits.memory"),
+        ("memory limit of 24Mi", "Raise spec.resources.limits.memory"),
     ),
     "no-such-key": Case(
         {

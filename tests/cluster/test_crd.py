@@ -332,9 +332,9 @@ def test_scale_subresource(cluster, api, served):
 @pytest.mark.parametrize(
     ("field", "text"),
     [
-        ("spec", "The GPUs of each pod. Without it the model runs on the CPU."),
-        ("spec.kvCache.volume", "Exactly one of claimName, claimTemplate and emptyDir has to be set."),
-        ("spec.kvCache.hostMemory", "where resources says nothing about memory, the pod requests this much."),
+        ("spec", "The GPUs of each pod. Without it, the model runs on the CPU."),
+        ("spec.kvCache.volume", "Set exactly one of claimName, claimTemplate and emptyDir."),
+        ("spec.kvCache.hostMemory", "If resources sets no memory, the pod requests this amount."),
     ],
 )
 def test_explain_reads_like_documentation(cluster, api, field, text):

@@ -70,14 +70,14 @@ def test_a_token_opens_what_is_not_public(llama: Llama, hub: Hub, tiny: Path) ->
     for each, token in both:
         message = each.until_condition("ModelAvailable", "False", "Unauthorized")
         assert url in message and f" answered 401 Unauthorized; no token was sent ({token} is not set)" in message
-        assert "spec.model.credentialsSecretRef can name a Secret with the key HF_TOKEN or BEARER_TOKEN" in message
+        assert "Name a Secret with the key HF_TOKEN or BEARER_TOKEN in spec.model.credentialsSecretRef" in message
     create_secret(llama, "wrong", {"HF_TOKEN": "secret-2", "BEARER_TOKEN": "secret-2"})
     create_secret(llama, "tokens", {"HF_TOKEN": "secret-1\n", "BEARER_TOKEN": "secret-1"})
     for each, _ in both:
         each.apply(model={"credentialsSecretRef": {"name": "wrong"}})
     for each, token in both:
         message = each.until_condition("ModelAvailable", "False", "Unauthorized")
-        assert f"; the token in {token} was refused; tokens are the keys" in message
+        assert f"; the token in {token} was refused. Tokens are read from the keys" in message
         assert 'of Secret "wrong" (spec.model.credentialsSecretRef)' in message
         assert "secret-2" not in str(each.object["status"])
     for each, _ in both:
@@ -227,7 +227,7 @@ def test_a_model_that_does_not_load_is_asked_for_again_by_each_new_pod(
     message = llama.until_condition("ModelAvailable", "False", "ModelLoadFailed")
     assert "unknown model architecture: 'no-such-architecture'; the file is from the cache, downloaded at 2" in message
     assert f" from {url}; the next start checks whether the server has another file" in message
-    assert message.endswith("; each new pod begins with the download")
+    assert message.endswith(". Each new pod starts with the download")
     replace_pods(llama)
     until(lambda: len(hub.downloads("mended/models")) == 2, "the next pod asks", 60)
     assert llama.until_condition("ModelAvailable", "False", "ModelLoadFailed") == message  # it has kept the file

@@ -140,8 +140,8 @@ def test_a_claim_of_an_earlier_object_is_a_conflict_with_a_remedy(llama: Llama) 
     command = f"kubectl delete pvc model-model-cache --namespace={llama.namespace}"
     assert message == (
         "claim model-model-cache of an earlier object or spec has accessModes ReadWriteOnce, "
-        f"spec.model.cache.claimTemplate asks for ReadWriteMany: delete it ({command}; the model is downloaded again), "
-        "or ask for ReadWriteOnce"
+        "but spec.model.cache.claimTemplate asks for ReadWriteMany. Ask for ReadWriteOnce, or delete the claim "
+        f"(the model is downloaded again): {command}"
     )
     llama.until_event("ClaimConflict")
     llama.cluster.kubectl(*command.split()[1:])
@@ -156,7 +156,7 @@ def test_memory_is_told_with_the_limit_and_the_context(llama: Llama) -> None:
     llama.apply(context={"tokensPerSlot": 4096, "slots": 8}, resources=memory)
     message = llama.until_condition("Progressing", "False", "OOMKilled")
     assert message.startswith("container server was killed at its memory limit of 48Mi")
-    assert "the context 8 x 4,096 tokens; raise spec.resources.limits.memory, or lower spec.context" in message
+    assert "the context 8 x 4,096 tokens. Raise spec.resources.limits.memory, or lower spec.context" in message
 
 
 def test_storage_of_the_node_is_told_with_what_fills_it(llama: Llama) -> None:
@@ -169,8 +169,10 @@ def test_storage_of_the_node_is_told_with_what_fills_it(llama: Llama) -> None:
         return found[0] if found else ""
 
     until(lambda: bool(told()), "an eviction is told", 300, pause=1)
-    assert "exceeds the total limit of containers 50Mi; without spec.model.cache the model" in told()
-    assert "lies on the pod's scratch volume: set spec.model.cache, or raise spec.resources.limits.ephemeral" in told()
+    assert "exceeds the total limit of containers 50Mi. Without spec.model.cache the model" in told()
+    assert (
+        "is on the scratch volume of the pod. Set spec.model.cache, or raise spec.resources.limits.ephemeral" in told()
+    )
 
 
 def test_a_quota_that_stops_a_rollout_is_told_with_a_remedy(llama: Llama) -> None:
@@ -181,8 +183,8 @@ def test_a_quota_that_stops_a_rollout_is_told_with_a_remedy(llama: Llama) -> Non
     message = llama.until_condition("Progressing", "False", "FailedCreate")
     assert "exceeded quota: q" in message
     assert message.endswith(
-        "; the quota has no room for one pod more while the old one serves: raise it, or set "
-        "spec.rollout.strategy: Replace"
+        ". The quota has no room for another pod while the old one serves. Raise it, or set "
+        "spec.rollout.strategy to Replace"
     )
     assert llama.complete()["tokens_predicted"]
     llama.apply(rollout={"strategy": "Replace"}).until_ready()
@@ -199,8 +201,8 @@ def test_a_node_that_cannot_mount_images_is_told_with_its_runtime(llama: Llama) 
     node = llama.cluster.kubectl.get("node", llama.cluster.node)
     runtime = node["status"]["nodeInfo"]["containerRuntimeVersion"].replace("://", " ")
     assert message == (
-        f"node {llama.cluster.node} ({runtime}) cannot mount image volumes (spec.model.source.image); "
-        "containerd 2.1 or CRI-O 1.33 or later is needed"
+        f"node {llama.cluster.node} ({runtime}) cannot mount image volumes (spec.model.source.image). "
+        "It needs containerd 2.1 or CRI-O 1.33 or later"
     )
 
 

@@ -45,9 +45,10 @@ def test_an_edit_that_breaks_the_template_stops_at_the_new_pod(llama: Llama) -> 
     put_template(llama, mended)
     llama.until_ready()
     assert not serving & llama.pod_uids
-    with llama.service() as relay:
-        assert get(f"{relay.url}/props")["chat_template"] == mended
-        assert post(f"{relay.url}/v1/chat/completions", CHAT)["choices"]
+    for pod in llama.pods:  # asked itself: the Service leads to the pods before it a moment longer
+        with llama.pod_port(pod, 8080) as relay:
+            assert get(f"{relay.url}/props")["chat_template"] == mended
+            assert post(f"{relay.url}/v1/chat/completions", CHAT)["choices"]
 
 
 def test_a_model_whose_own_template_is_broken_serves_with_another(llama: Llama, hub: Hub, tmp_path: Path) -> None:

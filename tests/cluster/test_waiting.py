@@ -157,11 +157,11 @@ def test_pods_of_a_deleted_object_of_the_same_name_do_not_count(llama: Llama, tm
     assert "Current" not in {status for status, _ in verdicts(new)}
 
 
-def test_a_paused_deployment_is_told(llama: Llama) -> None:
+def test_a_paused_deployment_is_shown(llama: Llama) -> None:
     where = f"--namespace={llama.namespace}"
     llama.apply().until_ready()
     llama.cluster.kubectl("rollout", "pause", "deployment/model", where)
-    text = "Deployment model is paused: kubectl rollout resume deployment/model"
+    text = "Deployment model is paused. Resume it with kubectl rollout resume deployment/model"
     assert llama.until_condition("Progressing", "Unknown", "Paused") == text
     assert llama.condition("Ready")[:2] == ("True", "Serving"), "what runs is the spec"
     before = llama.pod_uids
@@ -176,7 +176,7 @@ def test_a_paused_deployment_is_told(llama: Llama) -> None:
     row = llama.cluster.kubectl("get", "llama", where, "--no-headers").split()
     assert row[:4] == ["model", "False", "True", "Paused"]
 
-    llama.cluster.kubectl(*text.partition(": kubectl ")[2].split(), where)
+    llama.cluster.kubectl(*text.partition(" with kubectl ")[2].split(), where)
     llama.until_ready()
     assert not before & llama.pod_uids
     assert verdict(llama) == "Current"

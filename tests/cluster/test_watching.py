@@ -182,7 +182,7 @@ def test_told_to_stop_it_finishes_what_runs_unless_that_takes_too_long(
     until(lambda: operator.metric("llamaserver_operator_api_requests_total", verb="GET", kind="ConfigMap"), "it runs")
     assert operator.stop() == 0
     assert world.count("object") == (1 if finished else 0)
-    assert operator.said("running reconciles are cut off") != finished
+    assert operator.said("stopped before all running reconciles ended") != finished
     lease = world.cluster.kubectl.get("lease", "llamaserver-operator", world.namespace)
     assert lease["spec"]["holderIdentity"] == ""
 
@@ -255,14 +255,14 @@ def test_a_kind_that_comes_later_is_watched_without_a_restart(world: World) -> N
     seen = world.until_more("early")
     kubectl.create(MONITORS)
     try:
-        until(lambda: operator.said("kinds came or went"), "the new kind is found")
+        until(lambda: operator.said("the cluster serves other kinds now"), "the new kind is found")
         world.until_more("early", seen)  # everything is looked at again: it may want one now
         until_served(world.cluster, MONITORS["metadata"]["name"])
         kubectl.create(child(world.namespace, "ServiceMonitor", "monitored"))
         world.until_more("monitored")
     finally:
         kubectl.delete("customresourcedefinition", MONITORS["metadata"]["name"])
-    until(lambda: operator.log.count("kinds came or went") == 2, "its end is seen")
+    until(lambda: operator.log.count("the cluster serves other kinds now") == 2, "its end is seen")
     kubectl.create(child(world.namespace, "ConfigMap", "late"))
     world.until_more("late")
     assert operator.health("/healthz") == (200, "ok")
@@ -280,7 +280,7 @@ def test_a_kind_that_goes_is_noticed_by_who_misses_it_not_at_the_next_look(world
         world.until_more("monitored")
     finally:
         kubectl.delete("customresourcedefinition", crd)
-    until(lambda: operator.said("kinds came or went"), "its end is noticed")
+    until(lambda: operator.said("the cluster serves other kinds now"), "its end is noticed")
     kubectl.create(child(world.namespace, "ConfigMap", "late"))
     world.until_more("late")
     assert "Traceback" not in operator.log

@@ -20,7 +20,7 @@ FOLDERS = ("MODELS_DIR", "KV_DIR", "CONFIG_DIR", "API_KEYS_DIR", "TLS_DIR", "SOU
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Stands for the file system of a pod: the server's parser looks whether folders are there."""
+    """Stands in for the file system of a pod, because the server's parser checks that folders exist."""
     root = tmp_path_factory.mktemp("pod")
     for name in FOLDERS:
         (root / getattr(names, name).lstrip("/")).mkdir(parents=True, exist_ok=True)
@@ -37,7 +37,7 @@ def in_folders(folders: Path):
 
 
 def rendered(raw: dict[str, Any]) -> list[str]:
-    """The server's command line for a spec, as the kubelet makes it of the container's arguments."""
+    """The command line of the server for a spec, as the kubelet makes it from the container's arguments."""
     spec = parse(raw)
     arguments = server_arguments(spec, model_files(spec), "models", "demo")
     return [re.sub(r"\$\$|\$\([^)]*\)", lambda found: found[0][0] if found[0] == "$$" else "", a) for a in arguments]

@@ -1,10 +1,10 @@
-"""A report that remembers what was looked for and is not there."""
+"""A report that records which missing keys were read."""
 
 from typing import Any
 
 
 class Recorded(dict[str, Any]):
-    """A dict, its inner ones likewise; `missing` has the paths of keys that somebody asked for in vain."""
+    """A dict, with inner dicts of the same type. `missing` has the paths of keys that were read and are absent."""
 
     def __init__(self, values: dict[str, Any], missing: set[str] | None = None, path: str = "") -> None:
         self.missing: set[str] = set() if missing is None else missing
@@ -23,7 +23,7 @@ class Recorded(dict[str, Any]):
             self.missing.add(f"{self._path}{key}")
 
     def get(self, key: str, default: Any = None) -> Any:
-        """As dict's."""
+        """Like dict.get."""
         self._note(key)
         return super().get(key, default)
 

@@ -1,4 +1,4 @@
-"""Every field that is an argument of the server, read back by the server's own parser."""
+"""Every field that becomes an argument of the server is read back by the server's parser."""
 
 from collections.abc import Callable
 from pathlib import Path as File
@@ -29,7 +29,7 @@ MIB = {"1Mi": 1, "4Gi": 4096, "1.5Gi": 1536, "1G": 953, "2.9Mi": 2, "1Pi": 2**30
 
 
 def cases(words: str, base: Raw, field: str, values: dict[Any, Any]) -> list[tuple[str, Raw, str, Any]]:
-    """One field: values of the spec, and what they are in the server's Config."""
+    """One field: values in the spec, and the values in the server's Config."""
     made = []
     for value, expected in values.items():
         spec = put(base, path_of(words), list(value) if isinstance(value, tuple) else value)
@@ -106,7 +106,7 @@ def test_the_table_has_every_field():
 
 
 def test_the_table_has_every_word():
-    """Every enum value of a field is in it, but for those that say that nothing is set."""
+    """The table has every enum value, except those that set nothing."""
     seen: dict[str, set[Any]] = {}
     for words, spec, _, _ in TABLE:
         value = get(spec, path_of(words))
@@ -117,7 +117,7 @@ def test_the_table_has_every_word():
 
 
 @pytest.mark.parametrize(("words", "spec", "field", "expected"), TABLE, ids=[f"{r[0]}-{r[2]}-{r[3]}" for r in TABLE])
-def test_what_a_field_says_is_what_the_server_reads(
+def test_the_server_reads_the_value_of_each_field(
     words: str, spec: Raw, field: str, expected: object, config: Callable[..., Config]
 ):
     assert errors(spec) == [], "a value that the API server would refuse proves nothing"
@@ -126,7 +126,7 @@ def test_what_a_field_says_is_what_the_server_reads(
 
 
 def test_what_is_not_set_is_the_servers_default(config: Callable[..., Config]):
-    """But for what a pod needs."""
+    """Except what a pod needs."""
     plain, bare = config(PLAIN), Config()
     set_here = {
         "model": f"{names.MODELS_DIR}/{model_files(parse(PLAIN)).model.key}/model.gguf",
@@ -158,7 +158,7 @@ def test_a_cpu_gets_no_gpu_options(config: Callable[..., Config]):
     )
 
 
-def test_no_layers_wanted_need_no_offload(config: Callable[..., Config]):
+def test_zero_gpu_layers_require_no_offload(config: Callable[..., Config]):
     assert not config({**GPU, "engine": {"gpuLayers": 0}}).require_offload
 
 
@@ -178,7 +178,7 @@ def test_host_memory_alone_needs_no_volume(config: Callable[..., Config]):
 @pytest.mark.parametrize("size", [None, "1k", "1Gi", "100Gi", "3E"])
 @pytest.mark.parametrize("drain", [0, 300])
 def test_the_server_ends_by_itself_before_it_is_killed(size: str | None, drain: int, config: Callable[..., Config]):
-    """Whatever the volume does: what the server takes at most is less than the grace, by a margin."""
+    """The server takes less time than the grace period, however slow the volume is."""
     cache = {**STORE["kvCache"], **({"maxSize": size} if size else {})}
     spec = {**STORE, "kvCache": cache, "rollout": {"drainTimeoutSeconds": drain}}
     read = config(spec)
@@ -219,7 +219,7 @@ def test_files_that_are_mounted(kind: Raw, path: str, config: Callable[..., Conf
 
 
 def test_files_that_are_downloaded_are_named_as_in_use(config: Callable[..., Config]):
-    """On a lasting volume only: what a pod brings for itself goes with it."""
+    """On a claim only. A scratch volume is deleted with its pod."""
     other = {"http": {"url": "http://models.example/lora.gguf?download=true"}}
     spec = {"model": {"source": HTTP}, "loraAdapters": [{"name": "a", "source": other}], "projector": {"source": HTTP}}
     read = config(spec)
@@ -278,7 +278,7 @@ def without_extra(spec: Raw) -> Raw:
 
 
 def test_variables_of_the_environment_change_nothing_that_is_written():
-    """podTemplate.env may set LLAMA_ARG_*: what a field says wins."""
+    """podTemplate.env may set LLAMA_ARG_* variables. Fields win over them."""
     for base in BASES:
         arguments = rendered(base)
         flags = {word.partition("=")[0] for word in arguments}

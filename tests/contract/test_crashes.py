@@ -1,4 +1,4 @@
-"""Real crashes of real processes with the server's termination log, as the operator tells them."""
+"""Messages of the operator about real crashes of processes that have the server's termination log."""
 
 import signal
 import subprocess
@@ -28,12 +28,12 @@ decode()
 """
 DURING: dict[Phase, str] = {
     "download": "while it downloaded", "load": "while it loaded the model", "warm-up": "while it warmed up",
-    "serving": "while it served", "draining": "while it ended",
+    "serving": "while it served", "draining": "while it drained",
 }  # fmt: skip
 
 
 def crash(folder: Path, phase: Phase, number: signal.Signals) -> End:
-    """What the kubelet tells of a process that ended by a signal in a phase."""
+    """The status that the kubelet writes for a process that ended by a signal in a phase."""
     log, code = folder / "termination-log", folder / "backend.py"
     code.write_text(CRASHING)
     done = subprocess.run([sys.executable, code, log, phase, str(int(number))], check=False, capture_output=True)
@@ -48,7 +48,7 @@ def crash(folder: Path, phase: Phase, number: signal.Signals) -> End:
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE, signal.SIGBUS])
-def test_a_native_crash_is_told_with_signal_phase_cpu_and_place(number: signal.Signals, tmp_path: Path) -> None:
+def test_a_native_crash_is_shown_with_signal_phase_cpu_and_place(number: signal.Signals, tmp_path: Path) -> None:
     found = crash(tmp_path, "serving", number)
     start = f"container server crashed by signal {int(number)} ({number.name}) while it served, restart 1, up 2 min on "
     assert (found.reason, found.text[: len(start)]) == ("CrashedNatively", start)
@@ -56,7 +56,7 @@ def test_a_native_crash_is_told_with_signal_phase_cpu_and_place(number: signal.S
 
 
 @pytest.mark.parametrize("phase", DURING)
-def test_a_kill_is_told_with_its_phase(phase: Phase, tmp_path: Path) -> None:
+def test_a_kill_is_shown_with_its_phase(phase: Phase, tmp_path: Path) -> None:
     found = crash(tmp_path, phase, signal.SIGKILL)
     text = f"container server was killed by signal 9 (SIGKILL) {DURING[phase]}, restart 1, up 2 min"
     assert (found.reason, found.text) == ("Crashed", text)

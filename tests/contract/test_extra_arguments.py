@@ -1,4 +1,4 @@
-"""Options that belong to fields or to the operator cannot be given as extraArgs, in no spelling."""
+"""Options that belong to fields or to the operator cannot be given as extraArgs, in any spelling."""
 
 import ast
 import re
@@ -26,7 +26,7 @@ def extra(*arguments: str) -> None:
 
 
 def test_every_spelling_of_what_the_operator_writes_is_its_own():
-    """Those of other options that set the same thing, too."""
+    """Also the spellings of other options that set the same value."""
     flags = written()
     assert len(flags) > 40
     fields = {option.field for option in options.OPTIONS if flags & {*option.flags, *option.off}}
@@ -45,8 +45,8 @@ def test_what_is_owned_is_an_option_of_the_server():
     assert set(ARGUMENTS) - {flag for spellings in SPELLINGS.values() for flag in spellings} == set()
 
 
-def test_where_a_model_comes_from_and_who_gets_in_is_owned():
-    """Not written by the operator, and yet not the user's: they would stand against fields."""
+def test_options_of_the_model_source_and_of_access_are_owned():
+    """Options that the operator does not write, but that would contradict fields."""
     for field in ("model_url", "hf_repo", "hf_file", "hf_token", "api_keys", "chat_template", "management_host"):
         flags = {flag for option in options.OPTIONS if option.field == field for flag in option.flags}
         assert {flag for flag in flags if flag.startswith("--")} <= set(ARGUMENTS)
@@ -60,12 +60,12 @@ def test_an_owned_option_is_refused(flag: str):
         assert str(refused.value) == f"spec.engine.extraArgs: {flag} is {ARGUMENTS[flag]}"
 
 
-def test_what_is_told_is_a_field_or_the_operator():
+def test_each_owned_option_names_a_field_or_the_operator():
     fields = {"spec." + ".".join(path[:end]) for path in LEAVES for end in range(1, len(path) + 1)}
     assert set(ARGUMENTS.values()) - fields == {"set by the operator"}
 
 
-def test_the_field_that_is_told_is_one_that_sets_the_option():
+def test_the_named_field_sets_the_option():
     fields: dict[str, set[str]] = {}
     for words, _, field, _ in TABLE:
         fields.setdefault(field, {"set by the operator"}).add(f"spec.{words}")
@@ -83,7 +83,7 @@ def variables(options_: Iterable[options.Option]) -> set[str]:
 
 
 def test_every_variable_of_an_owned_option_is_owned():
-    """But the one that downloads may get a token by."""
+    """Except the variable with the token of downloads."""
     owned = [option for option in options.OPTIONS if {*option.flags, *option.off} & set(ARGUMENTS)]
     free = [option for option in options.OPTIONS if option not in owned]
     assert variables(owned) - set(VARIABLES) == {"HF_TOKEN"}
@@ -110,8 +110,8 @@ def test_variables_of_other_options_pass():
     parse({**PLAIN, "podTemplate": {"env": [{"name": name, "value": "1"} for name in names]}})
 
 
-def test_the_schema_refuses_the_same_and_tells_the_same():
-    """As text: test_messages.py has the API server evaluate it."""
+def test_the_schema_refuses_the_same_options_with_the_same_message():
+    """Compared as text. In test_messages.py the API server evaluates it."""
     rule = next(
         rule for rule in LEAVES["engine", "extraArgs"]["x-kubernetes-validations"] if "messageExpression" in rule
     )
@@ -131,7 +131,7 @@ def test_every_option_has_a_long_form():
 
 
 @pytest.mark.parametrize("flag", sorted(ARGUMENTS))
-def test_a_beginning_of_an_owned_option_is_none_to_the_server(flag: str):
+def test_the_server_accepts_no_abbreviated_option(flag: str):
     """Otherwise --ctx-siz would pass for --ctx-size."""
     known = {flag for spellings in SPELLINGS.values() for flag in spellings}
     for end in range(4, len(flag)):

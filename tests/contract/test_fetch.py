@@ -10,13 +10,14 @@ from llamaserver.errors import DownloadError
 from llamaserver.models import fetch, fetch_run
 from llamaserver.models import spec as fetch_spec
 from llamaserver_operator import names
-from llamaserver_operator.conditions import View, model_available
+from llamaserver_operator.conditions import model_available
 from llamaserver_operator.files import model_files
 from llamaserver_operator.parsing import parse
 from llamaserver_operator.plan import make_plan
 from llamaserver_operator.pods import trouble
 from llamaserver_operator.resources.pod import pod_template
 from llamaserver_operator.status import status_of
+from llamaserver_operator.view import View
 
 from tests.contract.conftest import IMAGE
 from tests.contract.recorded import Recorded
@@ -115,17 +116,17 @@ def test_tokens_and_mirror_reach_the_download():
 @pytest.mark.parametrize(
     ("secret", "environ", "told"),
     [
-        ({}, {}, "no token was sent (BEARER_TOKEN is not set); "
-                 "spec.model.credentialsSecretRef can name a Secret with the key HF_TOKEN or BEARER_TOKEN"),
-        ({"name": "tok"}, {}, "no token was sent (BEARER_TOKEN is not set); tokens are the keys HF_TOKEN and "
-                              'BEARER_TOKEN of Secret "tok" (spec.model.credentialsSecretRef)'),
-        ({"name": "tok"}, {"BEARER_TOKEN": "old"}, "the token in BEARER_TOKEN was refused; tokens are the keys "
-                                                   'HF_TOKEN and BEARER_TOKEN of Secret "tok" '
+        ({}, {}, "no token was sent (BEARER_TOKEN is not set). "
+                 "Name a Secret with the key HF_TOKEN or BEARER_TOKEN in spec.model.credentialsSecretRef"),
+        ({"name": "tok"}, {}, "no token was sent (BEARER_TOKEN is not set). Tokens are read from the keys "
+                              'HF_TOKEN and BEARER_TOKEN of Secret "tok" (spec.model.credentialsSecretRef)'),
+        ({"name": "tok"}, {"BEARER_TOKEN": "old"}, "the token in BEARER_TOKEN was refused. Tokens are read from the "
+                                                   'keys HF_TOKEN and BEARER_TOKEN of Secret "tok" '
                                                    "(spec.model.credentialsSecretRef)"),
     ],
     ids=["no-secret", "no-such-key", "refused"],
 )  # fmt: skip
-async def test_a_refused_download_is_told_with_the_secret(secret: Raw, environ: Raw, told: str, tmp_path: Path):
+async def test_a_refused_download_names_the_secret(secret: Raw, environ: Raw, told: str, tmp_path: Path):
     async with Wire(answer("401 Unauthorized")) as wire:
         model: Raw = {"source": {"http": {"url": f"{wire.url}/m.gguf"}}}
         made = pod_template(parse({"model": model | ({"credentialsSecretRef": secret} if secret else {})}), "models",
@@ -151,7 +152,7 @@ def test_the_operator_reads_what_the_download_reports():
     observed = rolled_out(spec, plan, [pod()], counts(1, 1, 0), reports={"new-0": report})
     found = model_available(View(spec, observed, (), NOW))
     assert (found.reason, found.message) == ("Downloading", "k/model.gguf: 1.00 of 4.00 GiB; slow")
-    status = status_of(spec, observed, plan.problems, NOW)
+    status = status_of(View(spec, observed, plan.problems, NOW))
     assert status["download"] == {"bytes": 2**30, "totalBytes": 4 * 2**30}
     assert report.missing == set()
     progress.waiting = True

@@ -1,4 +1,4 @@
-"""The words that a container of ours leaves behind when it fails: those of the server are those of the operator."""
+"""The reasons that a failed container writes: the operator knows those of the server."""
 
 import ast
 from collections.abc import Iterator
@@ -63,7 +63,7 @@ def test_the_operator_knows_the_servers_reasons():
 
 
 @pytest.mark.parametrize("reason", sorted(pods._MODEL))
-def test_reasons_about_the_model_are_told_by_model_available(reason: str, tmp_path: Path):
+def test_reasons_about_the_model_belong_to_model_available(reason: str, tmp_path: Path):
     log = tmp_path / "log"
     termination.write(str(log), reason, 'what "happened"\nthere ' + "x" * 3000)
     ended = {"exitCode": 1, "reason": "Error", "message": log.read_text()[:4096]}
@@ -76,8 +76,8 @@ def test_reasons_about_the_model_are_told_by_model_available(reason: str, tmp_pa
 
 
 @pytest.mark.parametrize("source", ["the field", "the model"])
-async def test_a_broken_template_is_told_by_its_field(source: str, tmp_path: Path):
-    """The server names options; who reads the object's conditions knows fields only."""
+async def test_a_broken_template_is_shown_with_its_field(source: str, tmp_path: Path):
+    """The server names options. Conditions name fields."""
     file = f"{names.CONFIG_DIR}/chat-template" if source == "the field" else ""
     info = SimpleNamespace(chat_template="{% if", causal=True)
     server: Any = SimpleNamespace(
@@ -100,7 +100,7 @@ async def test_a_broken_template_is_told_by_its_field(source: str, tmp_path: Pat
     assert "--" not in message
 
 
-def test_a_server_that_lacked_memory_is_told_with_what_it_loaded(tmp_path: Path):
+def test_an_oom_kill_is_shown_with_what_the_server_loaded(tmp_path: Path):
     log = tmp_path / "log"
     noted = termination.CrashLog(str(log))
     noted.model_bytes = 96_500_000

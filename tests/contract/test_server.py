@@ -1,4 +1,4 @@
-"""A real server, started as the operator starts it: what it answers is what the operator and its manifests look for."""
+"""A real server, started as by the operator: it has the paths and values that the operator and its manifests use."""
 
 import json
 import os
@@ -24,6 +24,7 @@ from llamaserver_operator.pods import trouble
 from llamaserver_operator.resources.pod import pod_template
 from llamaserver_operator.resources.policies import service_monitor
 from llamaserver_operator.status import status_of
+from llamaserver_operator.view import View
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -46,7 +47,7 @@ SHARED = {"image": {"reference": "registry.example/model:1", "path": "llama.gguf
 
 
 class Running:
-    """A server that serves, and what its management port said."""
+    """A ready server, and the report of its management port."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -67,7 +68,7 @@ def port() -> int:
 
 @pytest.fixture(scope="module")
 def server(folders: Path, port: int) -> Iterator[Running]:
-    """The container's environment and arguments; only the ports are others."""
+    """The environment and the arguments of the container, with other ports."""
     models = folders / "sources" / "0"
     models.mkdir()
     Models(models).llama()
@@ -113,7 +114,7 @@ async def test_the_operator_reads_a_status(server: Running, port: int):
 
 
 def test_every_key_that_the_operator_reads_is_there(server: Running):
-    """And what it makes of them fills every field of the status that the server knows something about."""
+    """The report fills every field of the status that the server can know."""
     spec = parse({**RAW, "accelerator": {"vendor": "NVIDIA", "onFallback": "Warn"}})
     report = Recorded(server.status)
     plan = make_plan(spec, world(spec), CONFIG)
@@ -123,7 +124,7 @@ def test_every_key_that_the_operator_reads_is_there(server: Running):
     wide = make_plan(many, world(many), CONFIG)
     shrinking = rolled_out(many, wide, [pod(ready=True)], counts(2), reports={"new-0": report})
     assert make_plan(few, shrinking, CONFIG).costs == {"new-0": 0}
-    status = status_of(spec, observed, plan.problems, NOW)
+    status = status_of(View(spec, observed, plan.problems, NOW))
     # "download": only while there is one. "sha256": verified digests only, "" here.
     assert report.missing <= {"download"}
     assert {"state", "slots", "requests_deferred", "model", "accelerator", "kv_store"} <= report.asked
@@ -177,8 +178,8 @@ def test_examples_start_servers(path: Path):
         rendered(manifest["spec"])
 
 
-def test_a_refused_command_line_is_told_so_that_the_operator_understands(tmp_path: Path):
-    """Not one of ours: a podTemplate or an older image may bring it about."""
+def test_the_operator_reads_the_reason_of_a_refused_command_line(tmp_path: Path):
+    """The operator writes no such option. A podTemplate or an older image may cause it."""
     log = tmp_path / "log"
     command = [sys.executable, "-m", "llamaserver", *rendered(RAW), "--no-such-option", "--termination-log", str(log)]
     done = subprocess.run(command, env=os.environ | IMAGE, capture_output=True, timeout=60, check=False)

@@ -1,4 +1,4 @@
-"""Claims that get no volume, and claims of an earlier object: what is told of them, and with which field."""
+"""Claims without a volume, and claims of an earlier object: message and field."""
 
 from dataclasses import replace
 from typing import Any
@@ -69,12 +69,12 @@ def test_a_claim_without_a_storage_class() -> None:
         (PLAIN, "new-0-scratch", "none", "spec.podTemplate.volumes"),
     ],
 )  # fmt: skip
-def test_every_claim_is_told_with_its_field(raw: Manifest, name: str, text: str, field: str) -> None:
+def test_a_pending_claim_is_shown_with_its_field(raw: Manifest, name: str, text: str, field: str) -> None:
     found = told(raw, unplaced(), **waiting(name, event(name, "ProvisioningFailed", text)))
     assert found == ("Scheduled", "ClaimPending", f"claim {name} is Pending: {text} ({field})")
 
 
-def test_no_default_class_is_a_failure_though_its_event_is_normal() -> None:
+def test_a_missing_default_class_is_a_failure_although_its_event_is_normal() -> None:
     text = "no persistent volumes available for this claim and no storage class is set"
     found = told(CACHED, unplaced(), **waiting(MODEL_CLAIM, event(MODEL_CLAIM, "FailedBinding", text, "Normal")))
     assert found
@@ -106,7 +106,7 @@ LATER = "2026-01-01T00:05:00Z"
         (UNBOUND, [{**FAILED, "lastTimestamp": None, "eventTime": None}], "ClaimPending"),
     ],
 )  # fmt: skip
-def test_a_claim_that_waits_for_its_pod_is_not_told(message: str, events: list[Manifest], reason: str) -> None:
+def test_a_claim_that_waits_for_its_pod_is_no_trouble(message: str, events: list[Manifest], reason: str) -> None:
     found = told(CACHED, unplaced(message), **waiting(MODEL_CLAIM, *events))
     assert found
     assert found[1] == reason
@@ -114,7 +114,7 @@ def test_a_claim_that_waits_for_its_pod_is_not_told(message: str, events: list[M
 
 
 def test_a_volume_that_cannot_be_made_after_the_node_was_chosen() -> None:
-    """Late binding: the scheduler says nothing for ten minutes, and then something else."""
+    """With late binding, the scheduler has no message for ten minutes, and then another one."""
     text = 'failed to provision volume with StorageClass "fast-nvme": rpc error: no such type'
     more = waiting(MODEL_CLAIM, WAITS, event(MODEL_CLAIM, "ProvisioningFailed", text, at=LATER))
     for one in (pod(node="", phase="Pending", conditions=[]), unplaced("timed out", "SchedulerError")):
@@ -125,7 +125,7 @@ def test_a_volume_that_cannot_be_made_after_the_node_was_chosen() -> None:
     assert told(CACHED, pod(node="", phase="Pending", conditions=[]), **waiting(MODEL_CLAIM, WAITS)) is None
 
 
-def test_events_of_a_claim_say_nothing_of_a_pod_that_was_placed() -> None:
+def test_events_of_a_claim_are_ignored_once_the_pod_has_a_node() -> None:
     assert told(CACHED, pod(phase="Pending"), **waiting(MODEL_CLAIM, FAILED)) is None
 
 
@@ -138,7 +138,7 @@ def test_the_claims_of_a_pod() -> None:
     assert claims_of(pod()) == set()
 
 
-def test_a_claim_that_nothing_names() -> None:
+def test_a_claim_that_no_field_names() -> None:
     assert claim_field(parse(PLAIN), "demo", "other") == "spec.podTemplate.volumes"
 
 
@@ -160,7 +160,7 @@ def planned(raw: Manifest, live: Manifest) -> Any:
     return make_plan(spec, replace(world(spec), children={kinds.CLAIM: [live]}), CONFIG)
 
 
-DELETE = "delete it (kubectl delete pvc demo-model-cache --namespace=models; the model is downloaded again)"
+DELETE = "or delete the claim (the model is downloaded again): kubectl delete pvc demo-model-cache --namespace=models"
 
 
 def test_a_retained_claim_of_another_access_mode_is_a_conflict_with_a_remedy() -> None:
@@ -169,37 +169,38 @@ def test_a_retained_claim_of_another_access_mode_is_a_conflict_with_a_remedy() -
         (
             "ClaimConflict",
             "claim demo-model-cache of an earlier object or spec has accessModes ReadWriteOnce, "
-            f"spec.model.cache.claimTemplate asks for ReadWriteMany: {DELETE}, or ask for ReadWriteOnce",
+            f"but spec.model.cache.claimTemplate asks for ReadWriteMany. Ask for ReadWriteOnce, {DELETE}",
             True,
         )
     ]
     assert plan.apply == ()
 
 
-def test_a_retained_claim_of_another_class_is_one_too() -> None:
+def test_a_retained_claim_of_another_class_is_a_conflict() -> None:
     (problem,) = planned(asks(), kept(["ReadWriteOnce"], storageClassName="slow")).problems
     assert problem.message == (
         "claim demo-model-cache of an earlier object or spec has storageClassName slow, "
-        f"spec.model.cache.claimTemplate asks for fast-nvme: {DELETE}, or ask for slow"
+        f"but spec.model.cache.claimTemplate asks for fast-nvme. Ask for slow, {DELETE}"
     )
 
 
-def test_a_claim_that_is_being_deleted_already_is_not_to_be_deleted_again() -> None:
+def test_a_claim_that_is_being_deleted_needs_no_command() -> None:
     live = kept(["ReadWriteOnce"])
     live["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
     (problem,) = planned(asks(accessModes=["ReadWriteMany"]), live).problems
-    assert problem.message.endswith(
-        "it is being deleted, which waits for the pods that mount it, or ask for ReadWriteOnce"
-    )
+    assert problem.message.endswith("It is being deleted and waits for the pods that mount it")
+    assert "kubectl" not in problem.message
 
 
-def test_the_conversations_of_a_kv_cache_would_be_lost() -> None:
+def test_a_conflict_says_that_conversations_would_be_lost() -> None:
     live = kept(["ReadWriteOnce"])
     live["metadata"]["name"] = "demo-kv-cache"
     volume = {"claimTemplate": {**TEMPLATE, "accessModes": ["ReadWriteMany"]}}
     (problem,) = planned({**PLAIN, "kvCache": {"volume": volume}}, live).problems
     assert "spec.kvCache.volume.claimTemplate asks for" in problem.message
-    assert "kubectl delete pvc demo-kv-cache --namespace=models; the conversations in it are lost" in problem.message
+    assert problem.message.endswith(
+        "(the conversations in it are lost): kubectl delete pvc demo-kv-cache --namespace=models"
+    )
 
 
 @pytest.mark.parametrize(
@@ -213,11 +214,11 @@ def test_the_conversations_of_a_kv_cache_would_be_lost() -> None:
         ({"model": {"source": HTTP, "cache": {"claimName": "other"}}}, kept(["ReadWriteOnce"])),
     ],
 )
-def test_a_claim_that_fits_is_taken(raw: Manifest, live: Manifest) -> None:
+def test_a_retained_claim_that_fits_is_used(raw: Manifest, live: Manifest) -> None:
     assert planned(raw, live).problems == ()
 
 
-def test_a_claim_that_goes_with_the_object_before_is_waited_for() -> None:
+def test_a_claim_owned_by_an_earlier_object_is_waited_for() -> None:
     live = kept(["ReadWriteOnce"])
     live["metadata"]["ownerReferences"] = [{"uid": "another", "controller": True}]
     plan = planned(asks(accessModes=["ReadWriteMany"]), live)

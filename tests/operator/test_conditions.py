@@ -1,16 +1,17 @@
-"""Conditions as a table of situations: Ready exactly as the design has it, the others with their reasons."""
+"""Conditions as a table of situations: status and reason of each."""
 
 import json
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from llamaserver_operator.conditions import Condition, View, conditions
+from llamaserver_operator.conditions import Condition, conditions
 from llamaserver_operator.observed import Observed, is_ready
 from llamaserver_operator.parsing import parse
 from llamaserver_operator.plan import make_plan
-from llamaserver_operator.rollout import Problem
+from llamaserver_operator.problems import Problem
 from llamaserver_operator.spec import Spec
+from llamaserver_operator.view import View
 
 from tests.support.operator.worlds import CONFIG, NOW, Manifest, counts, pod, rolled_out, world
 
@@ -28,7 +29,7 @@ STARTING = pod("new-0")
 
 
 def crashing(reason: str) -> Manifest:
-    """A pod whose server ends with that reason at each start."""
+    """A pod whose server ends with this reason at each start."""
     last = {"terminated": {"exitCode": 1, "message": f'{{"reason": "{reason}", "message": "bad"}}'}}
     server = {"name": "server", "state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": last}
     return pod("new-0", containerStatuses=[server])
@@ -185,7 +186,7 @@ def test_ready_progressing_available_and_stalled(name: str):
     assert (found["Accepted"].status, found["Accepted"].reason) == accepted
 
 
-def test_ready_tells_what_is_the_matter_and_what_serves():
+def test_ready_has_the_reason_and_available_counts_the_pods():
     found = situation(PLAIN, [*OLD, CRASHING], counts(3, 1, 2))
     assert found["Ready"].message == found["Stalled"].message == "bad"
     assert found["Available"].message == "2 pods serve, 2 of an earlier spec"
@@ -196,12 +197,12 @@ def test_ready_tells_what_is_the_matter_and_what_serves():
     assert "1 of 2 pods updated, 1 available" in situation(PLAIN, NEW[:1], counts(1, 1, 1))["Ready"].message
 
 
-def test_an_ending_pod_has_no_say():
+def test_a_pod_that_is_being_deleted_is_ignored():
     gone = ending({**pod("new-0"), "status": CRASHING["status"]})
     assert situation(PLAIN, [gone, NEW[1]], counts(2, 2, 1))["Progressing"].reason == "RollingOut"
 
 
-def test_blocking_problems_are_told_before_small_ones():
+def test_blocking_problems_come_before_others():
     assert situation(PLAIN, NEW, counts(2), (MINOR, BLOCKED))["Accepted"].reason == "NeedsReadWriteMany"
 
 
@@ -224,8 +225,8 @@ def test_an_old_pod_that_makes_room_is_waited_for():
 # ---- a Deployment that somebody paused
 
 
-def test_a_paused_deployment_is_told():
-    text = "Deployment demo is paused: kubectl rollout resume deployment/demo"
+def test_a_paused_deployment_is_shown():
+    text = "Deployment demo is paused. Resume it with kubectl rollout resume deployment/demo"
     found = situation(PLAIN, OLD, counts(2, 0, 2), paused=True)
     for kind in ("Ready", "Progressing", "Stalled"):
         assert (found[kind].reason, found[kind].message) == ("Paused", text)
@@ -236,7 +237,7 @@ def test_a_paused_deployment_is_told():
     assert "Stalled" not in found
 
 
-def test_what_stands_against_a_paused_rollout_is_told_first():
+def test_a_failure_of_a_paused_rollout_is_shown_first():
     found = situation(PLAIN, [*OLD, CRASHING], counts(3, 1, 2), paused=True)
     assert found["Progressing"].reason == "ModelLoadFailed"
 
@@ -254,7 +255,7 @@ def crashed(
     text: str = "",
     kind: str = "Error",
 ) -> Manifest:
-    """A pod whose server runs again, so many seconds after it crashed."""
+    """A pod whose server runs again, this many seconds after it crashed."""
     at = NOW - timedelta(seconds=ago)
     last = {"exitCode": code, "reason": kind, "message": text, "finishedAt": at.isoformat()}
     last["startedAt"] = (at - timedelta(seconds=life)).isoformat()
@@ -263,7 +264,7 @@ def crashed(
     return pod("new-0", ready=ready, containerStatuses=[{**server, "lastState": {"terminated": last}}])
 
 
-def test_a_first_crash_is_told_until_the_server_is_ready_again():
+def test_a_first_crash_is_shown_until_the_server_is_ready_again():
     found = situation(PLAIN, [crashed(1), NEW[1]], counts(2, 2, 1))
     text = "container server was killed by signal 9 (SIGKILL), restart 1, up 60 s"
     assert found["Ready"] == Condition("Ready", "False", "Crashed", text)
@@ -296,7 +297,7 @@ AGAIN = {
 
 
 @pytest.mark.parametrize("name", AGAIN)
-def test_who_crashes_again_and_again_is_not_ready_also_between_restarts(name: str):
+def test_a_server_that_crashes_again_and_again_is_not_ready_between_restarts(name: str):
     bad, available, loops = AGAIN[name]
     found = situation(PLAIN, [bad, NEW[1]], counts(2, 2, available))
     if not loops:
@@ -310,8 +311,8 @@ def test_who_crashes_again_and_again_is_not_ready_also_between_restarts(name: st
 
 
 @pytest.mark.parametrize("kind", ["Error", "OOMKilled"])
-def test_a_loop_is_told_alike_in_each_of_its_states(kind: str):
-    """Otherwise each of them would be news."""
+def test_a_crash_loop_has_one_message_in_each_of_its_states(kind: str):
+    """Otherwise each state would cause an Event."""
     waits = crashed(2, kind=kind)
     (server,) = waits["status"]["containerStatuses"]
     server["state"] = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 40s"}}
@@ -328,12 +329,12 @@ def test_a_loop_is_told_alike_in_each_of_its_states(kind: str):
 @pytest.mark.parametrize(
     ("code", "reason"), [(139, "CrashedNatively"), (132, "CrashedNatively"), (137, "CrashLoopBackOff")]
 )
-def test_the_reason_of_a_loop(code: int, reason: str):
+def test_the_reason_of_a_crash_loop(code: int, reason: str):
     for state in (crashed(3, code=code), crashed(3, code=code, ready=True)):
         assert situation(PLAIN, [state], counts(1, 1, 1))["Ready"].reason == reason
 
 
-def test_a_loop_ends_by_itself_at_a_known_time():
+def test_a_crash_loop_ends_at_a_known_time():
     def view(bad: Manifest) -> View:
         spec = parse(PLAIN)
         observed = rolled_out(spec, make_plan(spec, world(spec), CONFIG), [bad], counts(2))
@@ -360,7 +361,7 @@ MODEL = {
     ),
     "download begins": (report("downloading", download={}), ("False", "Downloading", "starting")),
     "another downloads": (report("downloading", waiting_for_lock=True), ("False", "WaitingForDownload", "another pod")),
-    "loading": (report("loading"), ("False", "Loading", "loads the model")),
+    "loading": (report("loading"), ("False", "Loading", "is loading the model")),
     "loaded": (report("ready"), ("True", "Loaded", "")),
     "draining": (report("draining"), ("True", "Loaded", "")),
     "failed": (report("failed"), ("Unknown", "Pending", "")),
@@ -375,7 +376,7 @@ def test_model_available(name: str):
     assert words in found.message
 
 
-def test_a_download_that_fails_before_its_size_is_known_tells_why():
+def test_a_download_without_a_known_size_shows_its_error():
     told = report("downloading", download={}, error="http://h/m.gguf: the server answered 500, attempt 3 of 6")
     found = situation(PLAIN, [STARTING], counts(1, 1, 0), reports={"new-0": told})["ModelAvailable"]
     assert (found.reason, found.message) == ("Downloading", told["error"])
@@ -422,13 +423,13 @@ def test_accelerated(raw: Manifest, reports: Manifest, expected: tuple[str, str]
     assert (found.status, found.reason) == expected
 
 
-def test_one_pod_on_the_cpu_is_enough_to_tell():
+def test_one_pod_on_the_cpu_makes_accelerated_false():
     reports = {"new-0": device(31), "new-1": device(0, "CPU")}
     found = situation({**GPU, "replicas": 2}, NEW, counts(2), reports=reports)["Accelerated"]
     assert (found.status, found.reason) == ("False", "RunningOnCPU")
 
 
-def test_with_warn_the_cpu_is_told_and_serves():
+def test_with_warn_a_pod_on_the_cpu_serves():
     raw = {**GPU, "accelerator": {"vendor": "NVIDIA", "onFallback": "Warn"}}
     found = situation(raw, [pod("new-0", ready=True)], counts(1), reports={"new-0": device(0, "CPU")})
     assert (found["Ready"].status, found["Accelerated"].status) == ("True", "False")
@@ -439,7 +440,7 @@ def test_with_warn_the_cpu_is_told_and_serves():
 
 
 def test_with_fail_the_cpu_fails_the_rollout_and_old_pods_serve():
-    """The server itself stays unready (--require-offload)."""
+    """The server does not become ready (--require-offload)."""
     reports = {"new-0": device(0, "CPU")}
     first = situation(GPU, [pod("new-0")], counts(1, 1, 0), reports=reports)
     assert (first["Ready"].status, first["Ready"].reason) == ("False", "RunningOnCPU")
@@ -487,7 +488,7 @@ def test_a_deadline_stalls_unless_the_model_is_on_its_way(told: Manifest, stalls
 
 
 @pytest.mark.parametrize("reason", ["DownloadFailed", "ModelNotFound", "Unauthorized"])
-def test_a_failed_download_is_past_when_bytes_come(reason: str):
+def test_a_failed_download_is_over_once_bytes_are_received(reason: str):
     text = json.dumps({"reason": reason, "message": "404"})
     last = {"terminated": {"exitCode": 1, "message": text}}
     fetch = {"name": "fetch", "restartCount": 1, "state": {"running": {}}, "lastState": last}

@@ -1,4 +1,4 @@
-"""How containers end, as the kubelet describes it, and the words for it; tests/contract has real crashes."""
+"""Ends of containers in the form of the kubelet, and their texts. tests/contract has real crashes."""
 
 import json
 from datetime import timedelta
@@ -43,8 +43,8 @@ ENDS = {
     ),
     "killed, and its log is known": (
         end(137, "\n".join([f'{LISTENING[30:]}', LISTENING, FULL, LISTENING])), "Crashed",
-        "container server was killed by signal 9 (SIGKILL), restart 1, up 2 min; "
-        "last warning in its log: the queue is full",
+        "container server was killed by signal 9 (SIGKILL), restart 1, up 2 min. "
+        "Last warning in its log: the queue is full",
     ),
     "killed, and nothing in its log is a warning": (
         end(137, f"{LISTENING}\n{LISTENING}"), "Crashed",
@@ -56,8 +56,8 @@ ENDS = {
     ),
     "Python failed": (
         end(1, f"{LISTENING}\nTraceback (most recent call last):\n  File \"x\"\nValueError: no"), "Crashed",
-        "container server ended with exit code 1, restart 1, up 2 min; "
-        'its last words: Traceback (most recent call last): File "x" ValueError: no',
+        "container server ended with exit code 1, restart 1, up 2 min. "
+        'Its last output: Traceback (most recent call last): File "x" ValueError: no',
     ),
     "no code of ours": (
         end(255, kind="Unknown"), "Crashed",
@@ -77,14 +77,14 @@ ENDS = {
     ),
     "an assertion of the library": (
         end(134, "ggml.c:9: GGML_ASSERT(a > 0) failed"), "CrashedNatively",
-        "container server crashed by signal 6 (SIGABRT), restart 1, up 2 min; "
-        "its last words: ggml.c:9: GGML_ASSERT(a > 0) failed. This is a bug: kubectl logs --previous web-0 -c server",
+        "container server crashed by signal 6 (SIGABRT), restart 1, up 2 min. "
+        "Its last output: ggml.c:9: GGML_ASSERT(a > 0) failed. This is a bug: kubectl logs --previous web-0 -c server",
     ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ENDS)
-def test_what_is_told_of_an_end(name: str):
+def test_the_text_of_an_end(name: str):
     found, reason, text = ENDS[name]
     assert (found.reason, found.text) == (reason, text)
 
@@ -106,7 +106,7 @@ def test_a_restart_is_counted_alike_before_and_after_it():
 @pytest.mark.parametrize(
     "state", [{}, {"state": {"running": {}}}, {"state": {"waiting": {"reason": "x"}}, "lastState": {}}]
 )
-def test_what_never_ended_has_no_end(state: Manifest):
+def test_a_container_that_never_ended_has_no_end(state: Manifest):
     assert end_of(pod(), {"name": "server", "restartCount": 0, **state}) is None
 
 

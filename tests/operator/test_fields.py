@@ -1,4 +1,4 @@
-"""Every field of the schema, found by walking it: it has an effect, and it rolls the pods or not, as it should."""
+"""Every field of the schema has an effect, and restarts the pods only if it should."""
 
 from dataclasses import replace
 from typing import Any
@@ -54,7 +54,7 @@ FIELDS = [path for path in LEAVES if text(path) not in NO_EFFECT]
 
 
 def plans(raw: dict[str, Any]) -> list[object]:
-    """What is decided for a spec: with and without ServiceMonitors, and by an operator after an older one."""
+    """The plans for a spec: with and without ServiceMonitors, and after an upgrade of the operator."""
     spec = parse(raw)
     first = make_plan(spec, world(spec), CONFIG)
     # as an older operator left it, with a simple spec
@@ -83,7 +83,7 @@ def test_the_samples_are_valid_and_set_every_field():
 
 @pytest.mark.parametrize("path", FIELDS, ids=text)
 def test_every_value_of_a_field_has_an_effect(path: Path):
-    """For each other value, at least one sample is acted on differently."""
+    """Each other value changes the plan of at least one sample."""
     seen: dict[str, bool] = {}
     for base, changed in variants(path):
         value = repr(get(changed, path))
@@ -119,7 +119,7 @@ def _another_renderer(*args: object) -> dict[str, Any]:
 
 @pytest.mark.parametrize("path", [path for path in FIELDS if "default" in LEAVES[path]], ids=text)
 def test_a_default_is_the_same_left_out_and_written_out(path: Path):
-    """Of the operator and of the schema: the spec, and the hash of the template."""
+    """The defaults of the operator are those of the schema, in the spec and in the hash of the template."""
     differed = 0
     for base in BASES:
         bare = without(base, path)
@@ -141,7 +141,7 @@ def without(spec: Any, path: Path) -> Any:
 
 
 def filled(spec: Any, path: Path, node: Node = SPEC) -> Any:
-    """A copy with one field at the schema's default, where its parent is there or {} by default."""
+    """A copy with one field at the default of the schema, if its parent is set or {} by default."""
     if path[0] == "[]":
         return [filled(item, path[1:], node["items"]) for item in spec]
     child = node["properties"][path[0]]
@@ -166,8 +166,8 @@ def test_every_child_that_there_can_be_is_made_by_some_sample():
     assert made == {kind.kind for kind in kinds.CHILDREN} - {kinds.POD.kind}
 
 
-def test_worlds_are_told_apart():
-    """The sample on claims of one node is Replace there, Surge where they can be shared."""
+def test_the_access_mode_changes_the_strategy():
+    """The sample replaces in place on ReadWriteOnce claims, and surges on ReadWriteMany claims."""
     spec = parse(BASES[1])
     surge = [
         deployment(make_plan(spec, world(spec, [modes]), CONFIG))["spec"]["strategy"]["rollingUpdate"]["maxSurge"]

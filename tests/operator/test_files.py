@@ -1,4 +1,4 @@
-"""Where each file lands."""
+"""The path of each file."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Whole manifests of the examples as they are reviewed: any change of what is rendered shows in golden/.
+"""Complete manifests of the examples. Every change of them shows in golden/.
 
 REFRESH_GOLDEN=1 writes the files anew; the difference then belongs to the commit.
 """
@@ -22,7 +22,7 @@ EXAMPLES = ["smollm2", "gpu", "secured", "shared", "kv-cache"]
 
 
 def rendered(name: str) -> list[dict[str, Any]]:
-    """What is applied for an example, with the record of the template checked and taken out: it says it all twice."""
+    """What is applied for an example. The recorded template is compared and left out."""
     manifest = yaml.safe_load((ROOT / "examples" / f"{name}.yaml").read_text(encoding="utf-8"))
     spec = parse(defaulted(manifest["spec"]))
     plan = make_plan(spec, world(spec, owner=owner(manifest["metadata"]["name"])), CONFIG)

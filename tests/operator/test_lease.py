@@ -1,4 +1,4 @@
-"""The election, on a virtual clock: never two instances that may act, and always one in the end.
+"""Leader election on a virtual clock: never two active instances, and always one in the end.
 
 What a real API server and a stopped process add is in tests/cluster/test_one_active.py.
 """
@@ -23,7 +23,7 @@ LIMIT = CONFIG.lease_seconds - CONFIG.renew_seconds
 
 
 class Instance:
-    """One instance with its own way to the shared store. `led` holds the spans in which its work ran."""
+    """One instance with its own connection to the shared store. `led` has the spans in which its work ran."""
 
     def __init__(self, store: Store, name: str, config: Config = CONFIG, seed: int = 0) -> None:
         self.api = LeaseApi(store, seed)
@@ -89,7 +89,7 @@ def test_the_first_makes_the_lease_and_the_others_stand_by() -> None:
     scenario(test)
 
 
-def test_an_instance_that_stops_lets_go_and_the_next_need_not_wait_for_the_end() -> None:
+def test_an_instance_that_stops_releases_the_lease_at_once() -> None:
     async def test(store: Store) -> None:
         first = Instance(store, "first")
         await until(lambda: first.working)
@@ -106,7 +106,7 @@ def test_an_instance_that_stops_lets_go_and_the_next_need_not_wait_for_the_end()
     scenario(test)
 
 
-def test_the_work_has_ended_before_the_lease_is_let_go() -> None:
+def test_the_work_has_ended_before_the_lease_is_released() -> None:
     async def test(store: Store) -> None:
         ended = False
 
@@ -133,7 +133,7 @@ def test_the_work_has_ended_before_the_lease_is_let_go() -> None:
 
 
 @pytest.mark.parametrize("failure", ["down", "silent"])
-def test_a_cut_off_leader_has_stopped_before_another_begins_and_stands_by_until_it_is_its_turn(failure: str) -> None:
+def test_a_leader_without_contact_stops_before_another_begins(failure: str) -> None:
     async def test(store: Store) -> None:
         first = Instance(store, "first")
         await until(lambda: first.working)
@@ -208,7 +208,7 @@ def test_no_call_takes_so_long_that_there_is_no_time_for_a_second_one() -> None:
 
 
 def test_a_stopped_process_that_wakes_may_not_act() -> None:
-    """As after SIGSTOP: the clock went on, and the first code that runs is not that of the election."""
+    """As after SIGSTOP: the clock has moved on, and other code runs before that of the election."""
 
     async def test(store: Store) -> None:
         first = Instance(store, "first")
@@ -373,8 +373,8 @@ def test_work_that_does_not_end_is_an_error_and_cannot_write_any_more() -> None:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_whatever_happens_there_are_never_two_and_in_the_end_there_is_one(seed: int) -> None:
-    """Three instances, random latencies and failures, some of which come and go faster than the Lease's times."""
+def test_there_are_never_two_leaders_and_in_the_end_there_is_one(seed: int) -> None:
+    """Three instances, random latencies and failures. Some failures are shorter than the times of the Lease."""
 
     async def test(store: Store) -> None:
         chance = random.Random(seed)

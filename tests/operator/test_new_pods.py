@@ -1,4 +1,4 @@
-"""Which pods are those of the present template: conditions are made from these."""
+"""The pods of the present template. Conditions are made from them."""
 
 import copy
 from typing import Any
@@ -38,23 +38,23 @@ def names(world: Observed) -> list[str]:
     return [pod["metadata"]["name"] for pod in world.new_pods()]
 
 
-def test_they_are_those_of_the_replica_set_with_the_template_of_the_deployment() -> None:
+def test_new_pods_belong_to_the_replica_set_with_the_template_of_the_deployment() -> None:
     assert names(observed("b", replica_set("one", "a"), replica_set("two", "b"))) == ["two-pod"]
     assert names(observed("a", replica_set("one", "a"), replica_set("two", "b"))) == ["one-pod"], "rolled back"
 
 
-def test_there_are_none_before_the_deployment_controller_has_seen_a_new_template() -> None:
+def test_there_are_no_new_pods_before_their_replica_set_exists() -> None:
     assert names(observed("b", replica_set("one", "a"))) == []
     assert names(observed("b")) == []
     assert Observed(owner={"metadata": {"name": "model"}}).new_pods() == []
 
 
-def test_of_two_alike_the_older_one_counts_as_for_the_deployment_controller() -> None:
+def test_of_two_equal_replica_sets_the_older_one_counts() -> None:
     younger = replica_set("younger", "a", "2026-01-02T00:00:00Z")
     assert names(observed("a", younger, replica_set("older", "a"))) == ["older-pod"]
 
 
-def test_replica_sets_and_pods_of_others_and_pods_that_end_do_not_count() -> None:
+def test_new_pods_exclude_those_of_others_and_those_being_deleted() -> None:
     foreign = copy.deepcopy(replica_set("foreign", "a"))
     foreign["metadata"]["ownerReferences"][0]["uid"] = "uid-other"
     world = observed("a", foreign, replica_set("one", "a"))

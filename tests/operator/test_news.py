@@ -1,4 +1,4 @@
-"""Which events of an object wake its reconcile."""
+"""The events of an object that cause a reconcile."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ def event(kind: str | None, uid: str = "a", generation: int = 1, **more: Any) ->
     return {"type": kind, "object": {"metadata": metadata, **more}}
 
 
-def test_a_status_is_no_news_all_else_is() -> None:
+def test_only_a_change_of_the_status_is_ignored() -> None:
     news = News()
     assert news.is_news(KEY, event(None)), "listed at the start"
     assert not news.is_news(KEY, event("MODIFIED", status={"download": {"bytes": 1}}))
@@ -23,7 +23,7 @@ def test_a_status_is_no_news_all_else_is() -> None:
     assert news.is_news(KEY, event("DELETED", generation=2))
 
 
-def test_another_object_of_the_name_is_news_however_the_first_one_went() -> None:
+def test_another_object_of_the_same_name_is_news() -> None:
     news = News()
     assert news.is_news(KEY, event("ADDED"))
     assert news.is_news(KEY, event("ADDED", uid="b")), "its end was missed"

@@ -1,4 +1,4 @@
-"""What the operator's client makes of an API server, or a model pod, that misbehaves; each is a real socket."""
+"""The client with a failing API server or model pod. Each is a real socket."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ LOCAL = "127.0.0.1"
 
 
 class Fake:
-    """A server that does one thing for every request, and notes the requests."""
+    """A server that treats every request alike and records it."""
 
     def __init__(self, stack: AsyncExitStack) -> None:
         self._stack = stack
@@ -141,7 +141,7 @@ async def test_a_refusal_that_is_no_missing_right_passes(fake: Fake, text: str) 
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
-async def test_an_answer_that_may_be_another_the_next_time(fake: Fake, status: int) -> None:
+async def test_an_answer_that_may_differ_on_a_retry(fake: Fake, status: int) -> None:
     cluster = await fake.cluster(answer(status, '{"kind": "Status", "message": "etcd: leader changed"}'))
     with pytest.raises(Unreachable, match="etcd: leader changed"):
         await cluster.get(CONFIG_MAP, "ns", "thing")
@@ -150,7 +150,7 @@ async def test_an_answer_that_may_be_another_the_next_time(fake: Fake, status: i
 
 
 async def test_a_webhook_that_does_not_answer_is_told(fake: Fake) -> None:
-    """The object's owner can do something about it, as about a quota."""
+    """Its message reaches the user, like that of a full quota."""
     text = "Internal error occurred: failed calling webhook 'v.example.com': no endpoints available"
     cluster = await fake.cluster(answer(500, f'{{"kind": "Status", "message": "{text}"}}'))
     with pytest.raises(WebhookFailed, match="failed calling webhook"):
@@ -197,7 +197,7 @@ OTHER = Kind("monitoring.coreos.com", "v1", "PodMonitor", "podmonitors")
 KNOWN = '{"resources": [{"name": "servicemonitors", "verbs": ["list", "create"]}]}'
 
 
-async def test_what_is_served_is_asked_again_when_told_to(fake: Fake) -> None:
+async def test_rediscover_clears_the_cache_of_discovery(fake: Fake) -> None:
     cluster = await fake.cluster(answer(200, KNOWN))
     for _ in range(10):
         assert await cluster.serves(SERVICE_MONITOR)
@@ -208,12 +208,12 @@ async def test_what_is_served_is_asked_again_when_told_to(fake: Fake) -> None:
     assert len(fake.requests) == 2
 
 
-async def test_a_kind_that_is_on_its_way_out_is_not_served(fake: Fake) -> None:
+async def test_a_kind_whose_crd_is_being_deleted_is_not_served(fake: Fake) -> None:
     cluster = await fake.cluster(answer(200, KNOWN.replace("create", "delete")))
     assert not await cluster.serves(SERVICE_MONITOR)
 
 
-async def test_a_list_that_is_not_there_puts_in_doubt_what_is_served(fake: Fake) -> None:
+async def test_a_list_answered_404_asks_for_rediscovery(fake: Fake) -> None:
     cluster = await fake.cluster(answer(404, "{}"))
     assert await cluster.get(CONFIG_MAP, "ns", "thing") is None
     assert not cluster.doubted.is_set(), "an object that is not there is nothing special"
@@ -222,7 +222,7 @@ async def test_a_list_that_is_not_there_puts_in_doubt_what_is_served(fake: Fake)
     assert cluster.doubted.is_set()
 
 
-async def test_a_question_from_before_gets_the_answer_of_the_others(fake: Fake) -> None:
+async def test_concurrent_callers_of_serves_get_one_answer(fake: Fake) -> None:
     asked = asyncio.Event()
 
     async def handler(_: web.Request) -> web.Response:
@@ -257,17 +257,17 @@ async def status(fake: Fake, handler: Handler, address: str = LOCAL) -> dict[str
         await reader.close()
 
 
-async def test_a_pod_tells_how_it_is(fake: Fake) -> None:
+async def test_the_report_of_a_pod_is_read(fake: Fake) -> None:
     assert await status(fake, answer(200, '{"state": "ready"}')) == {"state": "ready"}
     assert fake.requests == [("GET", "/status")]
 
 
-async def test_what_the_operator_does_not_know_is_left_out(fake: Fake) -> None:
+async def test_unknown_fields_of_a_report_are_dropped(fake: Fake) -> None:
     told = await status(fake, answer(200, '{"state": "ready", "new": [1], "slots": {"processing": 2, "new": {}}}'))
     assert told == {"state": "ready", "slots": {"processing": 2}}
 
 
-async def test_a_pod_without_an_address_is_not_asked(fake: Fake) -> None:
+async def test_a_pod_without_an_address_has_no_report(fake: Fake) -> None:
     assert await status(fake, answer(200, "{}"), "") is None
     assert fake.requests == []
 
@@ -284,7 +284,7 @@ async def test_a_pod_without_an_address_is_not_asked(fake: Fake) -> None:
     ],
     ids=["503", "garbage", "list", "null", "model", "layers"],
 )
-async def test_a_pod_that_says_nothing_usable(fake: Fake, handler: Handler) -> None:
+async def test_a_report_that_cannot_be_read(fake: Fake, handler: Handler) -> None:
     assert await status(fake, handler) is None
 
 

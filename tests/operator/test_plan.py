@@ -1,4 +1,4 @@
-"""What is applied and deleted: every access mode, replica count and strategy on every kind of volume."""
+"""What is applied and deleted, for each access mode, replica count, strategy and kind of volume."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -90,7 +90,7 @@ def test_rollouts_by_access_mode(volume: str, mode: str, strategy: str, replicas
 
 
 @pytest.mark.parametrize(("modes", "surges"), [([ROX], True), ([RWO, RWX], True), ([RWO, ROX], True), ([RWO], False)])
-def test_a_claim_that_exists_is_taken_by_the_best_it_can(modes: list[str], surges: bool):
+def test_the_access_modes_of_an_existing_claim_decide(modes: list[str], surges: bool):
     spec = parse(VOLUMES["model-on-a-claim"](""))
     assert update(make_plan(spec, world(spec, modes), CONFIG)) == (SURGE if surges else REPLACE)
 
@@ -103,13 +103,13 @@ def test_the_most_restrictive_of_several_volumes_counts(first: str, second: str)
     assert update(make_plan(spec, world(spec), CONFIG)) == (REPLACE if REPLACE in alone else SURGE)
 
 
-def test_volumes_of_each_pod_stand_against_nothing():
+def test_volumes_of_single_pods_allow_surging():
     for raw in ({"model": {"source": HTTP}}, {"model": {"source": IMAGE}, "kvCache": {"volume": {"emptyDir": {}}}}):
         spec = parse({**raw, "replicas": 3})
         assert update(make_plan(spec, world(spec), CONFIG)) == SURGE
 
 
-def test_a_cache_without_downloads_is_not_mounted_and_stands_against_nothing():
+def test_a_cache_without_downloads_is_not_mounted_and_allows_surging():
     spec = parse({"model": {"source": IMAGE, "cache": template(RWO)}, "replicas": 3})
     plan = make_plan(spec, world(spec), CONFIG)
     assert update(plan) == SURGE
@@ -154,14 +154,14 @@ def scarce(raw: Raw, message: str) -> tuple[Any, Observed]:
 
 
 def serving(raw: Raw) -> Raw:
-    """A pod of the old template, on the accelerator of a spec."""
+    """A pod of the old template that holds the accelerator of the spec."""
     spec = deployment(make_plan(parse(raw), world(parse(raw)), CONFIG))["spec"]["template"]["spec"]
     old = pod("old-0", "old", ready=True)
     return {**old, "spec": {**spec, **old["spec"]}}
 
 
 @pytest.mark.parametrize(("raw", "message"), [(GPU, SCARCE), (DRA, SCARCE_DRA)], ids=["resource", "claims"])
-def test_auto_goes_over_to_replacing_when_there_is_no_free_gpu(raw: Raw, message: str):
+def test_auto_replaces_in_place_when_no_gpu_is_free(raw: Raw, message: str):
     spec, observed = scarce(raw, message)
     plan = make_plan(spec, observed, CONFIG)
     assert plan.replacing
@@ -178,12 +178,12 @@ def test_auto_goes_over_to_replacing_when_there_is_no_free_gpu(raw: Raw, message
     ],
     ids=["surge", "memory", "cpu", "another-resource"],
 )
-def test_nothing_else_goes_over_to_replacing(raw: Raw, message: str):
+def test_other_troubles_do_not_replace_in_place(raw: Raw, message: str):
     stays(*scarce(raw, message))
 
 
 @pytest.mark.parametrize(("raw", "message"), [(GPU, SCARCE), (DRA, SCARCE_DRA)], ids=["resource", "claims"])
-def test_an_old_pod_that_holds_no_such_gpu_does_not_make_room_in_vain(raw: Raw, message: str):
+def test_an_old_pod_without_the_gpu_is_not_stopped_for_a_new_one(raw: Raw, message: str):
     spec, observed = scarce(raw, message)
     other = {**GPU, "accelerator": {"vendor": "AMD"}}
     for pods in ([serving({"model": {"source": IMAGE}})], [serving(other)], []):
@@ -196,7 +196,7 @@ def stays(spec: Any, observed: Observed) -> None:
     assert update(plan) == SURGE
 
 
-def test_a_rollout_that_replaces_does_so_to_its_end_and_the_next_one_begins_anew():
+def test_a_rollout_that_replaces_in_place_does_so_to_its_end():
     spec, observed = scarce(GPU, SCARCE)
     plan = make_plan(spec, observed, CONFIG)
     under_way = rolled_out(spec, plan, [pod("new-0")], counts(1, 1, 0))
@@ -235,7 +235,7 @@ FULL: Raw = {
     ],
     ids=["one", "none", "policy", "monitor", "more"],
 )
-def test_children_that_are_no_longer_wanted_go(change: Raw, gone: list[tuple[str, str]]):
+def test_children_that_are_no_longer_needed_are_deleted(change: Raw, gone: list[tuple[str, str]]):
     spec = parse({**FULL, **change})
     plan = make_plan(spec, replace(world(spec), children=present(FULL)), CONFIG)
     assert deleted(plan) == gone
@@ -259,7 +259,7 @@ MOUNTED: Any = pytest.mark.parametrize(
 
 
 @MOUNTED
-def test_what_pods_mount_goes_when_no_old_pod_mounts_it_any_more(raw: Raw, kind: Kind, name: str):
+def test_what_pods_mount_is_deleted_after_the_last_old_pod(raw: Raw, kind: Kind, name: str):
     before, spec = parse(raw), parse({"model": {"source": HTTP}})
     have = present(raw)
     old = settled(have[kinds.DEPLOYMENT][0])
@@ -276,7 +276,7 @@ def test_what_pods_mount_goes_when_no_old_pod_mounts_it_any_more(raw: Raw, kind:
 
 
 @pytest.mark.parametrize(("have", "size"), [("512Mi", "1Gi"), ("1024Mi", "1Gi"), ("3Gi", "3Gi")])
-def test_a_claim_that_was_enlarged_stays_so(have: str, size: str):
+def test_a_claim_that_was_enlarged_keeps_its_size(have: str, size: str):
     spec = parse({"model": {"source": HTTP, "cache": template(RWX)}})
     made = present({"model": {"source": HTTP, "cache": template(RWX)}})
     made[kinds.CLAIM][0]["spec"]["resources"]["requests"]["storage"] = have
@@ -285,7 +285,7 @@ def test_a_claim_that_was_enlarged_stays_so(have: str, size: str):
     assert claim["spec"]["resources"]["requests"]["storage"] == size
 
 
-def test_a_retained_claim_never_goes():
+def test_a_retained_claim_is_never_deleted():
     retained = {"model": {"source": HTTP, "cache": template(RWX)}}
     have = present(retained)
     assert "ownerReferences" not in have[kinds.CLAIM][0]["metadata"]
@@ -307,7 +307,7 @@ def test_pods_and_what_others_own_are_left_alone():
     assert deleted(make_plan(spec, replace(world(spec), children=have), CONFIG)) == []
 
 
-def test_a_monitor_is_made_when_its_kind_comes_and_asked_for_always_it_is_missed():
+def test_a_service_monitor_is_made_if_its_kind_exists_and_missed_with_always():
     spec = parse({**FULL, "observability": {"serviceMonitor": "Always"}})
     absent = make_plan(spec, world(spec, monitors=False), CONFIG)
     (problem,) = absent.problems
@@ -347,7 +347,7 @@ def test_children_of_an_earlier_object_of_the_name_are_waited_for():
 
 @pytest.mark.parametrize("found", [None, {"data": {"other": "x"}}, {}], ids=["no-map", "no-key", "no-data"])
 @pytest.mark.parametrize("field", ["chatTemplate", "systemPrompt"])
-def test_a_text_that_is_not_there_is_named(found: Raw | None, field: str):
+def test_a_missing_text_is_named(found: Raw | None, field: str):
     spec = parse({"model": {"source": HTTP}, field: {"configMapKeyRef": {"name": "texts", "key": "k"}}})
     plan = make_plan(spec, replace(world(spec), config_maps={"texts": found}), CONFIG)
     assert plan.apply == ()

@@ -1,4 +1,4 @@
-"""Pods that do not serve, as the kubelet and the scheduler describe them, and what is told of them."""
+"""Pods that do not serve, in the form of the kubelet and the scheduler, and their troubles."""
 
 import json
 from typing import Any
@@ -147,7 +147,7 @@ CASES: dict[str, tuple[Manifest, tuple[str, str, str] | None]] = {
         (
             "Progressing",
             "CrashedNatively",
-            "signal 11 (SIGSEGV), restart 1; its last words: Segmentation fault. This is",
+            "signal 11 (SIGSEGV), restart 1. Its last output: Segmentation fault. This is",
         ),
     ),
     "crashes without a word": (
@@ -183,7 +183,7 @@ CASES: dict[str, tuple[Manifest, tuple[str, str, str] | None]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_is_told_of_a_pod(name: str):
+def test_the_trouble_of_a_pod(name: str):
     given, expected = CASES[name]
     found = trouble(given)
     if expected is None:
@@ -198,7 +198,7 @@ def test_what_is_told_of_a_pod(name: str):
 
 
 def failed(reason: str, **download: Any) -> Manifest:
-    """A pod one of whose containers has ended for this reason; `download` is what the spec says of the other."""
+    """A pod with a container that ended for this reason. `download` is added to the spec of its init container."""
     name = "server" if reason == "ModelLoadFailed" else "fetch"
     status = {**server({"waiting": CRASH_LOOP}), "name": name, "lastState": ended(1, message=last_word(reason))}
     made = pod(**{"containerStatuses" if name == "server" else "initContainerStatuses": [status]})
@@ -214,18 +214,19 @@ SOURCES = [{"configMapRef": {"name": "other"}}, {"secretRef": {"name": "tok"}}]
     [
         (
             failed("Unauthorized"),
-            "why; spec.model.credentialsSecretRef can name a Secret with the key HF_TOKEN or BEARER_TOKEN",
+            "why. Name a Secret with the key HF_TOKEN or BEARER_TOKEN in spec.model.credentialsSecretRef",
         ),
         (
             failed("Unauthorized", envFrom=SOURCES),
-            'why; tokens are the keys HF_TOKEN and BEARER_TOKEN of Secret "tok" (spec.model.credentialsSecretRef)',
+            "why. Tokens are read from the keys HF_TOKEN and BEARER_TOKEN of "
+            'Secret "tok" (spec.model.credentialsSecretRef)',
         ),
-        (failed("ModelLoadFailed"), "why; each new pod begins with the download"),
+        (failed("ModelLoadFailed"), "why. Each new pod starts with the download"),
         (failed("NotGGUF", envFrom=SOURCES), "why"),
     ],
     ids=["no-secret", "secret", "load", "other"],
 )
-def test_a_failed_download_tells_where_the_object_can_be_changed(given: Manifest, message: str):
+def test_a_failed_download_names_the_field_to_change(given: Manifest, message: str):
     found = trouble(given)
     assert found
     assert found.message == message
@@ -268,7 +269,7 @@ WAITING = pod(phase="Pending", **IN_INIT)
         ),
     ],
 )
-def test_volumes_that_cannot_be_mounted_are_told_by_events(events: list[Manifest], expected: tuple[str, str] | None):
+def test_a_failed_mount_is_found_by_its_event(events: list[Manifest], expected: tuple[str, str] | None):
     found = trouble(WAITING, events)
     assert found == (Trouble("Progressing", *expected) if expected else None)
 
@@ -293,6 +294,6 @@ def test_a_mount_that_failed_before_a_container_ran_is_over(begun: Manifest):
     assert trouble(begun, [event("FailedMount", MOUNT)]) is None
 
 
-def test_the_schedulers_words():
+def test_the_message_of_the_scheduler():
     assert unscheduled(CASES["unschedulable"][0]) == NO_GPU
     assert unscheduled(CASES["serving"][0]) == ""

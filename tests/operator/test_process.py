@@ -45,7 +45,7 @@ async def test_the_health_port_tells_problems_readiness_and_metrics() -> None:
     await health.stop()
 
 
-async def test_a_port_that_is_taken_is_told() -> None:
+async def test_a_port_in_use_is_an_error() -> None:
     with socket.create_server((LOCAL, 0)) as taken:
         config = Config(health_host=LOCAL, health_port=taken.getsockname()[1])
         with pytest.raises(ConfigError, match=f"cannot listen on port {config.health_port}"):
@@ -94,15 +94,15 @@ def test_usage_errors_exit_with_2() -> None:
     assert "Traceback" not in ended.stderr
 
 
-def test_no_way_to_an_api_server_is_told(tmp_path: Path) -> None:
+def test_missing_credentials_are_logged(tmp_path: Path) -> None:
     ended = run("--health-port=0", KUBECONFIG=str(tmp_path / "absent"))
     assert ended.returncode == 2
-    assert "no way to the API server" in json.loads(ended.stdout.splitlines()[-1])["msg"]
+    assert "no credentials for the API server" in json.loads(ended.stdout.splitlines()[-1])["msg"]
     assert "Traceback" not in ended.stderr
 
 
 def unreachable(folder: Path) -> Path:
-    """A kubeconfig of an API server that is not there."""
+    """A kubeconfig of an API server that does not exist."""
     content = {
         "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}],
         "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],

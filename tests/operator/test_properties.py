@@ -1,4 +1,4 @@
-"""What holds for every spec that the API server would admit."""
+"""Properties that hold for every spec that the API server accepts."""
 
 import json
 import re
@@ -18,6 +18,7 @@ from llamaserver_operator.plan import Plan, make_plan
 from llamaserver_operator.rollout import is_complete
 from llamaserver_operator.spec import Spec
 from llamaserver_operator.status import status_of
+from llamaserver_operator.view import View
 
 from tests.support.operator.random_specs import specs
 from tests.support.operator.schema import SPEC, defaulted, errors
@@ -39,7 +40,7 @@ def planned(spec: Spec, **more: Any) -> Plan:
 
 
 def shareable(raw: Raw) -> Raw:
-    """With claims to make that all replicas can share: nothing stands against any number of replicas."""
+    """The spec with claims that all replicas can share, so that any number of replicas is accepted."""
     for volume in (raw["model"].get("cache"), (raw.get("kvCache") or {}).get("volume")):
         if volume and "claimTemplate" in volume:
             volume["claimTemplate"]["accessModes"] = [RWX]
@@ -57,7 +58,7 @@ def test_random_specs_are_valid_and_read(raw: Raw):
 
 
 def test_random_specs_reach_everywhere():
-    """Otherwise the other properties would say little: every field of the first two levels is drawn."""
+    """Every field of the first two levels is drawn. Otherwise the other properties would prove little."""
     seen: Counter[str] = Counter()
 
     @given(specs())
@@ -85,7 +86,7 @@ def test_a_plan_carried_out_is_planned_again_the_same(raw: Raw, monitors: bool):
 
 @given(SHAREABLE)
 @relaxed
-def test_another_operator_rolls_nothing_unless_asked_to(raw: Raw):
+def test_a_newer_operator_restarts_no_pod_unless_asked_to(raw: Raw):
     spec = parse(raw)
     first = planned(spec)
     observed = replace(world(spec, [RWX]), children=children(first))
@@ -100,7 +101,7 @@ def test_another_operator_rolls_nothing_unless_asked_to(raw: Raw):
 @given(SHAREABLE, SHAREABLE)
 @relaxed
 def test_after_an_edit_the_pods_are_what_the_new_spec_makes(before: Raw, after: Raw):
-    """However it was reached; history decides no more than a pinned image and the size of a claim."""
+    """The history of an object decides only the pinned image and the size of a claim."""
     spec = parse(after)
     observed = replace(world(spec, [RWX]), children=children(planned(parse(before))))
     edited, grown = make_plan(spec, observed, CONFIG), (kinds.DEPLOYMENT, kinds.CLAIM)
@@ -176,9 +177,9 @@ def test_a_status_is_valid_and_told_once(raw: Raw):
     spec = parse(raw)
     observed = world(spec, [RWX])
     problems = make_plan(spec, observed, CONFIG).problems
-    first = status_of(spec, observed, problems, datetime(2026, 1, 1, tzinfo=UTC))
+    first = status_of(View(spec, observed, problems, datetime(2026, 1, 1, tzinfo=UTC)))
     again = replace(observed, owner=owner(status=first))
-    assert status_of(spec, again, problems, datetime(2027, 1, 1, tzinfo=UTC)) == first
+    assert status_of(View(spec, again, problems, datetime(2027, 1, 1, tzinfo=UTC))) == first
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=4), lambda inner: st.lists(

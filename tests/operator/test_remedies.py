@@ -1,4 +1,4 @@
-"""What is told of a pod's trouble, with the fields that it comes from and what to change."""
+"""Messages about pods: the fields that cause a trouble, and what to change."""
 
 import json
 from dataclasses import replace
@@ -36,33 +36,33 @@ def noted(phase: str, **more: Any) -> str:
         (
             LIMITED, ends(137, "OOMKilled", noted("load", model_bytes=96_500_000)), {},
             "container server was killed at its memory limit of 150Mi while it loaded the model: the model "
-            "has 93 MiB, the context 4 x 4,096 tokens; raise spec.resources.limits.memory, or lower spec.context",
+            "has 93 MiB, the context 4 x 4,096 tokens. Raise spec.resources.limits.memory, or lower spec.context",
         ),
         (
             LIMITED, ends(137, "OOMKilled", noted("serving")), SERVED,
             "container server was killed at its memory limit of 150Mi while it served: the model has 93 "
-            "MiB, the context 4 x 4,096 tokens; raise spec.resources.limits.memory, or lower spec.context",
+            "MiB, the context 4 x 4,096 tokens. Raise spec.resources.limits.memory, or lower spec.context",
         ),
         (
             LIMITED, ends(137, "OOMKilled"), {"model": {"file": "another.gguf", "sizeBytes": 96_500_000}},
-            "container server was killed at its memory limit of 150Mi: the context 4 x 4,096 tokens; raise "
+            "container server was killed at its memory limit of 150Mi: the context 4 x 4,096 tokens. Raise "
             "spec.resources.limits.memory, or lower spec.context",
         ),
         (
             {**LIMITED, "kvCache": {"hostMemory": "100Mi"}, "context": {"slots": 8, "tokensPerSlot": 8192}},
             ends(137, "OOMKilled", noted("warm-up")), {},
             "container server was killed at its memory limit of 150Mi while it warmed up: the context 8 x "
-            "8,192 tokens; raise spec.resources.limits.memory, or lower spec.context or spec.kvCache.hostMemory",
+            "8,192 tokens. Raise spec.resources.limits.memory, or lower spec.context or spec.kvCache.hostMemory",
         ),
         (
             CACHED, ends(137, "OOMKilled", noted("load")), {},
-            "container server was killed as node node-1 had no memory left while it loaded the "
-            "model: the context 4 x 4,096 tokens; set spec.resources.requests.memory to what it needs, or lower "
+            "container server was killed because node node-1 had no memory left while it loaded the "
+            "model: the context 4 x 4,096 tokens. Set spec.resources.requests.memory to what it needs, or lower "
             "spec.context",
         ),
         (
             LIMITED, ends(137, "OOMKilled", name="fetch"), {},
-            "container fetch was killed at its memory limit of 150Mi while it downloaded; raise "
+            "container fetch was killed at its memory limit of 150Mi while it downloaded. Raise "
             "spec.resources.limits.memory",
         ),
     ],
@@ -88,39 +88,40 @@ KV_LIMIT = {**CACHED, "kvCache": {"volume": {"emptyDir": {"sizeLimit": "1Gi"}}}}
     [
         (
             PLAIN, OVER, {"download": {"bytes": 1, "totalBytes": 98_000_000}},
-            "Pod ephemeral local storage usage exceeds the total limit of containers 50Mi; without spec.model.cache "
-            "the model (94 MiB) lies on the pod's scratch volume: set spec.model.cache, or raise "
+            "Pod ephemeral local storage usage exceeds the total limit of containers 50Mi. Without spec.model.cache "
+            "the model (94 MiB) is on the scratch volume of the pod. Set spec.model.cache, or raise "
             "spec.resources.limits.ephemeral-storage",
         ),
         (
             PLAIN, 'Container server exceeded its local ephemeral storage limit "50Mi". ', {},
-            'Container server exceeded its local ephemeral storage limit "50Mi"; without spec.model.cache the model '
-            "lies on the pod's scratch volume: set spec.model.cache, or raise spec.resources.limits.ephemeral-storage",
+            'Container server exceeded its local ephemeral storage limit "50Mi". Without spec.model.cache the model '
+            "is on the scratch volume of the pod. Set spec.model.cache, or raise "
+            "spec.resources.limits.ephemeral-storage",
         ),
         (
             CACHED, OVER, SERVED,
-            "Pod ephemeral local storage usage exceeds the total limit of containers 50Mi; raise "
+            "Pod ephemeral local storage usage exceeds the total limit of containers 50Mi. Raise "
             "spec.resources.limits.ephemeral-storage",
         ),
         (
             PLAIN, LOW, {},
-            "The node was low on resource: ephemeral-storage. Threshold quantity: 1Gi, available: 2Mi; without "
-            "spec.model.cache the model lies on the pod's scratch volume: set spec.model.cache, or set "
+            "The node was low on resource: ephemeral-storage. Threshold quantity: 1Gi, available: 2Mi. Without "
+            "spec.model.cache the model is on the scratch volume of the pod. Set spec.model.cache, or set "
             "spec.resources.requests.ephemeral-storage to what it needs",
         ),
         (
             KV_LIMIT, 'Usage of EmptyDir volume "kv" exceeds the limit "1Gi". ', {},
-            'Usage of EmptyDir volume "kv" exceeds the limit "1Gi"; raise spec.kvCache.volume.emptyDir.sizeLimit, or '
+            'Usage of EmptyDir volume "kv" exceeds the limit "1Gi". Raise spec.kvCache.volume.emptyDir.sizeLimit, or '
             "lower spec.kvCache.maxSize",
         ),
         (
             PLAIN, 'Usage of EmptyDir volume "mine" exceeds the limit "1Gi". ', {},
-            'Usage of EmptyDir volume "mine" exceeds the limit "1Gi"; raise its sizeLimit in spec.podTemplate.volumes',
+            'Usage of EmptyDir volume "mine" exceeds the limit "1Gi". Raise its sizeLimit in spec.podTemplate.volumes',
         ),
         (
             PLAIN, "The node was low on resource: memory. ", {},
-            "The node was low on resource: memory; set spec.resources.requests.memory to what the server needs, so "
-            "that it gets a node with that much",
+            "The node was low on resource: memory. Set spec.resources.requests.memory to what the server needs. "
+            "Then it gets a node with that much memory",
         ),
         (PLAIN, "The node had condition: [DiskPressure]. ", {}, "The node had condition: [DiskPressure]. "),
     ],
@@ -162,7 +163,7 @@ def not_created(message: str) -> Manifest:
     ],
 )  # fmt: skip
 def test_a_runtime_without_image_volumes(raw: Manifest, infos: Manifest, where: str) -> None:
-    message = f"{where}; containerd 2.1 or CRI-O 1.33 or later is needed"
+    message = f"{where}. It needs containerd 2.1 or CRI-O 1.33 or later"
     assert told(raw, not_created(SPEC_ERROR), node_infos=infos) == ("Progressing", "ImageVolumesUnsupported", message)
 
 
@@ -177,15 +178,15 @@ def test_a_kubelet_without_image_volumes() -> None:
     assert found == (
         "Progressing",
         "ImageVolumesUnsupported",
-        "node node-1 (kubelet v1.33.1) cannot mount image volumes (spec.model.source.image); "
-        "Kubernetes 1.35 or later is needed",
+        "node node-1 (kubelet v1.33.1) cannot mount image volumes (spec.model.source.image). "
+        "It needs Kubernetes 1.35 or later",
     )
 
 
 @pytest.mark.parametrize(
     ("raw", "message"), [(PLAIN, SPEC_ERROR), (OF_IMAGE, "context deadline exceeded"), (PLAIN, 'exec: "x" not found')]
 )
-def test_what_has_nothing_to_do_with_images_as_volumes(raw: Manifest, message: str) -> None:
+def test_other_mount_failures_are_not_about_image_volumes(raw: Manifest, message: str) -> None:
     found = told(raw, not_created(message), node_infos={"node-1": INFO})
     assert found == ("Progressing", "CreateContainerError", f"container server: {message}")
 
@@ -234,7 +235,7 @@ TEXTS: Manifest = {**PLAIN, "chatTemplate": {"inline": "t"}, "systemPrompt": {"i
         (PLAIN, "--ssl-cert-file /mine/tls.crt is empty", "--ssl-cert-file /mine/tls.crt is empty"),
     ],
 )  # fmt: skip
-def test_files_of_fields_are_told_as_such(raw: Manifest, message: str, expected: str) -> None:
+def test_files_are_replaced_by_the_fields_they_come_from(raw: Manifest, message: str, expected: str) -> None:
     for reason in ("BadArguments", "TemplateInvalid"):
         found = told(raw, ends(2, message=json.dumps({"reason": reason, "message": message})))
         assert found == ("Progressing", reason, expected)
@@ -249,10 +250,10 @@ FULL = 'pods "demo-1" is forbidden: exceeded quota: q, requested: pods=1, used: 
 def test_a_quota_that_stops_a_rollout() -> None:
     _, one = with_pod(PLAIN, pod("old-0", "old", ready=True))
     assert quota(FULL, one) == (
-        f"{FULL}; the quota has no room for one pod more while the old one serves: raise it, or set "
-        "spec.rollout.strategy: Replace"
+        f"{FULL}. The quota has no room for another pod while the old one serves. Raise it, or set "
+        "spec.rollout.strategy to Replace"
     )
-    remedy = f"{FULL}; raise the quota, or lower spec.resources or spec.replicas"
+    remedy = f"{FULL}. Raise the quota, or lower spec.resources or spec.replicas"
     assert quota(FULL, replace(one, pods=[])) == remedy, "nothing serves"
     assert quota(FULL, with_pod(PLAIN, pod(ready=True))[1]) == remedy, "more replicas, no rollout"
     assert quota(FULL, with_pod({**PLAIN, "rollout": {"strategy": "Replace"}}, pod())[1]) == remedy

@@ -1,4 +1,4 @@
-"""Which pods a reconcile asks how they are: an answer that cannot come would hold up the object's next edit."""
+"""The pods whose reports a reconcile reads. To wait for others would delay the next change of the object."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from tests.support.operator.worlds import CONFIG
 
 
 class Reader:
-    """Stands for the pods' management ports."""
+    """Stands in for the management ports of the pods."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []

@@ -25,7 +25,7 @@ FULL = {**BOTH, "ephemeral-storage": "1Gi"}
     ids=["none", "some", "guaranteed", "limits", "one-limit"],
 )
 def test_resources_of_the_download(given: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Those of the server, so that quotas on limits and the class Guaranteed are met."""
+    """The download has the resources of the server, so that quotas on limits and the QoS class Guaranteed fit."""
     raw = {
         "model": {"source": {"http": {"url": "http://models.example/m.gguf"}}},
         "accelerator": {"vendor": "NVIDIA"},
@@ -49,8 +49,8 @@ def test_resources_of_the_download(given: dict[str, Any], expected: dict[str, An
     ids=["none", "other-request", "other-limit", "request", "small-request", "limit", "guaranteed"],
 )
 @pytest.mark.parametrize("more", [{}, {"persistence": "Continuous", "volume": {"emptyDir": {}}}], ids=["alone", "both"])
-def test_host_memory_counts_where_nobody_counted(given: Any, expected: Any, more: dict[str, Any]) -> None:
-    """What the user says about memory is the user's whole figure."""
+def test_host_memory_is_requested_without_a_memory_request(given: Any, expected: Any, more: dict[str, Any]) -> None:
+    """A memory request of the user is not changed."""
     raw = {
         "model": {"source": {"http": {"url": "http://models.example/m.gguf"}}},
         "kvCache": {"hostMemory": "1.5Gi", **more},

@@ -1,4 +1,4 @@
-"""Reading a spec: errors that name the field, and values that fields add up to."""
+"""Parsing a spec: errors name the field, and values follow from fields."""
 
 import re
 from typing import Any
@@ -31,9 +31,12 @@ WRONG = [
     ),
     ({"context": {"slots": 0}}, "spec.context.slots: Expected `int` >= 1"),
     ({"context": {"slots": "4"}}, "spec.context.slots: Expected `int`, got `str`"),
-    ({"model": {"source": HTTP, "alias": "a\0"}}, "spec.model.alias: has a NUL character"),
-    ({"podTemplate": {"env": [{"name": "A", "value": "\0"}]}}, "spec.podTemplate.env[0].value: has a NUL character"),
-    ({"podTemplate": {"labels": {"a\0b": "c"}}}, "spec.podTemplate.labels: has a NUL character"),
+    ({"model": {"source": HTTP, "alias": "a\0"}}, "spec.model.alias: contains a NUL character"),
+    (
+        {"podTemplate": {"env": [{"name": "A", "value": "\0"}]}},
+        "spec.podTemplate.env[0].value: contains a NUL character",
+    ),
+    ({"podTemplate": {"labels": {"a\0b": "c"}}}, "spec.podTemplate.labels: contains a NUL character"),
     ({"replicas": -1}, "spec.replicas: Expected `int` >= 0"),
     ({"chatTemplate": {}}, "spec.chatTemplate: set exactly one of inline and configMapKeyRef"),
     (
@@ -53,7 +56,7 @@ WRONG = [
     ({"engine": {"gpuLayers": "Some"}}, "spec.engine.gpuLayers: "),
     (
         {"loraAdapters": [{"name": "a", "source": {"http": {"url": "http://a/b,c.gguf"}}}]},
-        "spec.loraAdapters[a].source: a file of an adapter has no comma in its path",
+        "spec.loraAdapters[a].source: the path of an adapter must not contain a comma",
     ),
     (
         {"podTemplate": {"volumes": [{"name": "root", "hostPath": {"path": "/"}}]}},
@@ -61,25 +64,25 @@ WRONG = [
     ),
     (
         {"podTemplate": {"volumes": [{"name": "t", "projected": {"sources": [{"serviceAccountToken": {}}]}}]}},
-        "spec.podTemplate.volumes[t].projected: pods get no token of a ServiceAccount",
+        "spec.podTemplate.volumes[t].projected: ServiceAccount tokens are not allowed",
     ),
 ]
 
 
 @pytest.mark.parametrize(("change", "message"), WRONG, ids=[message for _, message in WRONG])
 def test_errors_name_the_field(change: Raw, message: str):
-    """Objects that an older schema let in; the API server refuses them today."""
+    """Objects that an older schema accepted. Today the API server refuses them."""
     with pytest.raises(InvalidSpec, match=re.escape(message)):
         parse({**PLAIN, **change})
 
 
-def test_nothing_at_all():
+def test_an_empty_spec_is_refused():
     with pytest.raises(InvalidSpec, match=r"^spec: Object missing required field `model`"):
         parse({})
 
 
 def typed() -> list[Path]:
-    """Fields that the operator reads as something; what it passes through may be anything."""
+    """Fields with a type. Fields that are passed through may have any value."""
     passed_through = ("tolerations", "env", "volumes", "volumeMounts", "imagePullSecrets", "from")
     return [path for path in LEAVES if not set(path) & set(passed_through)]
 
@@ -138,7 +141,7 @@ def test_quantities_in_bytes(quantity: str, number: int):
 
 
 @pytest.mark.parametrize("text", ["", "lots", "1GB", "0x10", "Gi"])
-def test_what_is_no_quantity(text: str):
+def test_a_wrong_quantity_is_refused(text: str):
     with pytest.raises(ValueError):
         bytes_of(text)
 

@@ -1,4 +1,4 @@
-"""The status as written, and the Events that its changes are worth."""
+"""The status, and the Events for its changes."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -8,9 +8,10 @@ import pytest
 from llamaserver_operator.observed import Observed
 from llamaserver_operator.parsing import parse
 from llamaserver_operator.plan import make_plan
-from llamaserver_operator.rollout import Problem
+from llamaserver_operator.problems import Problem
 from llamaserver_operator.spec import Spec
 from llamaserver_operator.status import rejected, status_of, transitions, unseen
+from llamaserver_operator.view import View
 
 from tests.support.operator.schema import CRD
 from tests.support.operator.worlds import (
@@ -54,7 +55,7 @@ def condition(status: Manifest, kind: str = "Ready") -> Manifest:
 
 
 def test_a_serving_object():
-    status = status_of(SPEC, around(SPEC, NEW, counts(2), reports={"new-0": REPORT}), (), T1)
+    status = status_of(View(SPEC, around(SPEC, NEW, counts(2), reports={"new-0": REPORT}), (), T1))
     del status["conditions"]
     assert status == {
         "observedGeneration": 7,
@@ -81,7 +82,7 @@ def test_every_field_of_the_schema_is_written_by_some_status():
     loading = {"state": "downloading", "download": {"file": "f", "bytes": 1, "total_bytes": 2}}
     pods = [crashed("new-0", 1, TEXT1), NEW[1]]
     observed = around(spec, pods, counts(2, 2, 1), reports={"new-0": report, "new-1": loading})
-    status = status_of(spec, observed, (), T1)
+    status = status_of(View(spec, observed, (), T1))
     schema = CRD["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]
     assert set(status) == set(schema)
     for name, node in schema.items():
@@ -93,7 +94,7 @@ def test_every_field_of_the_schema_is_written_by_some_status():
 
 def test_https_and_port_in_the_endpoint():
     spec = parse({**RAW, "serving": {"port": 443}, "security": {"tls": {"secretName": "c"}}})
-    assert status_of(spec, world(spec), (), T1)["endpoint"] == "https://demo.models.svc:443"
+    assert status_of(View(spec, world(spec), (), T1))["endpoint"] == "https://demo.models.svc:443"
 
 
 def old_pod(name: str, raw: Manifest, *, ready: bool = True) -> Manifest:
@@ -130,18 +131,18 @@ ONE_SLOT: Manifest = {**RAW, "context": {"tokensPerSlot": 500, "slots": 1}}
     ],
 )  # fmt: skip
 def test_slots_and_context_are_those_of_the_pods(pods: list[Manifest], slots: Manifest, context: int):
-    status = status_of(SPEC, around(SPEC, pods, counts(2)), (), T1)
+    status = status_of(View(SPEC, around(SPEC, pods, counts(2)), (), T1))
     assert status["slots"] == slots
     assert status["context"] == {"totalTokens": context}
 
 
 def test_a_refused_edit_changes_nothing_that_pods_have():
-    """The Deployment is of the spec before, and so is what it starts."""
+    """The Deployment and its pods still have the earlier spec."""
     before = around(SPEC, NEW, counts(2))
     wish: Manifest = {"context": {"tokensPerSlot": 9999, "slots": 9}, "serving": {"port": 9000}}
     wished = parse({**RAW, **wish, "security": {"tls": {"secretName": "c"}}})
     problem = Problem("NeedsReadWriteMany", "spec.model.cache: needs ReadWriteMany")
-    status = status_of(wished, before, (problem,), T1)
+    status = status_of(View(wished, before, (problem,), T1))
     assert status["slots"] == {"total": 6, "perReplica": 3}
     assert status["context"] == {"totalTokens": 3000}
     assert status["endpoint"] == "http://demo.models.svc:8080"
@@ -151,80 +152,80 @@ def test_the_endpoint_is_https_when_a_pod_serves_it():
     plain = old_pod("old-0", RAW)
     spec = parse({**RAW, "security": {"tls": {"secretName": "c"}}})
     for pods, scheme in (([plain, pod("new-0")], "http"), ([plain, NEW[0]], "https"), ([], "https")):
-        status = status_of(spec, around(spec, pods, counts(2)), (), T1)
+        status = status_of(View(spec, around(spec, pods, counts(2)), (), T1))
         assert status["endpoint"] == f"{scheme}://demo.models.svc:8080"
 
 
 def test_no_service_has_no_endpoint():
     problem = Problem("NeedsReadWriteMany", "spec.model.cache: needs ReadWriteMany")
-    assert "endpoint" not in status_of(SPEC, world(SPEC), (problem,), T1)
+    assert "endpoint" not in status_of(View(SPEC, world(SPEC), (problem,), T1))
 
 
 def test_before_there_is_anything():
-    status = status_of(SPEC, world(SPEC), (), T1)
+    status = status_of(View(SPEC, world(SPEC), (), T1))
     assert (status["replicas"], status["readyReplicas"], status["slots"]["total"]) == (0, 0, 0)
     assert not {"model", "download", "kvCache", "accelerator"} & set(status)
 
 
 def test_what_is_known_of_the_model_stays_when_no_pod_answers():
-    before = status_of(SPEC, around(SPEC, NEW, counts(2), reports={"new-0": REPORT}), (), T1)
-    after = status_of(SPEC, around(SPEC, NEW, counts(2), before), (), T2)
+    before = status_of(View(SPEC, around(SPEC, NEW, counts(2), reports={"new-0": REPORT}), (), T1))
+    after = status_of(View(SPEC, around(SPEC, NEW, counts(2), before), (), T2))
     assert after["model"] == before["model"]
 
 
-def test_ready_pods_that_do_not_answer_are_as_they_were():
+def test_ready_pods_that_do_not_answer_keep_their_values():
     spec = parse({**RAW, "accelerator": {"vendor": "NVIDIA"}})
-    before = status_of(spec, around(spec, NEW, counts(2), reports={"new-0": REPORT}), (), T1)
+    before = status_of(View(spec, around(spec, NEW, counts(2), reports={"new-0": REPORT}), (), T1))
     assert {"kvCache", "accelerator"} <= set(before)
-    assert status_of(spec, around(spec, NEW, counts(2), before), (), T2) == before
+    assert status_of(View(spec, around(spec, NEW, counts(2), before), (), T2)) == before
 
 
-def test_pods_that_are_not_ready_are_not_as_others_were():
+def test_pods_that_are_not_ready_do_not_keep_old_values():
     spec = parse({**RAW, "accelerator": {"vendor": "NVIDIA"}})
-    before = status_of(spec, around(spec, NEW, counts(2), reports={"new-0": REPORT}), (), T1)
-    after = status_of(spec, around(spec, [pod("new-0")], counts(2, 2, 0), before), (), T2)
+    before = status_of(View(spec, around(spec, NEW, counts(2), reports={"new-0": REPORT}), (), T1))
+    after = status_of(View(spec, around(spec, [pod("new-0")], counts(2, 2, 0), before), (), T2))
     assert not {"kvCache", "accelerator"} & set(after)
     assert condition(after, "Accelerated")["reason"] == condition(after, "CacheRestored")["reason"] == "Pending"
 
 
-def test_no_pods_are_not_as_others_were():
-    before = status_of(SPEC, around(SPEC, NEW, counts(2), reports={"new-0": REPORT}), (), T1)
+def test_without_pods_no_old_values_are_kept():
+    before = status_of(View(SPEC, around(SPEC, NEW, counts(2), reports={"new-0": REPORT}), (), T1))
     zero = parse({**RAW, "replicas": 0})
-    assert "kvCache" not in status_of(zero, around(zero, [], counts(0), before), (), T2)
+    assert "kvCache" not in status_of(View(zero, around(zero, [], counts(0), before), (), T2))
 
 
-def test_what_is_not_asked_for_any_more_goes_though_nobody_answers():
+def test_values_are_removed_when_the_spec_no_longer_asks_for_them():
     spec = parse({**RAW, "accelerator": {"vendor": "NVIDIA"}})
-    before = status_of(spec, around(spec, NEW, counts(2), reports={"new-0": REPORT}), (), T1)
+    before = status_of(View(spec, around(spec, NEW, counts(2), reports={"new-0": REPORT}), (), T1))
     plain = parse({**RAW, "kvCache": None})
-    assert not {"kvCache", "accelerator"} & set(status_of(plain, around(plain, NEW, counts(2), before), (), T2))
+    assert not {"kvCache", "accelerator"} & set(status_of(View(plain, around(plain, NEW, counts(2), before), (), T2)))
 
 
 @pytest.mark.parametrize("cache", [None, {"hostMemory": "1Gi"}, {**STORE, "persistence": "None"}])
-def test_what_is_no_store_has_no_entries(cache: Manifest | None):
-    """A server with host memory alone reports an empty one."""
+def test_without_a_store_there_are_no_entries(cache: Manifest | None):
+    """A server with host memory only reports an empty store."""
     spec = parse({**RAW, "kvCache": cache})
-    assert "kvCache" not in status_of(spec, around(spec, NEW, counts(2), reports={"new-0": REPORT}), (), T1)
+    assert "kvCache" not in status_of(View(spec, around(spec, NEW, counts(2), reports={"new-0": REPORT}), (), T1))
 
 
 def test_a_transition_is_timed_by_the_change_of_the_status_alone():
-    first = status_of(SPEC, around(SPEC, [], counts(0)), (), T1)
+    first = status_of(View(SPEC, around(SPEC, [], counts(0)), (), T1))
     assert {item["lastTransitionTime"] for item in first["conditions"]} == {TEXT1}
-    second = status_of(SPEC, around(SPEC, [pod("new-0")], counts(1, 1, 0), first), (), T2)
+    second = status_of(View(SPEC, around(SPEC, [pod("new-0")], counts(1, 1, 0), first), (), T2))
     assert condition(second)["lastTransitionTime"] == TEXT1, "False as before, whatever the message"
     assert condition(second, "Scheduled")["lastTransitionTime"] == TEXT2, "Unknown, now True"
-    third = status_of(SPEC, around(SPEC, NEW, counts(2), second), (), T2)
+    third = status_of(View(SPEC, around(SPEC, NEW, counts(2), second), (), T2))
     assert condition(third)["lastTransitionTime"] == TEXT2
     assert condition(third, "Accepted")["lastTransitionTime"] == TEXT1
 
 
 def test_conditions_are_about_the_generation():
-    status = status_of(SPEC, around(SPEC, NEW, counts(2)), (), T1)
+    status = status_of(View(SPEC, around(SPEC, NEW, counts(2)), (), T1))
     assert {item["observedGeneration"] for item in status["conditions"]} == {status["observedGeneration"]} == {7}
 
 
 def test_a_spec_that_cannot_be_read_keeps_what_was_known():
-    before = status_of(SPEC, around(SPEC, NEW, counts(2), reports={"new-0": REPORT}), (), T1)
+    before = status_of(View(SPEC, around(SPEC, NEW, counts(2), reports={"new-0": REPORT}), (), T1))
     problem = Problem("InvalidSpec", "spec.context.slots: Expected `int`")
     observed = replace(around(SPEC, [crashed("new-0", 1, TEXT1), NEW[1]], counts(2, 2, 1)), owner=about(8, before))
     status = rejected(observed, problem, T2)
@@ -249,7 +250,7 @@ def summary(status: Manifest) -> list[tuple[str, str, str]]:
     return [(item["type"], item["status"], item["reason"]) for item in status["conditions"]]
 
 
-def test_what_an_earlier_object_of_the_name_left_does_not_serve():
+def test_pods_of_an_earlier_object_do_not_count_as_serving():
     observed = around(SPEC, NEW, counts(2))
     observed.deployment["metadata"]["ownerReferences"][0]["uid"] = OTHER_UID
     status = rejected(observed, Problem("WaitingForDeletion", "it has to go first"), T1)
@@ -261,8 +262,8 @@ def test_what_an_earlier_object_of_the_name_left_does_not_serve():
 
 
 @pytest.mark.parametrize("reason", ["Deleting", "Forbidden"])
-def test_what_is_not_looked_at_is_not_known(reason: str):
-    before = status_of(SPEC, around(SPEC, NEW, counts(2), reports={"new-0": REPORT}), (), T1)
+def test_pods_that_were_not_read_make_available_unknown(reason: str):
+    before = status_of(View(SPEC, around(SPEC, NEW, counts(2), reports={"new-0": REPORT}), (), T1))
     status = unseen(about(8, before), Problem(reason, "why"), T2)
     assert summary(status) == [
         ("Ready", "False", reason), ("Available", "Unknown", reason), ("Accepted", "False", reason),
@@ -274,7 +275,7 @@ def test_what_is_not_looked_at_is_not_known(reason: str):
 
 
 def crashed(name: str, times: int, at: str, template: str = "new", **last: Any) -> Manifest:
-    """A pod whose server crashed at a time and is on its way again."""
+    """A pod whose server crashed at this time and is starting again."""
     ended = {"exitCode": 137, "startedAt": "2025-12-31T23:58:00Z", "finishedAt": at, **last}
     state = {"running": {"startedAt": at}}
     server = {"name": "server", "restartCount": times, "state": state, "lastState": {"terminated": ended}}
@@ -288,29 +289,31 @@ def test_restarts_are_those_of_the_pods_that_are_there():
     pods = [crashed("new-0", 1, TEXT1), crashed("old-0", 4, TEXT1, "old"), NEW[1]]
     gone = crashed("old-1", 8, TEXT1, "old")
     gone["metadata"]["deletionTimestamp"] = TEXT1
-    status = status_of(SPEC, around(SPEC, [*pods, gone, crashed("other-0", 16, TEXT1, "other")], counts(3)), (), T1)
+    status = status_of(
+        View(SPEC, around(SPEC, [*pods, gone, crashed("other-0", 16, TEXT1, "other")], counts(3)), (), T1)
+    )
     assert status["restarts"] == 5
 
 
 def test_slots_are_those_of_the_objects_own_pods():
     pods = [NEW[0], pod("other-0", "other", ready=True)]
-    assert status_of(SPEC, around(SPEC, pods, counts(1)), (), T1)["slots"] == {"total": 3, "perReplica": 3}
+    assert status_of(View(SPEC, around(SPEC, pods, counts(1)), (), T1))["slots"] == {"total": 3, "perReplica": 3}
 
 
-def test_how_a_server_ended_last_stays_known():
-    first = status_of(SPEC, around(SPEC, [crashed("new-0", 1, TEXT1), NEW[1]], counts(2, 2, 1)), (), T1)
+def test_the_last_termination_is_kept():
+    first = status_of(View(SPEC, around(SPEC, [crashed("new-0", 1, TEXT1), NEW[1]], counts(2, 2, 1)), (), T1))
     assert first["lastTermination"] == {"time": TEXT1, "pod": "new-0", "reason": "Crashed", "message": KILLED}
-    after = status_of(SPEC, around(SPEC, NEW, counts(2), first), (), T1)
+    after = status_of(View(SPEC, around(SPEC, NEW, counts(2), first), (), T1))
     assert (after["restarts"], after["lastTermination"]) == (0, first["lastTermination"])
     pods = [crashed("new-0", 1, TEXT1), crashed("new-1", 2, TEXT2, exitCode=139)]
-    later = status_of(SPEC, around(SPEC, pods, counts(2, 2, 0), first), (), T2)["lastTermination"]
+    later = status_of(View(SPEC, around(SPEC, pods, counts(2, 2, 0), first), (), T2))["lastTermination"]
     assert (later["time"], later["pod"], later["reason"]) == (TEXT2, "new-1", "CrashedNatively")
 
 
 def test_a_pod_that_failed_as_a_whole_did_not_crash():
     evicted = crashed("new-0", 1, TEXT1)
     evicted["status"] |= {"phase": "Failed", "reason": "Evicted", "message": "disk"}
-    assert "lastTermination" not in status_of(SPEC, around(SPEC, [evicted], counts(1, 1, 0)), (), T1)
+    assert "lastTermination" not in status_of(View(SPEC, around(SPEC, [evicted], counts(1, 1, 0)), (), T1))
 
 
 # ---- Events
@@ -364,7 +367,7 @@ FAILS = [("Ready", "False", "ModelNotFound"), ("ModelAvailable", "False", "Model
         (SERVES, [*SERVES, ("Progressing", "Unknown", "Paused")], []),
     ],
 )  # fmt: skip
-def test_events_are_told_on_transitions_only(
+def test_events_are_written_on_transitions_only(
     before: list[tuple[str, str, str]], after: list[tuple[str, str, str]], events: list[tuple[str, str]]
 ):
     assert told(before, after) == events
@@ -372,7 +375,7 @@ def test_events_are_told_on_transitions_only(
 
 def test_an_event_says_what_changed():
     after = {"conditions": [{"type": "Ready", "status": "False", "reason": "DiskFull", "message": "no space"}]}
-    assert transitions({}, after) == [("Warning", "DiskFull", "Ready is False. no space")]
+    assert transitions({}, after) == [("Warning", "DiskFull", "Ready is False: no space")]
 
 
 def up_again(item: Manifest) -> Manifest:
@@ -381,36 +384,36 @@ def up_again(item: Manifest) -> Manifest:
     return pod(item["metadata"]["name"], ready=True, containerStatuses=[{**server, "ready": True}])
 
 
-def test_a_crash_is_told_once_in_its_own_words_also_when_nobody_saw_the_server_down():
-    serving = status_of(SPEC, around(SPEC, NEW, counts(2), reports={"new-0": REPORT}), (), T1)
+def test_each_crash_has_one_event_also_when_the_server_was_not_seen_down():
+    serving = status_of(View(SPEC, around(SPEC, NEW, counts(2), reports={"new-0": REPORT}), (), T1))
     down = around(SPEC, [crashed("new-0", 1, TEXT2), NEW[1]], counts(2, 2, 1), serving)
-    seen = status_of(SPEC, down, (), T2)
+    seen = status_of(View(SPEC, down, (), T2))
     assert condition(seen)["reason"] == "Crashed"
     told = transitions(serving, seen)
     assert [(kind, reason) for kind, reason, _ in told] == [("Warning", "Crashed")]
-    assert told[0][2].startswith("Ready is False. container server was killed by signal 9 (SIGKILL), restart 1, up ")
+    assert told[0][2].startswith("Ready is False: container server was killed by signal 9 (SIGKILL), restart 1, up ")
 
     up = [up_again(crashed("new-0", 1, TEXT2)), NEW[1]]
-    missed = status_of(SPEC, around(SPEC, up, counts(2), serving), (), T2)
+    missed = status_of(View(SPEC, around(SPEC, up, counts(2), serving), (), T2))
     assert [reason for _, reason, _ in transitions(serving, missed)] == ["Crashed"]
-    assert [item[:2] for item in transitions(seen, status_of(SPEC, around(SPEC, up, counts(2), seen), (), T2))] == [
-        ("Normal", "Serving")
-    ]
+    assert [
+        item[:2] for item in transitions(seen, status_of(View(SPEC, around(SPEC, up, counts(2), seen), (), T2)))
+    ] == [("Normal", "Serving")]
     # The list of pods may tell that the container ended before it tells that the pod is not ready.
-    late = status_of(SPEC, replace(down, owner=about(7, missed)), (), T2)
+    late = status_of(View(SPEC, replace(down, owner=about(7, missed)), (), T2))
     assert condition(late)["reason"] == "Crashed"
     assert transitions(missed, late) == []
 
 
-def test_a_loop_is_told_once_and_its_further_crashes_are_not():
-    events, status = [], status_of(SPEC, around(SPEC, NEW, counts(2)), (), T1)
+def test_a_crash_loop_has_one_event():
+    events, status = [], status_of(View(SPEC, around(SPEC, NEW, counts(2)), (), T1))
     for times in range(1, 8):
         at = f"2026-01-01T00:0{times}:00Z"
         bad = crashed("new-0", times, at, startedAt=TEXT1)
         good = up_again(crashed("new-0", times, at, startedAt=TEXT1))
         for pods, ready in (([bad, NEW[1]], 1), ([good, NEW[1]], 2)):
             now = datetime(2026, 1, 1, 0, times, 5, tzinfo=UTC)
-            after = status_of(SPEC, around(SPEC, pods, counts(2, 2, ready), status), (), now)
+            after = status_of(View(SPEC, around(SPEC, pods, counts(2, 2, ready), status), (), now))
             events += [(times, *item[:2]) for item in transitions(status, after)]
             status = after
     assert [item for item in events if item[1] == "Warning"] == [
@@ -419,9 +422,9 @@ def test_a_loop_is_told_once_and_its_further_crashes_are_not():
     assert (status["restarts"], condition(status)["status"]) == (7, "False")
 
 
-def test_what_a_server_said_itself_is_told_by_the_condition():
+def test_a_reason_of_the_server_is_shown_by_a_condition_only():
     text = '{"reason": "BadArguments", "message": "--port: no"}'
     bad = crashed("new-0", 1, TEXT1, exitCode=1, message=text)
-    after = status_of(SPEC, around(SPEC, [bad], counts(1, 1, 0)), (), T1)
+    after = status_of(View(SPEC, around(SPEC, [bad], counts(1, 1, 0)), (), T1))
     assert after["lastTermination"]["reason"] == "BadArguments"
-    assert transitions({}, after) == [("Warning", "BadArguments", "Ready is False. --port: no")]
+    assert transitions({}, after) == [("Warning", "BadArguments", "Ready is False: --port: no")]

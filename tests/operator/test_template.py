@@ -1,4 +1,4 @@
-"""The recorded pod template: what moves it, and what must not."""
+"""The recorded pod template: what changes it, and what must not change it."""
 
 import json
 from copy import deepcopy
@@ -32,7 +32,7 @@ def with_policy(policy: str, **more: Any) -> Raw:
 
 
 def renew(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From here on, the renderer of a newer operator: every template differs."""
+    """From here on, the renderer is that of a newer operator. Every template differs."""
     real = module.pod_template
 
     def render_differently(*args: Any) -> Raw:
@@ -71,7 +71,7 @@ def test_immediate_moves_image_renderer_and_settings_once(monkeypatch: pytest.Mo
 
 
 def test_the_download_has_variables_and_mounts_of_the_spec_too():
-    """A proxy, and the certificates of a mirror; who names another mirror wins."""
+    """A proxy, and the certificates of a mirror. A mirror in the spec wins."""
     proxy, certificates = (
         {"name": "HTTPS_PROXY", "value": "http://p:1"},
         {"name": "SSL_CERT_FILE", "value": "/ca/ca.crt"},
@@ -86,7 +86,7 @@ def test_the_download_has_variables_and_mounts_of_the_spec_too():
     assert download["env"] == [own]
 
 
-def test_going_over_to_immediate_upgrades_and_back_to_pinned_stays():
+def test_immediate_upgrades_the_pods_and_pinned_then_keeps_them():
     before = render(with_policy("Pinned"))
     moved = render(with_policy("Immediate"), before, NEWER)
     assert image(moved) == f"{IMAGE}:2"
@@ -124,7 +124,7 @@ def test_image_references(given: Raw, reference: str):
     assert image(render({**RAW, "image": given})) == reference
 
 
-def test_a_text_moves_the_template_by_its_content_alone():
+def test_only_the_content_of_a_text_changes_the_template():
     raw = {**RAW, "systemPrompt": {"configMapKeyRef": {"name": "texts", "key": "k"}}}
     before = render(raw, **{"system-prompt": "Be brief."})
     assert render(raw, before, NEWER, **{"system-prompt": "Be brief."}) is before
@@ -133,7 +133,7 @@ def test_a_text_moves_the_template_by_its_content_alone():
     assert render(raw, after, **{"system-prompt": "Be brief."}).template == before.template
 
 
-def test_other_keys_of_a_config_map_move_nothing():
+def test_other_keys_of_a_config_map_change_nothing():
     spec = parse({**RAW, "systemPrompt": {"configMapKeyRef": {"name": "texts", "key": "k"}}})
     maps = [{"data": {"k": "Be brief.", "other": text}} for text in "ab"]
     observed = [replace(world(spec), config_maps={"texts": found}) for found in maps]
@@ -151,7 +151,7 @@ def test_a_record_is_read_back():
     "text", ["", "{", "null", "[]", "{}", '{"inputs": 1}', '{"inputs":"a","vendor":"","image":"i"}']
 )
 def test_a_record_that_cannot_be_read_is_made_anew(text: str):
-    """By hand or by another version: the pods keep their template as long as it renders the same."""
+    """The record was changed by hand or by another version. The pods keep their template if it renders the same."""
     spec = parse(RAW)
     plan = make_plan(spec, world(spec), CONFIG)
     have = deepcopy(dict(children(plan)))
@@ -175,7 +175,7 @@ def test_the_record_is_what_is_deployed():
 
 
 def test_fields_that_an_older_version_did_not_know_enter_no_hash():
-    """The hash of the plainest spec is a constant: were it to change, an upgrade would render every object anew."""
+    """The hash of the smallest spec is a constant. A change of it would restart the pods of all objects."""
     bare = render(RAW).inputs
     assert bare == "2008f6bb5c141a0c622e5f2d95ff9977"
     assert render({**RAW, "resources": {}, "podTemplate": {"labels": {}, "securityContext": {}}}).inputs == bare

@@ -1,4 +1,4 @@
-"""Any character in any text reaches the API server as it is: server-side apply is YAML, and YAML is not quite JSON."""
+"""Any character in any text reaches the API server unchanged. Server-side apply reads YAML, which differs from JSON."""
 
 import json
 from collections.abc import AsyncIterator
@@ -51,7 +51,7 @@ def test_any_object_is_the_same_as_yaml_and_as_json(body: Object) -> None:
 @given(st.text())
 @settings(max_examples=100, deadline=None)
 def test_half_a_surrogate_pair_becomes_the_replacement_character(text: str) -> None:
-    """No answer of an API server has one; if one gets here all the same, it costs no more than itself."""
+    """No answer of an API server has such a character. If there is one, only that character is lost."""
     sent = yaml_of({"text": text})
     assert yaml.safe_load(sent)["text"] == "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in text)
 

@@ -1,4 +1,4 @@
-"""Claims with several uses in a pod: one volume each, since a kubelet may wait forever for a second one of a claim."""
+"""A claim with several uses in a pod becomes one volume, because the kubelet may wait forever for a second one."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The work queue: never two runs of a key at once, none lost, none too many. On a virtual clock."""
+"""The work queue on a virtual clock: never two runs of a key at once, and no run lost."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ A, B, C = ("ns", "a"), ("ns", "b"), ("other", "a")
 
 
 class Recorder:
-    """A reconcile that notes when it ran and how many ran at once."""
+    """A reconcile that records when it ran, and how many ran at once."""
 
     def __init__(self, seconds: float = 1.0) -> None:
         self.seconds = seconds
@@ -219,7 +219,7 @@ def test_pauses_differ_so_that_objects_do_not_come_back_in_step() -> None:
     assert max(pause(10_000) for _ in range(100)) <= 150
 
 
-def test_an_error_of_one_key_is_told_with_its_name_and_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_of_one_key_is_logged_and_does_not_stop_others(caplog: pytest.LogCaptureFixture) -> None:
     recorder, metrics = Recorder(seconds=0), Metrics()
 
     def fail() -> None:
@@ -257,7 +257,7 @@ def test_an_error_of_one_key_is_told_with_its_name_and_harms_nobody(caplog: pyte
     assert value("llamaserver_operator_reconcile_duration_seconds_count") == recorder.count(A) + 1
 
 
-def test_an_outage_is_told_once_not_for_each_object(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_outage_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     recorder, down = Recorder(seconds=0), True
 
     def outcome() -> None:
@@ -293,7 +293,7 @@ def test_a_run_that_hangs_is_cut_off_and_tried_again() -> None:
     with_queue(test, recorder, run_limit=10)
 
 
-def test_a_run_that_cannot_be_cut_off_is_told() -> None:
+def test_a_run_that_cannot_be_cancelled_is_reported() -> None:
     released = False
 
     async def reconcile(_: Key) -> None:
@@ -370,7 +370,7 @@ def test_the_depth_is_a_metric() -> None:
 
 @pytest.mark.parametrize("seed", range(30))
 def test_every_event_is_followed_by_a_run_that_began_after_it(seed: int) -> None:
-    """Whatever the order of events, failures and wishes for a next run: no event is lost, no key runs twice at once."""
+    """In any order of events, failures and timers, no event is lost and no key runs twice at once."""
     chance = random.Random(seed)
     keys = [("ns", str(number)) for number in range(5)]
     recorder = Recorder()

@@ -124,8 +124,10 @@ def test_json_logs_on_stdout_and_in_llama_log(tmp_path):
         client.complete("x")
         client.error("/completion", {"prompt": 7})
         until(lambda: "is ready" in server.log, "the log says so")
-        records = [json.loads(line) for line in server.log.splitlines()]
-        assert [json.loads(line) for line in (tmp_path / "llama.log").read_text().splitlines()] == records
+        lines = server.log.splitlines()
+        records = [json.loads(line) for line in lines]
+        in_file = (tmp_path / "llama.log").read_text().splitlines()
+        assert sorted(in_file) == sorted(lines), "threads may write to the two in another order"
     assert all({"timestamp", "level", "logger", "msg"} <= set(record) for record in records)
     access = [record for record in records if record["logger"] == "llamaserver.access"]
     posts = [(r["method"], r["path"], r["status"]) for r in access if r["method"] == "POST"]

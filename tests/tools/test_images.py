@@ -161,7 +161,8 @@ def test_the_stand_in_is_taken_only_where_no_registry_answers(tmp_path, monkeypa
     told = capfd.readouterr().err
     assert "cannot be pulled: no such host" in told
     assert (
-        f"NOTE: localhost/stand-in:1, made here from Debian's packages, stands in for {images.default_base()}" in told
+        f"NOTE: localhost/stand-in:1, made here from Debian's packages, takes the place of {images.default_base()}"
+        in told
     )
 
 

@@ -1,1 +1,1 @@
-"""Pure builders: spec in, manifests out; one file a kind."""
+"""Makes the manifests of an object's children from its spec. Pure. It may import spec, files, config and names."""

@@ -1,4 +1,4 @@
-"""The server's command line. Only what the spec asks for is written, so that a pinned older server understands it."""
+"""The command line of the server. It has only what the spec asks for, so that an older server accepts it."""
 
 import math
 
@@ -7,15 +7,15 @@ from ..files import ModelFiles
 from ..quantity import bytes_of, mebibytes_of
 from ..spec import KvCache, Spec
 
-DRAIN_DELAY = 8  # seconds at most in which an ending pod takes new connections, as endpoints lag behind
-_SAVE_RATE = 100 * 2**20  # bytes/s that a slow network volume takes
-_SAVE_DEFAULT = 60  # seconds for a store without maxSize
-_SAVE_LEAST = 10  # a volume may take as long to begin
-_SAVE_MOST = 86400  # what the server takes
+DRAIN_DELAY = 8  # most seconds that an ending pod accepts connections, until all nodes have removed its endpoint
+_SAVE_RATE = 100 * 2**20  # bytes per second of a slow network volume
+_SAVE_DEFAULT = 60  # seconds, without maxSize
+_SAVE_LEAST = 10  # seconds; a volume may need this long before the first write
+_SAVE_MOST = 86400  # seconds; the largest value that the server accepts
 
 
 def server_arguments(spec: Spec, files: ModelFiles, namespace: str, name: str) -> list[str]:
-    """Arguments of the server container. Those of extraArgs may refer to variables, as in any pod."""
+    """Arguments of the server container. extraArgs may refer to variables with $(NAME), as in any pod."""
     ours = [
         *_model(spec, files, namespace, name),
         *_context(spec),
@@ -28,7 +28,7 @@ def server_arguments(spec: Spec, files: ModelFiles, namespace: str, name: str) -
 
 
 def literal(argument: str) -> str:
-    """An argument that Kubernetes leaves as it is: it would put a variable's value in place of $(NAME)."""
+    """Escapes an argument, because Kubernetes replaces $(NAME) by the value of a variable."""
     return argument.replace("$", "$$")
 
 
@@ -41,7 +41,11 @@ def _number(value: float) -> str:
 
 
 def _model(spec: Spec, files: ModelFiles, namespace: str, name: str) -> list[str]:
-    arguments = ["--model", files.model.path, f"--alias={spec.model.alias or name}"]  # an alias may begin with a dash
+    arguments = [
+        "--model",
+        files.model.path,
+        f"--alias={spec.model.alias or name}",
+    ]  # with =, because an alias may begin with a dash
     for item, file in zip(spec.lora_adapters, files.adapters, strict=True):
         arguments += ["--lora-scaled", f"{file.path}:{_number(item.scale)}"]
     if files.projector:
@@ -119,7 +123,7 @@ def _kv_cache(cache: KvCache | None) -> list[str]:
 
 
 def save_seconds(cache: KvCache | None) -> int:
-    """Seconds beyond the drain in which the server writes what is not stored yet, on a volume as slow as can be."""
+    """Seconds after the drain for saving conversations, enough for a slow volume."""
     if cache is None or not cache.stores:
         return 0
     if not cache.max_size:
@@ -128,17 +132,18 @@ def save_seconds(cache: KvCache | None) -> int:
 
 
 def _most_bytes(cache: KvCache) -> int:
-    """0: the server finds out, from what the file system has free. That says nothing of an emptyDir's limit."""
+    """Size limit of the KV store in bytes. With 0 the server uses the free space, whatever the emptyDir's limit."""
     if cache.max_size:
         return bytes_of(cache.max_size)
     directory = cache.volume.empty_dir if cache.volume else None
     limit = directory.size_limit if directory else None
-    return bytes_of(limit) * 4 // 5 if limit else 0  # slots saved by hand share it, and past it the pod is evicted
+    # A fifth is left for slots saved by hand. Above the limit the pod is evicted.
+    return bytes_of(limit) * 4 // 5 if limit else 0
 
 
 def _serving(spec: Spec) -> list[str]:
     serving, security = spec.serving, spec.security
-    arguments = ["--host", "0.0.0.0", "--port", str(names.HTTP_PORT)]  # noqa: S104  a pod is reached from outside
+    arguments = ["--host", "0.0.0.0", "--port", str(names.HTTP_PORT)]  # noqa: S104 - clients are outside the pod
     arguments += ["--management-port", str(names.MANAGEMENT_PORT), "--log-disable"]
     if serving.max_queue is not None:
         arguments += ["--max-queue", str(serving.max_queue)]

@@ -4,14 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import names
+from ..manifests import Manifest
 from ..spec import ClaimTemplate, Spec
 from .metadata import metadata
 
-Manifest = dict[str, Any]
-
 
 def claims(owner: Mapping[str, Any], spec: Spec) -> list[Manifest]:
-    """The claims that a spec asks for. A retained one has no owner, so that it stays when the object goes."""
+    """The claims that a spec asks for. A retained claim has no owner, so that it is kept when the object is deleted."""
     name = owner["metadata"]["name"]
     made = []
     if (cache := spec.model.cache) and cache.claim_template:

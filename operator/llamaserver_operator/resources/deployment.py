@@ -1,20 +1,19 @@
-"""The Deployment."""
+"""The Deployment of the pods."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from .. import names
+from ..manifests import Manifest
 from ..spec import Spec
 from .metadata import metadata
 from .template import Template
 
-Manifest = dict[str, Any]
-
 
 def deployment(owner: Mapping[str, Any], spec: Spec, template: Template, *, surge: bool) -> Manifest:
-    """With `surge`, a new pod starts before an old one ends; else the old one makes room first.
+    """The Deployment. With `surge`, a new pod starts before an old pod ends. Otherwise the old pod ends first.
 
-    `type: Recreate` is never used: over a defaulted rollingUpdate, server-side apply refuses it.
+    `type: Recreate` is never used, because server-side apply refuses it beside a defaulted rollingUpdate.
     """
     name = owner["metadata"]["name"]
     about = metadata(owner)

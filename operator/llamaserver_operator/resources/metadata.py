@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import names
-
-Manifest = dict[str, Any]
+from ..manifests import Manifest
 
 
 def owner_reference(owner: Mapping[str, Any]) -> Manifest:
-    """What makes a child go with its LlamaServer."""
+    """The reference by which a child is deleted with its LlamaServer."""
     return {
         "apiVersion": names.API_VERSION,
         "kind": names.KIND,
@@ -21,7 +20,7 @@ def owner_reference(owner: Mapping[str, Any]) -> Manifest:
 
 
 def metadata(owner: Mapping[str, Any], name: str = "", *, owned: bool = True) -> Manifest:
-    """Metadata of a child; `name` is the owner's unless given. What is not owned stays when the owner goes."""
+    """Metadata of a child. The default name is the owner's. A child without owner outlives the object."""
     mine = owner["metadata"]
     made = {"name": name or mine["name"], "namespace": mine["namespace"], "labels": names.labels(mine["name"])}
     return {**made, "ownerReferences": [owner_reference(owner)]} if owned else made

@@ -1,24 +1,22 @@
-"""The pod template: the server, and before it the download."""
-
-from typing import Any
+"""The pod template: the container of the server, and the init container of the download."""
 
 from .. import names
 from ..config import Config
 from ..files import ModelFiles, model_files
+from ..manifests import Manifest
 from ..quantity import mebibytes_of
 from ..spec import ResourceClaim, Spec
 from .arguments import DRAIN_DELAY, literal, save_seconds, server_arguments
 from .volumes import Volumes, pod_volumes
 
-Manifest = dict[str, Any]
-_STARTUP = 1800  # seconds to the first answer of the process
-_LOADING = 4  # seconds that a probe waits for a model that loads
-_MARGIN = 10  # seconds
-_FETCH_NEEDS = {"cpu": "100m", "memory": "128Mi"}  # requests of the download when the spec says nothing
+_STARTUP = 1800  # seconds that the process has to give its first answer
+_LOADING = 4  # seconds that a readiness probe waits while the model loads
+_MARGIN = 10  # seconds of the grace period beyond what the server needs
+_FETCH_NEEDS = {"cpu": "100m", "memory": "128Mi"}  # requests of the download, unless the spec has some
 
 
 def pod_template(spec: Spec, namespace: str, name: str, image: str, config: Config) -> Manifest:
-    """The Deployment's pod template."""
+    """The pod template of the Deployment."""
     files = model_files(spec)
     volumes = pod_volumes(spec, files, name)
     overlay = spec.pod_template
@@ -28,7 +26,7 @@ def pod_template(spec: Spec, namespace: str, name: str, image: str, config: Conf
     about = {
         "image": image,
         "imagePullPolicy": spec.image.pull_policy or config.image_pull_policy,
-        # A crash leaves no message of ours: the end of the log has to do.
+        # A crashed server writes no message. Then the end of the log is used.
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
     server = about | _server(spec, volumes, server_arguments(spec, files, namespace, name))
@@ -47,7 +45,7 @@ def pod_template(spec: Spec, namespace: str, name: str, image: str, config: Conf
 
 
 def grace_seconds(spec: Spec) -> int:
-    """Seconds from the end's begin to SIGKILL: stop accepting, drain, and save the KV cache."""
+    """Seconds from SIGTERM to SIGKILL: stop accepting connections, drain, and save the KV cache."""
     return DRAIN_DELAY + spec.rollout.drain_timeout_seconds + save_seconds(spec.kv_cache) + _MARGIN
 
 
@@ -93,11 +91,11 @@ def _server(spec: Spec, volumes: Volumes, arguments: list[str]) -> Manifest:
 
 
 def _probes() -> Manifest:
-    # /livez answers while a model loads, however large it is; readiness waits for the model. The rollout's deadline has
-    # no part in it: whoever raises it, for want of time, must not begin the download anew. While a model loads,
-    # /readyz is slow to say no: so the pod is ready as soon as it can be, and need not be asked every second for ever.
-    # An ending pod says no at once. Were it the only one, the Service would lead there until the third time: for about
-    # as long as it takes new connections (DRAIN_DELAY), in which the next pod may become ready.
+    # /livez also answers while a model loads. Readiness waits for the model. The deadline of the rollout is not part of
+    # the template, because raising the deadline must not restart the download. While a model loads, /readyz waits
+    # before it answers no. So the pod becomes ready at once, without a probe every second. An ending pod answers no at
+    # once. If it is the only pod, the Service uses it until the third failure. That is about as long as the pod accepts
+    # new connections (DRAIN_DELAY). The next pod may become ready in this time.
     def probe(path: str, period: int, failures: int) -> Manifest:
         get = {"path": path, "port": "management", "scheme": "HTTP"}
         return {"httpGet": get, "periodSeconds": period, "failureThreshold": failures, "timeoutSeconds": _LOADING + 1}
@@ -113,11 +111,11 @@ def _resources(spec: Spec) -> Manifest:
     requests, limits = dict(spec.resources.requests), dict(spec.resources.limits)
     made: Manifest = {}
     if (gpu := spec.accelerator) and gpu.resource:
-        limits[gpu.resource] = str(gpu.count)  # the API server makes the request of an extended resource from it
+        limits[gpu.resource] = str(gpu.count)  # the API server sets the request to the limit
     cache = spec.kv_cache
     if cache and cache.host_memory and "memory" not in requests and "memory" not in limits:
-        # A figure of the user's is the whole one, and stays. Without any, the scheduler would count nothing; of what
-        # the server takes, this much is known. It is no limit: the model and its context come on top.
+        # A value of the user is complete and is kept. Without one, request the part that is known. It is not a limit,
+        # because the model and its context need memory, too.
         requests["memory"] = f"{mebibytes_of(cache.host_memory)}Mi"
     if gpu and gpu.resource_claims:
         made["claims"] = [{"name": claim.name} for claim in gpu.resource_claims]
@@ -140,7 +138,7 @@ def _fetch(spec: Spec, files: ModelFiles, volumes: Volumes, owner: str, hf_endpo
         "volumeMounts": volumes.fetch,
         "resources": _fetch_resources(spec),
     }
-    # Those of the server, too: proxies, and certificates of a mirror.
+    # The download needs the variables of the server, such as proxies and the certificates of a mirror.
     env = list(spec.pod_template.env)
     if hf_endpoint and all(item["name"] != "HF_ENDPOINT" for item in env):
         env.append({"name": "HF_ENDPOINT", "value": hf_endpoint})
@@ -152,7 +150,7 @@ def _fetch(spec: Spec, files: ModelFiles, volumes: Volumes, owner: str, hf_endpo
 
 
 def _fetch_resources(spec: Spec) -> Manifest:
-    """CPU and memory of the server, which cost nothing more here: so quotas and the class Guaranteed are met, too."""
+    """CPU and memory of the server. The download ends before, so they cost nothing, and quotas and QoS classes fit."""
     given = {"requests": spec.resources.requests, "limits": spec.resources.limits}
     made = {how: {name: values[name] for name in _FETCH_NEEDS if name in values} for how, values in given.items()}
     for name, small in _FETCH_NEEDS.items():

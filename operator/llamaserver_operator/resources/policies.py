@@ -1,18 +1,17 @@
-"""Small children: ServiceAccount, PodDisruptionBudget, NetworkPolicy, ServiceMonitor, ConfigMap of inline texts."""
+"""ServiceAccount, PodDisruptionBudget, NetworkPolicy, ServiceMonitor, and the ConfigMap of inline texts."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from .. import names
 from ..config import Config
+from ..manifests import Manifest
 from ..spec import Spec
 from .metadata import metadata
 
-Manifest = dict[str, Any]
-
 
 def service_account(owner: Mapping[str, Any]) -> Manifest:
-    """An identity without a token: the pods never talk to the API server."""
+    """A ServiceAccount without a token. The pods do not use the API server."""
     return {
         "apiVersion": "v1",
         "kind": "ServiceAccount",
@@ -22,7 +21,7 @@ def service_account(owner: Mapping[str, Any]) -> Manifest:
 
 
 def disruption_budget(owner: Mapping[str, Any]) -> Manifest:
-    """One pod at a time; broken pods never hold up a node's drain."""
+    """One pod may be evicted at a time. Pods that are not ready never block the drain of a node."""
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
@@ -36,7 +35,7 @@ def disruption_budget(owner: Mapping[str, Any]) -> Manifest:
 
 
 def network_policy(owner: Mapping[str, Any], spec: Spec, config: Config) -> Manifest:
-    """Clients to the serving port; the operator and Prometheus to the management port."""
+    """Clients may reach the serving port. The operator and Prometheus may reach the management port."""
     clients: Manifest = {"ports": [{"port": "http", "protocol": "TCP"}]}
     if peers := spec.security.network_policy.peers:
         clients["from"] = list(peers)
@@ -45,7 +44,7 @@ def network_policy(owner: Mapping[str, Any], spec: Spec, config: Config) -> Mani
         "podSelector": {"matchLabels": dict(config.operator_pod_labels)},
     }
     prometheus = {"namespaceSelector": {"matchLabels": dict(config.prometheus_namespace_labels)}}
-    # by number: the download's container gives the port no name
+    # by number, because the port has no name in the container of the download
     monitors = {"ports": [{"port": names.MANAGEMENT_PORT, "protocol": "TCP"}], "from": [operator, prometheus]}
     return {
         "apiVersion": "networking.k8s.io/v1",
@@ -60,7 +59,7 @@ def network_policy(owner: Mapping[str, Any], spec: Spec, config: Config) -> Mani
 
 
 def service_monitor(owner: Mapping[str, Any], spec: Spec) -> Manifest:
-    """For the Prometheus operator; it scrapes the management port, which has neither key nor TLS."""
+    """The ServiceMonitor for the Prometheus operator. It scrapes the management port, which has neither key nor TLS."""
     name = owner["metadata"]["name"]
     about = metadata(owner)
     about["labels"] = {**spec.observability.labels, **about["labels"]}
@@ -78,6 +77,6 @@ def service_monitor(owner: Mapping[str, Any], spec: Spec) -> Manifest:
 
 
 def config_map(owner: Mapping[str, Any], texts: Mapping[str, str]) -> Manifest:
-    """The texts that the spec has inline."""
+    """The ConfigMap of the inline texts."""
     about = metadata(owner, names.config_map(owner["metadata"]["name"], texts))
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": about, "data": dict(texts)}

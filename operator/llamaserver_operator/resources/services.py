@@ -1,17 +1,16 @@
-"""The Service of clients, and the headless one that Prometheus scrapes."""
+"""The Service for clients, and the headless Service for Prometheus."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from .. import names
+from ..manifests import Manifest
 from ..spec import Spec
 from .metadata import metadata
 
-Manifest = dict[str, Any]
-
 
 def service(owner: Mapping[str, Any], spec: Spec) -> Manifest:
-    """What clients talk to."""
+    """The Service for clients."""
     scheme = "https" if spec.security.tls else "http"
     port = {"name": scheme, "port": spec.serving.port, "targetPort": "http", "protocol": "TCP", "appProtocol": scheme}
     body = {"type": spec.serving.service_type, "ports": [port]}
@@ -19,7 +18,7 @@ def service(owner: Mapping[str, Any], spec: Spec) -> Manifest:
 
 
 def management_service(owner: Mapping[str, Any]) -> Manifest:
-    """The management ports of all pods, unready ones included: their metrics tell why."""
+    """The management ports of all pods, also of those that are not ready: their metrics may show the cause."""
     about = metadata(owner, names.management_service(owner["metadata"]["name"]))
     about["labels"] = {**about["labels"], names.COMPONENT_LABEL: "management"}
     port = {"name": "management", "port": names.MANAGEMENT_PORT, "targetPort": "management", "protocol": "TCP"}

@@ -1,7 +1,7 @@
-"""The recorded pod template: rendered anew only when its own inputs change, so that an operator upgrade rolls nothing.
+"""The recorded pod template. Only a change of its inputs renders it again: an upgrade of the operator restarts no pod.
 
-The record is an annotation of the Deployment: the hash of the inputs, the image chosen at creation,
-and the template as it was rendered.
+The record is an annotation of the Deployment: the hash of the inputs, the image chosen at creation, and the rendered
+template.
 """
 
 import hashlib
@@ -13,14 +13,13 @@ import msgspec
 
 from .. import names
 from ..config import Config
+from ..manifests import Manifest
 from ..spec import ClaimTemplate, KvVolume, ModelCache, Spec, given
 from .pod import pod_template
 
-Manifest = dict[str, Any]
-
 
 class Template(msgspec.Struct, frozen=True):
-    """A rendered pod template and what it was made from."""
+    """A rendered pod template and its inputs."""
 
     inputs: str
     vendor: str
@@ -28,12 +27,12 @@ class Template(msgspec.Struct, frozen=True):
     template: Manifest
 
     def record(self) -> str:
-        """The annotation's value."""
+        """The value of the annotation."""
         return json.dumps(msgspec.to_builtins(self), separators=(",", ":"), sort_keys=True)
 
 
 def recorded(deployment: Mapping[str, Any] | None) -> Template | None:
-    """The template that a Deployment records; None when there is none that can be read."""
+    """The template recorded in a Deployment. None when there is no readable record."""
     text = (deployment or {}).get("metadata", {}).get("annotations", {}).get(names.TEMPLATE_ANNOTATION, "")
     try:
         return msgspec.json.decode(text, type=Template)
@@ -44,7 +43,7 @@ def recorded(deployment: Mapping[str, Any] | None) -> Template | None:
 def current_template(
     spec: Spec, owner: Mapping[str, Any], texts: Mapping[str, str], before: Template | None, config: Config
 ) -> Template:
-    """The pod template for a spec: the recorded one as long as its inputs are the same.
+    """The pod template for a spec. It is the recorded one while its inputs are the same.
 
     `texts` are the contents of the ConfigMaps that the spec names, and of the inline ones.
     """
@@ -57,7 +56,7 @@ def current_template(
         return before
     mine = owner["metadata"]
     template = pod_template(spec, mine["namespace"], mine["name"], image, config)
-    # A text reaches the pods only with the pod: a change of it must be one of the template.
+    # Pods read texts only when they start. Therefore a changed text must change the template.
     if texts:
         annotations = template["metadata"].setdefault("annotations", {})
         template["metadata"]["annotations"] = {**annotations, f"{names.GROUP}/texts": _digest(texts)}
@@ -65,7 +64,7 @@ def current_template(
 
 
 def _hash(spec: Spec, texts: Mapping[str, str]) -> str:
-    """Hash of what a pod depends on: the spec, but for what is made the same for all here."""
+    """Hash of what a pod depends on. The fields that do not affect pods are set to the same values first."""
     replace, rollout = msgspec.structs.replace, spec.rollout
     cache, kv = spec.model.cache, spec.kv_cache
     volume = kv and kv.volume
@@ -83,7 +82,7 @@ def _hash(spec: Spec, texts: Mapping[str, str]) -> str:
 
 
 def _same(volume: ModelCache | KvVolume) -> dict[str, Any]:
-    """What of a volume changes no pod, made the same for all: size, class and modes of its claim, and its end."""
+    """Fixed values for the fields of a volume that do not affect pods."""
     template = volume.claim_template and ClaimTemplate(size="")
     return {"claim_template": template, "retention_policy": "Retain"}
 

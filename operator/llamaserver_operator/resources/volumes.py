@@ -1,27 +1,25 @@
-"""Volumes of a pod and where its containers see them."""
+"""The volumes of a pod and their mounts."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from .. import names
 from ..files import ModelFiles
+from ..manifests import Manifest
 from ..spec import KvVolume, ModelCache, Spec, Text
-
-Manifest = dict[str, Any]
 
 
 @dataclass(slots=True)
 class Volumes:
-    """Volumes of the pod, mounts of the server and of the download."""
+    """The volumes of the pod, and the mounts of the server and of the download."""
 
     volumes: list[Manifest] = field(default_factory=list)
     server: list[Manifest] = field(default_factory=list)
     fetch: list[Manifest] = field(default_factory=list)
 
     def add(self, name: str, volume: Manifest, mount_path: str, *, read_only: bool = True) -> None:
-        """One volume, mounted into the server.
+        """Add a volume and mount it into the server.
 
-        A claim becomes one volume, however often it is named: a kubelet waits forever for a second one of it.
+        A claim becomes one volume, however often it is named. With two volumes of one claim, the kubelet waits forever.
         """
         claim = volume.get("persistentVolumeClaim", {})
         for known in self.volumes if claim else ():
@@ -48,10 +46,10 @@ def _claim(name: str, *, read_only: bool = False) -> Manifest:
 def pod_volumes(spec: Spec, files: ModelFiles, name: str) -> Volumes:
     """All volumes of a pod."""
     made = Volumes()
-    made.add("tmp", {"emptyDir": {}}, "/tmp", read_only=False)  # noqa: S108  the root file system is read-only
+    made.add("tmp", {"emptyDir": {}}, "/tmp", read_only=False)  # noqa: S108 - the root file system is read-only
     if files.downloads:
         cache = spec.model.cache
-        # The server marks on a lasting volume which files are in use, and clears away what nobody names.
+        # On a claim, the server marks the files in use and deletes unused ones. Therefore it may write there.
         made.add("models", _models(cache, name), names.MODELS_DIR, read_only=cache is None)
         made.fetch = [_mount("models", names.MODELS_DIR, read_only=False), _mount("tmp", "/tmp", read_only=False)]  # noqa: S108
     for file in files:

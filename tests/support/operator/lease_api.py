@@ -1,4 +1,4 @@
-"""Leases in memory, with resource versions as an API server keeps them, and the ways in which a network fails."""
+"""A Lease in memory with resource versions, as in an API server, and failures of a network."""
 
 import asyncio
 import copy
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Store:
-    """The Lease itself, which all instances share."""
+    """The Lease that all instances share."""
 
     def __init__(self) -> None:
         self.body: Object | None = None
@@ -34,13 +34,13 @@ class Store:
         return copy.deepcopy(stored)
 
     def edit(self, **spec: Any) -> None:
-        """A change by somebody else."""
+        """A change by another client."""
         assert self.body is not None
         self.put({**self.body, "spec": {**self.body["spec"], **spec}})
 
 
 class LeaseApi:
-    """One instance's way to the store: `get`, `create` and `replace` of Cluster."""
+    """The connection of one instance to the store: `get`, `create` and `replace` of Cluster."""
 
     def __init__(self, store: Store, seed: int = 0) -> None:
         self.store = store

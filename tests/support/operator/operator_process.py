@@ -1,4 +1,4 @@
-"""A real operator process for tests, not a pod: started, asked, stopped, killed, frozen."""
+"""A real operator process for tests, outside a pod: started, stopped, killed, suspended."""
 
 import json
 import os
@@ -56,7 +56,7 @@ class OperatorProcess:
 
     @property
     def lines(self) -> list[dict[str, Any]]:
-        """Its log, as the JSON objects that it should be."""
+        """Its log, as JSON objects."""
         return [json.loads(line) for line in self.log.splitlines()]
 
     def said(self, text: str) -> bool:
@@ -81,12 +81,12 @@ class OperatorProcess:
 
     @property
     def leads(self) -> bool:
-        """Whether it says that it is the active one."""
+        """Whether its metrics say that it is active."""
         return self.metric("llamaserver_operator_is_leader") == 1
 
     @property
     def ready(self) -> bool:
-        """Whether it says that it is of use."""
+        """Whether /readyz answers 200."""
         return self.health("/readyz")[0] == 200
 
     def freeze(self) -> None:
@@ -103,17 +103,17 @@ class OperatorProcess:
         self.process.wait(10)
 
     def stop(self) -> int:
-        """SIGTERM; the exit code."""
+        """Send SIGTERM. Returns the exit code."""
         self.process.terminate()
         return self.process.wait(30)
 
     def until_ready(self) -> Self:
-        """Wait until /readyz says so."""
+        """Wait until /readyz answers 200."""
         until(lambda: self._alive() and self.ready, "the operator is ready")
         return self
 
     def until_leading(self) -> Self:
-        """Wait until it is the active one."""
+        """Wait until it is active."""
         until(lambda: self._alive() and self.leads, "the operator is the active one")
         return self
 

@@ -34,7 +34,7 @@ _BY_PATH: dict[str, st.SearchStrategy[Any]] = {
 
 
 def specs() -> st.SearchStrategy[dict[str, Any]]:
-    """Any spec that the API server would admit."""
+    """Any spec that the API server accepts."""
     return _value(SPEC, ()).map(_ruled)
 
 
@@ -67,7 +67,7 @@ def _object(node: Node, path: Path) -> st.SearchStrategy[Any]:
 
 
 def _one_of(node: Node) -> list[str]:
-    """The fields of which exactly one is set, as a rule's message says it."""
+    """The fields of which exactly one is set, from the message of the rule."""
     for rule in node.get("x-kubernetes-validations", ()):
         if found := re.fullmatch("set exactly one of (.*)", rule["message"]):
             return re.split(", | and ", found[1])
@@ -101,7 +101,7 @@ def _number(node: Node, path: Path) -> st.SearchStrategy[float]:
 
 
 def _ruled(spec: dict[str, Any]) -> dict[str, Any]:
-    """The spec, changed where a rule over several fields stands against it."""
+    """The spec, changed where a rule over several fields would refuse it."""
     _ruled_engine(spec.get("engine", {}), spec.get("accelerator"))
     if (cache := spec.get("kvCache")) is not None:
         _ruled_cache(cache, spec)

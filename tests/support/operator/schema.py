@@ -39,7 +39,7 @@ def text(path: Path) -> str:
 
 
 def path_of(words: str) -> Path:
-    """The other way round."""
+    """The path of a text made by `text`."""
     return tuple(words.replace("[]", ".[]").split("."))
 
 
@@ -64,7 +64,7 @@ def put(spec: Any, path: Path, value: Any) -> Any:
 
 
 def defaulted(value: Any, node: Node = SPEC) -> Any:
-    """What the API server makes of it: defaults written out, as structural defaulting does it."""
+    """The value with the defaults of the schema added, as the API server does."""
     if isinstance(value, list):
         return [defaulted(item, node.get("items", {})) for item in value]
     if not isinstance(value, dict):
@@ -79,6 +79,6 @@ def defaulted(value: Any, node: Node = SPEC) -> Any:
 
 
 def errors(spec: Any) -> list[str]:
-    """What the schema refuses in a spec, its CEL rules aside."""
+    """The errors of a spec by the schema, without its CEL rules."""
     found = jsonschema.Draft202012Validator(SPEC).iter_errors(spec)
     return [f"{'.'.join(map(str, error.absolute_path))}: {error.message}" for error in found]

@@ -1,4 +1,4 @@
-"""What the operator reads of a cluster, as plain values: an object, and the children that a plan has made."""
+"""What the operator reads from a cluster, as plain values: an object and the children that a plan has made."""
 
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
@@ -7,16 +7,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from llamaserver_operator import kinds
-from llamaserver_operator.conditions import View
 from llamaserver_operator.config import Config
 from llamaserver_operator.kinds import Kind, kind_of
+from llamaserver_operator.manifests import Manifest
 from llamaserver_operator.observed import Observed
 from llamaserver_operator.parsing import parse
 from llamaserver_operator.plan import Plan, make_plan
 from llamaserver_operator.rollout import claims_named
 from llamaserver_operator.spec import Spec
+from llamaserver_operator.view import View
 
-Manifest = dict[str, Any]
 UID = "11111111-2222-3333-4444-555555555555"
 OTHER_UID = "99999999-2222-3333-4444-555555555555"
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -43,13 +43,13 @@ NEWER = Config(
 
 
 def owner(name: str = "demo", generation: int = 1, **more: Any) -> Manifest:
-    """A LlamaServer; its spec is not looked at."""
+    """A LlamaServer without a spec."""
     about = {"name": name, "namespace": "models", "uid": UID, "generation": generation}
     return {"apiVersion": "llamaserver.dev/v1alpha1", "kind": "LlamaServer", "metadata": about, **more}
 
 
 def texts_named(spec: Spec) -> dict[str, Manifest | None]:
-    """The ConfigMaps that a spec names, each key with a text of its own."""
+    """The ConfigMaps that a spec names. Each key has its own text."""
     found: dict[str, Manifest | None] = {}
     for text in (spec.chat_template, spec.system_prompt):
         if text and (reference := text.config_map_key_ref):
@@ -66,7 +66,7 @@ def world(spec: Spec, modes: Iterable[str] = (RWO,), *, monitors: bool = True, *
 
 
 def children(plan: Plan) -> Mapping[Kind, list[Manifest]]:
-    """What a plan applies, as it is read afterwards."""
+    """What a plan applies, as read from the cluster afterwards."""
     made: dict[Kind, list[Manifest]] = {}
     for item in plan.apply:
         live = deepcopy(item)
@@ -94,7 +94,7 @@ def settled(manifest: Manifest) -> Manifest:
 def pod(
     name: str = "new-0", template: str = "new", *, ready: bool = False, node: str = "node-1", **status: Any
 ) -> Manifest:
-    """A pod of the ReplicaSet `template`; `status` is laid over that of one that runs."""
+    """A pod of the ReplicaSet `template`. `status` changes the status of a running pod."""
     reference = {"kind": "ReplicaSet", "name": template, "uid": f"uid-of-{template}", "controller": True}
     conditions = [{"type": "Ready", "status": "True" if ready else "False"}]
     about = {"name": name, "namespace": "models", "uid": f"uid-of-{name}", "ownerReferences": [reference]}
@@ -121,7 +121,8 @@ def rolled_out(spec: Spec, plan: Plan, pods: Iterable[Manifest], status: Manifes
     old = {**template, "metadata": {"labels": {**template["metadata"]["labels"], "was": "another"}}}
     sets = [replica_set("old", old), replica_set("new", template)]
     started = [{**item, "spec": template["spec"] | item["spec"]} for item in pods]
-    return replace(world(spec), children=made, replica_sets=sets, pods=started, **more)
+    own: dict[str, Any] = {"children": made, "replica_sets": sets, "pods": started}
+    return replace(world(spec), **own | more)
 
 
 def counts(replicas: int, updated: int | None = None, available: int | None = None) -> Manifest:
@@ -134,7 +135,7 @@ def counts(replicas: int, updated: int | None = None, available: int | None = No
 
 
 def with_pod(raw: Manifest, one: Manifest, status: Manifest | None = None, **more: Any) -> tuple[Spec, Observed]:
-    """An object's spec, and its world with one pod; `status` is the object's own."""
+    """The spec of an object, and its world with one pod. `status` is the status of the object."""
     spec = parse(raw)
     plan = make_plan(spec, world(spec), CONFIG)
     return spec, rolled_out(spec, plan, [one], counts(1, 1, 0), owner=owner(status=status or {}), **more)

@@ -19,7 +19,7 @@ _AGAIN = 0.05
 
 
 class Writer:
-    """Writes as often as it may."""
+    """Writes as often as it is allowed to."""
 
     def __init__(self, cluster: Cluster, config: Config, pods: PodReader) -> None:
         self._cluster = cluster

@@ -1,0 +1,365 @@
+"""The HTTP API over a backend without weights: every endpoint and both dialects, in this process.
+
+tests/api tests the same endpoints with a real model. These tests need none, so they run with the fast ones.
+"""
+
+import base64
+import io
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import ClientResponse
+from aiohttp.test_utils import TestClient, TestServer
+from llamaserver.api.app import build_app, build_context, build_management_app
+from llamaserver.api.system import load_system_prompt
+from llamaserver.config import Config
+from llamaserver.engine.loop import Engine
+from llamaserver.llama.templates import LlamaTemplates
+from llamaserver.scheduling.settings import EngineSettings
+from PIL import Image
+
+from tests.support.engine.toy import ToyBackend
+
+JSON = dict[str, Any]
+SETTINGS = EngineSettings(
+    n_slots=2,
+    slot_ctx=512,
+    prompt_budget=128,
+    cont_batching=True,
+    context_shift=True,
+    max_queue=0,
+    grp_attn_n=1,
+    grp_attn_w=512,
+    n_predict=-1,
+    lora_scales=(),
+)
+GREEDY = {"temperature": 0, "n_predict": 8, "seed": 1}
+
+
+class Api:
+    """Both ports of one server."""
+
+    def __init__(self, clients: TestClient[Any, Any], management: TestClient[Any, Any]) -> None:
+        self.clients, self.management = clients, management
+
+    async def get(self, path: str, status: int = 200) -> Any:
+        response = await self.clients.get(path)
+        return await self._answer(response, status)
+
+    async def post(self, path: str, body: Any, status: int = 200) -> Any:
+        return await self._answer(await self.clients.post(path, json=body), status)
+
+    async def _answer(self, response: ClientResponse, status: int) -> Any:
+        text = await response.text()
+        assert response.status == status, text
+        return json.loads(text) if response.content_type == "application/json" else text
+
+    async def events(self, path: str, body: JSON) -> list[Any]:
+        response = await self.clients.post(path, json={**body, "stream": True})
+        assert response.content_type == "text/event-stream"
+        data = [line[6:] for line in (await response.text()).splitlines() if line.startswith("data: ")]
+        return [item if item == "[DONE]" else json.loads(item) for item in data]
+
+
+@asynccontextmanager
+async def serving(config: Config | None = None, settings: EngineSettings = SETTINGS, **toy: Any) -> AsyncIterator[Api]:
+    options = {"n_ctx": settings.slot_ctx * settings.n_slots, "n_seq_max": settings.n_slots, **toy}
+    engine = Engine(lambda progress: ToyBackend(**options), settings)
+    context = build_context(config or Config(metrics=True, alias="toy"), engine, LlamaTemplates())
+    engine.start()
+    await engine.loaded()
+    context.settled.set()
+    try:
+        async with (
+            TestClient(TestServer(build_app(context))) as clients,
+            TestClient(TestServer(build_management_app(context))) as management,
+        ):
+            if context.config.system_prompt_file:
+                await load_system_prompt(context, context.config.system_prompt_file)
+            yield Api(clients, management)
+    finally:
+        await engine.stop()
+        context.close()
+
+
+@pytest.fixture
+async def api(tmp_path: Path) -> AsyncIterator[Api]:
+    async with serving(Config(metrics=True, alias="toy", slot_save_path=str(tmp_path))) as made:
+        yield made
+
+
+def picture() -> str:
+    out = io.BytesIO()
+    Image.new("RGB", (2, 2), "red").save(out, "PNG")
+    return base64.b64encode(out.getvalue()).decode()
+
+
+# ---- llama.cpp's dialect
+
+
+async def test_a_completion_and_its_stream_have_the_same_text(api: Api) -> None:
+    body = {"prompt": "ab c", **GREEDY, "n_probs": 2}
+    whole = await api.post("/completion", body)
+    events = await api.events("/completion", body)
+    assert "".join(event["content"] for event in events) == whole["content"]
+    assert whole["stop"]
+    assert whole["timings"]["predicted_n"] == len(whole["completion_probabilities"]) == whole["tokens_predicted"]
+    assert events[-1]["stop"]
+    assert whole["generation_settings"]["seed"] == 1
+
+
+async def test_a_batch_of_prompts_has_one_answer_each(api: Api) -> None:
+    answers = await api.post("/completion", {"prompt": ["ab", "cd", "ab cd"], **GREEDY})
+    assert len(answers["results"]) == 3
+
+
+async def test_a_prefix_is_reused(api: Api) -> None:
+    prompt = "ab cd ef gh " * 8
+    first = await api.post("/completion", {"prompt": prompt, **GREEDY})
+    second = await api.post("/completion", {"prompt": prompt + "ab", **GREEDY})
+    assert first["timings"]["cache_n"] == 0
+    assert second["timings"]["cache_n"] > 16
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"top_p": 5000}, "top_p"),
+        ({"n_predict": -7}, "n_predict"),
+        ({"stop": 3}, "stop"),
+        ({"id_slot": 9}, "id_slot"),
+        ({"logit_bias": 3}, "logit_bias"),
+        ({"samplers": 3}, "samplers"),
+        ({"lora": [{"id": 7, "scale": 1}]}, "lora"),
+        ({"grammar": "root ::= ("}, "grammar"),
+        ({"prompt": 7}, "prompt"),
+        ({"prompt": [99999]}, "prompt"),
+        ({"mirostat": 9}, "mirostat"),
+        ({"temperature": "hot"}, "temperature"),
+    ],
+)
+async def test_an_error_names_the_field(api: Api, fields: JSON, named: str) -> None:
+    answer = await api.post("/completion", {"prompt": "ab", **GREEDY, **fields}, 400)
+    assert answer["error"]["code"] == 400
+    assert named in json.dumps(answer["error"])
+
+
+@pytest.mark.parametrize("body", ["", "{", "[1]", "3"])
+async def test_a_body_that_is_no_json_object_is_refused(api: Api, body: str) -> None:
+    response = await api.clients.post("/completion", data=body)
+    assert response.status == 400
+
+
+async def test_many_sampling_fields_are_taken(api: Api) -> None:
+    fields = {
+        **{"temperature": 0.5, "top_k": 5, "top_p": 0.9, "min_p": 0.1, "typical_p": 0.9, "tfs_z": 0.9},
+        **{"repeat_penalty": 1.2, "presence_penalty": 0.1, "frequency_penalty": 0.1, "mirostat": 2},
+        **{"dry_multiplier": 0.5, "dry_sequence_breakers": ["\n"], "xtc_probability": 0.1, "logit_bias": [[3, -1.0]]},
+        **{"ignore_eos": True, "n_keep": 1, "stop": ["stop"], "penalty_prompt": "ab", "samplers": "kfypmt"},
+        **{"return_tokens": True, "response_fields": ["content", "tokens"]},
+    }
+    answer = await api.post("/completion", {"prompt": "ab", "n_predict": 4, **fields})
+    assert set(answer) == {"content", "tokens"}
+
+
+async def test_a_grammar_restricts_the_answer(api: Api) -> None:
+    answer = await api.post("/completion", {"prompt": "ab", **GREEDY, "grammar": 'root ::= "a" "b"'})
+    assert answer["content"] == "ab"
+
+
+async def test_tokens_and_text(api: Api) -> None:
+    tokens = (await api.post("/tokenize", {"content": "ab c"}))["tokens"]
+    assert (await api.post("/detokenize", {"tokens": tokens}))["content"] == "ab c"
+    pieces = (await api.post("/tokenize", {"content": "ab c", "with_pieces": True}))["tokens"]
+    assert [piece["id"] for piece in pieces] == tokens
+
+
+async def test_an_image_in_a_prompt(api: Api) -> None:
+    body = {"prompt": "ab [img-1] cd", "image_data": [{"id": 1, "data": picture()}], **GREEDY}
+    assert (await api.post("/completion", body))["tokens_predicted"]
+    await api.post("/completion", {**body, "image_data": [{"id": 1, "data": "!!"}]}, 400)
+
+
+async def test_infill_needs_tokens_that_the_model_has_not(api: Api) -> None:
+    await api.post("/infill", {"input_prefix": "ab", "input_suffix": "cd", **GREEDY}, 501)
+
+
+async def test_embeddings_are_off_unless_asked_for(api: Api) -> None:
+    await api.post("/embedding", {"content": "ab"}, 501)
+    await api.post("/v1/embeddings", {"input": "ab"}, 501)
+
+
+async def test_embeddings_of_both_dialects() -> None:
+    async with serving(Config(embedding=True, alias="toy")) as api:
+        one = await api.post("/embedding", {"content": "ab c"})
+        both = await api.post("/v1/embeddings", {"input": ["ab c", [2, 3]], "encoding_format": "base64"})
+        plain = await api.post("/v1/embeddings", {"input": "ab c"})
+        await api.post("/v1/embeddings", {"input": "ab", "dimensions": 3}, 400)
+    assert one
+    assert [item["index"] for item in both["data"]] == [0, 1]
+    assert len(plain["data"][0]["embedding"]) == 4
+    assert plain["usage"]["prompt_tokens"] > 0
+
+
+# ---- OpenAI's dialect
+
+CHAT = {"messages": [{"role": "system", "content": "ab"}, {"role": "user", "content": "cd e"}], "max_tokens": 6}
+
+
+async def test_a_chat_and_its_stream_have_the_same_text(api: Api) -> None:
+    body = {**CHAT, "temperature": 0, "logprobs": True, "top_logprobs": 2}
+    whole = await api.post("/v1/chat/completions", body)
+    events = await api.events("/v1/chat/completions", {**body, "stream_options": {"include_usage": True}})
+    choice = whole["choices"][0]
+    deltas = [event["choices"][0]["delta"] for event in events[:-1] if event["choices"]]
+    assert "".join(delta.get("content") or "" for delta in deltas) == choice["message"]["content"]
+    assert events[-1] == "[DONE]"
+    assert events[-2]["usage"] == {**whole["usage"], **{key: events[-2]["usage"][key] for key in whole["usage"]}}
+    assert len(choice["logprobs"]["content"]) == whole["usage"]["completion_tokens"]
+    assert whole["object"] == "chat.completion"
+
+
+async def test_several_choices(api: Api) -> None:
+    answer = await api.post("/v1/chat/completions", {**CHAT, "n": 3, "seed": 5})
+    assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2]
+
+
+async def test_parts_of_a_message(api: Api) -> None:
+    url = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{picture()}"}}
+    message = {"role": "user", "content": [{"type": "text", "text": "ab"}, url]}
+    answer = await api.post("/v1/chat/completions", {"messages": [message], "max_tokens": 4})
+    assert answer["usage"]["completion_tokens"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"messages": []},
+        {"messages": [3]},
+        {"messages": [{"content": "ab"}]},
+        {"messages": [{"role": "user", "content": [{"type": "video"}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x/a.png"}}]}]},
+        {"tools": [{}]},
+        {"tool_choice": "required"},
+        {"n": 0},
+        {"response_format": {"type": "xml"}},
+        {"response_format": {"type": "json_schema"}},
+        {"top_logprobs": 99, "logprobs": True},
+    ],
+)
+async def test_a_wrong_chat_is_refused(api: Api, fields: JSON) -> None:
+    answer = await api.post("/v1/chat/completions", {**CHAT, **fields}, 400)
+    assert answer["error"]["type"] == "invalid_request_error"
+
+
+async def test_a_text_completion_with_its_prompt(api: Api) -> None:
+    body = {"prompt": ["ab", "cd"], "max_tokens": 4, "temperature": 0, "echo": True, "logprobs": 1}
+    answer = await api.post("/v1/completions", body)
+    assert [choice["text"][:2] for choice in answer["choices"]] == ["ab", "cd"]
+    assert answer["choices"][0]["logprobs"]["tokens"]
+    events = await api.events("/v1/completions", body)
+    assert events[-1] == "[DONE]"
+    await api.post("/v1/completions", {"max_tokens": 4}, 400)
+
+
+async def test_the_prompt_that_a_chat_becomes(api: Api) -> None:
+    prompt = (await api.post("/apply-template", CHAT))["prompt"]
+    assert "cd e" in prompt
+    chosen = await api.post("/v1/chat/completions", {**CHAT, "response_format": {"type": "text"}})
+    assert chosen["model"] == "toy"
+
+
+async def test_the_list_of_models(api: Api) -> None:
+    assert [model["id"] for model in (await api.get("/v1/models"))["data"]] == ["toy"]
+    assert (await api.get("/v1/models/toy"))["id"] == "toy"
+    await api.get("/v1/models/other", 404)
+
+
+# ---- slots, adapters, monitoring
+
+
+async def test_a_slot_is_saved_restored_and_erased(api: Api, tmp_path: Path) -> None:
+    await api.post("/completion", {"prompt": "ab cd ef gh", "id_slot": 0, **GREEDY})
+    saved = await api.post("/slots/0?action=save", {"filename": "a.bin"})
+    assert (tmp_path / "a.bin").stat().st_size == saved["n_written"]
+    assert (await api.post("/slots/0?action=erase", {}))["n_erased"] == saved["n_saved"]
+    restored = await api.post("/slots/1?action=restore", {"filename": "a.bin"})
+    assert restored["n_restored"] == saved["n_saved"]
+    for path, body in [
+        ("/slots/0?action=save", {"filename": "../a"}),
+        ("/slots/0?action=restore", {"filename": "missing"}),
+        ("/slots/7?action=erase", {}),
+        ("/slots/0?action=dance", {}),
+    ]:
+        response = await api.clients.post(path, json=body)
+        assert response.status in (400, 404), path
+    (tmp_path / "bad.bin").write_bytes(b"nothing")
+    await api.post("/slots/0?action=restore", {"filename": "bad.bin"}, 400)
+
+
+async def test_slots_and_properties(api: Api) -> None:
+    await api.post("/completion", {"prompt": "ab cd", **GREEDY})
+    slots = await api.get("/slots")
+    assert [slot["id"] for slot in slots] == [0, 1]
+    assert (await api.get("/props"))["total_slots"] == 2
+    assert (await api.get("/health?include_slots"))["status"] == "ok"
+    await api.get("/slots?fail_on_no_slot=1")
+
+
+async def test_adapters() -> None:
+    settings = replace(SETTINGS, lora_scales=(1.0,))
+    async with serving(Config(lora=(("a.gguf", 1.0),), alias="toy"), settings, n_lora=1) as api:
+        assert [item["scale"] for item in await api.get("/lora-adapters")] == [1.0]
+        await api.post("/lora-adapters", [{"id": 5, "scale": 0.5}], 400)
+        await api.post("/lora-adapters", {"id": 0}, 400)
+        await api.post("/lora-adapters", [{"id": 0, "scale": 0.5}])
+        body = {"prompt": "ab", **GREEDY}
+        half = await api.post("/completion", body)
+        assert (
+            half["content"] == (await api.post("/completion", {**body, "lora": [{"id": 0, "scale": 0.5}]}))["content"]
+        )
+
+
+async def test_metrics_status_and_probes(api: Api) -> None:
+    await api.post("/completion", {"prompt": "ab cd", **GREEDY})
+    for metrics in (await api.get("/metrics"), await (await api.management.get("/metrics")).text()):
+        assert "llamacpp:tokens_predicted_total" in metrics
+    for path in ("/livez", "/readyz", "/readyz?wait=1", "/status"):
+        assert (await api.management.get(path)).status == 200, path
+    assert (await (await api.management.get("/status")).json())["state"]
+
+
+async def test_no_kv_store(api: Api) -> None:
+    response = await api.clients.get("/kv-store")
+    assert response.status in (404, 501)
+
+
+async def test_the_page_and_the_description(api: Api) -> None:
+    assert "<html" in (await api.get("/")).lower()
+    assert (await api.get("/openapi.json"))["openapi"]
+    await api.get("/nowhere", 404)
+
+
+async def test_a_key_is_asked_for() -> None:
+    async with serving(Config(api_keys=("k",), alias="toy")) as api:
+        await api.post("/completion", {"prompt": "ab", **GREEDY}, 401)
+        headers = {"Authorization": "Bearer k"}
+        response = await api.clients.post("/completion", json={"prompt": "ab", **GREEDY}, headers=headers)
+        assert response.status == 200
+        await api.get("/health")
+
+
+async def test_the_system_prompt_comes_first(tmp_path: Path, api: Api) -> None:
+    file = tmp_path / "system.json"
+    file.write_text(json.dumps({"system_prompt": {"prompt": "ab cd ef", "anti_prompt": "a:", "assistant_name": "b:"}}))
+    without = await api.post("/completion", {"prompt": "gh", **GREEDY})
+    async with serving(Config(system_prompt_file=str(file), alias="toy")) as other:
+        answer = await other.post("/completion", {"prompt": "gh", **GREEDY})
+        changed = {"prompt": "gh", **GREEDY, "system_prompt": {"prompt": "ef"}}
+        await other.post("/completion", changed)
+    assert answer["tokens_evaluated"] > without["tokens_evaluated"]
