@@ -10,7 +10,7 @@ import sys
 from typing import NoReturn
 
 from . import termination
-from .errors import ConfigError
+from .errors import ConfigError, Reason
 
 
 def prepare_environment() -> None:
@@ -28,7 +28,7 @@ def end_at_once(number: int, _: object) -> NoReturn:
 
 
 def main() -> None:
-    """Run the server; does not return."""
+    """Run the server. Does not return."""
     signal.signal(signal.SIGTERM, end_at_once)
     if sys.argv[1:2] == ["fetch"]:
         from .models import fetch
@@ -43,7 +43,7 @@ def main() -> None:
     try:
         config = parse(sys.argv[1:], os.environ)
     except ConfigError as error:
-        termination.write(termination.path_in(sys.argv, os.environ), "BadArguments", str(error))
+        termination.write(termination.path_in(sys.argv, os.environ), Reason.BAD_ARGUMENTS, str(error))
         print(f"llamaserver: {error}\nTry llamaserver --help.", file=sys.stderr)
         sys.exit(2)
     prepare_environment()
@@ -60,7 +60,7 @@ def main() -> None:
         try:
             code = await Server(config, os.environ, crash_log).run()
         except ConfigError as error:
-            termination.write(config.termination_log, "BadArguments", str(error))
+            termination.write(config.termination_log, Reason.BAD_ARGUMENTS, str(error))
             print(f"llamaserver: {error}", file=sys.stderr, flush=True)
             code = 2
         except Exception:

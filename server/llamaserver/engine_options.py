@@ -27,7 +27,7 @@ def engine_settings(config: Config) -> EngineSettings:
 
 
 def load_options(config: Config, model: Path) -> LoadOptions:
-    """What the library loads, and how."""
+    """The model that the library loads, and how."""
     threads = config.threads or default_threads()
     return LoadOptions(
         model=str(model),

@@ -17,7 +17,23 @@ ModelLoadError              the model (or adapter, projector) cannot be loaded
 └── DownloadError           it cannot be downloaded; `reason` is one word for programs
 """
 
+from enum import StrEnum
 from typing import Any, Self
+
+
+class Reason(StrEnum):
+    """Why a container ended, in one word of the termination log. The operator knows all of them."""
+
+    BAD_ARGUMENTS = "BadArguments"
+    TEMPLATE_INVALID = "TemplateInvalid"
+    MODEL_LOAD_FAILED = "ModelLoadFailed"
+    MODEL_NOT_FOUND = "ModelNotFound"
+    UNAUTHORIZED = "Unauthorized"
+    NOT_GGUF = "NotGGUF"
+    CHECKSUM_MISMATCH = "ChecksumMismatch"
+    DISK_FULL = "DiskFull"
+    DOWNLOAD_FAILED = "DownloadFailed"
+    BAD_SPEC = "BadSpec"
 
 
 class ServerError(Exception):
@@ -131,11 +147,8 @@ class TemplateInvalid(ModelLoadError):
 
 
 class DownloadError(ModelLoadError):
-    """A download failed.
-
-    `reason` is ModelNotFound, Unauthorized, NotGGUF, ChecksumMismatch, DiskFull, DownloadFailed or BadSpec.
-    """
+    """A download failed. `reason` is the word of a Reason."""
 
     def __init__(self, message: str, reason: str = "DownloadFailed") -> None:
         super().__init__(message)
-        self.reason = reason
+        self.reason = Reason(reason)

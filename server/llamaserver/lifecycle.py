@@ -12,7 +12,7 @@ from pathlib import Path
 
 from . import termination
 from .config import Config
-from .errors import ConfigError, ModelLoadError, TemplateInvalid
+from .errors import ConfigError, ModelLoadError, Reason, TemplateInvalid
 from .listening import Ports
 from .models import cache
 from .readiness import Phase
@@ -116,10 +116,10 @@ class Server:
             await self._shutdown.stop_engine()
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: BaseException) -> Reason:
     """The word for the termination log."""
     if isinstance(error, ConfigError):
-        return "BadArguments"
+        return Reason.BAD_ARGUMENTS
     if isinstance(error, TemplateInvalid):
-        return "TemplateInvalid"
-    return "ModelLoadFailed"
+        return Reason.TEMPLATE_INVALID
+    return Reason.MODEL_LOAD_FAILED

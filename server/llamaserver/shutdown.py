@@ -105,4 +105,4 @@ class Shutdown:
         try:
             await asyncio.wait_for(self._engine.stop(), _STOP)
         except TimeoutError:
-            _log.warning("a call of the llama.cpp library does not return; the server ends without it")
+            _log.warning("a call of the llama.cpp library does not return. The server ends without it")

@@ -63,7 +63,7 @@ def _no_pem(path: str, form: re.Pattern[bytes], what: str) -> str:
     if not (found := form.search(data)):
         return f" is no PEM {what}"
     if found[1] == b"ENCRYPTED " or b"Proc-Type: 4,ENCRYPTED" in data:
-        return f" is encrypted; a {what} without a password is needed"
+        return f" is encrypted. A {what} without a password is needed"
     return ""
 
 

@@ -113,7 +113,7 @@ def test_tokenizer_input(client: Client) -> None:
 
 
 @pytest.mark.parametrize("path", ["/completion", "/v1/completions"])
-def test_of_several_prompts_the_one_is_named_that_cannot_be(client: Client, path: str) -> None:
+def test_the_error_names_the_wrong_one_of_several_prompts(client: Client, path: str) -> None:
     for bad, says in (([5, 10**6], "token id"), ([], "empty"), ([True], "not a token id")):
         error = client.error(path, {"prompt": [[1], [2], bad, [3]], "n_predict": 1, "n": 1})
         assert error["param"] == "prompt.2"

@@ -23,7 +23,7 @@ def test_parts_are_joined_as_they_are(client: Client) -> None:
     assert prompt_of(client, parts) == prompt_of(client, "one?Question two?")
 
 
-def test_of_several_limits_the_first_counts(client: Client) -> None:
+def test_the_first_of_several_limits_counts(client: Client) -> None:
     # Greedy, because an answer that ends inside a character goes on for a few tokens.
     body = {"messages": [{"role": "user", "content": "Count."}], "ignore_eos": True, "temperature": 0}
     for limits, count in (
@@ -68,7 +68,7 @@ def test_the_list_of_models_asks_for_a_key() -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_who_closes_half_a_connection_is_gone(client: Client, stream: bool) -> None:
+def test_a_client_that_closes_half_a_connection_is_gone(client: Client, stream: bool) -> None:
     """A client that ends its sending side and waits for the answer, as `nc -N` does."""
     cancelled = client.metric("llamaserver:requests_cancelled_total")
     body = json.dumps({"prompt": "Once", "n_predict": -1, "ignore_eos": True, "stream": stream}).encode()

@@ -114,7 +114,7 @@ def test_llama_model_info(run, client):
     assert first == second == asked
 
 
-def test_what_the_server_refuses_is_thrown_with_its_message(run, client):
+def test_an_error_of_the_server_is_thrown_with_its_message(run, client):
     message = client.error("/completion", {"prompt": PROMPT, "temperature": "hot"})["message"]
     error = run("return m.llamaPromise(...args)", PROMPT, {"temperature": "hot"})
     assert error == {"name": "ServerError", "message": message, "code": 400}

@@ -59,7 +59,7 @@ async def test_errors_may_be_read_by_any_origin(ports, method, path, status):
     assert may_be_read(answer.headers)
 
 
-async def test_what_is_not_changed_may_be_read_by_any_origin(ports):
+async def test_a_304_may_be_read_by_any_origin(ports):
     server = await ports()
     stamp = (await server.client.get("/index.js")).headers["Last-Modified"]
     answer = await server.client.get("/index.js", headers={"Origin": ORIGIN, "If-Modified-Since": stamp})

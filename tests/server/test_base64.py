@@ -37,7 +37,7 @@ def test_all_forms_at_once(data, draw):
 @pytest.mark.parametrize(
     "text", ["$", "a", "AAAAA", "A=AA", "AA==AA==", "äAAA", "%zz", "%", "AA\0A", "=A", "\ud83dAAA"]
 )
-def test_what_is_no_base64_is_refused(text):
+def test_invalid_base64_is_refused(text):
     for scheme in ("", "data:;base64,"):
         with pytest.raises(InvalidRequest, match=r"'image_data\.3': not valid base64") as caught:
             decode_base64(scheme + text, "image_data.3")

@@ -70,7 +70,7 @@ def test_replaced_is_what_is_no_character_and_nothing_else(text):
     ],
     ids=range(11),
 )  # fmt: skip
-def test_what_is_no_json_stays_refused(body):
+def test_invalid_json_is_refused(body):
     with pytest.raises(InvalidRequest, match="not valid JSON"):
         parse(body)
 

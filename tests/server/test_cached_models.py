@@ -66,7 +66,7 @@ def by_an_older_version(target, data):
 
 
 @pytest.mark.parametrize("data", [HTML, DATA[:-1], b""], ids=["a page", "cut off", "empty"])
-async def test_what_is_no_model_is_replaced(data, get, target, caplog):
+async def test_a_file_that_is_no_model_is_replaced(data, get, target, caplog):
     by_an_older_version(target, data)
     assert await get() == 1
     assert target.read_bytes() == DATA
@@ -75,7 +75,7 @@ async def test_what_is_no_model_is_replaced(data, get, target, caplog):
     assert await get() == 0
 
 
-async def test_what_is_no_model_makes_room_before_the_download(server, get, target):
+async def test_a_file_that_is_no_model_is_removed_before_the_download(server, get, target):
     by_an_older_version(target, HTML)
     server.plan = [lambda _: pytest.fail("it is there still") if target.exists() else None]
     await get()
@@ -146,7 +146,7 @@ async def test_a_download_keeps_where_it_came_from_without_secrets(server, targe
     assert kept["at"].endswith("Z")
 
 
-async def test_what_is_used_is_told(server, get, target, caplog):
+async def test_the_log_names_the_file_in_use(server, get, target, caplog):
     caplog.set_level("INFO")
     await get()
     assert "from the cache" not in caplog.text
@@ -226,7 +226,7 @@ async def test_a_server_that_has_the_same_is_asked_each_time_and_says_so(server,
          OTHER, True),
     ],
 )  # fmt: skip
-async def test_what_counts_as_another_file(before, after, data, changed, server, get, target):
+async def test_changes_that_make_another_file(before, after, data, changed, server, get, target):
     """Also with a server that knows no conditions: it sends the file, of which nothing is read."""
     server.etag, server.headers = "", dict(before)
     server.plan = [web.Response(body=DATA, headers=before), web.Response(body=data, headers=after)]

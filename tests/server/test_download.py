@@ -57,7 +57,7 @@ async def test_a_file_is_fetched_with_progress_and_leaves_its_digest_beside_it(m
     assert mirror.requests[0].headers["Accept-Encoding"] == "identity"
 
 
-async def test_what_is_there_is_not_fetched_again(mirror, target):
+async def test_a_complete_file_is_not_fetched_again(mirror, target):
     target.parent.mkdir()
     target.write_bytes(whole(b"mine"))
     assert await fetch(Source(mirror.url), target, ignore) == target
@@ -74,7 +74,7 @@ async def test_a_broken_transfer_goes_on_where_it_ended(mirror, target):
     assert {total for _, total in seen} == {len(DATA)}
 
 
-async def test_a_later_start_goes_on_too(mirror, target):
+async def test_a_later_start_resumes_the_download(mirror, target):
     mirror.plan = [1_000_000, *[web.Response(status=404)]]
     with pytest.raises(ModelLoadError):
         await fetch(Source(mirror.url), target, mirror.progress)
@@ -169,7 +169,7 @@ async def test_a_reset_before_the_first_byte_is_tried_again(mirror, target):
     assert target.read_bytes() == DATA
 
 
-async def test_it_gives_up_after_attempts_that_gained_nothing(mirror, target):
+async def test_a_download_gives_up_after_attempts_without_progress(mirror, target):
     mirror.plan = [web.Response(status=503) for _ in range(20)]
     with pytest.raises(DownloadError, match=r"cannot download http://.*model\.gguf: .*503") as failed:
         await fetch(Source(mirror.url), target, ignore)

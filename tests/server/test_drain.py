@@ -58,7 +58,7 @@ def test_without_a_delay_only_what_runs_is_waited_for(drain: Drain) -> None:
         assert not drain.is_over(["idle"], 0)
 
 
-def test_who_refuses_waits_only_for_connections_of_before(drain: Drain, clock: Clock) -> None:
+def test_a_refusing_drain_waits_only_for_older_connections(drain: Drain, clock: Clock) -> None:
     with drain.running("one"):
         clock.now += 60
         drain.refuse(spared=["one", "two"])
@@ -71,7 +71,7 @@ def test_who_refuses_waits_only_for_connections_of_before(drain: Drain, clock: C
     assert over(drain, "one", "two", "new")
 
 
-def test_what_is_refused_does_not_prolong_the_wait(drain: Drain, clock: Clock) -> None:
+def test_a_refused_request_does_not_prolong_the_drain(drain: Drain, clock: Clock) -> None:
     drain.refuse(spared=["idle"])
     assert not drain.refuses("idle")
     assert drain.refuses("new")

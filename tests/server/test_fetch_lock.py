@@ -52,13 +52,13 @@ def foreign(path, silent):
     os.utime(path, (now - silent, now - silent))
 
 
-async def test_it_is_there_while_held_and_gone_afterwards(path):
+async def test_the_lock_file_exists_only_while_it_is_held(path):
     async with held(path, ignore):
         assert path.exists()
     assert list(path.parent.iterdir()) == []
 
 
-async def test_it_is_given_back_by_a_failure(path):
+async def test_a_failure_releases_the_lock(path):
     with pytest.raises(RuntimeError):
         async with held(path, ignore):
             raise RuntimeError

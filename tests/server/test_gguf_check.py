@@ -94,7 +94,7 @@ def test_the_size_that_is_missing_is_told(tmp_path):
     ],
     ids=lambda value: "" if isinstance(value, bytes) else value[:30],
 )
-def test_what_is_no_gguf_is_told_by_its_begin(head, message, verdict):
+def test_the_error_shows_the_start_of_a_file_that_is_no_gguf(head, message, verdict):
     with pytest.raises(NotGGUFError) as told:
         check_begin(head[:64])
     assert message in str(told.value)

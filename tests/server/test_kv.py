@@ -38,13 +38,13 @@ def made(config: Config, model: Path, info: ModelInfo) -> bytes:
     ],
     ids=str,
 )  # fmt: skip
-def test_what_changes_the_numbers_in_a_state_changes_the_fingerprint(change: dict[str, Any], model: Path) -> None:
+def test_options_that_change_the_state_change_the_fingerprint(change: dict[str, Any], model: Path) -> None:
     info = ToyBackend().info
     assert made(Config(**change), model, info) != made(Config(), model, info)
 
 
 @pytest.mark.parametrize("change", [{"parallel": 8}, {"ctx_size": 8192}, {"batch_size": 64}, {"threads": 1}], ids=str)
-def test_what_does_not_keeps_it(change: dict[str, Any], model: Path) -> None:
+def test_other_options_keep_the_fingerprint(change: dict[str, Any], model: Path) -> None:
     info = ToyBackend().info
     assert made(Config(**change), model, info) == made(Config(), model, info)
     assert made(Config(), model, replace(info, n_seq_max=9, n_ctx=9, unified=True)) == made(Config(), model, info)
@@ -119,7 +119,7 @@ def replaced(path: Path) -> None:
 @pytest.mark.parametrize("what", ["model", "projector", "adapter"])
 @pytest.mark.parametrize("when", ["before it is read", "after it was read"])
 @pytest.mark.parametrize("change", [replaced, Path.unlink, lambda path: os.utime(path, (1, 1))])
-def test_there_is_no_store_for_a_file_that_is_not_the_one_loaded(
+def test_a_file_that_changed_while_it_was_loaded_has_no_store(
     what: str,
     when: str,
     change: Callable[[Path], object],
@@ -154,7 +154,7 @@ def test_there_is_no_store_for_a_file_that_is_not_the_one_loaded(
     assert str(paths[what]) in line
 
 
-def test_what_stays_as_it_was_has_a_store(model: Path, tmp_path: Path) -> None:
+def test_an_unchanged_file_has_a_store(model: Path, tmp_path: Path) -> None:
     config = Config(kv_store=str(tmp_path / "kv"))
     store = store_setup.open_store(config, model, ToyBackend(), store_setup.Identities(config, model))
     assert store is not None

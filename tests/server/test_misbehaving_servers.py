@@ -181,7 +181,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-async def test_what_is_said(name, told, tmp_path):
+async def test_the_error_message(name, told, tmp_path):
     steps, reason, message, requests = CASES[name]
     async with Wire(*steps) as wire:
         error = await told(f"{wire.url}/m.gguf")
@@ -252,7 +252,7 @@ async def test_whether_a_token_was_sent(status, token, page, message, tmp_path):
     assert failed.value.reason == "Unauthorized"
 
 
-async def test_what_hugging_face_says_itself(tmp_path):
+async def test_the_message_of_hugging_face_is_shown(tmp_path):
     said = "Access to model a/b is restricted. Visit https://hub/a/b to ask for access."
     async with Wire(answer(f"403 Forbidden\r\nX-Error-Message: {said}")) as wire:
         with pytest.raises(DownloadError, match="answered 403 Forbidden") as failed:

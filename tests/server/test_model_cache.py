@@ -50,7 +50,7 @@ def keys(folder):
     return sorted(path.name for path in folder.iterdir() if not path.name.startswith(".users"))
 
 
-def test_a_key_that_its_only_owner_dropped_goes(folder):
+def test_a_folder_is_removed_when_its_only_owner_drops_it(folder):
     downloaded(folder, "ns/a", "old", "new")
     age(601, marker(folder, "old", "ns/a"), marker(folder, "new", "ns/a"))
     assert Claim(folder, "ns/a", ("new",)).prune() == ["old"]
@@ -65,7 +65,7 @@ def test_nothing_goes_before_its_time(folder):
     assert keys(folder) == ["new", "old"]
 
 
-def test_what_another_pod_of_the_owner_uses_stays(folder):
+def test_a_folder_in_use_by_another_pod_of_the_owner_stays(folder):
     downloaded(folder, "ns/a", "old", "new")
     age(10_000, marker(folder, "old", "ns/a"))
     mine = Claim(folder, "ns/a", ("new",))
@@ -78,7 +78,7 @@ def test_what_another_pod_of_the_owner_uses_stays(folder):
     assert not user(folder, "ns/a", "pod-2").exists()
 
 
-def test_what_another_owner_named_stays(folder):
+def test_a_folder_of_another_owner_stays(folder):
     downloaded(folder, "ns/a", "shared", "new")
     downloaded(folder, "ns/b", "shared")
     age(10_000, marker(folder, "shared", "ns/a"), marker(folder, "shared", "ns/b"))
@@ -140,7 +140,7 @@ def test_a_list_that_cannot_be_read_keeps_everything(folder):
     assert keys(folder) == ["old"]
 
 
-def test_what_a_killed_pruner_left_goes_in_the_end(folder):
+def test_leftovers_of_a_killed_pruner_are_removed(folder):
     downloaded(folder, "ns/a", "half")
     marker(folder, "half", "ns/a").unlink()  # and the process ended
     claim = Claim(folder, "ns/b", ())

@@ -195,7 +195,7 @@ def test_a_command_line_of_llama_server():
     )  # fmt: skip
 
 
-def test_what_can_be_repeated_adds_up():
+def test_repeated_options_add_up():
     config = parse("--api-key", "a", "--api-key", "b", "--lora", "x", "--lora-scaled", "y:2", "--lora", "z")
     assert config.api_keys == ("a", "b")
     assert config.lora == (("x", 1.0), ("z", 1.0), ("y", 2.0))

@@ -19,7 +19,7 @@ def test_every_number_of_the_library_has_its_name(name, number):
 
 
 @pytest.mark.parametrize("text", ["", "x", "-1", "999", str(llama_cpp.LLAMA_FTYPE_GUESSED)])
-def test_what_is_no_known_number_has_no_name(text):
+def test_an_unknown_number_has_no_name(text):
     assert quantization({"general.file_type": text}) == ""
 
 

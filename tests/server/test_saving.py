@@ -49,12 +49,12 @@ async def test_one_large_conversation_is_waited_for_while_it_is_written(caplog: 
     assert "not saved" not in caplog.text
 
 
-async def test_a_volume_that_hangs_is_not(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_volume_that_hangs_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
     engine = Saving(20)
     engine.stats = lambda: SimpleNamespace(bytes_written=7)  # type: ignore[method-assign]
     assert not await finish(engine)
     assert "1 conversations are not saved" in caplog.text
 
 
-async def test_nor_is_a_slow_one_beyond_the_end() -> None:
+async def test_a_slow_volume_is_given_up_at_the_end() -> None:
     assert not await finish(Saving(math.inf), asyncio.get_running_loop().time() + 0.1)

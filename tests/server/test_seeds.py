@@ -54,6 +54,6 @@ def test_seeds_that_differ_in_one_half_stay_different():
 
 
 @pytest.mark.parametrize("value", ["7", 1.5, True, [1], {}])
-def test_what_is_no_whole_number_is_refused(value):
+def test_a_seed_must_be_a_whole_number(value):
     with pytest.raises(InvalidRequest, match="seed"):
         seed(value)

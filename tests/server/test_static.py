@@ -56,7 +56,7 @@ async def test_a_page_that_did_not_change_is_not_sent_again(ports, site):
     assert again.status == 304
 
 
-async def test_what_is_not_there(ports, site):
+async def test_missing_files(ports, site):
     server = await ports(path=str(site))
     for path in ("/nothing", "/sub/nothing.html", "/index.html/x"):
         answer = await server.client.get(path)

@@ -43,14 +43,14 @@ BROKEN = {
     "{{ 1 / 0 }}": "line 1: ZeroDivisionError",
     "{{ ''.__class__.__mro__[1] }}": "SecurityError",
     "{% for i in range(9999) %}{{ 'x' * 9999 }}{% endfor %}": "too long",
-    "chatlm": "neither Jinja nor the name of a built-in template: 'chatlm'; did you mean chatglm4",
-    "templates/chat.jinja": "'templates/chat.jinja'; a file is named with --chat-template-file",
+    "chatlm": "neither Jinja nor the name of a built-in template: 'chatlm'. Did you mean chatglm4",
+    "templates/chat.jinja": "'templates/chat.jinja'. Use --chat-template-file for a file",
     "You are a helpful assistant.": "neither Jinja nor the name of a built-in template: 'You are a helpful",
 }
 
 
 @pytest.mark.parametrize(("template", "says"), BROKEN.items(), ids=range(len(BROKEN)))
-async def test_what_cannot_be_used(template, says):
+async def test_templates_that_are_refused(template, says):
     for server, source in (
         (context(chat_template=template), "--chat-template "),
         (context(template_file=template, chat_template_file="/etc/t.jinja"), "--chat-template-file /etc/t.jinja"),
@@ -73,7 +73,7 @@ GOOD = {
 
 
 @pytest.mark.parametrize("template", GOOD.values(), ids=GOOD)
-async def test_what_can_be_used(template, caplog):
+async def test_templates_that_are_accepted(template, caplog):
     for server in (context(chat_template=template), context(template_file=template), context(template)):
         await check_given_template(server)
         await check_template(server)
@@ -85,7 +85,7 @@ async def test_a_model_without_a_template_has_chatml():
     await check_template(context())
 
 
-async def test_what_is_given_counts_and_not_what_the_model_has():
+async def test_a_given_template_replaces_that_of_the_model():
     await check_template(context("{% broken", chat_template=SIMPLE))
 
 

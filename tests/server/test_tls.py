@@ -99,10 +99,10 @@ BROKEN = {
     "a damaged key": ("key", BLOCK.format("EC PRIVATE KEY"), "{key} is a damaged PEM private key"),
     "a certificate for a key": ("key", "one.crt", "{key} is no PEM private key"),
     "the key of another certificate": ("key", "two.key", "{key} does not belong to --ssl-cert-file {crt}"),
-    "an encrypted key": ("key", "locked.key", "{key} is encrypted; a private key without a password is needed"),
+    "an encrypted key": ("key", "locked.key", "{key} is encrypted. A private key without a password is needed"),
     "an old encrypted key": (
         "key", BLOCK.format("RSA PRIVATE KEY").replace("x", "Proc-Type: 4,ENCRYPTED\nx"),
-        "{key} is encrypted; a private key without a password is needed",
+        "{key} is encrypted. A private key without a password is needed",
     ),
     "a weak key": ("both", "weak", "{crt} is refused by OpenSSL: ee key too small"),
 }  # fmt: skip

@@ -59,7 +59,7 @@ async def test_requests_one_after_the_other_without_waiting(ports):
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
-async def test_what_is_too_large_once_unpacked(ports, encoding):
+async def test_a_body_that_is_too_large_once_unpacked(ports, encoding):
     server = await ports(max_body=1_000_000)
     packed = gzip.compress(BOMB) if encoding == "gzip" else zlib.compress(BOMB)
     assert len(packed) < 10_000

@@ -12,6 +12,8 @@ from . import (
     management,
     metrics,
     native,
+    native_embeddings,
+    native_tokens,
     openai,
     openai_embeddings,
     openai_models,
@@ -41,6 +43,8 @@ def build_app(context: Context) -> web.Application:
     lora.add_routes(app)
     metrics.add_routes(app)
     native.add_routes(app)
+    native_embeddings.add_routes(app)
+    native_tokens.add_routes(app)
     openai.add_routes(app)
     openai_embeddings.add_routes(app)
     openai_models.add_routes(app)

@@ -24,7 +24,7 @@ class Fields:
         return iter(self._values)
 
     def get(self, *names: str) -> tuple[str, Any]:
-        """Return the first of these names that is present and not null, and its value; else (names[0], None)."""
+        """Return the first of these names that is present and not null, with its value, or (names[0], None)."""
         for name in names:
             if (value := self._values.get(name)) is not None:
                 return name, value

@@ -39,7 +39,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """What /slots shows of a request beside the engine's own numbers."""
+    """The part of a request that /slots shows beside the engine's own numbers."""
 
     settings: dict[str, Any]
     prompt: str
@@ -99,7 +99,7 @@ def _bounded(params: GenerationParams, answers: int) -> GenerationParams:
     most = max(1, MAX_PROBABILITIES // (n_probs * answers))
     if params.n_predict > most:
         raise InvalidRequest(
-            f"Field 'n_probs': {n_probs} for {params.n_predict} tokens is too much for one answer; use stream",
+            f"Field 'n_probs': {n_probs} for {params.n_predict} tokens is too much for one answer. Use stream",
             field="n_probs",
         )
     return replace(params, n_predict=most) if params.n_predict < 0 else params

@@ -32,7 +32,7 @@ async def lora_set(request: web.Request) -> web.StreamResponse:
         fields = Fields(item if isinstance(item, dict) else {})
         number = fields.integer("id", default=-1)
         if not 0 <= number < len(scales):
-            raise InvalidRequest(f"Field 'id': no such adapter; {len(scales)} are loaded", field="id")
+            raise InvalidRequest(f"Field 'id': no such adapter. {len(scales)} adapters are loaded", field="id")
         scales[number] = fields.number("scale", default=1.0)
     context.engine.set_lora(tuple(scales))
     return json_response({"success": True})

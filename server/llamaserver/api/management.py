@@ -36,7 +36,7 @@ async def readyz(request: web.Request) -> web.StreamResponse:
 
 
 async def management_metrics(request: web.Request) -> web.StreamResponse:
-    """GET /metrics on the management port; always on."""
+    """GET /metrics on the management port, which is always on."""
     return metrics_response(request.app[CONTEXT])
 
 

@@ -88,7 +88,7 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         raise
     except Exception:
         _log.exception("%s %s failed", request.method, request.path)
-        return error_response(ServerError("internal error; see the server's log"))
+        return error_response(ServerError("internal error. See the server's log"))
 
 
 def error_response(error: ServerError) -> web.Response:

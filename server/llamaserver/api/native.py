@@ -1,4 +1,4 @@
-"""The llama.cpp endpoints: completion, infill, tokenize, detokenize, embedding."""
+"""The llama.cpp endpoints for text: completion and infill."""
 
 from array import array
 from contextlib import ExitStack
@@ -10,14 +10,13 @@ from ..errors import InvalidRequest, NotSupported
 from ..interfaces.output import Delta, Event, Finish
 from ..interfaces.params import Prompt
 from .answer import Answer, join, probabilities_json, timings_json
-from .body import body_size, dumps, encoded_response, json_response, read_fields
+from .body import body_size, dumps, encoded_response, read_fields
 from .context import CONTEXT, Context
-from .fields import Fields, token_id
+from .fields import Fields
 from .jobs import Input, Job, make_jobs, submit, text_inputs
 from .prompt import check_length, read_images, required_prompts
 from .sse import gather, respond
 from .system import apply_system_prompt
-from .vectors import embed, unit
 
 MAX_PROMPTS = 256
 MAX_PROMPTS_WITH_IMAGES = 8  # every image is decoded for every prompt
@@ -157,93 +156,8 @@ def _infill_jobs(context: Context, fields: Fields, stream: bool) -> list[Job]:
     return make_jobs(context, fields, lambda: [entry], prompts=1, stream=stream)
 
 
-async def tokenize(request: web.Request) -> web.StreamResponse:
-    """POST /tokenize: a string, or an array of strings and ids, without BOS unless `add_special` is true."""
-    context = request.app[CONTEXT]
-    fields = await read_fields(request)
-    context.require_ready()
-    return encoded_response(await context.blocking(lambda: dumps(_tokenize(context, fields)), body_size(request)))
-
-
-def _tokenize(context: Context, fields: Fields) -> dict[str, Any]:
-    vocab = context.engine.vocab
-    special = fields.boolean("add_special", default=False)
-    parse = fields.boolean("parse_special", default=True)
-    names, items = _contents(fields)
-    check_length(items, context.engine, "content")
-    tokens: list[int] = []
-    for index, (name, item) in enumerate(zip(names, items, strict=True)):
-        if isinstance(item, str):
-            tokens += vocab.tokenize(item, add_special=special and index == 0, parse_special=parse)
-        else:
-            tokens.append(token_id(item, vocab.n_vocab, name))
-    if fields.boolean("with_pieces", default=False):
-        return {"tokens": [{"id": token, "piece": _piece(vocab.special_piece(token))} for token in tokens]}
-    return {"tokens": tokens}
-
-
-def _contents(fields: Fields) -> tuple[list[str], list[Any]]:
-    """The entries of `content`, and their names in errors."""
-    _, content = fields.get("content")
-    if content is None:
-        return [], []
-    if isinstance(content, list):
-        return [f"content.{index}" for index in range(len(content))], content
-    return ["content"], [content]
-
-
-def _piece(piece: bytes) -> str | list[int]:
-    try:
-        return piece.decode("utf-8")
-    except UnicodeDecodeError:
-        return list(piece)
-
-
-async def detokenize(request: web.Request) -> web.StreamResponse:
-    """POST /detokenize."""
-    context = request.app[CONTEXT]
-    fields = await read_fields(request)
-    context.require_ready()
-    items = fields.array("tokens")
-    check_length(items, context.engine, "tokens")
-
-    def content() -> bytes:
-        vocab = context.engine.vocab
-        ids = [token_id(item, vocab.n_vocab, f"tokens.{place}") for place, item in enumerate(items)]
-        return dumps({"content": vocab.detokenize(ids)})
-
-    return encoded_response(await context.blocking(content, body_size(request)))
-
-
-async def embedding(request: web.Request) -> web.StreamResponse:
-    """POST /embedding and /embeddings: unit vectors of `content`, which is one text or an array of texts."""
-    context = request.app[CONTEXT]
-    fields = await read_fields(request)
-    context.require_ready()
-    if not context.config.embedding:
-        raise NotSupported("This server does not support embeddings. Start it with `--embedding`")
-    if fields.array("image_data"):
-        raise NotSupported(
-            "Field 'image_data': images cannot be embedded; the library computes embeddings of token rows only",
-            field="image_data",
-        )
-    name, content = fields.get("content", "input")
-    if content is None:
-        raise InvalidRequest("Field 'content': is required", field="content")
-    many = isinstance(content, list) and bool(content) and all(isinstance(item, str | list) for item in content)
-    results = await embed(context, content if many else [content], name)
-    vectors = [unit(item.vectors[-1]) for item in results]
-    if not many:
-        return json_response({"embedding": vectors[0]})
-    return json_response([{"index": i, "embedding": vector} for i, vector in enumerate(vectors)])
-
-
 def add_routes(app: web.Application) -> None:
     """Mount the endpoints of this file."""
     app.router.add_post("/completion", completion)
     app.router.add_post("/completions", completion)
     app.router.add_post("/infill", infill)
-    app.router.add_post("/tokenize", tokenize)
-    app.router.add_post("/detokenize", detokenize)
-    app.router.add_post("/embedding", embedding)
-    app.router.add_post("/embeddings", embedding)

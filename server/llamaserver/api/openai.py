@@ -4,20 +4,18 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
 
 from ..errors import InvalidRequest
-from ..interfaces.output import Delta, Event, Finish, TokenProbs
-from .answer import Answer, join, timings_json
-from .body import body_size, dumps, encoded_response, json_response, read_fields
+from .answer import join
+from .body import body_size, encoded_response, json_response, read_fields
 from .chat import chat_prompt, render_chat
 from .context import CONTEXT, Context
 from .fields import Fields
 from .jobs import Input, Job, make_jobs, model_name, submit, text_inputs
-from .openai_logprobs import ChatLogprobs, Logprobs, TextLogprobs
+from .openai_answer import Call, Chunks, whole
 from .prompt import prompt_text, required_prompts
 from .sse import gather, respond
 
@@ -25,21 +23,6 @@ MAX_CHOICES = 128
 MAX_TOP_LOGPROBS = 20
 _DEFAULTS = {"repeat_penalty": 1.0}  # OpenAI's API has no repeat penalty
 _UNSUPPORTED = ("tools", "functions", "function_call", "audio", "modalities", "best_of", "suffix")
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One request of this dialect, ready for the engine."""
-
-    jobs: list[Job]
-    stream: bool
-    usage: bool  # a last chunk with usage
-    chat: bool
-    logprobs: int | None  # number of alternatives for each token; None: no logprobs
-    echoes: list[str]  # the text that each choice begins with
-    id: str
-    created: int
-    model: str
 
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
@@ -66,9 +49,6 @@ async def apply_template(request: web.Request) -> web.StreamResponse:
     context.require_ready()
     chat = await context.blocking(lambda: render_chat(context, fields), body_size(request))
     return json_response({"prompt": chat.text})
-
-
-# ---- reading
 
 
 def _chat_call(context: Context, fields: Fields) -> Call:
@@ -185,14 +165,11 @@ def _call(
 
 
 def _choices(fields: Fields, prompts: int) -> int:
-    """`n`, the answers to each prompt; checked before anything is built for them."""
+    """`n`, the number of answers to each prompt. It is checked before anything is built for them."""
     n = fields.integer("n", default=1, low=1, high=MAX_CHOICES)
     if n * prompts > MAX_CHOICES:
         raise InvalidRequest(f"Field 'n': more than {MAX_CHOICES} choices in all", field="n")
     return n
-
-
-# ---- answering
 
 
 async def _run(request: web.Request, call: Call) -> web.StreamResponse:
@@ -200,108 +177,12 @@ async def _run(request: web.Request, call: Call) -> web.StreamResponse:
     with ExitStack() as stack:
         streams = [stack.enter_context(submit(context, job)) for job in call.jobs]
         if call.stream:
-            writer = _Chunks(call)
+            writer = Chunks(call)
             return await respond(request, streams, writer.encode, head=writer.head(), tail=b"data: [DONE]\n\n")
         answers = [join(events) for events in await gather(streams)]
     return encoded_response(
-        await context.blocking(lambda: _whole(call, answers)) if call.logprobs is not None else _whole(call, answers)
+        await context.blocking(lambda: whole(call, answers)) if call.logprobs is not None else whole(call, answers)
     )
-
-
-def _whole(call: Call, answers: list[Answer]) -> bytes:
-    value = _head(call, "chat.completion" if call.chat else "text_completion")
-    value["choices"] = [_choice(call, i, answer) for i, answer in enumerate(answers)]
-    value["usage"] = _usage([answer.finish for answer in answers])
-    value["timings"] = timings_json(answers[0].finish.timings)
-    return dumps(value)
-
-
-def _head(call: Call, kind: str) -> dict[str, Any]:
-    return {
-        "id": call.id,
-        "object": kind,
-        "created": call.created,
-        "model": call.model,
-        "system_fingerprint": "llamaserver",
-    }
-
-
-def _choice(call: Call, index: int, answer: Answer) -> dict[str, Any]:
-    logprobs = of(answer.probs) if (of := _logprobs(call, index)) else None
-    reason = _finish_reason(answer.finish)
-    if call.chat:
-        message = {"role": "assistant", "content": answer.content, "refusal": None}
-        return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason}
-    return {"index": index, "text": call.echoes[index] + answer.content, "logprobs": logprobs, "finish_reason": reason}
-
-
-def _logprobs(call: Call, index: int) -> Logprobs | None:
-    """The form of the probabilities of a choice; None if they were not asked for."""
-    if call.logprobs is None:
-        return None
-    return ChatLogprobs(call.logprobs) if call.chat else TextLogprobs(call.logprobs, len(call.echoes[index]))
-
-
-def _finish_reason(finish: Finish) -> str:
-    return "length" if finish.reason == "limit" else "stop"
-
-
-def _usage(finishes: list[Finish]) -> dict[str, Any]:
-    prompt = sum(finish.n_prompt for finish in finishes)
-    completion = sum(finish.n_decoded for finish in finishes)
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": sum(finish.n_cached for finish in finishes)},
-    }
-
-
-class _Chunks:
-    """Encodes the events of one call as chunks."""
-
-    def __init__(self, call: Call) -> None:
-        self._call = call
-        self._left = len(call.jobs)
-        self._finishes: list[Finish] = []
-        self._logprobs = [_logprobs(call, i) for i in range(len(call.jobs))]
-        kind = "chat.completion.chunk" if call.chat else "text_completion"
-        self._head = dumps(_head(call, kind))[:-1]  # open object: choices follow
-        self._before = [self._head + b',"choices":[{"index":%d,' % i for i in range(len(call.jobs))]
-        self._field = b'"delta":{"content":' if call.chat else b'"text":'
-        self._after = b'},"finish_reason":null}]}\n\n' if call.chat else b',"finish_reason":null}]}\n\n'
-
-    def head(self) -> bytes:
-        """The start of a stream: the role of each choice in a chat, or the prompt where `echo` is set."""
-        if not self._call.chat:
-            return b"".join(self._text(i, text, []) for i, text in enumerate(self._call.echoes) if text)
-        delta = b'"delta":{"role":"assistant","content":null,"refusal":null},"finish_reason":null}]}\n\n'
-        return b"".join(b"data: " + before + delta for before in self._before)
-
-    def encode(self, index: int, event: Event) -> bytes:
-        """Encode one event. The last event of all choices adds usage, if it was asked for."""
-        if isinstance(event, Delta):
-            return self._text(index, event.content, event.probs)
-        assert isinstance(event, Finish)
-        text = self._text(index, event.content, list(event.probs)) if event.content or event.probs else b""
-        return text + self._end(index, event)
-
-    def _text(self, index: int, content: str, probs: list[TokenProbs]) -> bytes:
-        start = b"data: " + self._before[index]
-        if of := self._logprobs[index]:
-            start += b'"logprobs":' + dumps(of(probs) if probs else None) + b","
-        return start + self._field + dumps(content) + self._after
-
-    def _end(self, index: int, finish: Finish) -> bytes:
-        self._finishes.append(finish)
-        self._left -= 1
-        reason = dumps(_finish_reason(finish))
-        empty = b'"delta":{}' if self._call.chat else b'"text":""'
-        timings = b',"timings":' + dumps(timings_json(finish.timings))
-        chunk = b"data: " + self._before[index] + empty + b',"finish_reason":' + reason + b"}]" + timings + b"}\n\n"
-        if self._left == 0 and self._call.usage:
-            chunk += b"data: " + self._head + b',"choices":[],"usage":' + dumps(_usage(self._finishes)) + b"}\n\n"
-        return chunk
 
 
 def add_routes(app: web.Application) -> None:

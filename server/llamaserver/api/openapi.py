@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from aiohttp import web
 
-from ..interfaces.parameters import Parameter
+from ..interfaces.declare import Parameter
 from ..interfaces.params import GENERATION_PARAMETERS, SAMPLING_PARAMETERS
 from .body import dumps
 from .schema import MAX_BREAKERS, MAX_SAMPLERS, MAX_STOPS

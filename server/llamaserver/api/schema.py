@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import InvalidRequest
 from ..grammar.json_schema import compile_schema
 from ..interfaces.backend import Vocab
-from ..interfaces.parameters import Parameter
+from ..interfaces.declare import Parameter
 from ..interfaces.params import (
     DEFAULT_SAMPLERS,
     GENERATION_PARAMETERS,
@@ -139,7 +139,7 @@ def _samplers(fields: Fields) -> tuple[str, ...]:
     unknown = [item for item in wanted if item not in table]
     if unknown:
         raise InvalidRequest(
-            f"Field '{name}': unknown sampler {unknown[0]!r:.40}; known are {', '.join(KNOWN_SAMPLERS)}", field=name
+            f"Field '{name}': unknown sampler {unknown[0]!r:.40}. Known are {', '.join(KNOWN_SAMPLERS)}", field=name
         )
     return tuple(table[item] for item in wanted if table[item])
 

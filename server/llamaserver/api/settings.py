@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from ..interfaces.parameters import Parameter
+from ..interfaces.declare import Parameter
 from ..interfaces.params import GENERATION_PARAMETERS, SAMPLING_PARAMETERS, GenerationParams
 
 

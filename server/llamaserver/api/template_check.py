@@ -62,9 +62,9 @@ def _check_text(context: Context, text: str) -> None:
         return
     if "{{" not in text and "{%" not in text:
         near = difflib.get_close_matches(text, names, 3)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        hint = f". Did you mean {' or '.join(near)}?" if near else ""
         if text.endswith(".jinja"):
-            hint = "; a file is named with --chat-template-file"
+            hint = ". Use --chat-template-file for a file"
         raise TemplateInvalid(
             f"{_source(context)} is neither Jinja nor the name of a built-in template: {text!r:.60}{hint}"
         )

@@ -8,8 +8,8 @@ from array import array
 from dataclasses import dataclass, field
 from typing import Any
 
+from .declare import parameter, parameters
 from .grammar import Grammar
-from .parameters import parameter, parameters
 
 DEFAULT_SAMPLERS = ("top_k", "tfs_z", "typical_p", "top_p", "min_p", "temperature")
 KNOWN_SAMPLERS = (*DEFAULT_SAMPLERS, "dry", "xtc", "top_n_sigma")

@@ -38,7 +38,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
 
 
 def _in_environment(option: Option, environ: Mapping[str, str]) -> tuple[str, list[str]]:
-    """The variable that sets an option, and its values; no values when none does."""
+    """The variable that sets an option, and its values. Without such a variable, there are no values."""
     for variable in option.variables:
         text = environ.get(variable)
         if text is None and option.off and is_true(environ.get(_negated(variable), "")):

@@ -22,7 +22,7 @@ def is_true(text: str) -> bool:
 
 
 def layers(text: str) -> int:
-    """A number of layers; -1 for all of them."""
+    """A number of layers. -1 is all of them."""
     return -1 if text in ("all", "auto") else int(integer(-1)(text))
 
 

@@ -67,7 +67,7 @@ _STEPS: dict[str, Callable[..., dict[str, Any]]] = {
 
 
 def main(argv: list[str]) -> None:
-    """Run the step that the first word names; exits with 1 and {"error"} when the library refuses."""
+    """Run the step that the first word names. Exits with 1 and {"error"} if the library refuses it."""
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # a failing assertion would start a debugger
     try:
         result = _STEPS[argv[0]](*argv[1:])

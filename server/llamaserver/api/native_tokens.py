@@ -1,0 +1,74 @@
+"""The llama.cpp endpoints for tokens: tokenize and detokenize."""
+
+from typing import Any
+
+from aiohttp import web
+
+from .body import body_size, dumps, encoded_response, read_fields
+from .context import CONTEXT, Context
+from .fields import Fields, token_id
+from .prompt import check_length
+
+
+async def tokenize(request: web.Request) -> web.StreamResponse:
+    """POST /tokenize: a string, or an array of strings and ids, without BOS unless `add_special` is true."""
+    context = request.app[CONTEXT]
+    fields = await read_fields(request)
+    context.require_ready()
+    return encoded_response(await context.blocking(lambda: dumps(_tokenize(context, fields)), body_size(request)))
+
+
+def _tokenize(context: Context, fields: Fields) -> dict[str, Any]:
+    vocab = context.engine.vocab
+    special = fields.boolean("add_special", default=False)
+    parse = fields.boolean("parse_special", default=True)
+    names, items = _contents(fields)
+    check_length(items, context.engine, "content")
+    tokens: list[int] = []
+    for index, (name, item) in enumerate(zip(names, items, strict=True)):
+        if isinstance(item, str):
+            tokens += vocab.tokenize(item, add_special=special and index == 0, parse_special=parse)
+        else:
+            tokens.append(token_id(item, vocab.n_vocab, name))
+    if fields.boolean("with_pieces", default=False):
+        return {"tokens": [{"id": token, "piece": _piece(vocab.special_piece(token))} for token in tokens]}
+    return {"tokens": tokens}
+
+
+def _contents(fields: Fields) -> tuple[list[str], list[Any]]:
+    """The entries of `content`, and their names in errors."""
+    _, content = fields.get("content")
+    if content is None:
+        return [], []
+    if isinstance(content, list):
+        return [f"content.{index}" for index in range(len(content))], content
+    return ["content"], [content]
+
+
+def _piece(piece: bytes) -> str | list[int]:
+    try:
+        return piece.decode("utf-8")
+    except UnicodeDecodeError:
+        return list(piece)
+
+
+async def detokenize(request: web.Request) -> web.StreamResponse:
+    """POST /detokenize."""
+    context = request.app[CONTEXT]
+    fields = await read_fields(request)
+    context.require_ready()
+    items = fields.array("tokens")
+    check_length(items, context.engine, "tokens")
+
+    def content() -> bytes:
+        vocab = context.engine.vocab
+        ids = [token_id(item, vocab.n_vocab, f"tokens.{place}") for place, item in enumerate(items)]
+        return dumps({"content": vocab.detokenize(ids)})
+
+    return encoded_response(await context.blocking(content, body_size(request)))
+
+
+def add_routes(app: web.Application) -> None:
+    """Mount the endpoints of this file."""
+    app.router.add_post("/tokenize", tokenize)
+    app.router.add_post("/detokenize", detokenize)
