@@ -21,6 +21,7 @@ CHART = "charts/llamaserver-operator"
 # Pages of the documentation that a command of our own prints: (page, arguments of Python).
 PAGES: list[tuple[str, list[str]]] = [
     ("docs/reference/options.md", ["-m", "llamaserver.options"]),
+    ("docs/reference/metrics.md", ["-m", "llamaserver.kvstore.discards", "docs/reference/metrics.md"]),
     ("docs/reference/http-api.md", ["-m", "tools.http_api"]),
     ("docs/reference/operator.md", ["-m", "tools.operator_page"]),
 ]

@@ -9,7 +9,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
 
 def test_the_page_has_the_reasons_of_the_code() -> None:
     page = PAGE.read_text()
-    assert page == discards.updated(page), f"run: python -m llamaserver.kvstore.discards {PAGE}"
+    assert page == discards.updated(page), "run: make generate"
     assert discards.BEGIN in page
 
 

@@ -1,6 +1,7 @@
 """Why the KV store did not use or keep something: the values of `reason` in llamaserver:kv_discards_total.
 
-`python -m llamaserver.kvstore.discards docs/reference/metrics.md` writes the tables of that page anew.
+`python -m llamaserver.kvstore.discards docs/reference/metrics.md` prints that page with the tables of now.
+`make generate` writes it.
 """
 
 import sys
@@ -9,7 +10,7 @@ from enum import Enum, StrEnum
 from pathlib import Path
 from typing import Self
 
-BEGIN = "<!-- Made by `python -m llamaserver.kvstore.discards docs/reference/metrics.md`; a test keeps it current. -->"
+BEGIN = "<!-- Made by `python -m llamaserver.kvstore.discards`. `make generate` writes it. -->"
 END = "<!-- End of the generated part. -->"
 
 
@@ -96,5 +97,4 @@ def updated(page: str) -> str:
 
 
 if __name__ == "__main__":
-    page = Path(sys.argv[1])
-    page.write_text(updated(page.read_text()))
+    print(updated(Path(sys.argv[1]).read_text()), end="")
