@@ -12,7 +12,6 @@ from llamaserver_operator.kinds import (
     DEPLOYMENT,
     KINDS,
     LEASE,
-    NAMESPACE,
     POD,
     SERVICE,
     SERVICE_MONITOR,
@@ -93,7 +92,7 @@ async def test_reading(client: Client, namespace: str) -> None:
     everywhere = await client.list(CONFIG_MAP, "", "mine=yes")
     assert {item["metadata"]["namespace"] for item in everywhere} >= {namespace}
     assert await client.list(POD, "no-such-namespace") == []
-    assert await client.get(NAMESPACE, "", namespace)
+    assert await client.get(Kind("", "v1", "Namespace", "namespaces"), "", namespace)
 
 
 async def test_delete_is_of_one_object_not_of_a_name(client: Client, namespace: str) -> None:
