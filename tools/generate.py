@@ -18,10 +18,11 @@ ROOT = Path(__file__).parent.parent
 CRD = "crds/llamaservers.yaml"
 CHART = "charts/llamaserver-operator"
 
-# Pages of the documentation that a command of our own prints: (page, arguments of Python).
+# Files that a command of our own prints: (file, arguments of Python). A later command may read an earlier file.
 PAGES: list[tuple[str, list[str]]] = [
     ("docs/reference/options.md", ["-m", "llamaserver.options"]),
     ("docs/reference/metrics.md", ["-m", "llamaserver.kvstore.discards", "docs/reference/metrics.md"]),
+    ("server/llamaserver/api/openapi.yaml", ["-m", "llamaserver.api.openapi"]),
     ("docs/reference/http-api.md", ["-m", "tools.http_api"]),
     ("docs/reference/operator.md", ["-m", "tools.operator_page"]),
 ]
@@ -66,12 +67,15 @@ def _main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.generate")
     parser.add_argument("--check", action="store_true", help="write nothing; fail when a file is stale")
     check = parser.parse_args().check
-    found = stale()
-    for name, text in found:
-        print(f"{name} is stale; `make generate` makes it" if check else name)
-        if not check:
+    if check:
+        found = [name for name, _ in stale()]
+        for name in found:
+            print(f"{name} is stale. `make generate` makes it")
+        sys.exit(1 if found else 0)
+    for name, text in generated():  # each is written before the next is made
+        if _read(ROOT / name) != text:
+            print(name)
             (ROOT / name).write_text(text, encoding="utf-8")
-    sys.exit(1 if check and found else 0)
 
 
 if __name__ == "__main__":

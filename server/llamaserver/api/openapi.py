@@ -1,6 +1,6 @@
 """The description of this API that the server itself offers.
 
-`python -m llamaserver.api.openapi` writes the generation fields into openapi.yaml, from the table in
+`make generate` writes the generation fields into openapi.yaml, from the table in
 interfaces/params.py.
 """
 
@@ -18,7 +18,7 @@ from .body import dumps
 from .schema import MAX_BREAKERS, MAX_SAMPLERS, MAX_STOPS
 
 FILE = Path(__file__).with_name("openapi.yaml")
-_BEGIN = "        # The next fields are made by `python -m llamaserver.api.openapi` from interfaces/params.py.\n"
+_BEGIN = "        # The next fields are made by `make generate` from interfaces/params.py.\n"
 _END = "        # End of these fields.\n"
 _KINDS = {float: "number", int: "integer", bool: "boolean"}
 _STRING = {"type": "string"}
@@ -85,4 +85,4 @@ def add_routes(app: web.Application) -> None:
 
 
 if __name__ == "__main__":
-    FILE.write_text(with_generation_fields(FILE.read_text(encoding="utf-8")), encoding="utf-8")
+    print(with_generation_fields(FILE.read_text(encoding="utf-8")), end="")
