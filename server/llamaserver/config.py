@@ -1,16 +1,16 @@
-"""The frozen configuration of one server. The package `options` makes it of the command line and environment."""
+"""The frozen configuration of one server. The package `options` makes it from the command line and the environment."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 MAX_SEQUENCES = 256  # of a llama.cpp context (LLAMA_MAX_SEQ)
-HTTP_THREADS = 4  # by default
+HTTP_THREADS = 4  # the default
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Every option, under the name of its long flag. Sizes in tokens, times in seconds."""
+    """Every option, under the name of its long flag. Sizes are in tokens, times in seconds."""
 
     # model
     model: str = ""
@@ -20,10 +20,10 @@ class Config:
     hf_revision: str = "main"
     hf_token: str = ""
     alias: str = ""
-    lora: tuple[tuple[str, float], ...] = ()  # (path, scale): --lora F is scale 1, --lora-scaled F:S
+    lora: tuple[tuple[str, float], ...] = ()  # (path, scale). --lora F has scale 1, --lora-scaled F:S has scale S
     mmproj: str = ""
-    models_dir: Path = Path("models")  # where downloads land
-    models_owner: str = ""  # NAMESPACE/NAME that uses models_use; "": unused folders are not removed
+    models_dir: Path = Path("models")  # folder for downloads
+    models_owner: str = ""  # NAMESPACE/NAME of the user of models_use. With "", unused folders are not removed
     models_use: tuple[str, ...] = ()
     models_prune_after: float = 600.0
     model_sha256: str = ""
@@ -40,7 +40,7 @@ class Config:
     n_predict: int = -1
     threads: int = 0  # 0: as many as the container may use
     threads_batch: int = 0  # 0: same as threads
-    threads_http: int = 0  # 0: HTTP_THREADS
+    threads_http: int = 0  # 0: the constant HTTP_THREADS
     n_gpu_layers: int = -1  # -1: all
     main_gpu: int = 0
     split_mode: Literal["none", "layer", "row"] = "layer"
@@ -65,7 +65,7 @@ class Config:
     context_shift: bool = True
     embedding: bool = False
     pooling: Literal["", "none", "mean", "cls", "last", "rank"] = ""
-    cache_ram: int = 0  # MiB; -1: no limit
+    cache_ram: int = 0  # MiB, -1: no limit
     kv_store: str = ""
     kv_store_mode: Literal["off", "shutdown", "continuous"] = "continuous"
     kv_store_max_bytes: int = 0  # 0: no limit
@@ -79,7 +79,7 @@ class Config:
     management_host: str = "0.0.0.0"  # noqa: S104  the kubelet and Prometheus connect from outside
     management_port: int = 0  # 0: off
     path: str = ""
-    api_keys: tuple[str, ...] = ()  # --api-key and, read at start and re-read on change, --api-key-file
+    api_keys: tuple[str, ...] = ()  # --api-key and --api-key-file, which is read at the start and again after a change
     api_key_file: str = ""
     ssl_key_file: str = ""
     ssl_cert_file: str = ""
@@ -91,7 +91,7 @@ class Config:
     slot_save_path: str = ""
     drain_delay: float = 0.0
     drain_timeout: float = 300.0
-    save_timeout: float = 0.0  # after the drain, for the KV store; 0: while it makes progress
+    save_timeout: float = 0.0  # for the KV store, after the drain. 0: no limit while the save makes progress
     stay_on_load_error: bool = False
     # logs
     log_disable: bool = False
@@ -99,9 +99,9 @@ class Config:
     log_file: str = "llama.log"
     verbose: bool = False
     termination_log: str = "/dev/termination-log"
-    ignored: tuple[str, ...] = ()  # arguments of llama-server that have no effect here
+    ignored: tuple[str, ...] = ()  # arguments of llama-server without an effect here
 
     @property
     def slot_ctx(self) -> int:
-        """Tokens of one slot where ctx_size is given: exactly ctx_size // parallel, as in the document."""
+        """Tokens of one slot if ctx_size is set: exactly ctx_size // parallel, as in the document."""
         return self.ctx_size // self.parallel

@@ -1,4 +1,4 @@
-"""Makes the KV store of a loaded model from the configuration, and the fingerprint of its states."""
+"""Makes the KV store of a loaded model from the configuration. Computes the fingerprint of its states."""
 
 import hashlib
 import json
@@ -20,10 +20,10 @@ from .models import digest
 
 _log = logging.getLogger(__name__)
 _SPLIT = re.compile(r"(.*-)00001(-of-)([0-9]{5})(\.gguf)")
-_DIGESTS = ".digests"  # a folder in the store's, for models in folders that cannot be written
+_DIGESTS = ".digests"  # subfolder of the store's folder, for models in folders that cannot be written
 _MIB = 1024 * 1024
 _FINGERPRINT = 16  # bytes
-# Options that change the numbers in a state. The number of slots and the size of the context do not.
+# These options change the numbers in a state. The number of slots and the size of the context do not.
 _SETTINGS = (
     *("cache_type_k", "cache_type_v", "rope_scaling", "rope_freq_base", "rope_freq_scale"),
     *("yarn_orig_ctx", "yarn_ext_factor", "yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow"),
@@ -31,7 +31,7 @@ _SETTINGS = (
 
 
 def wanted(config: Config) -> bool:
-    """Whether the configuration asks for a store. Not with self-extend, which changes the positions in a state."""
+    """Whether the configuration enables a store. Self-extend excludes a store: it changes the positions in a state."""
     in_memory = config.cache_ram != 0 and not config.embedding
     return (_on_disk(config) or in_memory) and config.grp_attn_n == 1
 
@@ -41,7 +41,7 @@ def _on_disk(config: Config) -> bool:
 
 
 class Identities:
-    """What identifies the files of a model, computed while the model is loaded, as reading them takes long."""
+    """The identity of each file of a model. A thread computes it during the load, as reading the files takes long."""
 
     def __init__(self, config: Config, model: Path) -> None:
         paths = files(config, model)
@@ -51,7 +51,7 @@ class Identities:
         pool.shutdown(wait=False)
 
     def result(self) -> dict[Path, str] | None:
-        """The identity of each file; None if a file has changed meanwhile."""
+        """The identity of each file. None if a file has changed since the start."""
         found = self._found.result()
         for path, stamp in self._before.items():
             if _stamp(path) != stamp:
@@ -61,7 +61,7 @@ class Identities:
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """What differs between this file and another one of the same name."""
+    """Inode, size and time of a file. Another file of the same name has other values. None if there is no file."""
     try:
         status = path.stat()
     except OSError:
@@ -70,12 +70,12 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
 
 
 def _names(paths: Iterable[Path]) -> dict[Path, str]:
-    """Hashes of the paths: enough for states that stay in this process, and no file is read."""
+    """Hashes of the paths. They are enough for states that stay in this process. No file is read."""
     return {path: hashlib.sha256(os.fsencode(path)).hexdigest() for path in paths}
 
 
 def files(config: Config, model: Path) -> list[Path]:
-    """Every file that a state depends on: all parts of the model, the projector, the adapters."""
+    """Every file that a state depends on: all parts of the model, the projector and the adapters."""
     found = _SPLIT.fullmatch(model.name)
     numbers = range(1, int(found[3]) + 1) if found else ()
     parts = [model.with_name(f"{found[1]}{n:05}{found[2]}{found[3]}{found[4]}") for n in numbers] if found else [model]
@@ -83,12 +83,12 @@ def files(config: Config, model: Path) -> list[Path]:
 
 
 def digests(paths: Iterable[Path], store: str) -> dict[Path, str]:
-    """The SHA-256 of each file. It is computed once, and stored beside the file or else in the store's folder."""
+    """The SHA-256 of each file. It is computed once and stored beside the file, or else in the store's folder."""
     return {path: digest.recorded(path) or _from_store(path, store) for path in paths}
 
 
 def _from_store(path: Path, store: str) -> str:
-    """The digest of a file, stored in the folder of the KV store if that is not possible beside the file."""
+    """The digest of a file. It is stored in the folder of the KV store if the file's own folder cannot be written."""
     record = Path(store, _DIGESTS, hashlib.sha256(str(path.absolute()).encode()).hexdigest()) if store else None
     status = path.stat()
     stamp = [status.st_size, status.st_mtime_ns]
@@ -109,7 +109,7 @@ def _from_store(path: Path, store: str) -> str:
 
 
 def open_store(config: Config, model: Path, backend: Backend, identities: Identities) -> KVStore | None:
-    """The store for this model; None if its states cannot be saved."""
+    """The store for this model. None if its states cannot be saved."""
     info = backend.info
     if not info.causal or (known := identities.result()) is None:
         return None
@@ -132,14 +132,14 @@ def open_store(config: Config, model: Path, backend: Backend, identities: Identi
 
 
 def _ram_bytes(config: Config) -> int:
-    """The size of the tier in memory: 0 none, -1 without a limit."""
+    """The size of the tier in memory, in bytes. 0 is no tier, -1 is no limit."""
     if config.embedding:
         return 0
     return config.cache_ram * _MIB if config.cache_ram > 0 else config.cache_ram
 
 
 def fingerprint(config: Config, model: Path, info: ModelInfo, known: Mapping[Path, str]) -> bytes:
-    """A hash of all that two servers must have in common to use each other's states, except for the adapters."""
+    """A hash of everything that two servers must have in common to share states. The adapters are not part of it."""
     adapters = {Path(path) for path, _ in config.lora}
     parts = {
         "files": [known[path] for path in files(config, model) if path not in adapters],
@@ -147,17 +147,17 @@ def fingerprint(config: Config, model: Path, info: ModelInfo, known: Mapping[Pat
         "settings": [str(getattr(config, name)) for name in _SETTINGS],
         "flash_attn": info.flash_attn or config.flash_attn,  # it changes the order of the values
         "library": [version("llama-cpp-python"), info.state_version],
-        # Otherwise two releases on one volume would take each other's files for damaged, and remove them.
+        # Without the format, two releases on one volume would remove each other's files as damaged.
         "format": [blocks.FORMAT, blocks.BLOCK],
         "long_rope": _long_rope(info),
-        # A state that cannot be cut fits only the layout that it was made in.
+        # A state that cannot be cut fits only the layout in which it was made.
         "layout": None if info.partial_reuse else [info.unified, info.n_seq_max],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).digest()[:_FINGERPRINT]
 
 
 def _long_rope(info: ModelInfo) -> bool:
-    """Whether the model uses its second set of RoPE factors, as it does for a long context."""
+    """Whether the model uses its second set of RoPE factors. Models do so for a long context."""
     original = info.metadata.get(f"{info.architecture}.rope.scaling.original_context_length", "")
     context = info.n_ctx if info.unified else info.n_ctx // info.n_seq_max
     return original.isdigit() and context > int(original)

@@ -1,6 +1,6 @@
-"""Parses GBNF text, within bounds on time and memory, as clients send it.
+"""Parses the GBNF text of clients, within bounds on time and memory.
 
-The language is llama.cpp's (its `grammars/README.md`). Repetitions become rules of their own. Pure.
+The language is llama.cpp's (its `grammars/README.md`). Each repetition becomes a separate rule. Pure.
 """
 
 from collections.abc import Callable
@@ -13,17 +13,17 @@ __all__ = ["MAX_BYTES", "MAX_NESTING", "MAX_REPEAT", "GrammarError", "parse"]
 
 MAX_BYTES = 64 * 1024
 MAX_NESTING = 200
-MAX_REPEAT = 2_000  # an upper bound beyond this means "any number", as in llama.cpp
+MAX_REPEAT = 2_000  # a larger upper bound means "any number", as in llama.cpp
 _MOST_DIGITS = 9  # of a number
 _HEX_LENGTHS = {"x": 2, "u": 4, "U": 8}
 _ESCAPES = {"t": "\t", "r": "\r", "n": "\n", "\\": "\\", '"': '"', "[": "[", "]": "]", "-": "-"}
 
 
 class _Parser:
-    """Recursive descent over the text; depth is bounded by MAX_NESTING."""
+    """Recursive descent over the text. MAX_NESTING limits the depth."""
 
     def __init__(self, text: str, token_id: Callable[[str], int | None]) -> None:
-        self._text = text + "\0"  # saves an end-of-text check at every look
+        self._text = text + "\0"  # the NUL character saves a test for the end of the text at each character
         self._at = 0
         self._depth = 0
         self._token_id = token_id
@@ -96,7 +96,7 @@ class _Parser:
 
     def _sequence(self, nested: bool) -> Items:
         items: Items = []
-        start = 0  # where the last symbol, to which a repetition applies, begins
+        start = 0  # where the last symbol begins. A repetition applies to this symbol
         while True:
             here = self._here
             if here in "*+?{":
@@ -219,9 +219,10 @@ class _Parser:
         return low, None if high is None or high > MAX_REPEAT else high
 
     def _repeat(self, items: Items, start: int, low: int, high: int | None) -> None:
-        """Replace the last symbol S: low copies, then a rule for the rest.
+        """Replace the last symbol S by `low` copies and a rule for the rest.
 
-        S{2,4} becomes S S a with a ::= S b | and b ::= S | ; without upper bound a ::= S a | .
+        S{2,4} becomes S S a, with the rules a ::= S b | and b ::= S | (the last alternative is empty). Without
+        an upper bound, a ::= S a | with an empty last alternative.
         """
         symbol = items[start:]
         if not symbol:
@@ -246,7 +247,7 @@ def _is_word(character: str) -> bool:
 
 
 def parse(text: str, token_id: Callable[[str], int | None]) -> Grammar:
-    """Compile `text`; `token_id` resolves `<name>` or `<[id]>`. Raises GrammarError."""
+    """Compile `text`. `token_id` resolves `<name>` or `<[id]>`. Raises GrammarError."""
     if len(text.encode("utf-8", "replace")) > MAX_BYTES:
         raise GrammarError(f"longer than {MAX_BYTES} bytes")
     if "\0" in text:

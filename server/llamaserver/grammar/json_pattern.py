@@ -1,6 +1,6 @@
-"""Regular expressions of JSON schemas as GBNF, for text inside a JSON string.
+"""Converts regular expressions of JSON schemas to GBNF, for text inside a JSON string.
 
-The subset that has no memory and no look-around: sets, groups, alternatives, counts. A character
+The supported subset has no back references and no look-around: sets, groups, alternatives, counts. A character
 that JSON must escape appears escaped.
 """
 
@@ -25,7 +25,7 @@ def _member(code_point: int) -> str:
 
 
 def _string_set(ranges: Ranges) -> str:
-    """The members of a set as they stand in a JSON string."""
+    """GBNF for the characters of a set, in the form of a JSON string."""
     plain: Ranges = []
     for low, high in ranges:
         for first, last in ((0x20, 0x21), (0x23, 0x5B), (0x5D, _LAST)):
@@ -43,7 +43,7 @@ def _string_set(ranges: Ranges) -> str:
 
 
 class _Pattern:
-    """Recursive descent; depth is bounded."""
+    """Recursive descent. The depth is bounded."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -120,7 +120,7 @@ class _Pattern:
                 raise GrammarError("the pattern has a malformed count")
             self._at = end + 1
         if count and self._look() == "?":
-            self._at += 1  # lazy or greedy: the same words
+            self._at += 1  # a lazy and a greedy quantifier match the same words
         return count
 
     def _escape(self) -> Ranges:
@@ -163,9 +163,9 @@ class _Pattern:
 
 
 def pattern_to_gbnf(pattern: str) -> str:
-    """GBNF for the words a pattern matches. An end that is not anchored may be followed by anything.
+    """GBNF for the words that a pattern matches. Any text may follow an end that is not anchored.
 
-    Raises GrammarError for what the subset lacks.
+    Raises GrammarError for syntax outside the subset.
     """
     start = pattern.startswith("^")
     before_end = pattern[:-1]

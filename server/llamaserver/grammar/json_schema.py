@@ -1,9 +1,9 @@
-"""JSON schema to a grammar, so that generated text is JSON of that shape.
+"""Converts a JSON schema to a grammar. The generated text is then JSON that fits the schema.
 
-Understood: type, properties, required, additionalProperties, items, prefixItems, minItems,
-maxItems, minLength, maxLength, pattern, format (date, time, date-time, uuid), enum, const, anyOf,
-oneOf, allOf, local $ref. Other keywords do not constrain. Work and output are bounded. Properties
-appear in the order of the schema, and only those it names unless it allows others.
+Supported: type, properties, required, additionalProperties, items, prefixItems, minItems, maxItems, minLength,
+maxLength, pattern, format (date, time, date-time, uuid), enum, const, anyOf, oneOf, allOf, local $ref. Other
+keywords have no effect. Work and output are bounded. Properties appear in the order of the schema. Other
+properties appear only if the schema allows them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ from .rules import GrammarError
 
 Schema = Mapping[str, Any]
 
-_MOST_VISITS = 4_000  # schemas visited, including references that are followed again
+_MOST_VISITS = 4_000  # visited schemas, with each further visit through a reference
 _MOST_DIGITS = 8  # of an index in a reference
 _SHOWN = 80  # characters of a reference in an error
 _AROUND = 6  # characters around the name and the body of a rule
@@ -54,7 +54,7 @@ def compile_schema(schema: object) -> Grammar:
 
 
 def _no_token(_: str) -> None:
-    """The text of a schema names no tokens."""
+    """No token: the text of a schema names none."""
 
 
 class _Converter:
@@ -97,7 +97,7 @@ class _Converter:
         self._rules[name] = body
 
     def _rule(self, body: str) -> str:
-        """The name of a rule with this body."""
+        """The name of the rule with this body. A new body makes a new rule."""
         name = self._names.get(body)
         if name is None:
             name = self._names[body] = f"r{len(self._names)}"
@@ -112,7 +112,7 @@ class _Converter:
     # ---- schemas
 
     def _visit(self, schema: object, depth: int) -> str:
-        """GBNF for the values a schema allows; an expression that may stand beside others."""
+        """GBNF for the values that a schema allows. The expression can stand beside other expressions."""
         self._count_visit(depth)
         if schema is True:
             return "value"
@@ -138,7 +138,7 @@ class _Converter:
         return self._visit(self._merged(schema, depth), depth + 1)
 
     def _variant(self, rest: Schema, one: object, depth: int) -> str:
-        """One alternative, together with what the schema says beside its alternatives."""
+        """GBNF for one alternative, combined with the schema's keywords beside the alternatives."""
         constrains = rest.keys() & {"type", "properties", "items", "required", "additionalProperties"}
         if constrains and isinstance(one, Mapping):
             return self._visit(_merge(rest, self._resolved(one, depth)), depth + 1)
@@ -181,7 +181,7 @@ class _Converter:
         return target
 
     def _resolved(self, schema: object, depth: int) -> Schema:
-        """A schema with its reference and its allOf put in place."""
+        """The schema with its reference and its allOf resolved."""
         while isinstance(schema, Mapping) and "$ref" in schema:
             depth += 1
             self._count_visit(depth)
@@ -216,7 +216,7 @@ class _Converter:
             last = self._rule(f'("," ws {pair})*')
             first = self._rule(f"({pair} {last})?")
         for name, pair in reversed(pairs.items()):
-            # `first` when nothing is written yet, `last` after a pair: only then a comma comes before.
+            # `first` stands at the beginning, `last` after a pair. Only `last` begins with a comma.
             if name in required:
                 first, last = self._rule(f"{pair} {last}"), self._rule(f'"," ws {pair} {last}')
             else:
@@ -252,7 +252,7 @@ class _Converter:
         low, high = _bounds(schema, "minLength", "maxLength")
         if low == 0 and high is None:
             return "string"
-        # A rule of its own, so that strings with the same bounds share the many rules of the count.
+        # This is a separate rule, so strings with the same bounds share the many rules of the count.
         return self._rule(f'"\\"" char{{{low},{"" if high is None else high}}} "\\""')
 
 
@@ -287,7 +287,7 @@ def _bounds(schema: Schema, lowest: str, highest: str) -> tuple[int, int | None]
 
 
 def _merge(left: Schema, right: Schema) -> Schema:
-    """Both schemas at once: properties and requirements add up, for the rest the right one wins."""
+    """A schema that combines both. Properties and requirements add up. For other keywords, the right schema wins."""
     result = {**left, **right}
     both = left.get("properties"), right.get("properties")
     if isinstance(both[0], Mapping) and isinstance(both[1], Mapping):

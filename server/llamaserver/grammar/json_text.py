@@ -1,4 +1,4 @@
-"""JSON text of a schema's constants, and GBNF literals of any text."""
+"""JSON text for a schema's constants. GBNF literals for any text."""
 
 import json
 import re
@@ -11,7 +11,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def json_text(value: object, depth: int) -> str:
-    """JSON text of a parsed value, as a model would write it. `depth`: schemas and values around it."""
+    """JSON text of a parsed value, as a model would write it. `depth` counts the schemas and values around it."""
     _check_depth(value, depth)
     try:
         text = json.dumps(value, ensure_ascii=False)

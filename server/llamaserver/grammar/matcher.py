@@ -1,8 +1,8 @@
-"""Follows a grammar during a generation: which tokens may come next.
+"""Follows a grammar during a generation and computes which tokens may come next.
 
-The grammar is a pushdown automaton. A state is the set of its possible stacks. Transitions are
-computed once and remembered, so that a byte mostly costs one look-up. The work of each token has a
-limit: an ambiguous grammar ends its own request, never the engine. Pure.
+The grammar is a pushdown automaton. A state is the set of its possible stacks. Each transition is computed once
+and remembered, so most bytes cost one look-up. The work for each token has a limit. So an ambiguous grammar
+ends only its own request, never the engine. Pure.
 """
 
 from collections.abc import Iterable
@@ -17,22 +17,22 @@ from .vocabulary import PieceIndex
 
 Ids = npt.NDArray[np.intp]
 
-_BUDGET = 100_000  # stacks made or tried for one token of output, about 50 ms
-_MOST_STATES = 20_000  # remembered before starting over
-_MOST_CELLS = 200_000  # stack cells before the unused ones are dropped
+_BUDGET = 100_000  # stacks that may be made or tried for one token of output, about 50 ms
+_MOST_STATES = 20_000  # states that are remembered before the matcher forgets them
+_MOST_CELLS = 200_000  # stack cells before the matcher drops the unused ones
 _MOST_MASKS = 16  # remembered sets of allowed tokens
-_EMPTY = 0  # the stack without anything left to match
+_EMPTY = 0  # the empty stack: nothing is left to match
 
 
 class TooCostlyError(EngineFailure):
-    """The grammar takes so long to follow that it would delay other requests."""
+    """The grammar takes so long that it would delay other requests."""
 
 
 class _State:
-    """A set of stacks, possibly in the middle of a multi-byte character.
+    """A set of stacks, possibly inside a multi-byte character.
 
-    `value` and `missing` are the bits so far and the number of bytes to come. A state in the middle
-    of a character shares the stacks of `base`, the state before it.
+    `value` holds the bits of the character so far, `missing` the number of bytes to come. A state inside a
+    character shares the stacks of `base`, which is the state before the character.
     """
 
     __slots__ = ("base", "exact", "missing", "next", "ranged", "stacks", "tokens", "value")
@@ -43,9 +43,9 @@ class _State:
         self.value = value
         self.missing = missing
         self.next: dict[int, _State] = {}
-        self.exact: dict[int, list[int]] | None = None  # code point -> stacks that want just it
-        self.ranged: list[int] = []  # stacks that want one of several code points
-        self.tokens: list[int] = []  # stacks that want a whole token
+        self.exact: dict[int, list[int]] | None = None  # code point -> stacks that expect only this code point
+        self.ranged: list[int] = []  # stacks that expect one of several code points
+        self.tokens: list[int] = []  # stacks that expect a whole token
 
     @property
     def finished(self) -> bool:
@@ -69,17 +69,17 @@ class GrammarMatcher:
             raise EngineFailure("the grammar matches no text", field="grammar")
 
     def _reset(self) -> None:
-        # A stack is the number of its top cell; cells name a position in the grammar and the stack below.
+        # A stack is the number of its top cell. A cell refers to a position in the grammar and to the stack below.
         self._tops: list[int] = [END]
         self._below: list[int] = [_EMPTY]
         self._cells: dict[int, int] = {}
         self._states: dict[tuple[int, ...], _State] = {}
         self._masks: dict[_State, Ids] = {}
 
-    # ---- for the sampler
+    # ---- interface for the sampler
 
     def begin(self) -> None:
-        """Start the budget of one token."""
+        """Start the work limit of one token."""
         self._spent = 0
         if len(self._states) > _MOST_STATES or len(self._tops) > _MOST_CELLS:
             self._forget()
@@ -101,7 +101,7 @@ class GrammarMatcher:
         return found
 
     def first_allowed(self, ranked: Iterable[int], count: int) -> list[int]:
-        """Places in `ranked` of the first `count` tokens that may come next; fewer if there are not as many."""
+        """Places in `ranked` of the first `count` tokens that may come next. Fewer if there are not enough."""
         places: list[int] = []
         for place, token in enumerate(ranked):
             if self.allows(token):
@@ -111,7 +111,7 @@ class GrammarMatcher:
         return places
 
     def accept(self, token: int) -> None:
-        """Move on by `token`, which must be allowed."""
+        """Advance by `token`, which must be allowed."""
         if token in self._index.eog:
             return
         after = self._after(token)
@@ -125,7 +125,7 @@ class GrammarMatcher:
     # ---- tokens
 
     def _after(self, token: int) -> list[_State]:
-        """The states after `token`: by its bytes, and by rules that name the whole token."""
+        """The states after `token`. It may match by its bytes, or by rules that name the whole token."""
         state = through = self._state
         found: list[_State] = []
         piece = self._index.piece(token)
@@ -148,7 +148,7 @@ class GrammarMatcher:
         return (self._grammar.values[top] == token) == (self._grammar.kinds[top] == TOKEN)
 
     def _walk(self) -> Ids:
-        """All tokens that may come next: by their bytes, by name, and the end of the text."""
+        """All tokens that may come next: by their bytes, by their names, or because they end the text."""
         state, index = self._state, self._index
         ids = index.ids[self._reachable(state)]
         if state.missing == 0 and self._dispatch(state).tokens:
@@ -163,11 +163,11 @@ class GrammarMatcher:
         refused = {self._grammar.values[top] for top in tops if self._grammar.kinds[top] != TOKEN}
         if not refused:
             return sorted(named)
-        kept = refused - named if len(refused) == 1 else set()  # what one rule refuses, another one allows
+        kept = refused - named if len(refused) == 1 else set()  # another rule allows the refused token
         return [token for token in range(self._index.n_vocab) if token not in kept]
 
     def _reachable(self, start: _State) -> list[int]:
-        """Places of the pieces that match. In the sorted vocabulary, a common prefix is followed only once."""
+        """Places of the pieces that match. The pieces are sorted, so a common prefix is followed only once."""
         pieces, shared, jump = self._index.pieces, self._index.shared, self._index.jump
         states = [start] * (self._index.longest + 1)
         found: list[int] = []
@@ -194,7 +194,7 @@ class GrammarMatcher:
     # ---- bytes
 
     def _step(self, state: _State, byte: int) -> _State:
-        """The state after one more byte; remembered."""
+        """The state after one more byte. The result is remembered."""
         if state.missing:
             following = self._continue(state, byte)
         elif 0 < byte < 0x80:
@@ -219,7 +219,7 @@ class GrammarMatcher:
         return self._partial(state.base, value, state.missing - 1)
 
     def _partial(self, base: _State, value: int, missing: int) -> _State:
-        """A state inside a character, unless no character that begins so can match."""
+        """A state inside a character. It is dead if no character with these first bytes can match."""
         low = value << 6 * missing
         high = low | (1 << 6 * missing) - 1
         low = max(low, (0, 0x80, 0x800, 0x10000)[missing] if value == 0 else 0)
@@ -276,7 +276,7 @@ class GrammarMatcher:
         return cell
 
     def _pop(self, stack: int) -> int:
-        """The stack once its top has matched."""
+        """The stack after its top item has matched."""
         following = self._grammar.nexts[self._tops[stack]]
         below = self._below[stack]
         return below if following == END else self._push(below, following)
@@ -285,7 +285,7 @@ class GrammarMatcher:
         return [below if first == END else self._push(below, first) for first in self._grammar.rules[rule]]
 
     def _expand(self, todo: list[int]) -> set[int]:
-        """Replace rules on top by their alternatives until characters or tokens are on top."""
+        """Replace the rules on top by their alternatives, until characters or tokens are on top."""
         kinds, values, tops = self._grammar.kinds, self._grammar.values, self._tops
         seen: set[int] = set()
         found: set[int] = set()
@@ -318,7 +318,7 @@ class GrammarMatcher:
             raise TooCostlyError("the grammar is too ambiguous to follow", field="grammar")
 
     def _forget(self) -> None:
-        """Drop what is remembered, keeping only the current state with its stacks."""
+        """Forget the remembered states. Only the current state and its stacks stay."""
         state, tops, below = self._state, self._tops, self._below
         chains = []
         for stack in state.stacks:

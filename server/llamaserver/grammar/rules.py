@@ -1,22 +1,22 @@
-"""The rules of a grammar while they are parsed: their parts, the checks, and how they are compiled. Pure."""
+"""The rules of a grammar during its parsing: their parts, their checks and their compilation. Pure."""
 
 from dataclasses import dataclass, field
 
 from ..interfaces.grammar import CHARS, END, RULE, Chars, Grammar, Ranges
 
-MAX_ITEMS = 100_000  # of all rules, repetitions written out
+MAX_ITEMS = 100_000  # items of all rules, with repetitions expanded
 
-Item = tuple[int, int]  # kind; index of the characters or the rule, or the token id
+Item = tuple[int, int]  # (kind, value). The value is the index of the characters or the rule, or the token id
 Items = list[Item]
 
 
 class GrammarError(ValueError):
-    """The text is not a grammar, or is beyond the bounds."""
+    """The text is not a grammar, or it exceeds the bounds."""
 
 
 @dataclass(slots=True)
 class Rules:
-    """The rules that the parser collects: their alternatives by the number of the rule."""
+    """The rules that the parser collects. Each rule has a number, which is the key of its alternatives."""
 
     alternatives: dict[int, list[Items]] = field(default_factory=dict)
     names: dict[str, int] = field(default_factory=dict)
@@ -26,7 +26,7 @@ class Rules:
     items: int = 0
 
     def named(self, name: str) -> int:
-        """The id of a rule that is, or will be, defined under this name."""
+        """The id of the rule with this name. Its definition may follow later."""
         if name not in self.names:
             self.names[name] = self.fresh()
         return self.names[name]
@@ -37,12 +37,12 @@ class Rules:
         return self.count - 1
 
     def define(self, rule: int, alternatives: list[Items]) -> None:
-        """Give a rule its alternatives; a later definition replaces an earlier one."""
+        """Set the alternatives of a rule. A later definition replaces an earlier one."""
         self.pay(sum(map(len, alternatives)) + len(alternatives))
         self.alternatives[rule] = alternatives
 
     def pay(self, items: int) -> None:
-        """Count items, and check the bound before their memory is allocated."""
+        """Count items. Checks the bound before their memory is allocated."""
         self.items += items
         if self.items > MAX_ITEMS:
             raise GrammarError(f"more than {MAX_ITEMS} items once repetitions are written out")
@@ -57,7 +57,7 @@ class Rules:
 
 
 def compiled(rules: Rules, text: str) -> Grammar:
-    """Check the rules of `text` and lay them out. Raises GrammarError."""
+    """Check the rules of `text` and compile them. Raises GrammarError."""
     for name, rule in rules.names.items():
         if rule not in rules.alternatives:
             raise GrammarError(f"rule {name} is not defined")
@@ -82,10 +82,10 @@ def compiled(rules: Rules, text: str) -> Grammar:
 
 
 def _refuse_left_recursion(rules: Rules) -> None:
-    """Raise when expanding a rule could grow the stack for ever without consuming anything.
+    """Raise if the expansion of a rule could grow the stack for ever without consuming a character.
 
-    A rule that comes back to itself as the last item of each alternative on the way leaves the
-    stack as it was, which is harmless: ("a"*)* does so.
+    A rule may come back to itself as the last item of each alternative on the way. This leaves the stack as it
+    was, so it is harmless. ("a"*)* is an example.
     """
     empty = _deriving(rules, empty=True)
     edges = {rule: _leftmost(alternatives, empty) for rule, alternatives in rules.alternatives.items()}
@@ -96,7 +96,7 @@ def _refuse_left_recursion(rules: Rules) -> None:
 
 
 def _leftmost(alternatives: list[Items], empty: set[int]) -> dict[int, bool]:
-    """Rules that may come first, and whether always as the last item."""
+    """The rules that may come first, and whether each of them is always the last item."""
     found: dict[int, bool] = {}
     for items in alternatives:
         for place, (kind, value) in enumerate(items, 1):
@@ -138,7 +138,7 @@ def _components(edges: dict[int, dict[int, bool]]) -> dict[int, int]:
 
 
 def _close(root: int, open_rules: list[int], component: dict[int, int]) -> None:
-    """All rules opened since `root` are one component with it."""
+    """Put all rules that were opened since `root` into one component with `root`."""
     while True:
         rule = open_rules.pop()
         component[rule] = root
@@ -147,7 +147,7 @@ def _close(root: int, open_rules: list[int], component: dict[int, int]) -> None:
 
 
 def _deriving(rules: Rules, *, empty: bool) -> set[int]:
-    """The rules that match the empty text, or, with empty false, any text at all."""
+    """The rules that match the empty text. With `empty` False, the rules that match any text at all."""
     waiting: dict[int, list[tuple[int, Items]]] = {}
     found: set[int] = set()
     todo = [(rule, items) for rule, alternatives in rules.alternatives.items() for items in alternatives]

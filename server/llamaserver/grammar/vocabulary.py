@@ -1,6 +1,6 @@
-"""The vocabulary for grammars: pieces in sorted order, so that a common prefix is tried once.
+"""The vocabulary for grammars: the pieces in sorted order, so that a common prefix is tested once.
 
-Built at the first grammar and shared by all requests. Read-only afterwards.
+The first grammar builds it. All requests share it. It never changes afterwards.
 """
 
 from collections.abc import Callable
@@ -14,10 +14,10 @@ _LONGEST_NAME = 256  # characters of a token's text
 
 
 class PieceIndex:
-    """The bytes of all tokens that have any, without those that end a text, sorted.
+    """The bytes of all tokens, sorted. Tokens without bytes and tokens that end a text are left out.
 
     `shared[i]` is the length of the prefix that piece i has in common with piece i - 1. `jump[i]` is the next
-    place with a smaller `shared`: a walk that fails inside the prefix continues there.
+    place with a smaller `shared`. A search that fails inside the prefix continues at that place.
     """
 
     def __init__(self, vocab: Vocab) -> None:
@@ -55,7 +55,7 @@ def _common(left: bytes, right: bytes) -> int:
 
 
 def _jump(shared: list[int]) -> list[int]:
-    """For each place the next one to its right with a smaller value, or the end."""
+    """For each place, the next place to its right with a smaller value, or the end."""
     size = len(shared)
     result = [size] * size
     stack: list[int] = []
@@ -67,7 +67,7 @@ def _jump(shared: list[int]) -> list[int]:
 
 
 def token_named(vocab: Vocab, text: str) -> int | None:
-    """The token that a grammar names by `<[id]>`, or by its text including the brackets; None if there is none."""
+    """The token that a grammar names by `<[id]>`, or by its text with the brackets. None if there is none."""
     number = text[2:-2]
     if text.startswith("<[") and text.endswith("]>") and number.isdecimal():
         token = int(number) if len(number) <= _MOST_DIGITS else -1

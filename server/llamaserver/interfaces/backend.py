@@ -1,7 +1,7 @@
 """The engine's view of a model library: protocols only.
 
-`llama/backend.py` implements them over llama.cpp, `tests/support/engine/toy.py` without weights. A Vocab
-may be used from any thread; a Backend belongs to the engine thread, but for `abort`.
+`llama/backend.py` implements them with llama.cpp. `tests/support/engine/toy.py` implements them without
+weights. Any thread may use a Vocab. Only the engine thread may use a Backend. `abort` is the exception.
 """
 
 from array import array
@@ -21,10 +21,10 @@ ByteArray = npt.NDArray[np.uint8]
 
 
 class Vocab(Protocol):
-    """Token ids to bytes and back. Thread-safe."""
+    """Converts token ids to bytes and back. Thread-safe."""
 
     n_vocab: int
-    bos: int  # -1 when the model has none; likewise below
+    bos: int  # -1 if the model has none, as with the other ids
     eos: int
     nl: int
     fim_pre: int
@@ -34,16 +34,16 @@ class Vocab(Protocol):
     eog: frozenset[int]
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
-        """Tokenize; `add_special` lets the model's own rules add BOS/EOS."""
+        """Tokenize a text. With `add_special`, the model's own rules add BOS and EOS."""
 
     def piece(self, token: int) -> bytes:
-        """Bytes of one token, special tokens rendered as empty. 0 <= token < n_vocab."""
+        """Bytes of one token. A special token has no bytes. 0 <= token < n_vocab."""
 
     def special_piece(self, token: int) -> bytes:
-        """Bytes of one token, special tokens rendered as their text."""
+        """Bytes of one token. A special token gives its text."""
 
     def detokenize(self, tokens: Sequence[int]) -> str:
-        """Text of ids (special tokens rendered), invalid UTF-8 replaced."""
+        """Text of the ids, with the text of special tokens. Invalid UTF-8 is replaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +59,14 @@ class ModelInfo:
     n_params: int
     size: int  # bytes
     vocab_type: int
-    n_ctx: int  # cells in all
+    n_ctx: int  # cells of all sequences together
     n_seq_max: int
     n_batch: int
     n_ubatch: int
     unified: bool
     can_shift: bool
-    partial_reuse: bool  # False on recurrent and hybrid models: reuse only at the exact position
-    causal: bool  # False for encoders: the prompt must fit one ubatch and nothing is generated
+    partial_reuse: bool  # False on recurrent and hybrid models: these reuse a state only at its exact position
+    causal: bool  # False for encoders: the prompt must fit one ubatch, and no text is generated
     pooling: str  # none, mean, cls, last, rank
     chat_template: str  # Jinja text from the metadata, "" when absent
     metadata: dict[str, str] = field(default_factory=dict)
@@ -77,24 +77,24 @@ class ModelInfo:
     modalities: frozenset[str] = frozenset()  # "vision", "audio"
     system_info: str = ""
     weights_in: tuple[str, ...] = ()  # kinds of memory, such as CPU_REPACK for weights in another order, or AMX
-    n_swa: int = 0  # tokens that a sliding window sees, 0 without one
-    flash_attn: str = ""  # on or off, as it was in the end
-    state_version: int = 0  # of what state_get gives; another library's version does not fit
+    n_swa: int = 0  # size of the sliding window in tokens, 0 without one
+    flash_attn: str = ""  # on or off: the value in use, never "auto"
+    state_version: int = 0  # format of the states of state_get. A state of another version does not fit
 
 
 class Status(IntEnum):
-    """What decode says, in llama.cpp's own numbers."""
+    """The result of decode, in llama.cpp's own numbers."""
 
     OK = 0
-    NO_ROOM = 1  # nothing changed; free cells or send less
-    ABORTED = 2  # re-read positions
+    NO_ROOM = 1  # nothing has changed. The caller frees cells or sends fewer rows
+    ABORTED = 2  # the caller must read the positions again
     INVALID = -1
     FATAL = -2
 
 
 @dataclass(slots=True)
 class Batch:
-    """Rows for one decode: parallel lists of token, position, sequence and whether logits are wanted."""
+    """The rows of one decode: parallel lists of tokens, positions, sequences and flags for logits."""
 
     tokens: "array[int]" = field(default_factory=lambda: array("q"))
     positions: "array[int]" = field(default_factory=lambda: array("i"))
@@ -102,7 +102,7 @@ class Batch:
     wants: "array[int]" = field(default_factory=lambda: array("b"))
 
     def add(self, token: int, position: int, seq: int, want: bool) -> int:
-        """Append one row; return its index."""
+        """Append one row and return its index."""
         self.tokens.append(token)
         self.positions.append(position)
         self.seqs.append(seq)
@@ -114,35 +114,35 @@ class Batch:
 
 
 class Sampler(Protocol):
-    """The sampling state of one request. Made off the engine thread, then used on it alone."""
+    """The sampling state of one request. Another thread makes it. Then only the engine thread uses it."""
 
     def prime(self, prompt: Sequence[int]) -> None:
-        """Tell it the prompt's token ids (for penalties), once, before the first sample."""
+        """Give the prompt's token ids to the penalties. Call this once, before the first sample."""
 
     def sample(self, logits: FloatArray) -> tuple[int, TokenProbs | None]:
-        """Choose the next token from a row of n_vocab logits and account for it.
+        """Choose the next token from a row of n_vocab logits, and add it to the sampling state.
 
-        `logits` may be overwritten. Raises EngineFailure when no token is allowed.
+        The call may overwrite `logits`. Raises EngineFailure when no token is allowed.
         """
 
     def close(self) -> None:
-        """Free native memory; idempotent."""
+        """Free native memory. A second call does nothing."""
 
 
 class SamplerFactory(Protocol):
-    """Compiles a request's sampling parameters. Thread-safe; may take long for large grammars."""
+    """Builds samplers from the parameters of requests. Thread-safe. A large grammar may take long."""
 
     def __call__(self, params: SamplingParams, n_ctx: int) -> Sampler:
-        """Build a sampler; raises InvalidRequest for a grammar that does not parse."""
+        """Build a sampler. Raises InvalidRequest for a grammar that does not parse."""
 
 
 class BuiltinTemplates(Protocol):
-    """The chat formats that a library knows by name. Thread-safe, and needs no model."""
+    """The chat formats that a library knows by name. Thread-safe. They need no model."""
 
     names: frozenset[str]
 
     def render(self, name: str, messages: Sequence[tuple[str, str]], *, add_generation_prompt: bool) -> str:
-        """Render (role, content) pairs; ValueError for a name that is not in `names`."""
+        """Render (role, content) pairs. Raises ValueError for a name that is not in `names`."""
 
 
 class MediaTokenizer(Protocol):
@@ -156,86 +156,89 @@ class MediaTokenizer(Protocol):
 
 
 class ParsedState(Protocol):
-    """A sequence's state that can be cut."""
+    """The parsed state of a sequence. It can be cut into ranges of keys."""
 
-    length: int  # keys that can be cut, from key 0 on
+    length: int  # number of keys that can be cut, from key 0 on
 
     def rows(self, start: int, end: int) -> int:
-        """For how many of the last keys of a range every layer has its rows."""
+        """The number of keys at the end of a range for which every layer has its rows."""
 
     def cut(self, start: int, end: int) -> ByteArray:
-        """One range, as `StateCodec.join` takes it."""
+        """One range, in the form that `StateCodec.join` takes."""
 
 
 class StateCodec(Protocol):
     """Cuts and joins serialised states. Thread-safe."""
 
     def parse(self, state: ByteArray) -> ParsedState:
-        """Understand a state; ValueError for one that cannot be cut."""
+        """Parse a state. Raises ValueError for a state that cannot be cut."""
 
     def join(self, parts: Sequence[tuple[ByteArray, int, int]]) -> ByteArray:
-        """A state from (part, its keys, how many of them to use), in order; ValueError when they do not fit."""
+        """Join parts (part, its keys, number of keys to use) in order. Raises ValueError if they do not fit."""
 
 
 class Backend(Protocol):
-    """Model and context. Only `abort` may be called from another thread."""
+    """Model and context. Only the engine thread may call it. Any thread may call `abort`."""
 
     info: ModelInfo
     media: MediaTokenizer | None
     make_sampler: SamplerFactory
-    codec: StateCodec | None  # None where states cannot be cut
+    codec: StateCodec | None  # None if states cannot be cut
 
     @property
     def vocab(self) -> Vocab:
         """The model's vocabulary."""
 
     def decode(self, batch: Batch, *, embeddings: bool = False) -> Status:
-        """Evaluate the rows; their results are read by row index until the next decode."""
+        """Evaluate the rows. The results can be read by row index until the next decode."""
 
     def decode_media(self, media: Media, position: int, seq: int) -> Status:
-        """Evaluate one image at `position` of `seq`; its last row has logits."""
+        """Evaluate one image at `position` of `seq`. Its last row has logits."""
 
     def logits(self, row: int) -> FloatArray:
-        """The logits of a row that wanted them: a writable view of shape (n_vocab,). Row -1 is the last."""
+        """The logits of a row that asked for them: a writable view of shape (n_vocab,). Row -1 is the last."""
 
     def embeddings(self, seq: int, rows: Sequence[int]) -> FloatArray:
-        """Vectors of shape (n, n_embd): one pooled vector of `seq`, or one a row without pooling."""
+        """Vectors of shape (n, n_embd): one pooled vector of `seq`, or one vector for each row without pooling."""
 
     def abort(self, on: bool) -> None:
-        """Raise or lower the flag that makes a running decode return ABORTED. Any thread."""
+        """Set or clear the flag that makes a running decode return ABORTED. Any thread."""
 
     def seq_rm(self, seq: int, start: int, end: int = -1) -> bool:
-        """Drop positions [start, end) of `seq`; False when the memory cannot (drop it whole then)."""
+        """Drop positions [start, end) of `seq`. False if the memory cannot drop a part: then drop all of `seq`."""
 
     def seq_cp(self, source: int, target: int, end: int) -> None:
-        """Make empty `target` hold positions [0, end) of `source`."""
+        """Copy positions [0, end) of `source` to the empty sequence `target`."""
 
     def seq_add(self, seq: int, start: int, end: int, delta: int) -> None:
-        """Shift positions [start, end) by delta."""
+        """Shift positions [start, end) by `delta`."""
 
     def seq_div(self, seq: int, start: int, end: int, divisor: int) -> None:
-        """Divide positions [start, end)."""
+        """Divide positions [start, end) by `divisor`."""
 
     def pos_max(self, seq: int) -> int:
-        """Largest position of `seq`, -1 when empty."""
+        """Largest position of `seq`, -1 if it is empty."""
 
     def pos_min(self, seq: int) -> int:
-        """Smallest position from which on `seq` is whole: a sliding window's cache may have dropped its start."""
+        """The smallest position from which on no cell of `seq` is missing.
+
+        A cache with a sliding window may have dropped the cells before it.
+        """
 
     def state_get(self, seq: int) -> bytes:
-        """Serialise the KV state of `seq` (not between a pending shift or copy and a decode)."""
+        """Serialise the KV state of `seq`. A pending shift or copy needs a decode before this call."""
 
     def state_set(self, seq: int, data: bytes) -> bool:
-        """Restore what state_get gave; False when it does not fit."""
+        """Restore a state of state_get. False if it does not fit."""
 
     def state_export(self, seq: int) -> ByteArray:
-        """As state_get, in the form that `codec` cuts. Any thread may hold the result."""
+        """Serialise as state_get does, in the form that `codec` cuts. Any thread may hold the result."""
 
     def state_import(self, seq: int, data: ByteArray) -> bool:
-        """Restore what state_export gave or `codec` joined; False when it does not fit, `seq` is empty then."""
+        """Restore a state of state_export or of `codec.join`. False if it does not fit: then `seq` is empty."""
 
     def set_lora(self, scales: tuple[float, ...]) -> None:
-        """Make these adapter scales those of the next decode."""
+        """Set the adapter scales for the next decode."""
 
     def close(self) -> None:
-        """Free context and model."""
+        """Free the context and the model."""

@@ -21,7 +21,7 @@ class TokenProb:
 
 @dataclass(frozen=True, slots=True)
 class TokenProbs:
-    """The chosen token and the `n_probs` most likely candidates for its place, best first."""
+    """The chosen token, and the `n_probs` most likely candidates for its place, the most likely first."""
 
     chosen: TokenProb
     top: tuple[TokenProb, ...]
@@ -38,9 +38,10 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Milliseconds and token counts of one request: prompt_n evaluated, cache_n reused from cache_source.
+    """Milliseconds and token counts of one request.
 
-    cache_source is slot, ram, disk or empty.
+    `prompt_n` tokens of the prompt were evaluated. `cache_n` tokens were reused from `cache_source`, which is
+    slot, ram, disk or empty.
     """
 
     prompt_n: int
@@ -55,9 +56,9 @@ class Timings:
 class Finish:
     """The end of a completion.
 
-    `content` is text not yet sent as a Delta. `reason` is "eos", "limit" (also for
-    n_predict 0) or "word". `n_prompt` counts the prompt's tokens after truncation, `n_cached` those reused.
-    `truncated`: the prompt was cut or the context shifted.
+    `content` is text that no Delta has sent yet. `reason` is "eos", "limit" (also for n_predict 0) or "word".
+    `n_prompt` counts the prompt's tokens after truncation. `n_cached` counts the reused tokens. `truncated`
+    says that the prompt was cut or the context was shifted.
     """
 
     content: str

@@ -1,7 +1,7 @@
 """The parameters of one request to the engine: frozen values, checked by the API.
 
-Texts and strings in logit_bias are token ids here, and `seed` has been drawn. The defaults are those of the
-April 2024 document.
+The API has converted texts and strings in logit_bias to token ids, and has drawn `seed`. The defaults are those
+of the April 2024 document.
 """
 
 from array import array
@@ -18,12 +18,12 @@ MAX_PROBS = 1024
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How the next token is chosen from the logits. The API reads, reports and documents requests by this table.
+    """The choice of the next token from the logits. The API reads, reports and documents requests by this table.
 
-    `penalty_prompt` holds token ids that the penalties use instead of the prompt, None for the prompt.
-    `logit_bias` pairs a token id with an addend; -inf forbids the token. `repeat_last_n`: 0 is off, -1 is the
-    slot's context size. `grammar` is GBNF text, "" is none.
-    `rules` is that grammar compiled, if it was made from a JSON schema.
+    `penalty_prompt` holds token ids that the penalties use instead of the prompt. None stands for the prompt.
+    `logit_bias` pairs a token id with an addend. An addend of -inf forbids the token. `repeat_last_n` 0 is off,
+    and -1 is the slot's context size. `grammar` is GBNF text, "" is none. `rules` is that grammar in compiled
+    form, if it was made from a JSON schema.
     """
 
     seed: int = parameter(
@@ -112,11 +112,11 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """One image inside a prompt, occupying `n_pos` positions from entry `start`.
+    """One image inside a prompt. It occupies `n_pos` positions from entry `start`.
 
-    `n_tokens` is the number of KV cells it takes. `payload` is the backend's own handle (already
-    decoded and checked); the entries of the prompt's keys that it covers are negative numbers
-    derived from a hash of its content, so that two images never share a cached prefix.
+    `n_tokens` is the number of KV cells that the image takes. `payload` is the backend's own handle of the
+    decoded and checked image. The prompt's keys at these positions are negative numbers, derived from a hash of
+    the image's content. So two different images never share a cached prefix.
     """
 
     start: int
@@ -127,7 +127,7 @@ class Media:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """The prompt as one key a position: a token id, or a negative number for a piece of an image."""
+    """The prompt as one key for each position: a token id, or a negative number for a piece of an image."""
 
     keys: "array[int]"
     media: tuple[Media, ...] = ()
@@ -145,9 +145,9 @@ class Prompt:
 class GenerationParams:
     """One completion: limits, stop strings, use of cache and slots, and sampling.
 
-    `n_predict`: -1 unlimited, 0 evaluates the prompt only. `n_keep`: -1 keeps the whole prompt on
-    a context shift. `n_discard`: 0 discards half. `lora` holds one scale per loaded adapter, None
-    for the server's current scales. `max_predict_ms` bounds generation time, 0 is unlimited.
+    `n_predict` -1 is unlimited, 0 evaluates only the prompt. `n_keep` -1 keeps the whole prompt on a context
+    shift. `n_discard` 0 discards half. `lora` holds one scale for each loaded adapter. None stands for the
+    server's current scales. `max_predict_ms` limits the generation time in milliseconds, 0 is unlimited.
     """
 
     n_predict: int = parameter(

@@ -1,8 +1,8 @@
-"""Blocks, the saved parts of sequences: their identities, how a prompt finds them, and the format of a file. Pure.
+"""Blocks, the saved parts of sequences: their identities, the search for a prompt, and the file format. Pure.
 
-A sequence is cut into blocks of BLOCK keys. A block's identity is a hash of all keys up to its end,
-chained from block to block. So equal prefixes share their blocks, whichever request saved them. The
-last block of a sequence may be shorter. The next turn replaces it by a longer one.
+A sequence is cut into blocks of BLOCK keys. A block's identity is a hash of all keys up to its end, chained
+from block to block. So equal prefixes share their blocks, whichever request saved them. The last block of a
+sequence may be shorter. The next turn replaces it by a longer one.
 """
 
 import re
@@ -23,14 +23,14 @@ K = TypeVar("K")
 BLOCK = 64
 FORMAT = 1
 _MAGIC = b"LSKV"
-_CHECKED = struct.Struct("<4sI")  # magic, crc32 of all that follows
+_CHECKED = struct.Struct("<4sI")  # magic number, crc32 of all bytes that follow
 _HEAD = struct.Struct("<IIIII16s16s16sQ")  # format, start, count, rows, whole, fingerprint, parent, identity, payload
 _NAME = re.compile(r"([0-9a-f]{6})-([0-9a-f]{6})-([0-9a-f]{6})-([0-9a-f]{32})-([0-9a-f]{32})\.(block|state)")
-_MOST_CHILDREN = 64  # blocks after one parent that are compared token by token, the newest first
+_MOST_CHILDREN = 64  # blocks after one parent that are compared token by token, from the newest on
 
 
 class DamagedBlockError(Exception):
-    """A file must not be used, for this reason."""
+    """A file must not be used. The exception holds the reason."""
 
     def __init__(self, reason: Discard) -> None:
         super().__init__(reason)
@@ -39,10 +39,11 @@ class DamagedBlockError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class BlockId:
-    """What identifies a block. The name of its file holds all of it.
+    """The identity of a block. The name of its file contains all fields.
 
-    `rows` counts its last keys for which the layers with a sliding window are saved too. In other models
-    it equals `count`. `whole`: a state that cannot be cut, as of a recurrent model. It begins at key 0.
+    `rows` counts the last keys for which the layers with a sliding window are saved too. In other models it
+    equals `count`. `whole` marks a state that cannot be cut, for example the state of a recurrent model. It
+    begins at key 0.
     """
 
     parent: bytes
@@ -60,7 +61,7 @@ class BlockId:
 
     @staticmethod
     def parse(name: str) -> "BlockId | None":
-        """The block of a file name; None for other files."""
+        """The block of a file name. None for other files."""
         found = _NAME.fullmatch(name)
         if found is None:
             return None
@@ -78,7 +79,7 @@ class Block:
 
     @property
     def size(self) -> int:
-        """Bytes it takes in memory."""
+        """Bytes that the block takes in memory."""
         return self.payload.nbytes + 8 * len(self.keys)
 
 
@@ -86,7 +87,7 @@ class Block:
 
 
 def root(fingerprint: bytes, adapters: Sequence[bytes], scales: Sequence[float]) -> bytes:
-    """The identity before the first block of a sequence: a hash of the model and the adapters that are on."""
+    """The identity before the first block of a sequence: a hash of the model and of the adapters in use."""
     used = [(adapter.hex(), scale) for adapter, scale in zip(adapters, scales, strict=True) if scale != 0.0]
     return blake2b(fingerprint + repr(used).encode(), digest_size=16).digest()
 
@@ -105,16 +106,16 @@ def chain(start: bytes, keys: "array[int]") -> list[bytes]:
 
 
 def identity_at(links: Sequence[bytes], keys: "array[int]", count: int) -> bytes:
-    """The identity of the first `count` keys, whose chain is `links`."""
+    """The identity of the first `count` keys. `links` is the chain of `keys`."""
     full, rest = divmod(count, BLOCK)
     return identify(links[full], keys[full * BLOCK : count]) if rest else links[full]
 
 
-# ---- finding
+# ---- search
 
 
 class Index:
-    """Blocks by identity, by parent, and whole states by length."""
+    """Blocks by identity and by parent, and whole states by length."""
 
     def __init__(self) -> None:
         self.by_identity: dict[bytes, BlockId] = {}
@@ -125,7 +126,7 @@ class Index:
         return len(self.by_identity)
 
     def add(self, block: BlockId) -> BlockId | None:
-        """Add a block. Of two with one identity the one with more rows stays; the other one is returned."""
+        """Add a block. Of two blocks with one identity, keep the one with more rows and return the other one."""
         old = self.by_identity.get(block.identity)
         if old is not None:
             if old == block:
@@ -141,7 +142,7 @@ class Index:
         return old
 
     def remove(self, block: BlockId) -> None:
-        """Remove a block, if it is there."""
+        """Remove a block if it is in the index."""
         if self.by_identity.get(block.identity) != block:
             return
         del self.by_identity[block.identity]
@@ -151,7 +152,7 @@ class Index:
             _discard(self._children, block.parent, block.identity)
 
     def children(self, parent: bytes) -> list[BlockId]:
-        """Blocks that follow `parent`, the newest first, at most _MOST_CHILDREN."""
+        """Blocks that follow `parent`, from the newest on, at most _MOST_CHILDREN."""
         group = self._children.get(parent, {})
         newest = reversed(group.values())
         return [block for block, _ in zip(newest, range(_MOST_CHILDREN), strict=False)]
@@ -164,11 +165,11 @@ def _discard(groups: dict[K, dict[bytes, BlockId]], group: K, identity: bytes) -
 
 
 KeysOf = Callable[[BlockId], "array[int] | None"]
-Found = list[tuple[BlockId, int]]  # blocks in order, and how many keys of each are used
+Found = list[tuple[BlockId, int]]  # blocks in order, and how many keys of each block are used
 
 
 def match(keys: "array[int]", start: bytes, indexes: Iterable[Index], keys_of: KeysOf, window: int) -> Found:
-    """The longest saved prefix of `keys`; of the last block only a part may be used."""
+    """The longest saved prefix of `keys`. It may use only a part of the last block."""
     indexes = list(indexes)
     found: Found = []
     parent, at = start, 0
@@ -184,7 +185,7 @@ def match(keys: "array[int]", start: bytes, indexes: Iterable[Index], keys_of: K
 
 
 def match_whole(keys: "array[int]", start: bytes, indexes: Iterable[Index]) -> Found:
-    """The longest whole state that ends within `keys`."""
+    """The longest whole state whose keys are a prefix of `keys`."""
     indexes = list(indexes)
     links = chain(start, keys)
     for count in sorted({n for index in indexes for n in index.wholes if n <= len(keys)}, reverse=True):
@@ -195,12 +196,12 @@ def match_whole(keys: "array[int]", start: bytes, indexes: Iterable[Index]) -> F
 
 
 def length(found: Found) -> int:
-    """How many keys of the prompt these blocks cover."""
+    """The number of the prompt's keys that these blocks cover."""
     return found[-1][0].start + found[-1][1] if found else 0
 
 
 def _lookup(identity: bytes, indexes: Iterable[Index]) -> BlockId | None:
-    """The block of that identity with the most rows; the first index wins ties."""
+    """The block of that identity with the most rows. Of equal blocks, the one in the first index."""
     found = [index.by_identity[identity] for index in indexes if identity in index.by_identity]
     return max(found, key=lambda block: block.rows, default=None)
 
@@ -216,7 +217,7 @@ def _closest(part: "array[int]", children: Iterable[BlockId], keys_of: KeysOf) -
 
 
 def within_window(found: Found, window: int) -> Found:
-    """Cut back to where the layers with a sliding window are saved for all keys that the window sees."""
+    """Remove blocks from the end until all keys inside the sliding window have their rows saved."""
     while found:
         last, used = found[-1]
         first = max(0, last.start + used - window)
@@ -227,7 +228,7 @@ def within_window(found: Found, window: int) -> Found:
 
 
 def trim(found: Found, length: int) -> Found:
-    """The part of `found` before key `length`."""
+    """The part of `found` that ends at key `length`."""
     return [(block, min(used, length - block.start)) for block, used in found if block.start < length]
 
 
@@ -235,7 +236,7 @@ def trim(found: Found, length: int) -> Found:
 
 
 def encode(block: Block, fingerprint: bytes) -> list[bytes | memoryview]:
-    """The parts of a block's file, in order."""
+    """The parts of a block's file, in their order."""
     at = block.id
     head = _HEAD.pack(
         FORMAT, at.start, at.count, at.rows, at.whole, fingerprint, at.parent, at.identity, block.payload.nbytes
@@ -246,12 +247,12 @@ def encode(block: Block, fingerprint: bytes) -> list[bytes | memoryview]:
 
 
 def head_size(count: int) -> int:
-    """Bytes before the payload of a block of `count` keys."""
+    """Bytes before the payload in the file of a block with `count` keys."""
     return _CHECKED.size + _HEAD.size + 8 * count
 
 
 def decode(data: ByteArray, block: BlockId, fingerprint: bytes) -> Block:
-    """The block in a file's bytes, every one of them checked; raises DamagedBlockError."""
+    """Decode the block in a file's bytes and check every byte. Raises DamagedBlockError."""
     fixed = _CHECKED.size + _HEAD.size
     if len(data) < fixed:
         raise DamagedBlockError(Discard.TORN)
@@ -270,7 +271,7 @@ def decode(data: ByteArray, block: BlockId, fingerprint: bytes) -> Block:
 
 
 def decode_keys(data: bytes, block: BlockId) -> "array[int] | None":
-    """The keys in the first `head_size` bytes of a file; a block's identity proves them."""
+    """The keys in the first `head_size` bytes of a file. None if they do not match the block's identity."""
     if len(data) < head_size(block.count):
         return None
     keys = array("q", data[_CHECKED.size + _HEAD.size : head_size(block.count)])

@@ -1,4 +1,4 @@
-"""What the KV store counts."""
+"""The counters of the KV store."""
 
 import threading
 from collections import Counter
@@ -11,7 +11,7 @@ from .messages import Lookup, Offer, TierName
 
 @dataclass(slots=True)
 class StoreCounters:
-    """Totals since the store was made. The methods hold `lock`, and never for long."""
+    """Totals since the start of the store. The methods hold `lock`, but never for long."""
 
     lookups: int = 0
     saves: int = 0
@@ -27,7 +27,7 @@ class StoreCounters:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def begin(self, tiers: Iterable[TierName]) -> None:
-        """Give each tier its counts of 0."""
+        """Set the counts of each tier to 0."""
         for by_tier in (self.hits, self.misses, self.tokens_restored):
             by_tier.update(dict.fromkeys(tiers, 0))
 
@@ -37,7 +37,7 @@ class StoreCounters:
             self.lookups += 1
 
     def hit(self, lookup: Lookup, offer: Offer, seconds: float) -> None:
-        """Count a lookup whose offer was loaded into the cache, in so many seconds since it was asked."""
+        """Count a lookup whose offer was loaded into the cache. `seconds` is the time since the lookup was made."""
         with self.lock:
             if lookup.settle("hit"):
                 self.hits[offer.tier] += 1
@@ -46,19 +46,19 @@ class StoreCounters:
                 self.restore_seconds += seconds
 
     def miss(self, lookup: Lookup) -> None:
-        """Count a lookup that no tier could answer."""
+        """Count a lookup for which no tier had a state."""
         with self.lock:
             if lookup.settle("miss"):
                 self.misses.update(list(self.misses))
 
     def decline(self, lookup: Lookup, reason: Discard) -> None:
-        """Count a lookup that is neither a hit nor a miss; the first reason counts."""
+        """Count a lookup that is neither a hit nor a miss. Only the first reason counts."""
         with self.lock:
             if lookup.settle(reason):
                 self.discards[reason] += 1
 
     def discard(self, reason: Discard) -> None:
-        """Count something else that was not used or not kept."""
+        """Count something else that was not used or not saved."""
         with self.lock:
             self.discards[reason] += 1
 

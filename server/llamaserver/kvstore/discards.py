@@ -1,6 +1,6 @@
-"""Why the KV store did not use or keep something: the values of `reason` in llamaserver:kv_discards_total.
+"""The reasons why the KV store did not use or save something: `reason` in llamaserver:kv_discards_total.
 
-`python -m llamaserver.kvstore.discards docs/reference/metrics.md` prints that page with the tables of now.
+`python -m llamaserver.kvstore.discards docs/reference/metrics.md` prints that page with the current tables.
 `make generate` writes it.
 """
 
@@ -15,7 +15,7 @@ END = "<!-- End of the generated part. -->"
 
 
 class Event(Enum):
-    """What happened to something that was discarded. The value introduces its table."""
+    """The event in which something was discarded. The value introduces its table."""
 
     LOOKUP = "Each lookup ends as one hit, as one miss of every tier, or as one discard with one of these reasons:"
     OTHER = (
@@ -24,13 +24,13 @@ class Event(Enum):
 
 
 class Discard(StrEnum):
-    """One reason; `meaning` is its row in docs/reference/metrics.md."""
+    """One reason. `meaning` is its row in docs/reference/metrics.md."""
 
     event: Event
     meaning: str
 
     def __new__(cls, word: str, event: Event, meaning: str) -> Self:
-        """The member equals its word."""
+        """Make a member that equals its word."""
         member = str.__new__(cls, word)
         member._value_ = word
         member.event = event
@@ -90,7 +90,7 @@ def _lines() -> Iterator[str]:
 
 
 def updated(page: str) -> str:
-    """The page with the tables of now."""
+    """The page with the current tables."""
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     return before + markdown() + after

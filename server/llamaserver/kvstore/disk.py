@@ -1,8 +1,8 @@
 """The tier on disk: a folder for each model, a file for each block. Other processes may use them at the same time.
 
-A file is written beside its place, synced and renamed, and never changed afterwards: a reader sees
-all of it or nothing. No answer depends on what happens here: a failure is counted, logged now and
-then, and otherwise a miss.
+A file is written under another name, synced and renamed, and never changes afterwards. So a reader sees the
+whole file or no file. No response depends on the disk: a failure is counted and sometimes logged, and otherwise
+it is a miss.
 """
 
 import errno
@@ -23,17 +23,17 @@ from .failures import NO_SPACE, Failures
 from .tiers import Lock, Tier
 from .volume import Limits, Volume
 
-_SETTLED = 2_000_000_000  # nanoseconds after which a folder's time tells whether it has changed
-_LISTING_SHARE = 20  # a slow listing is repeated after 20 times the time it took, at the earliest
-_QUICK = 0.1  # seconds; a listing that takes less may be repeated at any time
+_SETTLED = 2_000_000_000  # nanoseconds. If a folder's time is older than this, each later change gives it another time
+_LISTING_SHARE = 20  # a slow listing is repeated at the earliest after 20 times its duration
+_QUICK = 0.1  # seconds. A listing that takes less may be repeated at any time
 _TOUCH_EVERY = 5.0  # seconds
-_PAUSE = 10.0  # seconds without writing after a write has failed
-_PAUSE_AT_END = 1.0  # the same while the server is ending
-_MOST_KEYS = 65536  # blocks whose keys are remembered
+_PAUSE = 10.0  # seconds without a write after a failed write
+_PAUSE_AT_END = 1.0  # the same while the server shuts down
+_MOST_KEYS = 65536  # blocks whose keys are kept in memory
 
 
 class DiskTier(Tier):
-    """The blocks of one model. `lock` is held while the index changes."""
+    """The blocks of one model. A change of the index holds `lock`."""
 
     name = "disk"
     durable = True
@@ -46,27 +46,27 @@ class DiskTier(Tier):
         self._fingerprint = fingerprint
         self._counters = counters
         self._lock = lock
-        self._seen = -1  # the folder's time when it was listed
-        self._look_again = 0.0  # the next listing is not before this time
+        self._seen = -1  # the folder's time at the last listing
+        self._look_again = 0.0  # earliest time of the next listing
         self._names: set[str] = set()
         self._keys: dict[bytes, array[int]] = {}
         self._touched: dict[bytes, float] = {}
-        self._failed_at = float("-inf")  # when a write failed
+        self._failed_at = float("-inf")  # time of the last failed write
 
     def size(self) -> int:
         """Bytes of the files of all models."""
         return self._volume.bytes
 
     def open(self) -> None:
-        """Make the folders, remove what exceeds the limits, and list the rest."""
+        """Make the folders, remove the files beyond the limits, and list the rest."""
         self._volume.open()
         self.sweep()
         self.refresh(now=True)
 
-    # ---- what is there
+    # ---- listing
 
     def refresh(self, *, now: bool = False) -> None:
-        """See what other processes have added or removed; a folder that takes long to list is listed now and then."""
+        """Find the files that other processes have added or removed. A slow folder is listed less often."""
         if time.monotonic() < self._look_again and not now:
             return
         with self._lock, self._failures.tolerated("list"):
@@ -92,7 +92,7 @@ class DiskTier(Tier):
             self._keys.pop(block.identity, None)
 
     def forget(self, block: BlockId) -> None:
-        """Do not offer a block whose file could not be read, until the folder is listed again."""
+        """Do not offer a block whose file could not be read, until the next listing of the folder."""
         with self._lock:
             self.index.remove(block)
             self._names.discard(block.name)
@@ -118,7 +118,7 @@ class DiskTier(Tier):
         return known
 
     def read(self, block: BlockId) -> Block | None:
-        """A block, checked; a file that is not sound is removed."""
+        """Read a block and check it. A damaged file is removed."""
         path = self._folder / block.name
         try:
             with path.open("rb", buffering=0) as file:
@@ -141,11 +141,11 @@ class DiskTier(Tier):
     # ---- writing
 
     def paused(self, urgent: bool = False) -> bool:
-        """Whether a write has failed so recently that another is not worth a try."""
+        """Whether a write has failed so recently that another write is not worth a try."""
         return time.monotonic() - self._failed_at < (_PAUSE_AT_END if urgent else _PAUSE)
 
     def save(self, new: Sequence[Block], old: Sequence[BlockId], *, urgent: bool = False) -> bool:
-        """Write blocks in order, so that a reader who finds one finds all before it; False when a write failed."""
+        """Write blocks in order. So a reader who finds one finds all blocks before it. False if a write failed."""
         self.touch(old)
         if not new:
             return True
@@ -195,7 +195,7 @@ class DiskTier(Tier):
         return size
 
     def _counted(self, parts: Iterable[bytes | memoryview]) -> Iterator[memoryview]:
-        """The parts in pieces, each counted once it is written, so that a drain sees the progress of a large file."""
+        """Split the parts into pieces and count each written piece. So a drain sees the progress of a large file."""
         for part in parts:
             view = memoryview(part)
             for start in range(0, len(view), files.SYNC_EVERY):
@@ -204,9 +204,9 @@ class DiskTier(Tier):
                 self._counters.wrote(len(piece))
 
     def touch(self, blocks: Sequence[BlockId]) -> None:
-        """Mark as used for the next few seconds, in which a block need not be marked again.
+        """Mark blocks as used for the next 5 seconds. In that time, a marked block need not be marked again.
 
-        So the beginning of a conversation is never older than what follows it, and is removed last.
+        The beginning of a conversation is never older than the blocks after it. So it is removed last.
         """
         now, until = time.monotonic(), time.time() + _TOUCH_EVERY
         for block in reversed(blocks):
@@ -220,7 +220,7 @@ class DiskTier(Tier):
     # ---- removing
 
     def remove(self, blocks: Sequence[BlockId]) -> None:
-        """Remove files, also those of other processes."""
+        """Remove files, also files of other processes."""
         for block in blocks:
             with self._lock:
                 self.index.remove(block)
@@ -235,18 +235,18 @@ class DiskTier(Tier):
         self._names.discard(path.name)
 
     def clear(self) -> int:
-        """Remove every block of every model; returns their number."""
+        """Remove every block of every model and return their number."""
         count = self._volume.clear()
         self._seen = -1
         self.refresh(now=True)
         return count
 
     def sweep(self) -> None:
-        """Remove what is too old or too much."""
+        """Remove the files that are too old or exceed the limits."""
         self._make_room(0, ())
 
     def _make_room(self, needed: int, sparing: Container[str]) -> bool:
-        """Free so many bytes, in any case what exceeds the limits; False when nothing was freed."""
+        """Free `needed` bytes, and always the bytes beyond the limits. False if nothing was freed."""
         freed = self._volume.sweep(needed=needed, sparing=sparing)
         if freed:
             self.refresh(now=True)

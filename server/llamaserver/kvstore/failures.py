@@ -1,4 +1,4 @@
-"""Failures of file operations: they cost no request, but are counted and logged."""
+"""Failures of file operations. They end no request. They are counted and logged."""
 
 import errno
 import logging
@@ -11,14 +11,14 @@ from .counters import StoreCounters
 from .discards import Discard
 
 _log = logging.getLogger(__name__)
-_LOG_EVERY = 60.0  # seconds between two log lines about the same trouble
-_MOST_SUBJECTS = 64  # that are remembered
+_LOG_EVERY = 60.0  # seconds between two log lines about the same subject
+_MOST_SUBJECTS = 64  # subjects that are remembered
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Failures:
-    """Counts every failure of one store; logs each kind now and then."""
+    """Counts every failure of one store. Logs each kind at intervals."""
 
     def __init__(self, folder: Path, counters: StoreCounters) -> None:
         self._folder = folder
@@ -27,7 +27,7 @@ class Failures:
 
     @contextmanager
     def tolerated(self, action: str) -> Iterator[None]:
-        """Let an OSError of the block end the block only; a file that is not there any more is no failure."""
+        """Let an OSError end only the block of the `with` statement. A missing file is no failure."""
         try:
             yield
         except FileNotFoundError:

@@ -8,7 +8,7 @@ from typing import Literal
 from ..interfaces.backend import ByteArray, StateCodec
 from .discards import Discard
 
-WORTH_RESTORING = 16  # a restore must bring at least this many tokens more than the cache has
+WORTH_RESTORING = 16  # tokens that a restore must add to those in the cache, at least
 Mode = Literal["off", "shutdown", "continuous"]
 TierName = Literal["ram", "disk"]
 Outcome = Discard | Literal["hit", "miss"]
@@ -16,9 +16,10 @@ Outcome = Discard | Literal["hit", "miss"]
 
 @dataclass(frozen=True, slots=True)
 class StoreOptions:
-    """What is kept, and where. `folder` None: nothing on disk. `ram_bytes` 0: nothing in memory, -1: no limit.
+    """The limits and the place of the store.
 
-    `max_bytes` 0: no limit. `ttl` in seconds, 0: no limit. `min_tokens`: shorter sequences are not saved.
+    `folder` None keeps nothing on disk. `ram_bytes` 0 keeps nothing in memory, -1 is no limit. `max_bytes` 0 is
+    no limit. `ttl` is in seconds, 0 is no limit. Sequences with fewer than `min_tokens` tokens are not saved.
     """
 
     folder: Path | None = None
@@ -31,7 +32,7 @@ class StoreOptions:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What the store must know about the model. `codec` None: a state can only be kept whole."""
+    """The facts about the model that the store needs. With `codec` None, a state cannot be cut."""
 
     fingerprint: bytes
     adapters: tuple[bytes, ...] = ()
@@ -41,31 +42,31 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """The state of the first `length` keys of a prompt, ready for the cache."""
+    """The state of the first `length` keys of a prompt. It is ready for the cache."""
 
     length: int
     state: ByteArray
-    tier: TierName  # the slowest one that a part was read from
-    seconds: float  # spent on reading
+    tier: TierName  # the slowest tier that a part was read from
+    seconds: float  # time spent on reading
 
 
 @dataclass(slots=True, eq=False)
 class Lookup:
-    """One question: does the store have more than the first `have` keys of this prompt? Answered when `done`."""
+    """A search for more than the first `have` keys of a prompt in the store. `done` is set when it is answered."""
 
-    keys: "array[int]"  # the part of the prompt that may be restored
-    scales: tuple[float, ...]  # of the LoRA adapters
-    media: tuple[tuple[int, int], ...]  # (start, length) of images, which are never cut
+    keys: "array[int]"  # the keys of the prompt that may be restored
+    scales: tuple[float, ...]  # scales of the LoRA adapters
+    media: tuple[tuple[int, int], ...]  # (start, length) of images. An image is never cut
     have: int = 0
-    token_seconds: float = 0.0  # of prefill, 0: not known
-    until: float = 0.0  # the time after which the prompt is evaluated without an answer
+    token_seconds: float = 0.0  # seconds of prefill for each token, 0: not known
+    until: float = 0.0  # after this time the prompt is evaluated without the answer
     offer: Offer | None = None
     done: bool = False
-    dropped: bool = False  # the answer is not needed any more
-    outcome: Outcome | None = None  # how it was counted
+    dropped: bool = False  # nobody needs the answer any more
+    outcome: Outcome | None = None  # how the lookup was counted
 
     def settle(self, outcome: Outcome) -> bool:
-        """Set the outcome; False when there is one already. The counters call this under their lock."""
+        """Set the outcome. False if there is one already. The counters call this under their lock."""
         if self.outcome is not None:
             return False
         self.outcome = outcome
@@ -74,21 +75,21 @@ class Lookup:
 
 @dataclass(slots=True)
 class Save:
-    """A sequence on its way into the store. `failed` is valid once it is `done`."""
+    """A sequence that is being saved. `failed` is valid once `done` is set."""
 
     keys: "array[int]"
     scales: tuple[float, ...]
     state: ByteArray
-    urgent: bool = False  # the server is ending: there is no later chance
+    urgent: bool = False  # the server shuts down, so this is the last chance
     done: bool = False
-    failed: bool = False  # not on disk, so another try is worth it
+    failed: bool = False  # a write to disk failed, so another try is worth it
 
 
 @dataclass(frozen=True, slots=True)
 class StoreStats:
     """Numbers for monitoring. The dictionaries are by tier or by reason. docs/reference/metrics.md explains them."""
 
-    opening: bool = False  # the folder has not been listed yet, so `entries` and `bytes` are not known
+    opening: bool = False  # the folder is not listed yet, so `entries` and `bytes` are not known
     entries: int = 0
     bytes: int = 0
     ram_entries: int = 0

@@ -1,4 +1,4 @@
-"""The tier in host memory: blocks up to a number of bytes, the least recently used are removed first."""
+"""The tier in host memory: blocks up to a number of bytes. The least recently used blocks are removed first."""
 
 from array import array
 from collections import OrderedDict
@@ -9,13 +9,13 @@ from .tiers import Lock, Tier
 
 
 class RamTier(Tier):
-    """Blocks in memory. `lock` is held while they change."""
+    """Blocks in memory. A change of them holds `lock`."""
 
     name = "ram"
     durable = False
 
     def __init__(self, max_bytes: int, lock: Lock) -> None:
-        """`max_bytes` -1: no limit."""
+        """Make an empty tier. `max_bytes` -1 is no limit."""
         self.index = Index()
         self._bytes = 0
         self._max_bytes = max_bytes
@@ -23,16 +23,16 @@ class RamTier(Tier):
         self._blocks: OrderedDict[bytes, Block] = OrderedDict()
 
     def open(self) -> None:
-        """Nothing to prepare."""
+        """Do nothing: there is nothing to prepare."""
 
     def refresh(self) -> None:
-        """Nothing to list: no other process has these blocks."""
+        """Do nothing: no other process has these blocks."""
 
     def sweep(self) -> None:
-        """Nothing to remove: each save keeps the limit."""
+        """Do nothing: each save keeps the limit."""
 
     def paused(self, urgent: bool = False) -> bool:
-        """Never: writing cannot fail."""
+        """False: a write to memory cannot fail."""
         return False
 
     def size(self) -> int:
@@ -40,19 +40,19 @@ class RamTier(Tier):
         return self._bytes
 
     def keys(self, block: BlockId) -> "array[int] | None":
-        """The keys of a block; None when it is not here."""
+        """The keys of a block. None if the block is not here."""
         with self._lock:
             held = self._blocks.get(block.identity)
             return held.keys if held is not None else None
 
     def read(self, block: BlockId) -> Block | None:
-        """The block, when it is here with as many rows."""
+        """The block. None if it is not here with as many rows."""
         with self._lock:
             held = self._blocks.get(block.identity)
             return held if held is not None and held.id == block else None
 
     def save(self, new: Sequence[Block], old: Sequence[BlockId], *, urgent: bool = False) -> bool:
-        """Add blocks and make room for them; those at the beginning of a sequence become the most recently used."""
+        """Add blocks and make room for them. The first blocks of a sequence become the most recently used."""
         with self._lock:
             for block in reversed(new):
                 self._add(block)
@@ -70,7 +70,7 @@ class RamTier(Tier):
             self._drop(next(iter(self._blocks)))
 
     def touch(self, blocks: Sequence[BlockId]) -> None:
-        """Mark as used, the first block last."""
+        """Mark blocks as used, the first block last."""
         with self._lock:
             for block in reversed(blocks):
                 if block.identity in self._blocks:
@@ -89,14 +89,14 @@ class RamTier(Tier):
             self._bytes -= held.size
 
     def forget(self, block: BlockId) -> None:
-        """Nothing: what is in memory can be read."""
+        """Do nothing: a block in memory can always be read."""
 
     def exclude(self, block: BlockId) -> None:
         """Remove the block."""
         self.remove([block])
 
     def clear(self) -> int:
-        """Remove everything; returns the number of blocks."""
+        """Remove all blocks and return their number."""
         with self._lock:
             count = len(self._blocks)
             for identity in list(self._blocks):

@@ -1,4 +1,4 @@
-"""The thread that answers lookups: it finds the blocks of a prompt, reads them and joins them into a state."""
+"""The thread that answers lookups. It finds the blocks of a prompt, reads them and joins them into a state."""
 
 import logging
 import time
@@ -16,12 +16,12 @@ from .messages import WORTH_RESTORING, Lookup, Offer, Shape
 from .tiers import Lock, Tier
 
 _log = logging.getLogger(__name__)
-_RATE_LASTS = 300.0  # seconds; after that a slow restore is tried again
-_LEAST_MEASURED = 512  # tokens; the time of a shorter restore says more about finding a file than about reading it
+_RATE_LASTS = 300.0  # seconds until a slow restore is tried again
+_LEAST_MEASURED = 512  # tokens. The time of a shorter restore depends more on finding a file than on reading it
 
 
 class Reader:
-    """Answers lookups, one after the other. `tiers` are in the order in which they are read, the fastest first."""
+    """Answers lookups one after the other. `tiers` are in the order in which they are read, the fastest first."""
 
     def __init__(
         self, shape: Shape, min_tokens: int, tiers: Sequence[Tier], lock: Lock, counters: StoreCounters
@@ -32,19 +32,19 @@ class Reader:
         self._lock = lock
         self._counters = counters
         self._lookups: SimpleQueue[Lookup | None] = SimpleQueue()
-        self._rate = (0.0, 0.0)  # seconds for each token of a restore, and when that was measured
+        self._rate = (0.0, 0.0)  # seconds for each token of a restore, and the time of that measurement
 
     def put(self, lookup: Lookup | None) -> None:
-        """Have a lookup answered; None ends the thread. Any thread."""
+        """Queue a lookup. None ends the thread. Any thread."""
         self._lookups.put(lookup)
 
     def measured(self, length: int, seconds: float) -> None:
-        """A restore of `length` tokens has taken that long. Any thread."""
+        """Record that a restore of `length` tokens took `seconds`. Any thread."""
         if length >= _LEAST_MEASURED:
             self._rate = (seconds / length, time.monotonic())
 
     def run(self, wake: Callable[[], None]) -> None:
-        """Answer lookups until the end; `wake` is called after each."""
+        """Answer lookups until the end. Calls `wake` after each one."""
         while (lookup := self._lookups.get()) is not None:
             try:
                 lookup.offer = None if lookup.dropped else self.answer(lookup)
@@ -55,7 +55,7 @@ class Reader:
             wake()
 
     def answer(self, lookup: Lookup) -> Offer | None:
-        """Find, read and join the blocks of a prompt; None when there is nothing worth restoring."""
+        """Find, read and join the blocks of a prompt. None if there is nothing worth restoring."""
         began = time.monotonic()
         start = blocks.root(self._shape.fingerprint, self._shape.adapters, lookup.scales)
         for tier in self._tiers:
@@ -67,7 +67,7 @@ class Reader:
                 return None
             parts = self._read(found, lookup)
             if parts is None or lookup.dropped:
-                continue  # a block was missing or damaged, and is not in the index any more
+                continue  # a block was missing or damaged. The index does not contain it any more
             state = self._join([part for part, _ in parts], found)
             if state is None:
                 self._counters.decline(lookup, Discard.OTHER_LAYOUT)
@@ -79,7 +79,7 @@ class Reader:
         return None
 
     def _match(self, lookup: Lookup, start: bytes) -> Found:
-        """The longest saved prefix that ends in no image."""
+        """The longest saved prefix that does not end inside an image."""
         with self._lock:
             indexes = [tier.index for tier in self._tiers]
             if self._shape.codec is None:
@@ -101,7 +101,7 @@ class Reader:
         return None
 
     def _is_worth_reading(self, length: int, lookup: Lookup) -> bool:
-        """Whether `length` tokens are enough, and restoring them is fast enough; if not, the lookup is settled."""
+        """Whether `length` tokens are enough and a restore is fast enough. If not, count and settle the lookup."""
         if length < lookup.have + WORTH_RESTORING:
             self._counters.miss(lookup)
         elif length < self._min_tokens:
@@ -113,13 +113,13 @@ class Reader:
         return False
 
     def _is_slow(self, length: int, gain: int, token_seconds: float) -> bool:
-        """Whether evaluating `gain` tokens is faster than restoring `length`; False while a rate is not known."""
+        """Whether evaluating `gain` tokens is faster than restoring `length` tokens. False if a rate is not known."""
         seconds, when = self._rate
         known = bool(seconds and token_seconds) and time.monotonic() - when < _RATE_LASTS
         return known and length * seconds > gain * token_seconds
 
     def _read(self, found: Found, lookup: Lookup) -> list[tuple[Block, int]] | None:
-        """The blocks, each with the number of its tier; None when one cannot be read."""
+        """Read the blocks, each with the number of its tier. None if one cannot be read."""
         parts = []
         for wanted, used in found:
             if lookup.dropped:
@@ -137,7 +137,7 @@ class Reader:
         return parts
 
     def _read_block(self, wanted: BlockId) -> tuple[Block | None, int]:
-        """A block and the number of its tier. It is added to the faster tiers."""
+        """Read a block and add it to the faster tiers. Returns the block and the number of its tier."""
         for place, tier in enumerate(self._tiers):
             block = tier.read(wanted)
             if block is not None:

@@ -1,8 +1,8 @@
-"""Saved sequences in host memory and on disk: found for a prompt, written for a conversation, off the engine thread.
+"""Saved sequences in host memory and on disk, without work on the engine thread.
 
-Two threads work here: one answers lookups, one saves, so that a slow write delays no prompt. `find`
-and `save` return at once, and the engine is woken when there is an answer. No failure reaches the
-engine: it is a miss, a count and a log line.
+Two threads work here. One answers lookups, the other one saves conversations. So a slow write delays no prompt.
+`find` and `save` return at once, and the store wakes the engine when there is an answer. No failure reaches the
+engine: a failure is a miss, a count and a log line.
 """
 
 import threading
@@ -25,13 +25,13 @@ from .writer import Writer
 class KVStore:
     """The tiers of one server, the fastest first.
 
-    `stats`, `listing` and `clear` may be called from any thread, all else from the engine thread.
+    Any thread may call `stats`, `listing` and `clear`. Only the engine thread may call the other methods.
     """
 
     def __init__(self, options: StoreOptions, shape: Shape) -> None:
         self.options = options
         self.shape = shape
-        self._lock = threading.RLock()  # held while an index changes, and perhaps while a slow disk is read
+        self._lock = threading.RLock()  # held while an index changes, perhaps also during a slow read of the disk
         self._counters = StoreCounters()
         self._tiers: list[Tier] = []
         if options.ram_bytes:
@@ -44,17 +44,17 @@ class KVStore:
         self.writer = Writer(shape, self._tiers, self._lock, self._counters)
         self._threads: list[threading.Thread] = []
 
-    # ---- life
+    # ---- start and end
 
     def start(self, wake: Callable[[], None]) -> None:
-        """Start the threads, which open the tiers; `wake` is called when there is something to see."""
+        """Start the threads, which open the tiers. They call `wake` when there is a result."""
         for name, run in (("kv-read", self.reader.run), ("kv-write", self.writer.run)):
             thread = threading.Thread(target=run, args=(wake,), name=name, daemon=True)
             self._threads.append(thread)
             thread.start()
 
     def stop(self) -> None:
-        """End the threads after what they are doing; does not wait."""
+        """End the threads after their current work. Does not wait."""
         self.reader.put(None)
         self.writer.stop()
 
@@ -70,65 +70,65 @@ class KVStore:
 
     @property
     def writes_disk(self) -> bool:
-        """Whether conversations are to be written before the server ends."""
+        """Whether conversations must be written before the server ends."""
         return any(tier.durable for tier in self._tiers)
 
     @property
     def continuous(self) -> bool:
-        """Whether conversations are written as they end."""
+        """Whether each conversation is written when it ends."""
         return self.writes_disk and self.options.mode == "continuous"
 
     # ---- prompts
 
     def may_have(self, have: int, limit: int) -> bool:
-        """Whether a lookup of `limit` keys can bring anything over `have`."""
+        """Whether a lookup of `limit` keys can bring more keys than `have`."""
         return limit >= max(have + WORTH_RESTORING, self.options.min_tokens)
 
     def find(self, lookup: Lookup) -> None:
-        """Have a lookup answered. Its `done` is set then."""
+        """Queue a lookup. Its `done` is set when it is answered."""
         self._counters.looked_up()
         self.reader.put(lookup)
 
     def restored(self, lookup: Lookup, offer: Offer, seconds: float) -> None:
-        """Count a lookup whose offer was loaded into the cache in that time."""
+        """Count a lookup whose offer was loaded into the cache in `seconds`."""
         took = offer.seconds + seconds
         self.reader.measured(offer.length, took)
         self._counters.hit(lookup, offer, took)
 
     def decline(self, lookup: Lookup, reason: Discard) -> None:
-        """Count a lookup that is neither a hit nor a miss; the first reason counts."""
+        """Count a lookup that is neither a hit nor a miss. Only the first reason counts."""
         self._counters.decline(lookup, reason)
 
     # ---- conversations
 
     @property
     def has_room(self) -> bool:
-        """Whether another save can wait."""
+        """Whether the queue has room for another save."""
         return self.writer.has_room
 
     @property
     def waiting(self) -> int:
-        """Saves that have not ended."""
+        """Number of saves that have not ended."""
         return self.writer.waiting
 
     def paused(self, urgent: bool = False) -> bool:
-        """Whether saving is not worth a try now, because the disk has just failed."""
+        """Whether the disk has failed so recently that a save is not worth a try."""
         return any(tier.paused(urgent) for tier in self._tiers)
 
     def save(self, keys: "array[int]", scales: tuple[float, ...], state: ByteArray, *, urgent: bool = False) -> Save:
-        """Have a sequence saved."""
+        """Queue a sequence for saving."""
         save = Save(keys, scales, state, urgent)
         self.writer.put(save)
         return save
 
     def discard(self, reason: Discard) -> None:
-        """Count something that was not kept or not asked for."""
+        """Count something that was not saved or not looked up."""
         self._counters.discard(reason)
 
     # ---- monitoring (any thread)
 
     def stats(self) -> StoreStats:
-        """The numbers of now."""
+        """The current numbers."""
         sizes = {tier.name: (len(tier.index), tier.size()) for tier in self._tiers}
         entries, size = sizes.get("disk", (0, 0))
         ram_entries, ram_size = sizes.get("ram", (0, 0))
@@ -164,6 +164,6 @@ class KVStore:
             return sorted(names.items(), key=lambda item: (item[0].start, item[0].identity))
 
     def clear(self) -> int:
-        """Remove everything, on disk that of all models; returns the number of blocks."""
+        """Remove all blocks, on disk those of all models. Returns the number of blocks."""
         with self._lock:
             return max((tier.clear() for tier in self._tiers), default=0)

@@ -1,4 +1,4 @@
-"""What a tier of the KV store does: a place that holds blocks."""
+"""The protocol of a tier of the KV store. A tier is a place that holds blocks."""
 
 from array import array
 from collections.abc import Sequence
@@ -8,13 +8,13 @@ from typing import Any, Protocol
 from .blocks import Block, BlockId, Index
 from .messages import TierName
 
-Lock = AbstractContextManager[Any]  # that one thread may take several times
+Lock = AbstractContextManager[Any]  # one thread may take it several times
 
 
 class Tier(Protocol):
-    """One place for blocks. Two threads use it: each method is safe, and none raises for an I/O error.
+    """One place for blocks. Two threads use it. Each method is thread-safe, and none raises for an I/O error.
 
-    The defaults are those of a tier in memory. The index changes only under the lock that all tiers share.
+    The defaults are those of a tier in memory. A change of the index holds the lock that all tiers share.
     """
 
     name: TierName
@@ -25,37 +25,37 @@ class Tier(Protocol):
         """Bytes that the tier holds."""
 
     def open(self) -> None:
-        """Prepare the tier and list what it holds; may take long."""
+        """Prepare the tier and list its blocks. May take long."""
 
     def refresh(self) -> None:
-        """See what other processes have added or removed."""
+        """Find the blocks that other processes have added or removed."""
 
     def sweep(self) -> None:
-        """Remove what has expired or exceeds the limits."""
+        """Remove the blocks that have expired or exceed the limits."""
 
     def paused(self, urgent: bool = False) -> bool:
-        """Whether a write has failed so recently that another is not worth a try. `urgent`: the server is ending."""
+        """Whether a write has failed so recently that another is not worth a try. `urgent`: the server shuts down."""
 
     def keys(self, block: BlockId) -> "array[int] | None":
-        """The keys of a block; None when it is not here."""
+        """The keys of a block. None if the block is not here."""
 
     def read(self, block: BlockId) -> Block | None:
-        """A block with as many rows; None when it is not here, or is damaged."""
+        """A block with as many rows. None if it is not here or is damaged."""
 
     def save(self, new: Sequence[Block], old: Sequence[BlockId], *, urgent: bool = False) -> bool:
-        """Add blocks of one sequence, in order, and mark those that were here as used; False when a write failed."""
+        """Add the `new` blocks of one sequence, in order, and mark the `old` ones as used. False if a write failed."""
 
     def touch(self, blocks: Sequence[BlockId]) -> None:
-        """Mark blocks of one sequence as used, so that its beginning is removed last."""
+        """Mark blocks of one sequence as used. Its beginning is then removed last."""
 
     def remove(self, blocks: Sequence[BlockId]) -> None:
-        """Remove blocks, also those that another process has written."""
+        """Remove blocks, also blocks that another process has written."""
 
     def forget(self, block: BlockId) -> None:
-        """Do not offer a block that could not be read, until the tier is listed again."""
+        """Do not offer a block that could not be read, until the next listing of the tier."""
 
     def exclude(self, block: BlockId) -> None:
-        """Do not offer a block that is of no use to this process."""
+        """Do not offer a block that this process cannot use."""
 
     def clear(self) -> int:
-        """Remove everything; returns the number of blocks."""
+        """Remove all blocks and return their number."""

@@ -1,4 +1,4 @@
-"""The folder of the KV store: the files of all models, how many bytes they take, and which of them are removed.
+"""The folder of the KV store: the files of all models, their size in bytes, and the removal of files.
 
 Other processes may use the folder at the same time.
 """
@@ -19,19 +19,19 @@ from .discards import Discard
 from .failures import Failures
 
 _log = logging.getLogger(__name__)
-_ALIVE = ".used"  # a file in a model's folder that its servers touch
+_ALIVE = ".used"  # a file in a model's folder. The servers of the model touch it
 _FOLDER_NAME = 32  # characters: a fingerprint of 16 bytes in hexadecimal
-_ABANDONED = 3600.0  # seconds after which a temporary file has no writer any more
-_ORPHANED = 24 * 3600.0  # seconds without a user after which another model's folder is removed
-_LOW_WATER = 0.9  # an eviction leaves this share of max_bytes
-_LEAST_SHARE = 20  # an eviction for a block frees at least one part in 20, so that it does not happen for each block
-_FREE_SHARE = 0.05  # of the file system stays free where no limit was given,
-_MOST_FREE = 1 << 30  # at most so many bytes
+_ABANDONED = 3600.0  # age in seconds of a temporary file that no longer has a writer
+_ORPHANED = 24 * 3600.0  # seconds without a user until the folder of another model is removed
+_LOW_WATER = 0.9  # share of max_bytes that an eviction leaves
+_LEAST_SHARE = 20  # an eviction for a block frees at least one part in 20. So not every block needs an eviction
+_FREE_SHARE = 0.05  # share of the file system that stays free if there is no limit,
+_MOST_FREE = 1 << 30  # but at most this number of bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`max_bytes` 0: as many as the disk has. `ttl` in seconds, 0: no limit."""
+    """`max_bytes` 0 means that the size of the disk is the limit. `ttl` is in seconds, 0 is no limit."""
 
     max_bytes: int = 0
     ttl: float = 0.0
@@ -46,12 +46,12 @@ class _File:
 
 
 class Volume:
-    """The folder, seen by the server of one model, whose own files are in `own`."""
+    """The folder, as the server of one model sees it. The files of that model are in `own`."""
 
     def __init__(
         self, folder: Path, fingerprint: bytes, limits: Limits, counters: StoreCounters, failures: Failures
     ) -> None:
-        self.bytes = 0  # of all models: at the last sweep, and what this process has changed since
+        self.bytes = 0  # bytes of all models: at the last sweep, with this process's changes since then
         self.own = folder / fingerprint.hex()
         self._folder = folder
         self._limits = limits
@@ -59,7 +59,7 @@ class Volume:
         self._failures = failures
 
     def open(self) -> None:
-        """Make the folders, readable by nobody else."""
+        """Make the folders. Other users cannot read them."""
         with self._failures.tolerated("create the folder of"):
             for folder in (self._folder, self.own):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -67,11 +67,11 @@ class Volume:
 
     @property
     def full(self) -> bool:
-        """Whether more bytes are there than the limit allows."""
+        """Whether the folder holds more bytes than the limit allows."""
         return 0 < self._limits.max_bytes < self.bytes
 
     def lacks(self, size: int) -> int:
-        """Bytes to free before `size` more fit, where no limit was given: some of the file system stays free."""
+        """Bytes to free before `size` more bytes fit. Without a limit, a part of the file system stays free."""
         if self._limits.max_bytes:
             return 0
         status = os.statvfs(self._folder)
@@ -79,7 +79,7 @@ class Volume:
         return max(0, spare + size - status.f_bavail * status.f_frsize)
 
     def clear(self) -> int:
-        """Remove every block of every model; returns their number."""
+        """Remove every block of every model and return their number."""
         count = 0
         for file in list(self._files()):
             with self._failures.tolerated("remove files of"):
@@ -89,17 +89,17 @@ class Volume:
         return count
 
     def sweep(self, *, needed: int = 0, sparing: Container[str] = ()) -> bool:
-        """Remove what is too old or too much, the least recently used first, of all models; False when nothing went.
+        """Remove files of all models that are too old or too much, the least recently used first. False if none went.
 
-        `needed`: so many bytes are removed in any case, but not the files named in `sparing`. Only one process
-        sweeps at a time: while another one does, the answer is True.
+        Removes at least `needed` bytes, but no files that are named in `sparing`. Only one process sweeps at a
+        time. While another process sweeps, the result is True.
         """
         removed = False
         with self._failures.tolerated("sweep"), self._alone() as alone:
             if not alone:
                 return True
             self._collect_orphans()
-            found = sorted(self._files(), key=lambda file: (file.used, -file.start))  # of one age, the end comes first
+            found = sorted(self._files(), key=lambda file: (file.used, -file.start))  # of equal age, last blocks first
             self.bytes = sum(file.size for file in found)
             for file, reason in self._victims(found, needed, sparing):
                 with suppress(FileNotFoundError):
@@ -110,7 +110,7 @@ class Volume:
         return removed
 
     def _victims(self, found: list[_File], needed: int, sparing: Container[str]) -> Iterator[tuple[_File, Discard]]:
-        """The files to remove, and why; `found` is in the order of removal."""
+        """The files to remove, and the reasons. `found` is in the order of removal."""
         total = sum(file.size for file in found)
         aim, limits = total, self._limits
         if needed:
@@ -141,7 +141,7 @@ class Volume:
         return [Path(entry.path) for entry in entries if len(entry.name) == _FOLDER_NAME]
 
     def _collect_orphans(self) -> None:
-        """Remove folders that no server has used for a day, and temporary files whose writer is gone."""
+        """Remove folders that no server has used for a day, and temporary files whose writer has ended."""
         now = time.time()
         with suppress(OSError):
             os.utime(self.own / _ALIVE)
@@ -152,7 +152,7 @@ class Volume:
                 used = (alive if alive.exists() else folder).stat().st_mtime
                 orphan = folder != self.own and now - used > _ORPHANED
                 for entry in list(os.scandir(folder)):
-                    with suppress(OSError):  # its writer has completed it meanwhile
+                    with suppress(OSError):  # the writer has completed it since then
                         temporary = entry.name.startswith(TEMPORARY)
                         if orphan or (temporary and now - entry.stat().st_mtime > _ABANDONED):
                             Path(entry.path).unlink()
@@ -163,7 +163,7 @@ class Volume:
 
     @contextmanager
     def _alone(self) -> Iterator[bool]:
-        """Whether no other process sweeps now."""
+        """Whether no other process sweeps at present."""
         handle = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             alone = True
@@ -171,7 +171,7 @@ class Volume:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 alone = False
-            except OSError as error:  # a volume without locks: two processes at once remove too much at worst
+            except OSError as error:  # a volume without locks: two sweeps at once can only remove too much
                 _log.debug("no lock on %s: %s", self._folder, error)
             yield alone
         finally:

@@ -1,4 +1,4 @@
-"""The thread that saves conversations: it cuts a state into blocks and writes those that are not there yet."""
+"""The thread that saves conversations. It cuts a state into blocks and writes the new ones."""
 
 import logging
 import os
@@ -21,17 +21,17 @@ from .messages import Save, Shape
 from .tiers import Lock, Tier
 
 _log = logging.getLogger(__name__)
-_QUEUE = 2  # saves that may wait; further conversations stay in the cache
-_QUEUE_BYTES = 256 << 20  # beyond this, one save at a time
+_QUEUE = 2  # saves that may wait. Further conversations stay in the cache
+_QUEUE_BYTES = 256 << 20  # with more waiting bytes, only one save at a time
 _SWEEP_EVERY = 60.0  # seconds
 _NICENESS = 10
 
 
 class Writer:
-    """Saves sequences, one after the other. The last of `tiers` decides what is there already."""
+    """Saves sequences one after the other. The last of `tiers` decides which blocks exist already."""
 
     def __init__(self, shape: Shape, tiers: Sequence[Tier], lock: Lock, counters: StoreCounters) -> None:
-        self.opened = threading.Event()  # the tiers have been listed
+        self.opened = threading.Event()  # set when the tiers have been listed
         self._shape = shape
         self._tiers = tiers
         self._lock = lock
@@ -43,29 +43,30 @@ class Writer:
 
     @property
     def has_room(self) -> bool:
-        """Whether another save can wait."""
+        """Whether the queue has room for another save."""
         return self._waiting == 0 or (self._waiting < _QUEUE and self._waiting_bytes < _QUEUE_BYTES)
 
     @property
     def waiting(self) -> int:
-        """Saves that have not ended."""
+        """Number of saves that have not ended."""
         return self._waiting
 
     def put(self, save: Save) -> None:
-        """Have a sequence saved. Any thread."""
+        """Queue a sequence for saving. Any thread."""
         with self._counting:
             self._waiting += 1
             self._waiting_bytes += save.state.nbytes
         self._saves.put(save)
 
     def stop(self) -> None:
-        """End the thread after the saves that wait."""
+        """End the thread after the waiting saves."""
         self._saves.put(None)
 
     def run(self, wake: Callable[[], None]) -> None:
-        """Open the tiers, then save until the end; `wake` is called after each save."""
+        """Open the tiers, then save until the end. Calls `wake` after each save."""
         with suppress(OSError):
-            # Decoding has priority. At this niceness the gaps in its tokens were shorter than at equal niceness.
+            # Decoding has priority. With this niceness, the gaps between its tokens were shorter than with equal
+            # niceness.
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
         for tier in self._tiers:
             tier.open()
@@ -96,13 +97,13 @@ class Writer:
             _log.exception("a save into the KV store failed")
             self._counters.discard(Discard.DEFECT)
         size, save.done = save.state.nbytes, True
-        save.state = np.zeros(0, np.uint8)  # the engine may hold on to the rest
+        save.state = np.zeros(0, np.uint8)  # releases the state. The engine may keep the rest
         with self._counting:
             self._waiting -= 1
             self._waiting_bytes -= size
 
     def keep(self, save: Save) -> None:
-        """Write the blocks that are not there yet, then remove those that they replace."""
+        """Write the blocks that do not exist yet, then remove the blocks that they replace."""
         began = time.monotonic()
         try:
             new, old = self._cut(save)
@@ -116,7 +117,7 @@ class Writer:
             self._counters.saved(time.monotonic() - began)
 
     def _cut(self, save: Save) -> tuple[list[Block], list[BlockId]]:
-        """The blocks that are not there yet, and those that are; ValueError for a state that cannot be cut."""
+        """The blocks that do not exist yet, and the existing ones. Raises ValueError for a state that cannot be cut."""
         start = blocks.root(self._shape.fingerprint, self._shape.adapters, save.scales)
         if self._shape.codec is None:
             count = len(save.keys)
@@ -140,7 +141,7 @@ class Writer:
         return new, old
 
     def _has(self, block: BlockId, keys: "array[int]") -> bool:
-        """Whether the last tier has the block, or a longer one that begins with it."""
+        """Whether the last tier has the block, or a longer block that begins with it."""
         tier = self._tiers[-1]
         with self._lock:
             held = tier.index.by_identity.get(block.identity)
@@ -150,7 +151,7 @@ class Writer:
             return any(common_prefix(tier.keys(c) or array("q"), keys) == len(keys) for c in longer)
 
     def _remove_replaced(self, new: list[Block]) -> None:
-        """Remove shorter blocks with whose keys a new one begins, once the last tier has that."""
+        """Remove shorter blocks whose keys begin a new block, once the last tier has the new block."""
         index = self._tiers[-1].index
         there = [block for block in new if block.id.identity in index.by_identity]
         replaced = [old for block in there for old in self._shorter(block)]

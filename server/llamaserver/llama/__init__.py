@@ -1,4 +1,4 @@
-"""llama.cpp behind the Backend protocol. The only package that imports llama_cpp.
+"""The Backend protocol over llama.cpp. No other package imports llama_cpp.
 
 May import interfaces and errors.
 """

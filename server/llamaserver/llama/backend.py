@@ -1,8 +1,8 @@
 """The Backend over llama.cpp: model, context, decode, memory and state.
 
-Only this package imports llama_cpp. The library ends the process when an assertion of it fails, so
-all arguments are checked here. Its callbacks never run Python while it decodes. Only the engine
-thread calls a backend, except for `abort` and the vocabulary.
+Only this package imports llama_cpp. A failed assertion of the library ends the process, so this module checks
+all arguments. The library's callbacks run no Python during a decode. Only the engine thread calls a backend.
+Any thread may call `abort` and use the vocabulary.
 """
 
 import ctypes
@@ -49,15 +49,15 @@ _FLASH = {"auto": -1, "off": 0, "on": 1}
 _SPLIT = {"none": 0, "layer": 1, "row": 2}
 _ROPE = {"": -1, "none": 0, "linear": 1, "yarn": 2}
 _NUMA = {"": 0, "distribute": 1, "isolate": 2, "numactl": 3}
-_LOAD_MODE = {  # by (mmap, mlock)
+_LOAD_MODE = {  # the key is (mmap, mlock)
     (False, False): lib.LLAMA_LOAD_MODE_NONE,
     (True, False): lib.LLAMA_LOAD_MODE_MMAP,
     (False, True): lib.LLAMA_LOAD_MODE_MLOCK,
     (True, True): lib.LLAMA_LOAD_MODE_MMAP_MLOCK,
 }
-_MOST_VIEWS = 4096  # remembered views of output rows; more mean that the buffer has moved often
+_MOST_VIEWS = 4096  # views of output rows that are kept. A larger number means that the buffer has moved often
 
-# Short calls keep the GIL: giving it up costs more than they do, and getting it back may wait.
+# Short calls keep the GIL. Releasing it costs more than the call, and taking it again may wait.
 _held = ctypes.PyDLL(lib._lib._name)
 _logits_ith = _held.llama_get_logits_ith
 _logits_ith.argtypes = [ctypes.c_void_p, ctypes.c_int32]
@@ -80,7 +80,7 @@ class LlamaBackend:
     codec: StateCodec | None
 
     def __init__(self, options: LoadOptions, progress: Callable[[float], bool]) -> None:
-        """Load everything; raises ModelLoadError with a reason a person can act on."""
+        """Load everything. Raises ModelLoadError with a reason that a person can act on."""
         self._abort_flag = ctypes.create_string_buffer(2)
         self._adapters: list[Any] = []
         self._lora: tuple[float, ...] = ()
@@ -139,9 +139,9 @@ class LlamaBackend:
         return MediaProjector(wanted, self._model, self._context, log)
 
     def warm_up(self) -> None:
-        """Evaluate what requests will, before any comes. The cache is empty before and afterwards.
+        """Evaluate the kinds of input that requests bring. The cache is empty before and after.
 
-        Raises ModelLoadError when something cannot be evaluated or is not finite; the backend is closed then.
+        Raises ModelLoadError when an evaluation fails or a number is not finite. The backend is closed then.
         """
         try:
             warmup.warm_up(self, self._context, self._options)
@@ -152,7 +152,7 @@ class LlamaBackend:
     # ---- evaluation
 
     def decode(self, batch: Batch, *, embeddings: bool = False) -> Status:
-        """Evaluate up to n_batch rows; ABORTED may have evaluated whole micro-batches."""
+        """Evaluate up to n_batch rows. After ABORTED, some whole micro-batches may have been evaluated."""
         self._set_embeddings(embeddings)
         code = lib.llama_decode(self._context, self._rows.fill(batch))
         if code == 0:
@@ -166,7 +166,7 @@ class LlamaBackend:
             self._embeddings_on = on
 
     def decode_media(self, media: Media, position: int, seq: int) -> Status:
-        """Evaluate one image; ABORTED and NO_ROOM leave nothing of it where a part can be dropped."""
+        """Evaluate one image. ABORTED and NO_ROOM leave no part of it in the cache, if the memory can drop a part."""
         if self._projector is None:
             raise EngineFailure("an image reached a model without a projector")
         self._set_embeddings(False)
@@ -176,11 +176,11 @@ class LlamaBackend:
         return status
 
     def logits(self, row: int) -> FloatArray:
-        """A view of one row's logits, valid until the next decode."""
+        """A view of one row's logits. It is valid until the next decode."""
         return self._view(_logits_ith(self._context, row), self.info.n_vocab)
 
     def embeddings(self, seq: int, rows: Sequence[int]) -> FloatArray:
-        """Copies of the pooled vector of `seq`, or of each row's when nothing pools."""
+        """Copies of the pooled vector of `seq`. Without pooling, copies of the vector of each row."""
         if self.info.pooling == "none":
             addresses = [_embeddings_ith(self._context, row) for row in rows]
             width = self.info.n_embd
@@ -200,55 +200,55 @@ class LlamaBackend:
         return view
 
     def abort(self, on: bool) -> None:
-        """Raise or lower the byte that the native abort callback reads. Any thread."""
+        """Set or clear the byte that the native abort callback reads. Any thread."""
         self._abort_flag[0] = b"\1" if on else b"\0"
 
     # ---- memory and states
 
     def seq_rm(self, seq: int, start: int, end: int = -1) -> bool:
-        """Drop positions; False when the memory cannot drop a part."""
+        """Drop positions. False if the memory cannot drop a part."""
         return self._memory.seq_rm(seq, start, end)
 
     def seq_cp(self, source: int, target: int, end: int) -> None:
-        """Copy a prefix."""
+        """Copy the first `end` positions."""
         self._memory.seq_cp(source, target, end)
 
     def seq_add(self, seq: int, start: int, end: int, delta: int) -> None:
-        """Shift positions; only where info.can_shift."""
+        """Shift positions. Requires info.can_shift."""
         self._memory.seq_add(seq, start, end, delta)
 
     def seq_div(self, seq: int, start: int, end: int, divisor: int) -> None:
-        """Divide positions; only where info.can_shift."""
+        """Divide positions. Requires info.can_shift."""
         self._memory.seq_div(seq, start, end, divisor)
 
     def pos_max(self, seq: int) -> int:
-        """Largest position, -1 when empty."""
+        """Largest position, -1 if the sequence is empty."""
         return self._memory.pos_max(seq)
 
     def pos_min(self, seq: int) -> int:
-        """Smallest position from which on the sequence is whole, -1 when empty."""
+        """The smallest position from which on no cell is missing, -1 if the sequence is empty."""
         return self._memory.pos_min(seq)
 
     def state_get(self, seq: int) -> bytes:
-        """Serialise one sequence, as the library does in its slot files."""
+        """Serialise one sequence, in the format of the library's slot files."""
         return self._memory.state_get(seq)
 
     def state_set(self, seq: int, data: bytes) -> bool:
-        """Restore what state_get gave; False when it does not fit."""
+        """Restore a state of state_get. False if it does not fit."""
         return self._memory.state_set(seq, data)
 
     def state_export(self, seq: int) -> ByteArray:
-        """Serialise one sequence, as `codec` and `state_import` want it."""
+        """Serialise one sequence, in the form that `codec` and `state_import` take."""
         return self._memory.state_export(seq)
 
     def state_import(self, seq: int, data: ByteArray) -> bool:
-        """Restore what state_export gave or `codec` joined; False when it does not fit."""
+        """Restore a state of state_export or of `codec.join`. False if it does not fit."""
         return self._memory.state_import(seq, data)
 
     # ---- adapters and the end
 
     def set_lora(self, scales: tuple[float, ...]) -> None:
-        """Switch adapter scales; a no-op when they are the current ones."""
+        """Set the adapter scales. Does nothing if they are the current ones."""
         if scales == self._lora:
             return
         used = [(a, s) for a, s in zip(self._adapters, scales, strict=True) if s != 0.0]
@@ -259,9 +259,9 @@ class LlamaBackend:
         self._lora = scales
 
     def close(self) -> None:
-        """Free the context; idempotent.
+        """Free the context. A second call does nothing.
 
-        Model and projector stay until the process ends: a tokenizing thread may be inside them.
+        The model and the projector stay until the process ends, because a tokenizing thread may still use them.
         """
         if self._governor is not None:
             self._governor.stop()
@@ -271,7 +271,7 @@ class LlamaBackend:
 
 
 class _Rows:
-    """The library's batch, backed by numpy arrays that are filled by slices."""
+    """The library's batch over numpy arrays, which are filled by slices."""
 
     def __init__(self, capacity: int) -> None:
         self._tokens = np.zeros(capacity, np.int32)
@@ -294,7 +294,7 @@ class _Rows:
         )
 
     def fill(self, batch: Batch) -> Any:
-        """Copy the rows in; the result is valid until the next call."""
+        """Copy the rows into the arrays. The result is valid until the next call."""
         n = len(batch)
         self._tokens[:n] = batch.tokens
         self._positions[:n] = batch.positions
@@ -329,8 +329,8 @@ def _make_context(model: Any, options: LoadOptions, abort_flag: Any, log: "devic
     params.n_batch = options.batch_size
     params.n_ubatch = options.ubatch_size
     params.n_seq_max = options.n_seq_max
-    # Embedding without pooling wants every row; otherwise a slot wants one row a step, which
-    # keeps the logits buffer at n_seq_max x n_vocab instead of n_batch x n_vocab floats.
+    # Embedding without pooling needs the output of every row. Otherwise a slot needs one row a step. So the logits
+    # buffer has n_seq_max x n_vocab floats instead of n_batch x n_vocab.
     params.n_outputs_max = 0 if options.embedding else options.n_seq_max
     params.n_threads = options.threads
     params.n_threads_batch = options.threads_batch
@@ -347,7 +347,7 @@ def _make_context(model: Any, options: LoadOptions, abort_flag: Any, log: "devic
     params.pooling_type = POOLING[options.pooling]
     params.embeddings = False
     params.no_perf = True
-    # strlen() of a one-byte string is that byte's truth: an abort callback that runs no Python.
+    # strlen() of a string of at most one byte is 0 or 1. So strlen is an abort callback that runs no Python.
     strlen = ctypes.cast(ctypes.CDLL(None).strlen, lib.ggml_abort_callback)
     params.abort_callback = strlen
     params.abort_callback_data = ctypes.cast(abort_flag, ctypes.c_void_p)

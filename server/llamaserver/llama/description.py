@@ -1,4 +1,4 @@
-"""The facts about a loaded model and its context, asked of llama.cpp once."""
+"""The facts about a loaded model and its context, read from llama.cpp once."""
 
 import ctypes
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from . import devices
 from .memory import LlamaMemory
 from .options import POOLING, LoadOptions
 
-_BLOCK = 32  # numbers that a quantized cache type stores together
+_BLOCK = 32  # values that a quantized cache type stores together
 _USUAL_TEXT = 512  # bytes
 
 
@@ -24,7 +24,7 @@ def describe(
     log: devices.LogCapture,
     modalities: frozenset[str],
 ) -> ModelInfo:
-    """All facts. `log` is what the library has logged while it loaded the model."""
+    """Read all facts. `log` holds the library's log messages from the load of the model."""
     recurrent = bool(lib.llama_model_is_recurrent(model) or lib.llama_model_is_hybrid(model))
     vocabulary = lib.llama_model_get_vocab(model)
     metadata = _metadata(model)
@@ -80,14 +80,14 @@ def _text(call: Callable[[Any, int], int]) -> str:
 
 
 def _shifts(cache_type: str, rope_size: int) -> bool:
-    """Whether the library can shift positions in a K cache of this type; it crashes where it cannot."""
+    """Whether the library can shift positions in a K cache of this type. A shift of other types crashes it."""
     if cache_type == "bf16":
         return False
     return cache_type in ("f32", "f16") or rope_size % _BLOCK == 0
 
 
 def _rope_size(model: Any, metadata: dict[str, str]) -> int:
-    """How many numbers of each head's K carry the position."""
+    """The number of values of each head's K that carry the position."""
     architecture = metadata.get("general.architecture")
     head = lib.llama_model_n_embd(model) // max(lib.llama_model_n_head(model), 1)
     for name in ("rope.dimension_count", "attention.key_length"):

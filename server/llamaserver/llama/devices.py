@@ -1,6 +1,6 @@
-"""What belongs to the whole library: compute backends, devices and the log.
+"""The state of the whole library: compute backends, devices and the log.
 
-Only the log of llama.cpp says why a load failed, and how many layers are on the GPU.
+The reason of a failed load and the number of layers on the GPU are only in the log of llama.cpp.
 """
 
 import ctypes
@@ -22,12 +22,12 @@ from . import cpu_modules
 _LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
 _OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers")
 _BUFFER = re.compile(r"(\S+) model buffer size =")
-_FLASH = re.compile(r"Flash Attention (enabled|not supported)")  # logged if the choice is the library's
+_FLASH = re.compile(r"Flash Attention (enabled|not supported)")  # logged if the library makes the choice
 _CPU = 0  # GGML_BACKEND_DEVICE_TYPE_CPU
 _log = logging.getLogger("llama.cpp")
 
-# Looked up through libllama: the dynamic linker finds ggml's symbols in the copy that libllama uses,
-# while loading libggml by its own path may map a second copy with a registry of its own.
+# These symbols are looked up through libllama. The dynamic linker finds ggml's symbols in the copy that libllama
+# uses. Loading libggml by its own path may map a second copy with its own registry.
 _ggml: Any = lib._lib
 _ggml.ggml_backend_reg_count.restype = ctypes.c_size_t
 _ggml.ggml_backend_reg_by_name.restype = ctypes.c_void_p
@@ -45,13 +45,13 @@ _ggml.ggml_backend_dev_description.restype = ctypes.c_char_p
 
 
 class LogCapture:
-    """The log of one load: the errors, and the numbers of layers on the GPU."""
+    """The log of one load: its errors, and the number of layers on the GPU."""
 
     def __init__(self) -> None:
         self.layers_offloaded = 0
         self.layers_total = 0
-        self.flash_attn = ""  # on or off: what the library chose for "auto"
-        self.buffers: list[str] = []  # kinds of memory that the weights are in
+        self.flash_attn = ""  # on or off: the library's choice for "auto"
+        self.buffers: list[str] = []  # kinds of memory that hold the weights
         self._errors: deque[str] = deque(maxlen=8)
 
     def see(self, level: int, text: str) -> None:
@@ -66,12 +66,12 @@ class LogCapture:
             self.flash_attn = "on" if found[1] == "enabled" else "off"
 
     def last_error(self, otherwise: str = "no reason given by llama.cpp") -> str:
-        """The first error: later messages only repeat it."""
+        """The first error. Later messages only repeat it."""
         return self._errors[0] if self._errors else otherwise
 
 
 class _LogReceiver:
-    """Passes the library's log on to ours, and to the capture of a load while there is one."""
+    """Passes the library's log to our log. During a load, also to the capture of that load."""
 
     def __init__(self) -> None:
         self.capture: LogCapture | None = None
@@ -81,7 +81,7 @@ class _LogReceiver:
         """The library's log callback."""
         if not text:
             return
-        self._level = _LEVELS.get(level, self._level)  # other numbers continue the message before
+        self._level = _LEVELS.get(level, self._level)  # an unknown number continues the message before
         message = text.decode(errors="replace").rstrip("\n")
         if self.capture is not None:
             self.capture.see(self._level, message)
@@ -92,20 +92,20 @@ class _LogReceiver:
 _receiver = _LogReceiver()
 _starting = threading.Lock()
 _started = threading.Event()
-LOG_CALLBACK = lib.llama_log_callback(_receiver.receive)  # must outlive every use of the library
+LOG_CALLBACK = lib.llama_log_callback(_receiver.receive)  # must exist as long as the library is used
 
 
 def folder() -> Path:
-    """Where libllama lies, and the loadable backends beside it."""
+    """The folder of libllama and of the loadable backends."""
     return Path(lib._lib._name).parent
 
 
 def initialise(only: Path | None = None) -> None:
     """Load the compute backends, once in a process. Raises ModelLoadError if there is none.
 
-    A build with loadable backends has them beside libllama. By default, the library would look
-    for them beside the interpreter and in the current folder. `only` is the one module to load,
-    instead of the best one for each device.
+    A build with loadable backends has them beside libllama. By default, the library would search beside the
+    interpreter and in the current folder. `only` names the one module to load, instead of the best one for each
+    device.
     """
     with _starting:
         if _started.is_set():
@@ -117,7 +117,7 @@ def initialise(only: Path | None = None) -> None:
             _ggml.ggml_backend_load_all_from_path(os.fsencode(folder()))
         if _ggml.ggml_backend_reg_count() == 0:
             raise ModelLoadError(f"llama.cpp has no compute backend in {only or folder()}")
-        # Each thread gets one run of a matrix's rows (tools/patches.py); a library without our patch ignores this.
+        # Each thread gets one range of a matrix's rows (tools/patches.py). A library without our patch ignores this.
         os.environ.setdefault("GGML_ROWS_BY_THREAD", "1")
         lib.llama_backend_init()
         _started.set()
@@ -127,7 +127,7 @@ def initialise(only: Path | None = None) -> None:
 def capture_log() -> Iterator[LogCapture]:
     """Collect the library's log while a model loads.
 
-    The backends are loaded before, as their errors about missing devices do not concern the model.
+    The backends are loaded before, because their errors about missing devices do not concern the model.
     """
     initialise()
     capture = _receiver.capture = LogCapture()
@@ -138,7 +138,7 @@ def capture_log() -> Iterator[LogCapture]:
 
 
 class _Place(ctypes.Structure):
-    """Dl_info: the file that an address belongs to."""
+    """Dl_info: the file that contains an address."""
 
     _fields_ = (
         ("file", ctypes.c_char_p),
@@ -149,9 +149,9 @@ class _Place(ctypes.Structure):
 
 
 def cpu_module() -> str:
-    """The module of a portable build that is used on this CPU, such as zen4; "" in other builds.
+    """The module of a portable build that is in use on this CPU, such as zen4. "" in other builds.
 
-    It is not read from the memory map, as the library has opened every module, and some stay mapped.
+    The memory map is no source for it. The library has opened every module, and some stay mapped.
     """
     registered = _ggml.ggml_backend_reg_by_name(b"CPU")
     place = _Place()
@@ -161,7 +161,7 @@ def cpu_module() -> str:
 
 
 def accelerator() -> str:
-    """The description of the first device that is not a CPU; "GPU" if there is none."""
+    """The description of the first device that is not a CPU, or "GPU" if there is none."""
     for index in range(_ggml.ggml_backend_dev_count()):
         device = _ggml.ggml_backend_dev_get(index)
         if _ggml.ggml_backend_dev_type(device) != _CPU:

@@ -1,7 +1,7 @@
 """Images in prompts, over libmtmd: from pixels to bitmaps, to chunks, to the KV cache.
 
-Images are decoded by pixels.py, not by the library's own decoder. `build` may be called from any
-thread; encoding and decoding belong to the engine thread.
+pixels.py decodes the images, not the library's own decoder. Any thread may call `build`. Only the engine thread
+encodes and decodes.
 """
 
 import ctypes
@@ -31,7 +31,7 @@ _ODD = 0x9E3779B97F4A7C15
 
 
 class _Chunk:
-    """A library chunk that frees itself with the last prompt that holds it."""
+    """A chunk of the library. It is freed with the last prompt that holds it."""
 
     def __init__(self, handle: Any) -> None:
         self.handle = handle
@@ -44,7 +44,7 @@ class _Chunk:
 
 @dataclass(frozen=True, slots=True)
 class ProjectorOptions:
-    """`n_batch`: most rows of one decode; `abort_flag`: a byte that is not zero while decode shall end."""
+    """`n_batch` is the largest number of rows of one decode. A decode ends while the byte `abort_flag` is not zero."""
 
     path: str
     use_gpu: bool
@@ -64,7 +64,7 @@ class MediaProjector:
         self._options = options
         self._context = context
         self._looks = 0
-        self._watch = lib.ggml_backend_sched_eval_callback(self._see_node)  # must outlive the projector
+        self._watch = lib.ggml_backend_sched_eval_callback(self._see_node)  # must exist longer than the projector
         params = mtmd.mtmd_context_params_default()
         params.use_gpu = options.use_gpu
         params.print_timings = False
@@ -93,9 +93,10 @@ class MediaProjector:
     # ---- any thread
 
     def build(self, parts: Sequence[str | bytes], *, add_special: bool) -> Prompt:
-        """Tokenize texts (str) and images (bytes) in order; InvalidRequest for bytes that are not an image.
+        """Tokenize texts (str) and images (bytes) in order. Raises InvalidRequest for bytes that are not an image.
 
-        One at a time: a decoded image takes up to 16 bytes a pixel until it has been cut to the model's size.
+        Images are decoded one at a time. A decoded image takes up to 16 bytes a pixel until it is cut to the
+        model's size.
         """
         with self._lock, ExitStack() as stack:
             inputs = _Inputs(stack)
@@ -115,7 +116,7 @@ class MediaProjector:
         return prompt
 
     def _check(self, media: Media) -> None:
-        """Refuse an image without causal attention that does not fit one micro-batch: the library would abort."""
+        """Refuse an image without causal attention that exceeds a micro-batch. The library would end the process."""
         whole = mtmd.mtmd_decode_use_non_causal(self._handle, media.payload.handle)
         if whole and media.n_tokens > min(self._options.n_batch, self._options.n_ubatch):
             raise InvalidRequest(
@@ -126,9 +127,9 @@ class MediaProjector:
     # ---- engine thread
 
     def decode(self, media: Media, position: int, seq: int) -> Status:
-        """Encode the image and put it into the KV cache of `seq` at `position`.
+        """Encode the image and write it to the KV cache of `seq` at `position`.
 
-        The last row has logits. Without success, what is in the cache from `position` on is undefined.
+        The last row has logits. After a failure, the content of the cache from `position` on is undefined.
         """
         if mtmd.mtmd_encode_chunk(self._handle, media.payload.handle) != 0:
             return Status.FATAL
@@ -169,7 +170,7 @@ class MediaProjector:
             )
 
     def _positions(self, media: Media, position: int) -> npt.NDArray[np.int32]:
-        """Positions of shape (sections, n_tokens); M-RoPE has time, row and column, and one spare."""
+        """Positions of shape (sections, n_tokens). The sections of M-RoPE are time, row, column and one spare."""
         if self._sections == 1:
             return np.arange(position, position + media.n_tokens, dtype=np.int32)[None]
         image = mtmd.mtmd_input_chunk_get_tokens_image(media.payload.handle)
@@ -179,7 +180,7 @@ class MediaProjector:
 
 
 class _Inputs:
-    """The library's array of parts; `stack` frees what they point to."""
+    """The library's array of parts. `stack` frees the objects that they point to."""
 
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
@@ -202,7 +203,7 @@ class _Inputs:
         self._parts.append(mtmd.mtmd_input_part(None, bitmap))
 
     def _bitmap(self, data: bytes) -> Any:
-        """A bitmap with its own copy of the pixels. They identify the image, whatever the format of its file was."""
+        """A bitmap with its own copy of the pixels. Equal pixels are the same image, in any file format."""
         file = open_picture(data)
         self._pixels += file.width * file.height
         if self._pixels > MAX_PIXELS:
@@ -242,9 +243,10 @@ def _prompt(chunks: Any) -> Prompt:
 
 
 def _piece_keys(content: bytes, index: int, n_pos: int) -> list[int]:
-    """Negative numbers for the positions of one slice of an image, equal only for equal images.
+    """Negative numbers for the positions of one slice of an image. Only equal images have equal numbers.
 
-    `content` identifies the image, `index` the slice. Four neighbours carry the whole hash.
+    `content` identifies the image, `index` identifies the slice. Four neighbouring numbers carry the whole
+    hash.
     """
     digest = hashlib.sha256(content + b"/%d" % index).digest()
     words = [int.from_bytes(digest[i : i + 8], "big") for i in (0, 8, 16, 24)]

@@ -1,14 +1,14 @@
-"""How a model is loaded."""
+"""The options for loading a model."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-POOLING = {"": -1, "none": 0, "mean": 1, "cls": 2, "last": 3, "rank": 4}  # LLAMA_POOLING_TYPE; -1: the model's own
+POOLING = {"": -1, "none": 0, "mean": 1, "cls": 2, "last": 3, "rank": 4}  # LLAMA_POOLING_TYPE. -1: the model's own
 
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """What to load, and how. Names and meanings are those of Config, which has the defaults."""
+    """The files to load and the settings. The names and meanings are those of Config, which has the defaults."""
 
     model: str
     lora: tuple[tuple[str, float], ...]
@@ -41,4 +41,4 @@ class LoadOptions:
     yarn_beta_slow: float
     embedding: bool
     pooling: str
-    shifts: bool  # whether requests may shift positions, by context shift or self-extend
+    shifts: bool  # whether requests may shift positions, by a context shift or by self-extend

@@ -1,6 +1,7 @@
-"""Pictures as clients send them to pixels as a viewer shows them: the right way up, on a white page.
+"""Decodes the pictures of clients to the pixels that a viewer shows: upright, on a white page.
 
-Decoded by Pillow: sizes are known before a pixel is read, and nothing but still images gets in. Any thread.
+Pillow decodes them. The size is known before the first pixel is read. Only still images are accepted. Any
+thread.
 """
 
 import io
@@ -11,7 +12,7 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from ..errors import InvalidRequest
 
 _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP")
-_TURNS = {  # by EXIF's orientation: how to undo what the camera did not
+_TURNS = {  # by EXIF's orientation: the operation that turns the picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -21,11 +22,11 @@ _TURNS = {  # by EXIF's orientation: how to undo what the camera did not
     8: Image.Transpose.ROTATE_90,
 }
 _DEEP = ("I", "I;16", "I;16B", "I;16L", "F")  # greys of 0 to 65,535
-_GREY_STEPS = {"L;2": 85, "L;4": 17}  # what Pillow multiplies few bits of grey with
+_GREY_STEPS = {"L;2": 85, "L;4": 17}  # factors by which Pillow multiplies greys of few bits
 
 
 def open_picture(data: bytes) -> ImageFile.ImageFile:
-    """Read the header only; InvalidRequest for what is no picture, or of another format."""
+    """Read only the header. Raises InvalidRequest for bytes that are no picture, or a picture of another format."""
     try:
         return Image.open(io.BytesIO(data), formats=_FORMATS)
     except UnidentifiedImageError as error:
@@ -35,18 +36,18 @@ def open_picture(data: bytes) -> ImageFile.ImageFile:
 
 
 def rgb(image: ImageFile.ImageFile) -> Image.Image:
-    """Decode an opened picture to mode RGB; InvalidRequest when it is damaged."""
+    """Decode an opened picture to mode RGB. Raises InvalidRequest if it is damaged."""
     try:
         stored = image.tile[0].args if image.tile else None
         image.load()
         _fit_transparency(image, stored)
         return _flat(_upright(image))
-    except Exception as error:  # as above
+    except Exception as error:  # a decoder may raise anything, as said above
         raise InvalidRequest(f"damaged: {error}") from error
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turned as EXIF says. When that is damaged, viewers show the picture as it lies."""
+    """The picture, turned as EXIF says. With damaged EXIF data it stays as it is, as in viewers."""
     try:
         turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:
@@ -55,7 +56,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _fit_transparency(image: Image.Image, stored: object) -> None:
-    """The one colour of a PNG that is transparent, in the 8 bits that Pillow has made of its depth."""
+    """Convert the one transparent colour of a PNG to the 8 bits to which Pillow has converted its depth."""
     colour = image.info.get("transparency")
     if isinstance(colour, int) and stored in _GREY_STEPS:
         image.info["transparency"] = colour * _GREY_STEPS[str(stored)]
@@ -75,12 +76,12 @@ def _flat(image: Image.Image) -> Image.Image:
 
 
 def _of_mode(mode: str, image: Image.Image) -> Image.Image:
-    """Pillow's conversion copies even what needs none, and a picture can be large."""
+    """Convert a picture only if its mode differs. Pillow's conversion always copies, and a picture can be large."""
     return image if image.mode == mode else image.convert(mode)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """16 bits of grey to 8; Pillow's own conversion would make white of all above 255."""
+    """Convert greys of 16 bits to 8 bits. Pillow's own conversion would make all values above 255 white."""
     grey = image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L")
     if (transparent := image.info.get("transparency")) is not None:
         grey.paste(255, mask=Image.fromarray(np.asarray(image) == transparent))

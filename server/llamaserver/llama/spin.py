@@ -1,10 +1,10 @@
-"""How long idle compute threads spin: long on CPUs of our own, briefly on shared ones.
+"""How long idle compute threads spin: long on CPUs of our own, briefly on shared CPUs.
 
-OpenMP's threads spin at barriers before they sleep. On CPUs of their own this is the fastest way to
-wait. Beside another busy process, each process spins while the other one needs the CPU to reach its
-barrier, and both nearly stop. libgomp spins 300,000 times, but only 100 times "when there are more
-OpenMP threads than available CPUs" (its manual, GOMP_SPINCOUNT), and checks that at each wait. So
-under contention we make a second, sleeping team of threads, and end it when the CPUs are free again.
+OpenMP's threads spin at barriers before they sleep. On CPUs of their own this is the fastest way to wait. On
+CPUs that another busy process shares, each process spins while the other one needs the CPU to reach its
+barrier, and both nearly stop. libgomp spins 300,000 times. It spins only 100 times "when there are more OpenMP
+threads than available CPUs" (its manual, GOMP_SPINCOUNT), and it checks that at each wait. So under contention
+we make a second team of threads that sleeps. We end it when the CPUs are free again.
 """
 
 import ctypes
@@ -15,13 +15,13 @@ from pathlib import Path
 
 _log = logging.getLogger(__name__)
 LOOK_EVERY = 0.25  # seconds
-CONTENDED = 0.30  # share of the time that a thread is ready to run and does not get a CPU
+CONTENDED = 0.30  # share of the time in which a thread is ready to run but has no CPU
 FREE = 0.10
 CALM = 20  # intervals without contention before the threads spin long again
 
 
 class SpinGovernor:
-    """Watches one compute thread, which must be the one that calls `start`."""
+    """Watches one compute thread: the thread that calls `start`."""
 
     def __init__(self, threads: int) -> None:
         self._tid = threading.get_native_id()
@@ -32,18 +32,18 @@ class SpinGovernor:
         self._calm = 0
 
     def start(self) -> None:
-        """Begin to watch, if there is a libgomp, the kernel has the numbers, and the environment sets no spinning."""
+        """Start to watch. This needs libgomp, the kernel's numbers, and an environment that sets no spinning."""
         chosen = any(name in os.environ for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"))
         if not chosen and self._parallel is not None and _waited(self._tid) is not None:
             threading.Thread(target=self._watch, name="spin-governor", daemon=True).start()
 
     def stop(self) -> None:
-        """End the watch and the second team."""
+        """End the watch and the second team of threads."""
         self._stop.set()
 
     @property
     def throttled(self) -> bool:
-        """Whether threads spin briefly now."""
+        """Whether threads spin only briefly at present."""
         return self._release is not None
 
     def _watch(self) -> None:
@@ -57,7 +57,7 @@ class SpinGovernor:
         self._spin_long()
 
     def look(self, share: float) -> None:
-        """Decide by the share of the last interval in which the thread waited for a CPU."""
+        """Decide by the last interval. `share` is the part of it in which the thread waited for a CPU."""
         if share > CONTENDED:
             self._calm = 0
             self._spin_shortly()
@@ -79,16 +79,16 @@ class SpinGovernor:
             self._release = None
 
     def _hold(self, release: threading.Event) -> None:
-        """Own a team of threads that does nothing. libgomp ends it with this thread."""
+        """Hold a team of threads that does nothing. libgomp ends the team with this thread."""
         assert self._parallel is not None
         self._parallel(
             ctypes.cast(ctypes.CDLL(None).free, ctypes.c_void_p), None, self._extra, 0
-        )  # free(NULL): the least a team can do
+        )  # free(NULL): a function that does nothing
         release.wait()
 
 
 def _gomp_parallel() -> "ctypes._NamedFuncPointer | None":
-    """GOMP_parallel of the libgomp that is in the process; None without one."""
+    """The function GOMP_parallel of the libgomp in this process. None without libgomp."""
     for line in Path("/proc/self/maps").read_text().splitlines():
         path = line.partition("/")[2]
         if "libgomp" in path:
@@ -100,7 +100,7 @@ def _gomp_parallel() -> "ctypes._NamedFuncPointer | None":
 
 
 def _waited(tid: int) -> float | None:
-    """Seconds in which a thread of this process was ready to run but had no CPU; None if that is not known."""
+    """Seconds in which a thread of this process was ready to run but had no CPU. None if the kernel does not say."""
     try:
         return int(Path(f"/proc/self/task/{tid}/schedstat").read_text().split()[1]) / 1e9
     except (OSError, IndexError, ValueError):

@@ -1,12 +1,13 @@
 """llama.cpp's serialised sequence state: cut into ranges of tokens, and put together again.
 
-The layout is that of llama_kv_cache::state_write. A state is one section a cache (a model with a
-sliding window has two): per cell its position, then for each layer the rows of K, then those of V,
-which lie transposed without flash attention. What depends on the number of slots or on the cells'
-places is dropped when cutting and made anew when joining, so a part fits every layout.
+The layout is that of llama_kv_cache::state_write. A state has one section for each cache. A model with a
+sliding window has two caches. A section holds the position of each cell. Then it holds for each layer the rows
+of K, then those of V. Without flash attention, V is transposed. Some values depend on the number of slots or on
+the places of the cells. A cut drops them, and a join makes them again. So a part fits every layout.
 
-Checked by what it must add up to, never trusted: a state of another shape (recurrent, or a cache
-of a kind not known here) raises ValueError. No ctypes here: this runs on the store's threads.
+The code trusts no input: it checks that all lengths add up. A state of another shape raises ValueError, for
+example the state of a recurrent model or of an unknown kind of cache. There is no ctypes here, because this
+runs on the store's threads.
 """
 
 import struct
@@ -19,19 +20,19 @@ import numpy.typing as npt
 
 from ..interfaces.backend import ByteArray
 
-_EXTENSIONS = (0, 12, 8, 16)  # bytes that a cell may carry beside its position (M-RoPE, n-gram hashes)
+_EXTENSIONS = (0, 12, 8, 16)  # bytes that a cell may carry after its position (M-RoPE, n-gram hashes)
 _WORD = struct.Struct("<I")
 _DATA = struct.Struct("<II")  # transposed, layers
 _ROW = struct.Struct("<iQ")  # type, bytes of a row
 _COLUMN = struct.Struct("<iII")  # type, bytes of an element, elements
-_PLANE = 12  # bytes of either
-_SECTION = struct.Struct("<IIIII")  # of a part: extension, rows, transposed, planes of K, planes of V
+_PLANE = 12  # bytes of _ROW or _COLUMN
+_SECTION = struct.Struct("<IIIII")  # header of a part's section: extension, rows, transposed, planes of K, planes of V
 _MOST_LAYERS = 4096
 
 
 @dataclass(slots=True)
 class _Plane:
-    """K or V of one layer: `lines` lines that each hold `width` bytes a cell. Not transposed: one line."""
+    """K or V of one layer: `lines` lines, each with `width` bytes for each cell. One line if not transposed."""
 
     head: bytes
     lines: int
@@ -48,13 +49,13 @@ class _Plane:
 
 @dataclass(slots=True)
 class _Section:
-    """One cache, its cells sorted by position."""
+    """One cache. Its cells are sorted by position."""
 
     extension: int
     transposed: int
     n_k: int
     first: int  # position of the first cell
-    count: int  # cells from there on that follow each other one by one
+    count: int  # number of cells from there on with consecutive positions
     extras: ByteArray  # (cells, extension)
     planes: list[_Plane] = field(default_factory=list)
 
@@ -64,18 +65,18 @@ class _Section:
 
 
 class ParsedState:
-    """A state that can be cut. It refers to the bytes it was made of."""
+    """A state that can be cut. It refers to the bytes from which it was made."""
 
     def __init__(self, sections: list[_Section]) -> None:
         self._sections = sections
-        self.length = min(s.first + s.count for s in sections)  # keys that can be cut, from key 0 on
+        self.length = min(s.first + s.count for s in sections)  # number of keys that can be cut, from key 0 on
 
     def rows(self, start: int, end: int) -> int:
-        """For how many of the last keys of a range every cache has its rows."""
+        """The number of keys at the end of a range for which every cache has its rows."""
         return min(max(0, end - max(start, s.first)) for s in self._sections)
 
     def cut(self, start: int, end: int) -> ByteArray:
-        """One range as a part that `join` takes."""
+        """One range, as a part that `join` takes."""
         spans = [(s, max(start, s.first)) for s in self._sections]
         head = [_WORD.pack(len(spans))]
         body: list[ByteArray] = []
@@ -98,7 +99,7 @@ class LlamaStateCodec:
         self._window = window
 
     def parse(self, state: ByteArray) -> ParsedState:
-        """Understand a state; ValueError for what has another shape."""
+        """Parse a state. Raises ValueError for a state of another shape."""
         for extension in _EXTENSIONS:
             sections = _Reader(state, len(self._header), extension).sections()
             if sections:
@@ -106,12 +107,12 @@ class LlamaStateCodec:
         raise ValueError("the state has a layout that cannot be cut")
 
     def join(self, parts: Sequence[tuple[ByteArray, int, int]]) -> ByteArray:
-        """A state from (part, its keys, how many of them to use), in order; ValueError when they do not fit."""
+        """Join parts (part, its keys, number of keys to use) in order. Raises ValueError if they do not fit."""
         opened = [_open(part) for part, _, _ in parts]
         length = sum(used for _, _, used in parts)
         out: list[Any] = [self._header]
         for index, first in enumerate(opened[0]):
-            pieces: list[tuple[_Section, int]] = []  # the last first
+            pieces: list[tuple[_Section, int]] = []  # from the last to the first
             for sections, (_, count, used) in zip(reversed(opened), reversed(parts), strict=True):
                 if len(sections) != len(opened[0]) or not _alike(sections[index], first):
                     raise ValueError("parts of different models")
@@ -132,14 +133,14 @@ class LlamaStateCodec:
         if rows:
             cells = np.zeros((rows, 12 + like.extension), np.uint8)
             cells[:, 0:4] = np.arange(length - rows, length, dtype="<i4").view(np.uint8).reshape(rows, 4)
-            cells[:, 4] = 1  # number of sequences; which one is not read
+            cells[:, 4] = 1  # number of sequences. The library does not read which one
             cells[:, 8 : 8 + like.extension] = np.concatenate([s.extras[:take] for s, take in pieces])
             out.append(cells)
             out.append(_DATA.pack(like.transposed, like.n_k))
             for number, plane in enumerate(like.planes):
                 out.append(plane.head)
                 out.append(np.concatenate([s.planes[number].cells(0, take) for s, take in pieces], axis=1))
-        out.append(bytes(4 * (self._streams - 1)))  # the other streams are empty
+        out.append(bytes(4 * (self._streams - 1)))  # the other streams have no cells
 
 
 def _alike(a: _Section, b: _Section) -> bool:
@@ -155,7 +156,7 @@ def _plane(head: bytes, transposed: bool) -> _Plane:
 
 
 def _open(part: ByteArray) -> list[_Section]:
-    """The sections of a part that `cut` made."""
+    """Parse the sections of a part of `cut`."""
     try:
         return _open_unchecked(part)
     except struct.error as error:
@@ -189,7 +190,7 @@ def _open_unchecked(part: ByteArray) -> list[_Section]:
 
 
 class _Reader:
-    """Reads a state under the assumption that its cells carry `extension` more bytes."""
+    """Reads a state whose cells are assumed to carry `extension` more bytes."""
 
     def __init__(self, state: ByteArray, at: int, extension: int) -> None:
         self._state = state
@@ -197,7 +198,7 @@ class _Reader:
         self._extension = extension
 
     def sections(self) -> list[_Section]:
-        """All of them; none when the assumption is wrong."""
+        """All sections. The list is empty if the assumption is wrong."""
         found = []
         try:
             while self._at < len(self._state):
@@ -248,7 +249,7 @@ class _Reader:
             count=_run(positions),
             extras=meta[order, 8 : 8 + self._extension],
         )
-        n_v = layers if self._at < len(self._state) else 0  # some models have no V of their own
+        n_v = layers if self._at < len(self._state) else 0  # some models have no V
         for index in range(layers + n_v):
             plane = _plane(self._take(_PLANE).tobytes(), bool(transposed) and index >= layers)
             plane.data = self._take(plane.size(cells)).reshape(plane.lines, -1)
@@ -260,6 +261,6 @@ class _Reader:
 
 
 def _run(positions: "npt.NDArray[np.int32]") -> int:
-    """How many positions follow each other one by one: two cells of an image may share one."""
+    """The number of consecutive positions from the first one on. Two cells of an image may share a position."""
     steps = np.diff(positions) != 1
     return int(steps.argmax()) + 1 if steps.any() else len(positions)

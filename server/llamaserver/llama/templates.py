@@ -1,4 +1,4 @@
-"""The chat formats that llama.cpp itself knows by name, for models without a template of their own."""
+"""The chat formats that llama.cpp knows by name, for models without their own template."""
 
 import ctypes
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ class LlamaTemplates:
         self.names = _names()
 
     def render(self, name: str, messages: Sequence[tuple[str, str]], *, add_generation_prompt: bool) -> str:
-        """Render (role, content) pairs; ValueError for a name that is not in `names`."""
+        """Render (role, content) pairs. Raises ValueError for a name that is not in `names`."""
         encoded = [(role.encode(), content.encode("utf-8", "replace")) for role, content in messages]
         array = (lib.llama_chat_message * len(encoded))(*[lib.llama_chat_message(r, c) for r, c in encoded])
         capacity = sum(len(role) + len(content) + 64 for role, content in encoded) + 1024

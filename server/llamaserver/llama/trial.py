@@ -1,4 +1,4 @@
-"""The logits of one CPU module for a fixed text, and models of other types to test it with."""
+"""The logits of one CPU module for a fixed text. Also makes models of other types for a test of the module."""
 
 import ctypes
 import os
@@ -26,17 +26,18 @@ _TEXT = (
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """Logits of shape (rows, n_vocab): of a prompt, then of each token that follows. An encoder's are embeddings."""
+    """Logits of shape (rows, n_vocab): of a prompt, then of each following token. An encoder gives embeddings."""
 
     rows: FloatArray
-    followed: tuple[int, ...]  # the tokens after the prompt
+    followed: tuple[int, ...]  # the tokens that follow the prompt
     info: ModelInfo
 
 
 def evaluate(module: Path | None, options: LoadOptions, follow: Sequence[int] | None) -> Trial:
-    """Evaluate the text with one CPU module (None: with what the library has), and `follow`, else the likeliest tokens.
+    """Evaluate the text with one CPU module, then the tokens of `follow`, or else the most likely tokens.
 
-    Raises ModelLoadError. Once a process: a module cannot be exchanged for another.
+    With `module` None, the library uses its own choice. Raises ModelLoadError. Call this once in a process,
+    because one module cannot replace another.
     """
     devices.initialise(module)
     backend = LlamaBackend(options, lambda _: True)
@@ -74,14 +75,14 @@ def _decoded(backend: LlamaBackend, position: int, tokens: list[int]) -> FloatAr
 
 
 def file_types() -> dict[str, int]:
-    """The types that a model can be quantized to, and the library's number for a file of each."""
+    """The types to which a model can be quantized, and the library's number for a file of each type."""
     prefix = "LLAMA_FTYPE_MOSTLY_"
     numbers = {name.removeprefix(prefix): int(value) for name, value in vars(lib).items() if name.startswith(prefix)}
     return numbers | {name.removesuffix("_M"): value for name, value in numbers.items() if name.endswith("_K_M")}
 
 
 def quantize(module: Path | None, model: str, kind: str, target: Path, threads: int) -> None:
-    """Write the model with all matrices of one type, as far as their shapes allow; raises ModelLoadError."""
+    """Write the model with all matrices of one type, if their shapes allow it. Raises ModelLoadError."""
     devices.initialise(module)
     params = lib.llama_model_quantize_default_params()
     params.ftype = file_types()[kind]

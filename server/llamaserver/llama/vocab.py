@@ -1,6 +1,6 @@
-"""The model's vocabulary over llama.cpp: ids to bytes and back, from any thread.
+"""The model's vocabulary over llama.cpp: token ids to bytes and back, from any thread.
 
-Ids are checked before they reach the library, which would otherwise abort the process.
+The ids are checked here. The library would end the process for a wrong id.
 """
 
 import ctypes
@@ -34,7 +34,7 @@ class LlamaVocab:
         return token if 0 <= token < self.n_vocab else -1
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
-        """Token ids of `text`; time grows faster than its length when specials are parsed."""
+        """Token ids of `text`. With `parse_special`, the time grows faster than the length of the text."""
         data = text.encode("utf-8", "replace")
         capacity = len(data) + 16
         tokens = (ctypes.c_int32 * capacity)()
@@ -45,14 +45,14 @@ class LlamaVocab:
         return tokens[: max(count, 0)]
 
     def piece(self, token: int) -> bytes:
-        """Bytes of one token as it appears in generated text: control tokens are empty."""
+        """Bytes of one token, as in generated text. Control tokens have no bytes."""
         found = self._pieces[token]
         if found is None:
             found = self._pieces[token] = self._read(token, special=False)
         return found
 
     def special_piece(self, token: int) -> bytes:
-        """Bytes of one token, control tokens as their text."""
+        """Bytes of one token. A control token gives its text."""
         found = self._special_pieces[token]
         if found is None:
             found = self._special_pieces[token] = self._read(token, special=True)
@@ -70,5 +70,5 @@ class LlamaVocab:
             size = -count
 
     def detokenize(self, tokens: Sequence[int]) -> str:
-        """Text of the ids, special tokens rendered, broken UTF-8 replaced."""
+        """Text of the ids, with the text of special tokens. Invalid UTF-8 is replaced."""
         return b"".join(map(self.special_piece, tokens)).decode("utf-8", "replace")

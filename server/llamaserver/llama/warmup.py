@@ -1,4 +1,4 @@
-"""The warm-up of a loaded model: the data for it, and the message if it fails."""
+"""The warm-up of a loaded model: its data, and the message after a failure."""
 
 import io
 from typing import Any
@@ -14,7 +14,7 @@ from .options import LoadOptions
 
 
 def warm_up(backend: Backend, context: Any, options: LoadOptions) -> None:
-    """Evaluate what requests will, on an empty cache that is empty again afterwards; raises ModelLoadError."""
+    """Evaluate the kinds of input that requests bring. The cache is empty before and after. Raises ModelLoadError."""
     scales = tuple(scale for _, scale in options.lora)
     served = warmup_steps.Served(
         tokens=_tokens(backend),
@@ -36,12 +36,12 @@ def warm_up(backend: Backend, context: Any, options: LoadOptions) -> None:
 
 def _tokens(backend: Backend) -> list[int]:
     if backend.info.vocab_type == lib.LLAMA_VOCAB_TYPE_NONE:
-        return [0]  # the library would abort
+        return [0]  # the library would end the process for a text
     return backend.vocab.tokenize(warmup_steps.TEXT, add_special=True, parse_special=False) or [0]
 
 
 def _picture(side: int = 64) -> bytes:
-    """A gradient, as PNG."""
+    """A gradient as PNG."""
     ramp = np.tile(np.linspace(0, 255, side, dtype=np.uint8), (side, 1))
     out = io.BytesIO()
     Image.fromarray(np.stack([ramp, ramp.T, np.full_like(ramp, 127)], axis=-1)).save(out, "PNG")
@@ -49,7 +49,7 @@ def _picture(side: int = 64) -> bytes:
 
 
 def _touch_experts(backend: Backend, context: Any) -> None:
-    """One row through all experts of a mixture, so that none has to be read from the disk for a request."""
+    """Evaluate one row through all experts of a mixture. So no request has to wait until one is read from the disk."""
     batch = Batch()
     batch.add(max(backend.vocab.bos, 0), 0, 0, True)
     lib.llama_set_warmup(context, True)

@@ -1,8 +1,8 @@
-"""What a server evaluates before it is ready, so that a failure is found before the first request.
+"""The steps of the warm-up. They find a failure before the server is ready for the first request.
 
-The backend is used as by requests: a prompt of a whole micro-batch, a shift, a single row, a copy,
-all slots in one batch, embeddings, an image, and a sampler over the logits. A crash ends the
-process here. A decode that fails, or numbers that are not finite, raise ModelLoadError.
+The steps use the backend as requests do: a prompt of a whole micro-batch, a shift, a single row, a copy, all
+slots in one batch, embeddings, an image, and a sampler over the logits. A crash ends the process here. A decode
+that fails, or a number that is not finite, raises ModelLoadError.
 """
 
 import logging
@@ -17,14 +17,14 @@ from ..interfaces.params import SamplingParams
 
 _log = logging.getLogger(__name__)
 TEXT = "The quick brown fox jumps over the lazy dog. Then it asks: what is 12 + 7?\n"
-_ENOUGH = 512  # rows of a prompt, where an embedding has filled a micro-batch before
+_ENOUGH = 512  # rows of a prompt, if an embedding has filled a micro-batch before
 _SHIFT = 8  # tokens that the shift drops
-_MIXED = 7  # rows of a prompt beside the single rows of others
+_MIXED = 7  # rows of a prompt in one batch with single rows of other slots
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What the server will do, and the data to try it with: token ids, and the bytes of an image or none."""
+    """The kinds of requests that the server will serve, and test data: token ids, and the bytes of an image or none."""
 
     tokens: Sequence[int]
     slots: int = 1
@@ -34,19 +34,19 @@ class Served:
 
 
 class WarmUp:
-    """One run over a backend. Its cache is empty before and afterwards."""
+    """One warm-up of a backend. Its cache is empty before and after."""
 
     def __init__(self, backend: Backend, served: Served) -> None:
         self._backend = backend
         self._served = served
         self._info = info = backend.info
-        self._cells = info.n_ctx if info.unified else info.n_ctx // info.n_seq_max  # that one sequence may have
+        self._cells = info.n_ctx if info.unified else info.n_ctx // info.n_seq_max  # cells for one sequence at most
         self._positions = min(self._cells, info.n_ctx_train or self._cells)
         self._slots = min(served.slots, info.n_ctx // 4) if info.unified else served.slots
         self._mixed = min(_MIXED, info.n_batch - 1) if info.unified and self._slots > 1 else 0
 
     def run(self) -> None:
-        """Evaluate what requests may ask for; raises ModelLoadError."""
+        """Evaluate the kinds of input that requests bring. Raises ModelLoadError."""
         rows = max(1, min(self._info.n_ubatch, self._positions))
         if self._served.embeds:
             self._embed(rows)
@@ -64,7 +64,7 @@ class WarmUp:
         for seq in range(self._info.n_seq_max):
             self._backend.seq_rm(seq, 0)
 
-    # ---- what requests do
+    # ---- steps
 
     def _embed(self, rows: int) -> None:
         batch = Batch()
@@ -76,7 +76,7 @@ class WarmUp:
         self._clear()
 
     def _prompt(self, rows: int) -> None:
-        """Evaluate a prompt, and keep as much of it as leaves room for the other steps."""
+        """Evaluate a prompt. Keep as much of it as leaves room for the other steps."""
         batch = Batch()
         row = self._add(batch, 0, rows)
         what = f"a prompt of {rows} tokens"
@@ -87,10 +87,10 @@ class WarmUp:
             room = min(room, self._info.n_ctx - self._slots - 1 - self._mixed)
         keep = max(0, min(rows, room))
         if keep < rows and not self._backend.seq_rm(0, keep):
-            self._clear()  # a recurrent state cannot go back
+            self._clear()  # a recurrent state cannot go back to an earlier position
 
     def _shift(self) -> None:
-        """Ask for a shift, which the next decode carries out."""
+        """Request a shift. The next decode carries it out."""
         end = self._backend.pos_max(0) + 1
         if self._served.shifts and self._info.can_shift and end > 2 * _SHIFT:
             self._backend.seq_rm(0, 0, _SHIFT)
@@ -109,7 +109,7 @@ class WarmUp:
             sampler.close()
 
     def _all_slots(self) -> None:
-        """Evaluate one row of each slot, and a few of the last one if the cache mixes prompts with single rows."""
+        """Evaluate one row of each slot. Add rows of the last slot if the cache mixes prompts with single rows."""
         if self._slots == 1:
             return
         self._backend.seq_cp(0, 1, self._backend.pos_max(0) + 1)
@@ -143,7 +143,7 @@ class WarmUp:
     # ---- rows and results
 
     def _add(self, batch: Batch, seq: int, count: int, *, every: bool = False) -> int:
-        """Append rows to a sequence. The last one, or every one, wants its output. Returns the last index."""
+        """Append rows to a sequence and return the last index. The last row, or every row, requests its output."""
         start = self._backend.pos_max(seq) + 1
         for position in range(start, start + count):
             token = self._served.tokens[position % len(self._served.tokens)]

@@ -1,7 +1,8 @@
-"""A folder of downloads that several servers share: which server uses which files, and removing unused ones.
+"""A folder of downloads that several servers share. Records the users of the files, and removes unused files.
 
-`KEY/.owners/OWNER` says that the spec of OWNER names the source whose files lie in KEY. `.users/OWNER.HOST`,
-touched by every pod, lists the KEYs that the pod uses. All ages are taken by the file system's clock.
+The file `KEY/.owners/OWNER` says that the spec of OWNER names the source of the files in KEY. Every pod touches
+its file `.users/OWNER.HOST`, which lists the KEYs that the pod uses. All ages are measured by the file system's
+clock.
 """
 
 import json
@@ -22,44 +23,44 @@ _TRASH = ".trash-"
 
 
 def escaped(owner: str) -> str:
-    """NAMESPACE/NAME as a file name without dots: what follows the first one is the host's."""
+    """NAMESPACE/NAME as a file name without dots. The host's name follows the first dot."""
     return quote(owner, safe="").replace(".", "%2E")
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What one pod of `owner` uses of the folder."""
+    """The use of the folder by one pod of `owner`."""
 
     folder: Path
     owner: str
     keys: tuple[str, ...]
-    prune_after: float = 600.0  # seconds without a touch after which a pod counts as gone
+    prune_after: float = 600.0  # seconds without a touch until the pod counts as gone
 
     def name(self) -> None:
-        """Record the owner at each key, before anything is downloaded there."""
+        """Record the owner at each key. Call this before a download to the key's folder."""
         for key in self.keys:
             owners = self.folder / key / ".owners"
             owners.mkdir(parents=True, exist_ok=True)
             (owners / escaped(self.owner)).touch()
 
     def use(self) -> float:
-        """Record that this pod uses its keys now; returns the file system's time."""
+        """Record that this pod uses its keys now. Returns the file system's time."""
         users = self.folder / ".users"
         users.mkdir(parents=True, exist_ok=True)
         mine = users / f"{escaped(self.owner)}.{socket.gethostname()}"
         text = json.dumps(self.keys)
         if mine.exists() and mine.read_text() == text:
-            mine.touch()  # which works on a full disk, too
+            mine.touch()  # works on a full disk, too
         else:
             files.write_atomically(mine, [text.encode()], durable=False)
         for key in self.keys:
             owners = self.folder / key / ".owners"
-            if owners.is_dir():  # a folder that nobody downloaded must not become one that is pruned
+            if owners.is_dir():  # only a downloaded folder gets owners, so pruning removes no other folder
                 (owners / escaped(self.owner)).touch()
         return mine.stat().st_mtime
 
     def prune(self) -> list[str]:
-        """Record the use, and remove what this owner named before and none of its pods uses. Returns the keys."""
+        """Record the use. Remove folders that this owner named before and none of its pods uses. Returns the keys."""
         now = self.use()
         used = self._used(now)
         removed = []
@@ -84,7 +85,7 @@ class Claim:
         return used
 
     def _dropped(self, owners: Path, now: float) -> bool:
-        """Remove this owner from a key that it no longer uses; True if no other owner is left."""
+        """Remove this owner from a key that it no longer uses. True if no other owner is left."""
         marker = owners / escaped(self.owner)
         with suppress(FileNotFoundError):  # another pod of the owner does the same
             if marker.exists():
@@ -92,13 +93,14 @@ class Claim:
                     return False
                 marker.unlink()
                 return not any(owners.iterdir())
-            # no owner: a pruner may have ended after the last marker and before the folder
+            # There is no owner. A pruner may have ended after it removed the last marker and before it removed the
+            # folder.
             return not any(owners.iterdir()) and now - owners.stat().st_mtime > self.prune_after
         return False
 
 
 def _remove(folder: Path) -> bool:
-    """Remove a key's folder, unless another owner named it meanwhile; renamed first, so that no reader sees a part."""
+    """Remove a key's folder, unless another owner has named it. A rename comes first, so no reader sees a part."""
     trash = folder.with_name(f"{_TRASH}{uuid.uuid4().hex}")
     try:
         folder.rename(trash)
@@ -116,8 +118,8 @@ def _remove(folder: Path) -> bool:
 
 
 async def keep(claim: Claim, *, prune: bool) -> None:
-    """Record the use until cancelled. With `prune`, remove what the owner no longer names."""
-    import asyncio  # costs `llamaserver fetch` half its time, where there is nothing to fetch
+    """Record the use until cancelled. With `prune`, remove the folders that the owner no longer names."""
+    import asyncio  # imported here: the import takes half the time of `llamaserver fetch` without downloads
 
     while True:
         try:

@@ -1,4 +1,4 @@
-"""The SHA-256 of a model, stored beside it, so that a start does not have to read 100 GB for it.
+"""The SHA-256 of a model, stored beside it. So a start does not have to read 100 GB to compute it.
 
 `FILE.sha256` is JSON: {sha256, size, mtime_ns}.
 """
@@ -15,15 +15,15 @@ _ENDING = ".sha256"
 
 
 def recorded(path: Path) -> str:
-    """The digest that was stored for the file as it is now; "" if there is none."""
+    """The digest that was stored for the file in its present state. "" if there is none."""
     return str(sidecar.read(path, _ENDING).get("sha256", ""))
 
 
 def sha256(path: Path) -> str:
-    """The digest of the file: the stored one, else computed, and stored if the folder can be written."""
+    """The stored digest of the file, or else the computed one. It is then stored, if the folder can be written."""
     if found := recorded(path):
         return found
-    status = path.stat()  # before reading: if another file takes the name meanwhile, the digest is not stored for that
+    status = path.stat()  # before the read: a file that takes the name during the read gets no digest
     found = compute(path)
     try:
         record(path, status, found)
@@ -39,5 +39,5 @@ def compute(path: Path) -> str:
 
 
 def record(path: Path, status: os.stat_result, digest: str) -> None:
-    """Store the digest of a file that has, or will get, the name `path`. `status` is that file's."""
+    """Store the digest of a file that has, or will get, the name `path`. `status` is the status of that file."""
     sidecar.write(path, _ENDING, status, {"sha256": digest})

@@ -1,4 +1,4 @@
-"""A model file at the place where the server needs it: from the cache if it is good there, else downloaded."""
+"""Brings a model file to the server's place for it: uses a good file in the cache, or downloads it."""
 
 import asyncio
 import dataclasses
@@ -22,21 +22,21 @@ Waiting = Callable[[bool], None]  # gets True when another process downloads the
 
 
 class _Found(enum.Enum):
-    """What lies at the target."""
+    """The kind of file at the target."""
 
     NOTHING = enum.auto()
-    OTHER = enum.auto()  # a file with another SHA-256; it stays until the right one is complete
+    OTHER = enum.auto()  # a file with another SHA-256. It stays until the right one is complete
     BROKEN = enum.auto()  # not a complete GGUF file
     SUSPECT = enum.auto()  # complete, but a server could not load it
     GOOD = enum.auto()
 
 
 def _nobody_waits(waiting: bool) -> None:
-    """The default: nobody is told."""
+    """The default: does nothing."""
 
 
 async def fetch_model(source: Source, target: Path, progress: Progress) -> Path:
-    """Download a model to `target`, or all its shards into that folder; the path of the (first) file."""
+    """Download a model to `target`, or all its shards into that folder. Returns the path of the (first) file."""
     urls = shard_urls(source.url)
     if len(urls) == 1:
         return await fetch(source, target, progress)
@@ -56,11 +56,11 @@ async def fetch(
     *,
     replace: bool = False,
 ) -> Path:
-    """Download one file unless a good one is there. Raises DownloadError.
+    """Download one file, unless a good one is there. Raises DownloadError.
 
-    A file that is not a complete GGUF file or has another SHA-256 than the source's is an error, or is replaced if
-    `replace` is set. For a file that a server could not load, the source is asked for another one. The old file
-    stays until then.
+    A file that is incomplete, is not GGUF, or has another SHA-256 than the source's is an error. With
+    `replace`, it is replaced. If a server could not load the file, the source is asked for another one. The old
+    file stays until then.
     """
 
     async def look() -> _Found:
@@ -94,7 +94,7 @@ def _lock_file(target: Path) -> Path:
 
 
 def _look(source: Source, target: Path, replace: bool) -> _Found:
-    """Find out what lies at the target, without asking a server."""
+    """Find the kind of file at the target, without a request to a server."""
     if origin.vouches(target, source.sha256):
         return _Found.GOOD
     if not target.exists():
@@ -125,7 +125,7 @@ def _compared(source: Source, target: Path, replace: bool) -> _Found:
 
 
 def _first_check(target: Path) -> str:
-    """Why a file that was not checked before is not a complete GGUF file; "" if it is one, which is recorded."""
+    """Check a file for the first time. Returns why it is not a complete GGUF file, or "" and records the check."""
     try:
         gguf_check.check(target)
     except NotGGUFError as error:
@@ -138,7 +138,7 @@ def _first_check(target: Path) -> str:
 
 
 def _is_damaged(target: Path) -> bool:
-    """Whether a file that a server could not load has changed since it was downloaded. It is read completely, once."""
+    """Whether a file that a server could not load has changed since its download. Reads the whole file, once."""
     expected = digest.recorded(target)
     if expected and not origin.is_intact(target):
         if digest.compute(target) != expected:

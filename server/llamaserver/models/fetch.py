@@ -1,9 +1,10 @@
-"""The command `llamaserver fetch`: bring models into a folder before the server starts, as an init container does.
+"""The command `llamaserver fetch`: an init container that brings models into a folder before the server starts.
 
-Exit codes: 0 all files are there, 1 failed, 2 usage, 130 and 143 for signals. The reason of a failure is in the
-termination log. Partial downloads stay, and the next start continues them.
+Exit codes: 0 all files are there, 1 failed, 2 usage, 130 and 143 for signals. The termination log has the
+reason of a failure. Partial downloads stay, and the next start continues them.
 
-At most starts of a pod all files are there. So this module imports little: the downloads are in models/fetch_run.py.
+At most starts of a pod, all files are there. So this module imports little. The downloads are in
+models/fetch_run.py.
 """
 
 import argparse
@@ -30,7 +31,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(argv: Sequence[str], environ: Mapping[str, str]) -> argparse.Namespace:
-    """The command line after `fetch`; DownloadError BadSpec says what is wrong."""
+    """Parse the command line after `fetch`. Raises DownloadError BadSpec with the mistake."""
     parser = _Parser("llamaserver fetch", allow_abbrev=False, description="Download models into a shared folder.")
     models, port = environ.get("LLAMA_ARG_MODELS_DIR", "models"), environ.get("LLAMA_ARG_MANAGEMENT_PORT", "0")
     parser.add_argument("--models-dir", type=Path, default=models, metavar="DIR", help="folder for downloads")
@@ -54,20 +55,20 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> argparse.Namespace
 
 
 def is_there(args: argparse.Namespace, environ: Mapping[str, str]) -> bool:
-    """Record the use of the files; True if all are there, and good according to the records beside them."""
+    """Record the use of the files. True if the records beside the files say that all are there and good."""
     try:
         files = [file for text in args.file for file in wanted(text, environ)]
         if args.owner:
             claim = cache.Claim(args.models_dir, args.owner, keys(files))
-            claim.name()  # first, so that no other server removes the files as unused
+            claim.name()  # first, so no other server removes the files as unused
             claim.use()
         return all(origin.vouches(args.models_dir / file.path, file.source.sha256) for file in files)
     except (DownloadError, OSError):
-        return False  # models/fetch_run.py gets the same error, and reports it
+        return False  # models/fetch_run.py gets the same error and reports it
 
 
 def main(argv: Sequence[str]) -> NoReturn:
-    """Run the command; does not return."""
+    """Run the command. Does not return."""
     try:
         args = parse(argv, os.environ)
     except DownloadError as error:

@@ -23,10 +23,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Progress:
-    """The state of the command. Sizes are of all files together, 0 while one is not known."""
+    """The state of the command. Sizes are of all files together, 0 while a size is not known."""
 
     file: str = ""
-    sizes: dict[str, int] = field(default_factory=dict)  # announced, by path
+    sizes: dict[str, int] = field(default_factory=dict)  # announced sizes, by path
     have: dict[str, int] = field(default_factory=dict)
     waiting: bool = False
     error: str = ""
@@ -43,9 +43,9 @@ class Progress:
 
 
 async def fetch_all(files: Sequence[Wanted], folder: Path, progress: Progress) -> None:
-    """One file after the other."""
+    """Fetch one file after the other."""
     progress.sizes = {file.path: 0 for file in files}
-    if len(files) > 1:  # a single one tells its size itself
+    if len(files) > 1:  # the download of a single file reports the size itself
         async with http_client.session() as client:
             for file in files:
                 if not (folder / file.path).exists():
@@ -68,7 +68,7 @@ async def fetch_all(files: Sequence[Wanted], folder: Path, progress: Progress) -
 
 
 def management_app(progress: Progress) -> web.Application:
-    """The paths of a server's management port, before there is a server."""
+    """The paths of a server's management port, for the time before the server starts."""
     registry = CollectorRegistry()
     download_bytes = Gauge("llamaserver:download_bytes", "Bytes of the files received so far.", registry=registry)
     total_bytes = Gauge("llamaserver:download_total_bytes", "Bytes of all files, 0 if unknown.", registry=registry)
@@ -99,7 +99,7 @@ def management_app(progress: Progress) -> web.Application:
 
 
 async def run(args: argparse.Namespace, environ: Mapping[str, str]) -> None:
-    """Fetch, with the management port open and the use recorded in the folder."""
+    """Fetch the files. Meanwhile, serve the management port and record the use of the folder."""
     files = [file for text in args.file for file in wanted(text, environ)]
     progress = Progress()
     runner = web.AppRunner(management_app(progress), access_log=None, shutdown_timeout=0.5)
@@ -143,7 +143,7 @@ def _name(claim: cache.Claim) -> None:
 
 
 def _make_room(claim: cache.Claim) -> bool:
-    """Remove what the owner no longer names and none of its pods uses. A server would do so, but waits for this."""
+    """Remove folders that the owner no longer names and none of its pods uses. The server does so only after this."""
     try:
         return bool(claim.prune())
     except (OSError, ValueError) as error:
@@ -171,13 +171,13 @@ async def _until_signal(args: argparse.Namespace, environ: Mapping[str, str]) ->
 
 
 def main(args: argparse.Namespace) -> NoReturn:
-    """Fetch; does not return."""
+    """Fetch the files. Does not return."""
     crash_log = termination.CrashLog(args.termination_log)
     crash_log.catch_crashes()
     crash_log.phase("download")
     code = asyncio.new_event_loop().run_until_complete(_exit_code(args, crash_log))
     logging.shutdown()
-    # Without closing the loop and the interpreter: both wait for threads, which may be reading 100 GB.
+    # Exits without closing the loop and the interpreter. Both wait for threads, which may be reading 100 GB.
     os._exit(code)
 
 

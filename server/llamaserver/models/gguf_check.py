@@ -1,8 +1,8 @@
-"""Whether a file is a complete GGUF file, by its header. Every count and length in the header is checked.
+"""Checks by the header that a file is a complete GGUF file. Every count and length in the header is checked.
 
-This is a reader of our own. The `gguf` package maps the file into memory, makes an object of each value and needs
-NumPy. The reader of llama.cpp is part of the model library, which `llamaserver fetch` does not load.
-A quantization or a version of the format that this reader does not know is no reason to refuse a file.
+This is our own reader. The `gguf` package maps the file into memory, makes an object of each value and needs
+NumPy. The reader of llama.cpp is part of the model library, which `llamaserver fetch` does not load. A file
+with a quantization or a format version that this reader does not know is accepted.
 """
 
 from pathlib import Path
@@ -17,17 +17,17 @@ TYPES: Final = {
     23: (256, 136), 24: (1, 1), 25: (1, 2), 26: (1, 4), 27: (1, 8), 28: (1, 8), 29: (256, 56), 30: (1, 2),
     34: (256, 54), 35: (256, 66), 39: (32, 17), 40: (64, 36), 41: (128, 18), 42: (64, 18),
 }  # fmt: skip
-_NEWEST = 3  # version of the format
-_WIDTHS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # bytes of a value, by its type
+_NEWEST = 3  # the newest known version of the format
+_WIDTHS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # bytes of a value, by type number
 _UINT32, _STRING, _ARRAY = 4, 8, 9
-_LEAST = {**_WIDTHS, _STRING: 8, _ARRAY: 12}  # bytes that a value takes at least
-_WINDOW = 1 << 20  # bytes to read at once
-_MOST_VALUES = 1 << 24  # values of varying length: the largest vocabularies have a million
+_LEAST = {**_WIDTHS, _STRING: 8, _ARRAY: 12}  # smallest number of bytes of a value
+_WINDOW = 1 << 20  # bytes of one read
+_MOST_VALUES = 1 << 24  # values of varying length. The largest vocabularies have a million
 _LONGEST_NAME = 65_535  # bytes
-_DEEPEST = 4  # arrays in arrays
+_DEEPEST = 4  # levels of arrays in arrays
 _MOST_DIMENSIONS = 8
 
-# how files of other formats begin
+# The first bytes of files in other formats.
 _OTHERS = {
     b"\x1f\x8b": "gzip",
     b"PK\x03\x04": "a ZIP archive",
@@ -48,7 +48,7 @@ class NotGGUFError(Exception):
 
 
 class CutOffError(NotGGUFError):
-    """The file is shorter than its header says. `needed` is its least complete size in bytes."""
+    """The file is shorter than its header says. `needed` is the smallest complete size in bytes."""
 
     def __init__(self, size: int, needed: int) -> None:
         super().__init__(f"is not a complete GGUF file: it has {size:,} bytes, but its header requires {needed:,}")
@@ -56,7 +56,7 @@ class CutOffError(NotGGUFError):
 
 
 def check_begin(head: bytes) -> None:
-    """Raise NotGGUFError when no GGUF begins with these bytes: the first 64, or all when there are fewer."""
+    """Raise NotGGUFError if no GGUF file begins with these bytes: the first 64, or all bytes of a shorter file."""
     if head.startswith(MAGIC):
         return
     if not head:
@@ -68,7 +68,7 @@ def check_begin(head: bytes) -> None:
 
 
 def _quoted(head: bytes) -> str:
-    """The first line when it is text, else bytes."""
+    """The first line if it is text, else the bytes."""
     line = head.lstrip()[:60].decode(errors="ignore").partition("\n")[0].strip()
     if len(line) >= 4 and line.isprintable():
         return f'"{line[:40]}"'
@@ -76,7 +76,7 @@ def _quoted(head: bytes) -> str:
 
 
 def check(path: Path) -> None:
-    """Raise NotGGUFError unless the file holds all that its header promises; OSError when it cannot be read."""
+    """Raise NotGGUFError if data that the header announces are missing. Raise OSError if the file cannot be read."""
     with path.open("rb") as file:
         size = path.stat().st_size
         check_begin(file.read(64))
@@ -90,16 +90,16 @@ def _broken(what: str) -> NotGGUFError:
 
 
 class _Reader:
-    """Little-endian numbers from the front of a file. Beyond its end: NotGGUFError."""
+    """Reads little-endian numbers from the front of a file. Raises NotGGUFError beyond its end."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file, self._size = file, size
-        self._window, self._start, self._at = b"", 0, 0  # bytes, where they begin in the file, place in them
+        self._window, self._start, self._at = b"", 0, 0  # bytes, their offset in the file, position in them
         self._values = _MOST_VALUES
 
     @property
     def at(self) -> int:
-        """Place in the file."""
+        """Position in the file."""
         return self._start + self._at
 
     def number(self, width: int) -> int:
@@ -122,7 +122,7 @@ class _Reader:
         self._at += count
 
     def count(self, least: int, what: str) -> int:
-        """A number of things of at least `least` bytes each, checked against the rest of the file."""
+        """Read a number of items of at least `least` bytes each, and check it against the rest of the file."""
         count = self.number(8)
         self._need(count * least)
         if count > self._values:
@@ -139,12 +139,12 @@ class _Reader:
         self._start, self._at = self.at, 0
         self._file.seek(self._start)
         self._window = self._file.read(max(least, _WINDOW))
-        if len(self._window) < least:  # another process has cut it meanwhile
+        if len(self._window) < least:  # another process has truncated the file
             raise CutOffError(self._start + len(self._window), self._start + least)
 
 
 def _end(reader: _Reader) -> int:
-    """Where the data of the last tensor end, as far as that is known."""
+    """The end of the last tensor's data, as far as it is known."""
     reader.skip(len(MAGIC))
     version = reader.number(4)
     if version & 0xFFFF == 0:
@@ -174,7 +174,7 @@ def _alignment(reader: _Reader, kind: int) -> int:
 
 
 def _skip(reader: _Reader, kind: int, depth: int = 0) -> None:
-    """Go beyond a value."""
+    """Skip a value."""
     if kind in _WIDTHS:
         reader.skip(_WIDTHS[kind])
     elif kind == _STRING:
@@ -191,7 +191,7 @@ def _skip_array(reader: _Reader, depth: int) -> None:
         reader.skip(reader.number(8) * _WIDTHS[kind])
         return
     count = reader.count(_LEAST.get(kind, 1), "values")
-    if kind == _STRING:  # a vocabulary: no more calls than needed
+    if kind == _STRING:  # a vocabulary: needs few calls
         for _ in range(count):
             reader.skip(reader.number(8))
         return
@@ -200,12 +200,12 @@ def _skip_array(reader: _Reader, depth: int) -> None:
 
 
 def _tensor(reader: _Reader) -> int:
-    """Where the data of the tensor end, from the beginning of all data."""
+    """The end of the tensor's data, relative to the beginning of all data."""
     reader.text("a name")
     n_dimensions, elements = reader.number(4), 1
     if n_dimensions > _MOST_DIMENSIONS:
         raise _broken(f"a tensor has {n_dimensions:,} dimensions")
     for _ in range(n_dimensions):
         elements *= reader.number(8)
-    block, width = TYPES.get(reader.number(4), (1, 0))  # of an unknown type: no less than where it begins
+    block, width = TYPES.get(reader.number(4), (1, 0))  # of an unknown type, only the beginning is known
     return reader.number(8) + elements // block * width

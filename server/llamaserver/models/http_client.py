@@ -1,4 +1,4 @@
-"""Requests to the servers that have models: what an answer means, and when to try again."""
+"""Requests to the servers that have models: the meaning of their responses, and the time of the next attempt."""
 
 import asyncio
 import logging
@@ -16,24 +16,24 @@ from .source import Source, shown
 
 _log = logging.getLogger(__name__)
 _ATTEMPTS = 6
-_FIRST_DELAY = 0.5  # seconds before the second attempt; doubled for each further one
+_FIRST_DELAY = 0.5  # seconds before the second attempt, doubled for each further one
 _LONGEST_DELAY = 30.0
-_LONGEST_WAIT = 300.0  # seconds, when the server asks for more
+_LONGEST_WAIT = 300.0  # seconds, for a server that asks for a longer wait
 
 _REASONS = {401: "Unauthorized", 403: "Unauthorized", 404: "ModelNotFound", 410: "ModelNotFound"}
 
 T = TypeVar("T")
-Retrying = Callable[[str], None]  # what went wrong, and when it is tried again
+Retrying = Callable[[str], None]  # gets the failure and the time of the next attempt, as text
 
 
 def session() -> aiohttp.ClientSession:
-    """A client without a limit for the whole answer, but with one for each read."""
+    """A client without a time limit for the whole response, but with one for each read."""
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=READ)
     return aiohttp.ClientSession(trust_env=True, timeout=timeout, headers={"Accept-Encoding": "identity"})
 
 
 def nobody(_: str) -> None:
-    """The default: nobody is told."""
+    """The default: does nothing."""
 
 
 async def retried(
@@ -41,7 +41,7 @@ async def retried(
 ) -> T:
     """Call until it succeeds, with growing delays. Raises DownloadError after too many failures without progress.
 
-    `have` returns how many bytes the next attempt need not download again.
+    `have` returns the number of bytes that the next attempt need not download again.
     """
     failures, before = 0, have()
     while True:
@@ -65,11 +65,11 @@ async def retried(
             await asyncio.sleep(delay)
 
 
-# ---- answers
+# ---- responses
 
 
 def check_status(response: aiohttp.ClientResponse, source: Source) -> None:
-    """Raise DownloadError for a lasting failure, RetryableError for one that may pass."""
+    """Raise DownloadError for a lasting failure, RetryableError for a temporary one."""
     status = response.status
     if status >= 500 or status in (408, 425, 429):
         wait = _wait(response.headers.get("Retry-After", ""))
@@ -90,7 +90,7 @@ def check_status(response: aiohttp.ClientResponse, source: Source) -> None:
 
 
 def redirected(response: aiohttp.ClientResponse) -> str:
-    """The URL that the answer came from, if there was a redirect."""
+    """The URL that the response came from, if there was a redirect."""
     first = response.history[0].url if response.history else response.url
     return shown(str(response.url)) if response.url != first else ""
 
@@ -103,7 +103,7 @@ def _phrase(response: aiohttp.ClientResponse) -> str:
 
 
 def _refused(response: aiohttp.ClientResponse, source: Source) -> str:
-    """Which credentials were sent, and what may be missing."""
+    """The credentials that were sent, and the ones that may be missing."""
     sent = response.request_info.headers.get("Authorization", "")
     if sent.startswith("Basic "):
         return "the user and the password of the URL were refused"
@@ -121,7 +121,7 @@ def _refused(response: aiohttp.ClientResponse, source: Source) -> str:
 
 
 def _wait(value: str) -> float:
-    """The seconds of a Retry-After, which is a number or a date; 0 if there is none or it cannot be read."""
+    """The seconds of a Retry-After header: a number or a date. 0 if there is none or it cannot be read."""
     if value.isascii() and value.isdigit():
         return float(value[:9])
     try:

@@ -1,4 +1,4 @@
-"""Why a request failed, as text for users: without names of classes, and without credentials of URLs."""
+"""The reason of a failed request as text for users. It has no class names and no credentials from URLs."""
 
 import os
 import ssl
@@ -10,9 +10,9 @@ import aiohttp
 
 from .source import shown
 
-CONNECT: Final = 30.0  # seconds to a connection
+CONNECT: Final = 30.0  # seconds until the connection
 READ: Final = 60.0  # seconds without any byte
-_LONGEST = 200  # letters of what a server says
+_LONGEST = 200  # letters of a server's message
 _UNTRUSTED = (18, 19, 20, 21)  # OpenSSL's codes for a certificate without a trusted issuer
 
 
@@ -24,7 +24,7 @@ class RetryableError(Exception):
         self.wait = wait
 
 
-# what a request raises, apart from failures of this machine's disk
+# The exceptions of a request, except failures of this machine's disk.
 FAILURES: Final = (RetryableError, aiohttp.ClientError, TimeoutError, ConnectionError, ValueError)
 _LASTING = (
     aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError, aiohttp.ClientSSLError, aiohttp.TooManyRedirects, ValueError,
@@ -42,7 +42,7 @@ def explain(error: Exception) -> str:
 
 
 def printable(text: str) -> str:
-    """The text of a server on one line, at most 200 characters."""
+    """A server's text on one line, at most 200 characters."""
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())[:_LONGEST]
 
 
@@ -76,7 +76,7 @@ def _unreachable(error: aiohttp.ClientConnectorError) -> str:
 
 
 def _why(error: OSError) -> str:
-    """The text of the operating system: that of asyncio has addresses and names of functions."""
+    """The text of the operating system. The text of asyncio contains addresses and function names."""
     if error.errno is not None and error.errno > 0:
         return os.strerror(error.errno)
     return printable(error.strerror or "") or "no answer"
@@ -99,7 +99,7 @@ def _elsewhere(error: aiohttp.ClientError) -> str:
     return f"the server redirects to {shown(str(error.args[0]))}, which is not an HTTP address"
 
 
-# The first kind that fits is used, so special ones stand before general ones.
+# The first type that fits is used. So special types stand before general ones.
 _TEXTS: tuple[tuple[type[Exception], Callable[[Any], str]], ...] = (
     (RetryableError, str),
     (aiohttp.ClientConnectorCertificateError, _untrusted),

@@ -1,6 +1,6 @@
 """Hugging Face repositories: the URL of a file, and the file of a quantization.
 
-HF_ENDPOINT names a mirror. HF_TOKEN gives access to what is not public.
+HF_ENDPOINT names a mirror. HF_TOKEN gives access to repositories that are not public.
 """
 
 import re
@@ -18,12 +18,12 @@ _TOKEN = "HF_TOKEN"  # noqa: S105  a variable's name
 
 
 def source(repo: str, file: str, revision: str, environ: Mapping[str, str]) -> Source:
-    """The file of a repository, through HF_ENDPOINT and with HF_TOKEN where they are set."""
+    """The file of a repository. HF_ENDPOINT and HF_TOKEN apply if they are set."""
     return _source(f"{quote(repo)}/resolve/{quote(revision, safe='')}/{quote(file)}", repo, environ)
 
 
 async def choose_file(repo: str, quant: str, revision: str, environ: Mapping[str, str]) -> str:
-    """The GGUF file of a repository for a quantization such as Q4_K_M ("" takes Q4_K_M, else the first)."""
+    """The GGUF file of a repository for a quantization such as Q4_K_M. "" takes Q4_K_M, or else the first file."""
     from .http_client import retried, session
 
     listed = _source(f"api/models/{quote(repo)}/revision/{quote(revision, safe='')}", repo, environ)
@@ -31,7 +31,7 @@ async def choose_file(repo: str, quant: str, revision: str, environ: Mapping[str
         listing = await retried(listed.url, lambda: _listing(client, listed))
     names = sorted(str(item.get("rfilename", "")) for item in listing.get("siblings", []))
     models = [name for name in names if name.endswith(".gguf") and "mmproj" not in name]
-    # whole words: F16 must not find BF16, nor Q4_K a file of Q4_K_M
+    # Whole words only: F16 must not find BF16, and Q4_K must not find a file of Q4_K_M.
     wanted = re.compile(rf"(?<![a-z0-9]){re.escape(quant or 'Q4_K_M')}(?![a-z0-9_])", re.IGNORECASE)
     found = [name for name in models if wanted.search(name)] or ([] if quant else models)
     if not found:

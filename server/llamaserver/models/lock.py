@@ -1,8 +1,8 @@
-"""One downloader at a time among processes, pods and nodes that share a folder.
+"""Allows one downloader at a time among the processes, pods and nodes that share a folder.
 
-The lock is a file that only one process can create (O_EXCL), and that its holder touches regularly. Another
-process takes it over when it was not touched for long. The clock is that of the file system, so the clocks of
-the nodes do not matter. On the same kernel, flock shows at once that the holder has ended.
+The lock is a file that only one process can create (O_EXCL). Its holder touches it regularly. Another process
+takes over a lock that was not touched for long. All times are the file system's, so the clocks of the nodes do
+not matter. On the same kernel, flock shows at once that the holder has ended.
 """
 
 import asyncio
@@ -20,20 +20,20 @@ from pathlib import Path
 
 _log = logging.getLogger(__name__)
 _BEAT = 5.0  # seconds between touches
-_STALE = 60.0  # seconds without a touch after which the holder counts as dead
-_FIRST_LOOK, _LONGEST_LOOK = 0.25, 5.0  # seconds between looks at the lock of another process
+_STALE = 60.0  # seconds without a touch until the holder counts as dead
+_FIRST_LOOK, _LONGEST_LOOK = 0.25, 5.0  # seconds between two checks of another process's lock
 
 
 class LockLostError(Exception):
-    """Another process has taken over the lock, as this one has not touched it for long."""
+    """Another process has taken over the lock, because this process has not touched it for long."""
 
 
 @dataclass(slots=True)
 class Lock:
-    """A lock that is held."""
+    """A lock that this process holds."""
 
     path: Path
-    file: int  # open descriptor, flocked where the file system can
+    file: int  # open descriptor, with flock if the file system supports it
     lost: bool = False
 
     def check(self) -> None:
@@ -42,13 +42,13 @@ class Lock:
             raise LockLostError(str(self.path))
 
     def touch(self) -> None:
-        """Show that the holder is alive. Raises LockLostError if it does not hold the lock any more."""
+        """Show that the holder is alive. Raises LockLostError if this process does not hold the lock any more."""
         self.lost = self.lost or not _is_at(self.file, self.path)
         self.check()
         os.utime(self.file)
 
     async def beat(self) -> None:
-        """Touch until cancelled, or lost."""
+        """Touch the lock until cancelled or until it is lost."""
         while not self.lost:
             await asyncio.sleep(_BEAT)
             try:
@@ -59,7 +59,7 @@ class Lock:
                 _log.warning("cannot touch %s: %s", self.path, error)
 
     def release(self) -> None:
-        """Release the lock, and remove files that ended waiters have left."""
+        """Release the lock. Remove the files of waiting processes that have ended."""
         with suppress(OSError):
             if _is_at(self.file, self.path):
                 self.path.unlink()
@@ -90,7 +90,7 @@ async def _acquired(path: Path, on_wait: Callable[[bool], None]) -> Lock:
                 on_wait(True)
             if await asyncio.to_thread(_taken_from_the_dead, path, clock):
                 continue
-            await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311  waiters take turns looking
+            await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311  processes check at different times
             pause = min(_LONGEST_LOOK, pause * 2)
         return lock
     finally:
@@ -100,15 +100,15 @@ async def _acquired(path: Path, on_wait: Callable[[bool], None]) -> Lock:
 
 
 def _create(path: Path) -> Lock | None:
-    """The lock; None if another process holds it."""
+    """Create the lock. None if another process holds it."""
     try:
         file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644)
     except FileExistsError:
         return None
     try:
-        with suppress(OSError):  # without flock, the touches alone have to do
+        with suppress(OSError):  # without flock, only the touches show the holder
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # written last: whoever reads it may rely on the flock
+        # Written last: a process that reads it may rely on the flock.
         os.write(file, json.dumps({"kernel": _kernel(), "host": socket.gethostname(), "pid": os.getpid()}).encode())
     except OSError:
         path.unlink(missing_ok=True)
@@ -118,23 +118,24 @@ def _create(path: Path) -> Lock | None:
 
 
 def _taken_from_the_dead(path: Path, clock: Path) -> bool:
-    """Remove the lock if its holder has ended; True if the next try need not wait."""
+    """Remove the lock if its holder has ended. True if the next try need not wait."""
     now = _time_there(clock)
     try:
-        file = os.open(path, os.O_RDONLY)  # opening asks a network file system for the truth
+        file = os.open(path, os.O_RDONLY)  # opening makes a network file system read the current state
     except FileNotFoundError:
         return True
     try:
         if now - os.fstat(file).st_mtime <= _STALE and not _holder_died_here(file):
             return False
-        # While the flock is ours, nobody on this kernel takes the same lock; the rest is for other kernels.
+        # We hold the flock, so nobody on this kernel takes the same lock. The calls below protect against other
+        # kernels.
         return _is_at(file, path) and _set_aside(file, path)
     finally:
         os.close(file)
 
 
 def _time_there(clock: Path) -> float:
-    """The file system's time: that of a file touched now."""
+    """The file system's current time, measured by touching a file."""
     file = os.open(clock, os.O_CREAT | os.O_RDWR, 0o644)
     try:
         os.utime(file)
@@ -144,7 +145,7 @@ def _time_there(clock: Path) -> float:
 
 
 def _holder_died_here(file: int) -> bool:
-    """Whether the holder ran on this kernel and has ended, so that its flock is gone."""
+    """Whether the holder ran on this kernel and has ended. Its flock is free then."""
     kernel = _kernel()
     if not kernel or kernel.encode() not in os.read(file, 4096):
         return False
@@ -156,7 +157,7 @@ def _holder_died_here(file: int) -> bool:
 
 
 def _set_aside(file: int, path: Path) -> bool:
-    """Take the judged lock away. What was renamed may be a fresh one by now: then it goes back."""
+    """Take the checked lock away. If another lock has replaced it in the meantime, that lock is put back."""
     aside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         path.rename(aside)
@@ -166,14 +167,14 @@ def _set_aside(file: int, path: Path) -> bool:
     if judged:
         _log.warning("took over %s from a process that has ended", path)
     else:
-        with suppress(OSError):  # or whoever made it notices at the next touch
+        with suppress(OSError):  # otherwise its owner notices the loss at the next touch
             os.link(aside, path)
     aside.unlink(missing_ok=True)
     return judged
 
 
 def _is_at(file: int, path: Path) -> bool:
-    """Whether the open file still has this name; asked by opening, past the caches of network file systems."""
+    """Whether the open file still has this name. Opens the path again, because network file systems cache it."""
     try:
         other = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -185,7 +186,7 @@ def _is_at(file: int, path: Path) -> bool:
 
 
 def _kernel() -> str:
-    """What is equal in all containers of one running kernel; "" where that cannot be told."""
+    """An identifier that all containers of one running kernel share. "" if it cannot be read."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:

@@ -1,7 +1,8 @@
-"""Where a cached file came from, stored beside it, and whether a server failed to load it.
+"""The origin of a cached file, stored beside it. Also a record of a failed load by a server.
 
-`FILE.origin` is JSON: {url, etag, last_modified, at}. A file that has one was checked: it is a complete GGUF file.
-`FILE.suspect` says that a server could not load the file. Then the next download asks the source for another one.
+`FILE.origin` is JSON: {url, etag, last_modified, at}. A file with an origin was checked: it is a complete GGUF
+file. `FILE.suspect` says that a server could not load the file. Then the next download asks the source for
+another one.
 """
 
 import os
@@ -22,24 +23,24 @@ _ORIGIN, _SUSPECT = ".origin", ".suspect"
 class Origin:
     """One download. All fields are "" for a file of an older version, or one that was there before."""
 
-    url: str = ""  # without credentials, so that it can be shown
+    url: str = ""  # without credentials, so it can be shown
     etag: str = ""
     last_modified: str = ""
     at: str = ""  # ISO 8601, UTC
 
 
 def now() -> str:
-    """The time of a download."""
+    """The current time, as the time of a download."""
     return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def record(path: Path, status: os.stat_result, origin: Origin) -> None:
-    """Store it for a file that has, or will get, the name `path`. `status` is that file's. Raises OSError."""
+    """Store the origin of a file that has, or will get, the name `path`. `status` is that file's. Raises OSError."""
     sidecar.write(path, _ORIGIN, status, asdict(origin))
 
 
 def of(path: Path) -> Origin | None:
-    """The origin of the file as it is now; None if it is not known."""
+    """The origin of the file in its present state. None if it is not known."""
     kept = sidecar.read(path, _ORIGIN)
     try:
         return Origin(*(str(kept[name]) for name in Origin.__slots__))
@@ -48,13 +49,13 @@ def of(path: Path) -> Origin | None:
 
 
 def told(path: Path) -> str:
-    """When and from where the file came: ", downloaded at … from …"; "" when that is not known."""
+    """Time and source of the file's download: ", downloaded at … from …". "" if they are not known."""
     found = of(path)
     return f", downloaded at {found.at} from {found.url}" if found and found.at else ""
 
 
 def vouches(path: Path, sha256: str) -> bool:
-    """Whether the records beside a file say that it is the right one, and good. The file itself is not read."""
+    """Whether the records beside a file say that it is the right one, and good. Does not read the file itself."""
     known = digest.recorded(path) == sha256.lower() if sha256 else of(path) is not None
     return known and not is_suspect(path)
 
@@ -67,17 +68,17 @@ def suspect(path: Path) -> None:
 
 
 def is_suspect(path: Path) -> bool:
-    """Whether the file as it is now could not be loaded."""
+    """Whether the file in its present state could not be loaded."""
     return bool(sidecar.read(path, _SUSPECT))
 
 
 def is_intact(path: Path) -> bool:
-    """Whether a suspect file was found to have the bytes that were downloaded."""
+    """Whether a check found that a suspect file has the bytes of its download."""
     return bool(sidecar.read(path, _SUSPECT).get("intact"))
 
 
 def set_intact(path: Path) -> None:
-    """Record that, if the folder can be written."""
+    """Record that a suspect file has the bytes of its download, if the folder can be written."""
     with suppress(OSError):
         sidecar.write(path, _SUSPECT, path.stat(), {"intact": True})
 
@@ -89,7 +90,7 @@ def trust(path: Path) -> None:
 
 
 def blamed(error: ModelLoadError) -> ModelLoadError:
-    """Mark the file whose load has failed as suspect, if it was downloaded; returns the error with its origin."""
+    """Mark a downloaded file as suspect after a failed load. Returns the error with the file's origin."""
     path = Path(error.file)
     if not error.file or of(path) is None:
         return error
@@ -100,7 +101,7 @@ def blamed(error: ModelLoadError) -> ModelLoadError:
 
 
 def praise(paths: Iterable[Path]) -> None:
-    """Remove the suspicion from files that were loaded."""
+    """Remove the records of failed loads from files that were loaded."""
     for path in paths:
         for name in shards(path.name):
             trust(path.with_name(name))

@@ -1,4 +1,4 @@
-"""Small JSON files beside a large one. They are valid as long as the large file has the same size and time."""
+"""Small JSON files beside a large one. They are valid while the large file has the same size and time."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from .. import files
 
 
 def read(path: Path, ending: str) -> dict[str, Any]:
-    """What was stored about the file as it is now; empty if there is nothing."""
+    """The values that were stored for the file in its present state. Empty if there are none."""
     try:
         kept = json.loads(_beside(path, ending).read_bytes())
         return dict(kept) if _stamp(path.stat()).items() <= kept.items() else {}
@@ -25,7 +25,7 @@ def write(path: Path, ending: str, status: os.stat_result, values: Mapping[str, 
 
 
 def remove(path: Path, ending: str) -> None:
-    """Remove it. Raises OSError if the folder cannot be written."""
+    """Remove the stored values. Raises OSError if the folder cannot be written."""
     _beside(path, ending).unlink(missing_ok=True)
 
 

@@ -11,29 +11,29 @@ _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where one file comes from, and what it must hash to ("" when unknown)."""
+    """The source of one file, and its SHA-256 ("" if unknown)."""
 
     url: str
     sha256: str = ""
     headers: tuple[tuple[str, str], ...] = ()
-    token_name: str = ""  # the variable that a token is taken from, "": there is none
-    page: str = ""  # of the model, where its licence can be accepted
+    token_name: str = ""  # the variable that holds the token, "" without one
+    page: str = ""  # page of the model, where its licence can be accepted
 
 
 def shown(url: str) -> str:
-    """A URL without its user, password and query, which may be secrets, as in signed URLs."""
+    """A URL without its user, password and query. These may be secrets, as in signed URLs."""
     try:
         parts = urlsplit(url)
         host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
         port = f":{parts.port}" if parts.port else ""
-    except ValueError:  # in what is not a URL, a secret may be anywhere
+    except ValueError:  # a text that is no URL may contain a secret anywhere
         return f"{url.partition('://')[0]}://…" if "://" in url else "…"
     query = "?…" if parts.query else ""
     return f"{parts.scheme}://{host}{port}{parts.path}{query}" if parts.netloc else f"{parts.path}{query}"
 
 
 def is_http(url: str) -> bool:
-    """Whether it is an HTTP address."""
+    """Whether the text is an HTTP address."""
     try:
         parts = urlsplit(url)
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -49,9 +49,9 @@ def _split(url: str) -> SplitResult:
 
 
 def bearer(url: str, token: str) -> tuple[tuple[str, str], ...]:
-    """The header for a token, unless the URL has a user of its own. A token from a Secret often ends in a line break.
+    """The header for a token, unless the URL has its own user. A token from a Secret often ends in a line break.
 
-    DownloadError BadSpec for what can stand in no header.
+    Raises DownloadError BadSpec for characters that no header may contain.
     """
     token = token.strip()
     if not token or "@" in _split(url).netloc:
@@ -62,7 +62,7 @@ def bearer(url: str, token: str) -> tuple[tuple[str, str], ...]:
 
 
 def file_name(url: str) -> str:
-    """The last part of the URL's path; ModelLoadError when that is no file name."""
+    """The last part of the URL's path. Raises ModelLoadError if that is no file name."""
     name = unquote(_split(url).path).rsplit("/", 1)[-1]
     if not name or name in (".", "..") or "/" in name or "\0" in name:
         raise ModelLoadError(f"the URL {shown(url)} names no file")
@@ -70,7 +70,7 @@ def file_name(url: str) -> str:
 
 
 def shards(name: str) -> list[str]:
-    """The names of all parts of a split model, given that of one; otherwise the name itself."""
+    """The names of all parts of a split model, from the name of one part. For other files, the name itself."""
     found = _SHARD.search(name)
     if not found:
         return [name]
@@ -79,6 +79,6 @@ def shards(name: str) -> list[str]:
 
 
 def shard_urls(url: str) -> list[str]:
-    """The same for a URL, whose query stays."""
+    """The URLs of all parts of a split model, from the URL of one part. The query stays."""
     path = _split(url).path
     return [url.replace(path, part) for part in shards(path)] if _SHARD.search(path) else [url]

@@ -1,4 +1,4 @@
-"""The argument of `llamaserver fetch --file`, read and checked: {path, huggingFace | http, sha256}."""
+"""The argument of `llamaserver fetch --file`, parsed and checked: {path, huggingFace | http, sha256}."""
 
 import json
 import re
@@ -18,24 +18,24 @@ _TOKEN = "BEARER_TOKEN"  # noqa: S105  a variable's name
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One file to fetch: where from, and where to below the models folder."""
+    """One file to fetch: its source, and its path below the models folder."""
 
     source: Source
     path: str
 
     @property
     def key(self) -> str:
-        """The folder of its source."""
+        """The folder of the file's source."""
         return self.path.partition("/")[0]
 
 
 def keys(files: Iterable[Wanted]) -> tuple[str, ...]:
-    """The folders of their sources, each once."""
+    """The folders of the files' sources, each once."""
     return tuple(dict.fromkeys(file.key for file in files))
 
 
 def wanted(text: str, environ: Mapping[str, str]) -> list[Wanted]:
-    """The files of one --file, more than one for a split model; DownloadError BadSpec says what is wrong."""
+    """The files of one --file argument, several for a split model. Raises DownloadError BadSpec with the mistake."""
     try:
         spec = _object(json.loads(text), "--file", {"path", "huggingFace", "http", "sha256"})
     except ValueError as error:

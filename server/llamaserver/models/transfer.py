@@ -1,7 +1,7 @@
-"""The download of one file. It gets its name only when it is complete, checked and on the disk.
+"""The download of one file. The file gets its name only when it is complete, checked and synced to the disk.
 
-A partial file lies beside the target as `<name>.part` with `<name>.part.etag`. A later start continues it,
-as long as the server still has the same file.
+A partial file lies beside the target as `<name>.part` with `<name>.part.etag`. A later start continues it, as
+long as the server still has the same file.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from .source import Source, shown
 _log = logging.getLogger(__name__)
 _MIB = 1 << 20
 _CHUNK = _MIB
-_HEAD = 64  # bytes that tell a GGUF from other files
+_HEAD = 64  # bytes that distinguish a GGUF file from other files
 _SPARE = 64 * _MIB  # bytes to leave free
 _LOG_EVERY = 5  # percent between two log lines
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
@@ -39,7 +39,7 @@ Progress = Callable[[int, int], None]  # bytes so far, bytes in all (0: unknown)
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """The download of one file, by the holder of its lock."""
+    """The download of one file. The caller holds the lock of the file."""
 
     client: aiohttp.ClientSession
     source: Source
@@ -49,7 +49,7 @@ class Transfer:
     on_retry: Retrying
 
     async def run(self, *, room: bool = False) -> Path:
-        """Download until the file is there. Raises DownloadError, or OSError from the file system.
+        """Download until the file is complete. Raises DownloadError, or OSError from the file system.
 
         With `room`, the old file of that name is removed first.
         """
@@ -58,9 +58,10 @@ class Transfer:
         return await http_client.retried(self.source.url, self._attempt, self._have, self.on_retry)
 
     async def renew(self) -> None:
-        """For a file that could not be loaded: download another one if the server has one now.
+        """Replace a file that could not be loaded: download another one if the server has one now.
 
-        If that fails, the old file stays, as the cause may be elsewhere. Raises DownloadError if no file is left.
+        If that fails, the old file stays, because it may not be the cause. Raises DownloadError if no file is
+        left.
         """
         url = shown(self.source.url)
         about = f"{self.target}{origin.told(self.target)} could not be loaded"
@@ -84,10 +85,10 @@ class Transfer:
             failure = error if isinstance(error, DownloadError) else cannot_write(self.target, error)
             if failure.reason != "DiskFull":
                 raise failure from error
-            await self.run(room=True)  # there is room for one file only, and the old one does not load
+            await self.run(room=True)  # the disk has room for one file, and the old one does not load
 
     async def _has_changed(self) -> bool:
-        """Whether the server has another file now, by its digest, else its ETag, its date or its size."""
+        """Whether the server has another file now, by its digest, or else its ETag, its date or its size."""
         known = origin.of(self.target) or origin.Origin()
         asked = {"If-None-Match": known.etag, "If-Modified-Since": known.last_modified}
         async with self._get({name: value for name, value in asked.items() if value}) as response:
@@ -102,7 +103,7 @@ class Transfer:
             return response.content_length not in (None, self.target.stat().st_size)
 
     def _get(self, headers: dict[str, str]) -> "aiohttp.client._RequestContextManager":
-        # Without decompression, whatever the server says: what is not a GGUF file is refused anyway.
+        # Without decompression, whatever the server says: a file that is not GGUF is refused anyway.
         return self.client.get(self.source.url, headers=dict(self.source.headers) | headers, auto_decompress=False)
 
     # ---- one attempt
@@ -128,9 +129,9 @@ class Transfer:
         ranged = {"Range": f"bytes={have}-", "If-Range": self._tag_file.read_text()} if have else {}
         async with self._get(ranged) as response:
             expected = self._expected(response)
-            ended = response.content_length is not None  # else a lost connection looks like the end
+            ended = response.content_length is not None  # otherwise a lost connection looks like the end
             if response.status == 416 and response.headers.get("Content-Range") == f"bytes */{have}":
-                _log.info("%s was complete already", self._part)  # this process or machine went down before the rename
+                _log.info("%s was complete already", self._part)  # the process or the machine stopped before the rename
             else:
                 have = await self._receive(response, self._go_on(response, have))
         came = _origin(response, self.source)
@@ -139,7 +140,7 @@ class Transfer:
         return self.target
 
     def _expected(self, response: aiohttp.ClientResponse) -> str:
-        """The digest that the file must have, "" if it is not known. A wrong one is found before the download."""
+        """The digest that the file must have, "" if it is not known. Finds a wrong digest before the download."""
         announced, wanted = _known_hash(response), self.source.sha256.lower()
         if announced and wanted and announced != wanted:
             text = f"{shown(self.source.url)} has SHA-256 {announced}, expected {self.source.sha256}"
@@ -147,7 +148,7 @@ class Transfer:
         return wanted or announced
 
     def _go_on(self, response: aiohttp.ClientResponse, have: int) -> int:
-        """Bytes of the part that this response continues. Where it continues nothing, the part is removed first."""
+        """Bytes of the part that this response continues. If it continues nothing, the part is removed first."""
         if response.status == 416:
             self._drop()
             raise RetryableError("the server refuses to continue where the last attempt ended; starting again")
@@ -163,10 +164,10 @@ class Transfer:
         return 0
 
     async def _receive(self, response: aiohttp.ClientResponse, have: int) -> int:
-        """Write the body after the first `have` bytes of the part; RetryableError if it is shorter than announced.
+        """Write the body after the first `have` bytes of the part. Raises RetryableError if the body is too short.
 
-        Bytes are written at their offset, not appended: a process that has lost its lock without knowing it yet
-        then writes the same bytes to the same place.
+        Bytes are written at their offset, not appended. A process may have lost its lock without knowing it
+        yet. It then writes the same bytes to the same place.
         """
         length = response.content_length
         total = have + length if length is not None else 0
@@ -194,7 +195,7 @@ class Transfer:
         return have
 
     async def _head(self, response: aiohttp.ClientResponse) -> bytes:
-        """The first bytes, if a GGUF file begins so: the rest of a web page is not downloaded."""
+        """The first bytes of a GGUF file. For other files, such as a web page, the download ends here."""
         try:
             head = await response.content.readexactly(_HEAD)
         except asyncio.IncompleteReadError as error:
@@ -206,7 +207,7 @@ class Transfer:
         return head
 
     def _check(self, response: aiohttp.ClientResponse, *, ended: bool) -> None:
-        """Refuse all but a complete GGUF file."""
+        """Refuse a file that is not a complete GGUF file."""
         try:
             gguf_check.check(self._part)
         except CutOffError as error:
@@ -233,7 +234,7 @@ class Transfer:
         return DownloadError(text, "NotGGUF")
 
     def _finish(self, size: int, expected: str, came: origin.Origin) -> None:
-        """Check the digest, sync the file, store digest and origin, rename."""
+        """Check the digest, sync the file, store digest and origin, rename the file."""
         _log.info("computing the SHA-256 of %s", self.target.name)
         found = digest.compute(self._part)
         if expected and found != expected:
@@ -261,7 +262,7 @@ def _origin(response: aiohttp.ClientResponse, source: Source) -> origin.Origin:
 
 
 def _known_hash(response: aiohttp.ClientResponse) -> str:
-    """The SHA-256 that Hugging Face sends for large files, with the redirect before the file; "" if there is none."""
+    """The SHA-256 of Hugging Face for a large file, sent with the redirect to the file. "" if there is none."""
     for step in (*response.history, response):
         value = step.headers.get("X-Linked-Etag", "").strip('"')
         if _SHA256.match(value):
@@ -283,14 +284,14 @@ def cannot_write(path: Path, error: OSError) -> DownloadError:
 
 
 def amount(have: int, total: int) -> str:
-    """Bytes of bytes in one unit, such as "46 of 93 MiB"; a total of 0 is not known."""
+    """Downloaded and total bytes in one unit, such as "46 of 93 MiB". A total of 0 is not known."""
     unit, shift = next((pair for pair in (("GiB", 30), ("MiB", 20)) if max(have, total) >> pair[1]), ("KiB", 10))
     done, whole = (f"{value / (1 << shift):.{2 if unit == 'GiB' else 0}f}" for value in (have, total))
     return f"{done} of {whole} {unit}" if total else f"{done} {unit}"
 
 
 async def size(client: aiohttp.ClientSession, source: Source) -> int:
-    """Bytes of a file as its server says, 0 if it does not; only to show progress."""
+    """Bytes of a file as its server says, 0 if it does not say. Used only to show progress."""
     try:
         async with client.head(source.url, headers=dict(source.headers), allow_redirects=True) as response:
             return (response.content_length or 0) if response.status == 200 else 0

@@ -1,4 +1,4 @@
-"""Makes the sampling steps of a request from its parameters, and checks their bounds."""
+"""Makes the sampling steps of a request from its parameters. Checks the bounds of the parameters."""
 
 import math
 from collections.abc import Callable
@@ -9,14 +9,14 @@ from . import chain
 from .chain import Step
 from .dry import Dry
 
-_LEAST_WINDOW = 4096  # a window may be asked this large whatever the context is
+_LEAST_WINDOW = 4096  # a request may ask for a window of this size, whatever the context is
 _MOST_STEPS = 64  # samplers of one request
 
 _FINITE = tuple(item.attribute for item in SAMPLING_PARAMETERS if item.kind is float)
 
 
 def check_finite(params: SamplingParams) -> None:
-    """Raise InvalidRequest for numbers no formula can take."""
+    """Raise InvalidRequest for numbers that no formula accepts."""
     for name in _FINITE:
         if not math.isfinite(getattr(params, name)):
             raise InvalidRequest(f"{name} must be a finite number", field=name)
@@ -25,19 +25,19 @@ def check_finite(params: SamplingParams) -> None:
     if params.mirostat not in (0, 1, 2):
         raise InvalidRequest("mirostat must be 0, 1 or 2", field="mirostat")
     for _, value in params.logit_bias:
-        if not value < math.inf:  # NaN too
+        if not value < math.inf:  # also catches NaN
             raise InvalidRequest("logit_bias must be finite or forbid the token", field="logit_bias")
 
 
 def window(last_n: int, n_ctx: int) -> int:
-    """Tokens to look back over: -1 is the context, 0 none."""
+    """The number of tokens to look back over. -1 is the context size, 0 is none."""
     return n_ctx if last_n < 0 else min(last_n, max(n_ctx, _LEAST_WINDOW))
 
 
 def build_steps(params: SamplingParams, n_vocab: int, dry: Dry | None) -> tuple[list[Step], int]:
-    """The steps that do something, in order, and how many of the most likely tokens they need at first.
+    """The steps that have an effect, in order, and the number of the most likely tokens that they need at first.
 
-    The second value is 0 when they need the whole vocabulary.
+    The second value is 0 if the steps need the whole vocabulary.
     """
     keep = max(1, params.min_keep)
     k = min(max(params.top_k, keep), n_vocab) if params.top_k > 0 else n_vocab

@@ -1,8 +1,8 @@
-"""Samplers that narrow or reshape a set of candidates: plain functions of numbers.
+"""Samplers that narrow or change a set of candidates: plain functions of numbers.
 
-Formulas are those of llama.cpp's samplers of the same names, tail-free sampling that of its
-April 2024 version. Each step takes candidates and returns candidates; nothing here knows a
-vocabulary, a request or what has been generated.
+The formulas are those of llama.cpp's samplers of the same names. Tail-free sampling is that of the version of
+April 2024. Each step takes candidates and returns candidates. This module knows nothing of a vocabulary, a
+request or the generated text.
 """
 
 import math
@@ -15,18 +15,18 @@ import numpy.typing as npt
 from .mersenne import Twister
 
 Ids = npt.NDArray[np.intp]
-Floats = npt.NDArray[Any]  # float32 for a whole vocabulary, float64 once narrowed
+Floats = npt.NDArray[Any]  # float32 for a whole vocabulary, float64 for a narrowed set
 
-COLDEST = 1e-20  # at or below this temperature the best is chosen: dividing would overflow
+COLDEST = 1e-20  # at or below this temperature the best token is chosen, because a division would overflow
 _WIDTH = 1024  # columns of the block maxima
-_NARROW = 4096  # candidates few enough for float64 and full sorts
-_NUCLEUS = 256  # first guess at how many candidates hold the mass top_p wants
+_NARROW = 4096  # with this many candidates or fewer, float64 and full sorts are cheap
+_NUCLEUS = 256  # first guess of the number of candidates that have the mass top_p
 
 
 class Candidates(NamedTuple):
-    """Token ids with their logits; `ids` is None for the whole vocabulary in order.
+    """Token ids with their logits. `ids` is None for the whole vocabulary in order.
 
-    `ranked`: the logits descend.
+    `ranked` says that the logits descend.
     """
 
     ids: Ids | None
@@ -38,11 +38,11 @@ Step = Callable[[Candidates], Candidates]
 
 
 class NothingLeftError(Exception):
-    """The logits leave nothing to choose from: all -inf, or NaN among them."""
+    """The logits allow no choice: all are -inf, or NaN is among them."""
 
 
 def best(logits: Floats, k: int) -> Ids:
-    """Indices of the `k` largest logits, largest first, ties by index; fewer when -inf or NaN are met."""
+    """Indices of the `k` largest logits, the largest first, ties by index. Fewer if the logits contain -inf or NaN."""
     size = logits.shape[0]
     if k < _WIDTH // 2 and size >= 8 * _WIDTH:
         found = _above(logits, _bound(logits, k))
@@ -69,7 +69,7 @@ def _above(logits: Floats, bound: float) -> Ids:
 
 
 def take(c: Candidates, order: Any, *, ranked: bool) -> Candidates:
-    """The candidates at these places, in float64 when they are few."""
+    """The candidates at these places, in float64 if they are few."""
     ids = order if c.ids is None else c.ids[order]
     logits = c.logits[order]
     if logits.dtype != np.float64 and logits.shape[0] <= _NARROW:
@@ -78,19 +78,19 @@ def take(c: Candidates, order: Any, *, ranked: bool) -> Candidates:
 
 
 def rank(c: Candidates) -> Candidates:
-    """Sort by falling logit and drop what is impossible."""
+    """Sort by descending logit and drop the candidates with probability 0."""
     return c if c.ranked else take(c, best(c.logits, c.logits.shape[0]), ranked=True)
 
 
 def cut(c: Candidates, count: int) -> Candidates:
-    """The first `count` of ranked candidates."""
+    """The first `count` of the ranked candidates."""
     if count >= c.logits.shape[0]:
         return c
     return Candidates(None if c.ids is None else c.ids[:count], c.logits[:count], True)
 
 
 def weights(c: Candidates) -> Floats:
-    """exp(logit - largest logit): probabilities but for their sum."""
+    """exp(logit - largest logit): the probabilities before the division by their sum."""
     if c.logits.shape[0] == 0:
         raise NothingLeftError
     highest = c.logits[0] if c.ranked else c.logits.max()
@@ -108,7 +108,7 @@ def probabilities(c: Candidates) -> npt.NDArray[np.float64]:
 
 
 def running(w: Floats) -> npt.NDArray[np.float64]:
-    """Running sums in double precision."""
+    """Cumulative sums in double precision."""
     if w.dtype == np.float64:
         return np.add.accumulate(w)
     sums: npt.NDArray[np.float64] = w.cumsum(dtype=np.float64)
@@ -139,7 +139,7 @@ def top_p(p: float, min_keep: int) -> Step:
 
 
 def _leading(keys: Floats, w: Floats, mass: float, min_keep: int, side: Literal["left", "right"]) -> Ids:
-    """The places with the largest keys whose weights together reach (left) or exceed (right) `mass`."""
+    """The places with the largest keys. Their total weight reaches (left) or exceeds (right) `mass`."""
     guess = max(_NUCLEUS, min_keep)
     while True:
         order = best(keys, guess)
@@ -150,7 +150,7 @@ def _leading(keys: Floats, w: Floats, mass: float, min_keep: int, side: Literal[
 
 
 def min_p(p: float, min_keep: int) -> Step:
-    """Keep candidates at least p times as likely as the likeliest."""
+    """Keep candidates with at least p times the probability of the most likely one."""
     distance = math.log(p)
 
     def step(c: Candidates) -> Candidates:
@@ -168,7 +168,7 @@ def min_p(p: float, min_keep: int) -> Step:
 
 
 def tfs_z(z: float, min_keep: int) -> Step:
-    """Cut the tail where the second derivative of the sorted probabilities has spent its share z."""
+    """Cut the tail where the cumulative second derivative of the sorted probabilities exceeds the share z."""
 
     def step(c: Candidates) -> Candidates:
         if c.logits.shape[0] <= 2:
@@ -189,7 +189,7 @@ def tfs_z(z: float, min_keep: int) -> Step:
 
 
 def typical_p(p: float, min_keep: int) -> Step:
-    """Keep the candidates whose surprise is closest to the entropy, up to mass p."""
+    """Keep the candidates whose surprise is closest to the entropy, up to the mass p."""
 
     def step(c: Candidates) -> Candidates:
         shares = probabilities(c)
@@ -203,7 +203,7 @@ def typical_p(p: float, min_keep: int) -> Step:
 
 
 def temperature(value: float) -> Step:
-    """Divide the logits by a value above COLDEST."""
+    """Divide the logits by a value larger than COLDEST."""
 
     def step(c: Candidates) -> Candidates:
         return Candidates(c.ids, c.logits / value, c.ranked)
@@ -212,7 +212,7 @@ def temperature(value: float) -> Step:
 
 
 def dynamic_temperature(value: float, spread: float, exponent: float) -> Step:
-    """Divide by value - spread .. value + spread, the higher the more even the probabilities are."""
+    """Divide the logits by a temperature in value ± spread. It grows with the entropy of the probabilities."""
     lowest, highest = max(0.0, value - spread), value + spread
 
     def step(c: Candidates) -> Candidates:
@@ -246,7 +246,7 @@ def top_n_sigma(n: float) -> Step:
 
 
 def xtc(probability: float, threshold: float, min_keep: int, seed: int) -> Step:
-    """By chance, drop all candidates that reach the threshold but the least likely of them."""
+    """With the given probability, drop all candidates that reach the threshold, except the least likely of them."""
     random = Twister(seed)
 
     def step(c: Candidates) -> Candidates:
@@ -264,7 +264,7 @@ def xtc(probability: float, threshold: float, min_keep: int, seed: int) -> Step:
 
 
 def draw(c: Candidates, random: Twister) -> int:
-    """Choose one candidate's place by its probability."""
+    """Draw one candidate by its probability and return its place."""
     number = random.double()
     sums = running(weights(c))
     total = float(sums[-1])

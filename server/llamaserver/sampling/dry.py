@@ -1,6 +1,7 @@
-"""DRY ("don't repeat yourself"): a penalty for continuing a repeated sequence, which grows with its length.
+"""DRY ("don't repeat yourself"): a penalty for continuing a repeated sequence. It grows with the sequence's length.
 
-Formulas are those of llama.cpp's sampler. State of one request; the breakers are shared.
+The formulas are those of llama.cpp's sampler. The object is the state of one request. Requests share the
+breakers.
 """
 
 import math
@@ -12,16 +13,16 @@ import numpy as np
 from ..interfaces.backend import Vocab
 from .chain import Candidates
 
-_MOST_BYTES = 40  # of a breaker
-_MOST_LENGTH = 256  # tokens of a match that are measured; longer ones cost as much
-_MOST_TAIL = 20  # tokens after a breaker's first
+_MOST_BYTES = 40  # of a breaker's text
+_MOST_LENGTH = 256  # measured tokens of a match. Longer matches cost as much
+_MOST_TAIL = 20  # tokens of a breaker after its first token
 _LOG_OF_LARGEST_FLOAT = 88.7228391
 
-Breakers = dict[int, list[tuple[int, ...]]]  # first token -> the rests with which it makes a breaker
+Breakers = dict[int, list[tuple[int, ...]]]  # first token -> the token sequences that complete a breaker after it
 
 
 def find_breakers(vocab: Vocab, text: str) -> Breakers:
-    """All tokens that contain or begin `text`, with the tokens that complete it. Reads the whole vocabulary."""
+    """All tokens that contain `text` or its beginning, with the tokens that complete it. Reads the whole vocabulary."""
     wanted = text.encode("utf-8", "replace")[:_MOST_BYTES]
     found: Breakers = {}
     if not wanted:
@@ -44,7 +45,7 @@ def find_breakers(vocab: Vocab, text: str) -> Breakers:
 
 @dataclass(frozen=True, slots=True)
 class DryParams:
-    """Values of one request; `last_n` tokens are looked back over."""
+    """The values of one request. The penalty looks back over `last_n` tokens."""
 
     multiplier: float
     base: float
@@ -53,7 +54,7 @@ class DryParams:
 
 
 class Dry:
-    """Finds earlier occurrences of the end of the text, and gives a penalty to the tokens that followed there."""
+    """Finds earlier occurrences of the end of the text. Gives a penalty to the tokens that followed there."""
 
     def __init__(self, params: DryParams, breakers: Sequence[Breakers]) -> None:
         self._params = params
@@ -64,21 +65,21 @@ class Dry:
         self._tokens: list[int] = []
         base = params.base
         self._most_exponent = int(_LOG_OF_LARGEST_FLOAT / math.log(base)) if base > 1.000001 else 0
-        # A longer match costs no more than this one: no need to measure it.
+        # A longer match costs no more than this one, so it is not measured.
         self._longest = min(max(params.allowed_length, 0) + self._most_exponent, _MOST_LENGTH)
 
     def extend(self, tokens: Sequence[int]) -> None:
-        """Account for tokens of the prompt."""
+        """Add tokens of the prompt."""
         self._tokens.extend(tokens[-self._params.last_n :])
 
     def add(self, token: int) -> None:
-        """Account for one token."""
+        """Add one token."""
         self._tokens.append(token)
         if len(self._tokens) > 2 * self._params.last_n + 1024:
             del self._tokens[: -self._params.last_n]
 
     def penalties(self) -> dict[int, float]:
-        """What to subtract from which token's logit."""
+        """Amounts to subtract from logits, by token id."""
         recent = self._tokens[-self._params.last_n :]
         allowed = self._params.allowed_length
         if len(recent) <= allowed:
@@ -96,7 +97,7 @@ class Dry:
         return prices
 
     def _limit(self, recent: list[int]) -> int:
-        """Tokens since the last breaker: no match may reach across it."""
+        """Number of tokens since the last breaker. No match may reach across a breaker."""
         size = len(recent)
         if not self._breakers:
             return size
@@ -111,7 +112,7 @@ class Dry:
         return size
 
     def _repeats(self, recent: list[int], limit: int) -> dict[int, int]:
-        """For each token that followed an earlier occurrence of the end: the longest such match."""
+        """For each token that followed an earlier occurrence of the end: the length of the longest such match."""
         tokens = np.array(recent, np.intp)
         last = tokens.shape[0] - 1
         lengths = np.zeros(last, np.intp)
@@ -129,7 +130,7 @@ class Dry:
         return longest
 
     def __call__(self, c: Candidates) -> Candidates:
-        """The candidates with their penalties."""
+        """The candidates after the penalties."""
         prices = self.penalties()
         if not prices:
             return c

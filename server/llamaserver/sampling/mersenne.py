@@ -1,11 +1,11 @@
-"""The random numbers of one request: the Mersenne Twister, drawn the way llama.cpp's samplers draw.
+"""The random numbers of one request, from the Mersenne Twister. They are drawn as llama.cpp's samplers draw them.
 
 The same seed gives the same numbers on every machine, whatever other requests run.
 """
 
 import numpy as np
 
-_BLOCK = 64  # raw numbers fetched at a time: a call of numpy costs more than the numbers
+_BLOCK = 64  # raw numbers of one numpy call. The call costs more than the numbers
 
 
 class Twister:
@@ -23,10 +23,10 @@ class Twister:
         return self._raw.pop()
 
     def double(self) -> float:
-        """A number of double precision; takes two raw numbers, the low half first."""
+        """A number in double precision. Takes two raw numbers, the low half first."""
         low = self._next()
         return min((low + self._next() * 2.0**32) * 2.0**-64, 1.0 - 2.0**-53)
 
     def single(self) -> float:
-        """A number of single precision; takes one raw number."""
+        """A number in single precision. Takes one raw number."""
         return min(float(np.float32(self._next())) * 2.0**-32, 1.0 - 2.0**-24)

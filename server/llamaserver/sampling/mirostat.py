@@ -1,6 +1,6 @@
 """Mirostat 1 and 2: choose a token so that the surprise of the text stays near a target.
 
-Formulas are those of llama.cpp's samplers. State of one request.
+The formulas are those of llama.cpp's samplers. The object is the state of one request.
 """
 
 import math
@@ -10,11 +10,11 @@ import numpy as np
 from .chain import Candidates, NothingLeftError, best, probabilities, take, weights
 from .mersenne import Twister
 
-_ESTIMATE_FROM = 100  # most likely candidates from which the distribution's shape is estimated
+_ESTIMATE_FROM = 100  # number of most likely candidates for the estimate of the distribution's shape
 
 
 class Mirostat:
-    """Common state: `mu`, the surprise (bits) up to which candidates are let through."""
+    """The common state: `mu` is the largest surprise (bits) of the candidates that are kept."""
 
     def __init__(self, target: float, rate: float, random: Twister) -> None:
         self.mu = 2.0 * target
@@ -23,11 +23,11 @@ class Mirostat:
         self._random = random
 
     def narrow(self, c: Candidates) -> Candidates:
-        """The candidates let through."""
+        """The candidates that are kept."""
         raise NotImplementedError
 
     def choose(self, c: Candidates) -> tuple[Candidates, int]:
-        """Narrow, draw, learn; return what was left and the chosen place in it."""
+        """Narrow, draw, and adapt `mu`. Returns the kept candidates and the place of the chosen one."""
         kept = self.narrow(c)
         shares = probabilities(kept)
         place = 0
@@ -39,21 +39,21 @@ class Mirostat:
 
 
 class MirostatOne(Mirostat):
-    """Lets through the k most likely, k from an estimate of the Zipf exponent."""
+    """Keeps the k most likely candidates. An estimate of the Zipf exponent gives k."""
 
     def __init__(self, target: float, rate: float, random: Twister, n_vocab: int) -> None:
         super().__init__(target, rate, random)
         self._n_vocab = n_vocab
 
     def narrow(self, c: Candidates) -> Candidates:
-        """The k most likely."""
+        """The k most likely candidates."""
         head = take(c, best(c.logits, _ESTIMATE_FROM), ranked=True)
         if head.logits.shape[0] == 0 or not math.isfinite(head.logits[0]):
             raise NothingLeftError
         k = self._count(head)
         if k <= head.logits.shape[0]:
             return take(head, slice(0, k), ranked=True)
-        # So many need no order: drawing from them does not depend on it, and sorting them takes long.
+        # Drawing does not depend on the order, and sorting so many candidates takes long.
         size = c.logits.shape[0]
         return take(c, np.argpartition(c.logits, size - k)[size - k :], ranked=False) if k < size else c
 
@@ -77,12 +77,12 @@ class MirostatOne(Mirostat):
 
 
 class MirostatTwo(Mirostat):
-    """Lets through the candidates whose own surprise is at most mu."""
+    """Keeps the candidates whose own surprise is at most mu."""
 
     def narrow(self, c: Candidates) -> Candidates:
-        """Those with probability >= 2^-mu, at least one."""
+        """The candidates with probability >= 2^-mu, at least one."""
         w = weights(c)
-        # mu may drift far from the target; beyond these bounds all or one candidate pass anyway.
+        # mu may drift far from the target. Beyond these bounds, the result is the same: all candidates or one.
         bound = float(w.sum(dtype=np.float64)) * 2.0 ** -min(max(self.mu, 0.0), 1000.0)
         places = (w >= bound).nonzero()[0]
         if places.shape[0] == 0:

@@ -1,6 +1,6 @@
-"""Penalties for tokens that the text has already: a window over prompt and answer, applied to a row of logits.
+"""Penalties for tokens that are in the text already. A window covers prompt and answer. Changes a row of logits.
 
-Formulas are those of llama.cpp's penalties sampler. State of one request.
+The formulas are those of llama.cpp's penalties sampler. The object is the state of one request.
 """
 
 from collections.abc import Sequence
@@ -21,16 +21,16 @@ class Penalties:
         self._ring = np.zeros(last_n, np.intp)
         self._filled = 0
         self._at = 0
-        # Only a frequency penalty needs to know how often; for the rest a token met twice pays once anyway.
+        # Only the frequency penalty needs the number of occurrences. The other penalties apply once to each token.
         self._counts = np.zeros(n_vocab, np.float32) if frequency else None
 
     def extend(self, tokens: Sequence[int]) -> None:
-        """Account for tokens of the prompt."""
+        """Add tokens of the prompt."""
         for token in tokens[-self._ring.shape[0] :]:
             self.add(token)
 
     def add(self, token: int) -> None:
-        """Account for one token; the oldest leaves a full window."""
+        """Add one token. If the window is full, the oldest token leaves it."""
         if not 0 <= token < self._n_vocab:
             return
         ring, at = self._ring, self._at
@@ -50,7 +50,8 @@ class Penalties:
         seen = self._ring[: self._filled]
         values = logits[seen]
         if self._repeat != 1.0:
-            # A positive logit is divided, a negative one multiplied: of both results always the same side.
+            # A positive logit is divided, a negative one is multiplied. That is always the smaller of both results,
+            # or always the larger one.
             values = self._side(values / self._repeat, values * self._repeat)
         if self._counts is not None:
             values -= self._counts[seen] * self._frequency

@@ -1,4 +1,4 @@
-"""The last step of sampling, which chooses one candidate, and the bias that changes a row of logits before."""
+"""The last step of sampling, which chooses one candidate. Also the bias, which changes a row of logits at first."""
 
 import math
 from collections.abc import Sequence
@@ -13,16 +13,16 @@ from .mirostat import Mirostat
 
 
 class Picker(Protocol):
-    """Chooses one of a set of candidates."""
+    """Chooses one candidate of a set."""
 
-    enough: int  # how many of the most likely candidates it needs at most; 0: all
+    enough: int  # number of the most likely candidates that it needs at most, 0: all
 
     def choose(self, c: Candidates) -> tuple[Candidates, int]:
-        """Return the candidates left at the end and the chosen one's place among them."""
+        """Return the remaining candidates and the place of the chosen one among them."""
 
 
 class Greedy:
-    """The most likely token; ties go to the smaller id."""
+    """The most likely token. Of equal tokens, the one with the smaller id."""
 
     enough = 1
 
@@ -31,13 +31,13 @@ class Greedy:
         if c.logits.shape[0] == 0:
             raise NothingLeftError
         place = int(c.logits.argmax())
-        if not c.logits[place] > -math.inf:  # NaN too
+        if not c.logits[place] > -math.inf:  # also catches NaN
             raise NothingLeftError
         return c, place
 
 
 class Chain:
-    """The requested samplers in order, then a draw."""
+    """The requested samplers in order, then a random draw."""
 
     def __init__(self, steps: Sequence[Step], enough: int, random: Twister) -> None:
         self.enough = enough
@@ -61,12 +61,12 @@ class MirostatPicker:
         self._mirostat = mirostat
 
     def choose(self, c: Candidates) -> tuple[Candidates, int]:
-        """Let mirostat choose."""
+        """Apply the temperature, then choose with mirostat."""
         return self._mirostat.choose(self._first(c))
 
 
 class Bias:
-    """Addends for some logits, and tokens that are never chosen."""
+    """Addends for some logits, and tokens that must never be chosen."""
 
     def __init__(self, addends: dict[int, float], banned: set[int]) -> None:
         self._ids = np.array(list(addends), np.intp)

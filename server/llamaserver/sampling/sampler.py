@@ -1,7 +1,8 @@
-"""The sampling of one request: from a row of logits to a token, with all that has to be remembered.
+"""The sampling of one request: from a row of logits to a token. Holds the state between tokens.
 
-Order: logit bias, penalties, then temperature <= 0 chooses the best, mirostat replaces the chain,
-or the requested samplers run in their order. Pure numpy; made off the engine thread, used on it.
+The logit bias comes first, then the penalties. Then a temperature <= 0 chooses the best token, or mirostat
+replaces the chain, or the requested samplers run in their order. Pure numpy. Another thread makes the sampler.
+Then only the engine thread uses it.
 """
 
 import math
@@ -27,11 +28,11 @@ from .mirostat import MirostatOne, MirostatTwo
 from .penalties import Penalties
 from .pickers import Bias, Chain, Greedy, MirostatPicker, Picker
 
-_FEW = 256  # candidates tried one by one against a grammar before the whole vocabulary is
+_FEW = 256  # candidates that are tested one by one against a grammar, before the whole vocabulary is tested
 _MOST_BREAKERS = 64
 _BREAKER = 40  # characters
 _MOST_GRAMMARS = 16  # texts of grammars that are kept compiled
-_MOST_REMEMBERED = 256  # breakers whose tokens are kept
+_MOST_REMEMBERED = 256  # breakers whose tokens are kept in memory
 
 
 class ChainSampler:
@@ -58,7 +59,7 @@ class ChainSampler:
         self._matcher = matcher
 
     def prime(self, prompt: Sequence[int]) -> None:
-        """Start the penalty windows with the prompt, or with `penalty_prompt`."""
+        """Fill the penalty windows with the prompt, or with `penalty_prompt`."""
         if self._penalties is not None:
             stand_in = self._params.penalty_prompt
             self._penalties.extend(prompt if stand_in is None else stand_in)
@@ -66,7 +67,7 @@ class ChainSampler:
             self._dry.extend(prompt)
 
     def sample(self, logits: FloatArray) -> tuple[int, TokenProbs | None]:
-        """Choose a token and account for it. Raises EngineFailure when none is allowed."""
+        """Choose a token and add it to the state. Raises EngineFailure when none is allowed."""
         n_probs = self._params.n_probs
         raw = logits.copy() if n_probs and not self._params.post_sampling_probs else None
         self._adjust(logits)
@@ -80,7 +81,7 @@ class ChainSampler:
         return token, self._report(kept, place, logits)
 
     def close(self) -> None:
-        """Nothing native is held."""
+        """Do nothing: the sampler holds no native memory."""
 
     def _adjust(self, logits: FloatArray) -> None:
         if self._bias is not None:
@@ -108,7 +109,7 @@ class ChainSampler:
         try:
             return self._choose_allowed(logits)
         except NothingLeftError:
-            # Replace NaN and infinities by numbers that sort in their place, and try once more.
+            # Replace NaN and infinities by numbers of the same order, and try once more.
             np.nan_to_num(logits, copy=False, nan=-math.inf, posinf=1e30, neginf=-math.inf)
         try:
             return self._choose_allowed(logits)
@@ -116,7 +117,7 @@ class ChainSampler:
             raise EngineFailure("no token can follow: all are forbidden or their logits are no numbers") from None
 
     def _choose_allowed(self, logits: FloatArray) -> tuple[Candidates, int]:
-        """Choose without the grammar first: mostly it allows the token, and testing one token is cheap."""
+        """Choose without the grammar first. Mostly the grammar allows the token, and a test of one token is cheap."""
         matcher = self._matcher
         if matcher is None:
             return self._picker.choose(Candidates(None, logits, False))
@@ -147,7 +148,7 @@ class ChainSampler:
     # ---- probabilities
 
     def _report(self, kept: Candidates, place: int, logits: FloatArray) -> TokenProbs:
-        """Always `n_probs` candidates: after those that were kept come the most likely others, with probability 0."""
+        """The report of `n_probs` candidates. If fewer were kept, the most likely others follow with probability 0."""
         count = min(self._params.n_probs, logits.shape[0])
         try:
             shares = weights(kept)
@@ -174,7 +175,7 @@ class ChainSamplerFactory:
     """Builds samplers for one vocabulary (protocol: SamplerFactory). Thread-safe."""
 
     def __init__(self, vocab: Vocab, suppressed: Iterable[int] = ()) -> None:
-        """`suppressed`: tokens that are never chosen."""
+        """Prepare the factory. `suppressed` are tokens that must never be chosen."""
         self._vocab = vocab
         self._suppressed = frozenset(suppressed)
         self._lock = Lock()
@@ -183,7 +184,7 @@ class ChainSamplerFactory:
         self._compile = lru_cache(_MOST_GRAMMARS)(partial(gbnf.parse, token_id=partial(token_named, vocab)))
 
     def __call__(self, params: SamplingParams, n_ctx: int) -> ChainSampler:
-        """Build a sampler; raises InvalidRequest for values that cannot work."""
+        """Build a sampler. Raises InvalidRequest for values that are out of bounds."""
         check_finite(params)
         dry = self._dry(params, n_ctx)
         return ChainSampler(
@@ -240,7 +241,7 @@ class ChainSamplerFactory:
         return Dry(values, [self._find_breakers(text) for text in texts])
 
     def _find_breakers(self, text: str) -> Breakers:
-        text = text[:_BREAKER]  # what a breaker is looked up by
+        text = text[:_BREAKER]  # this text is the key of the cache
         found = self._breakers.get(text)
         if found is None:
             found = find_breakers(self._vocab, text)
