@@ -268,3 +268,7 @@ def test_patterns_agree_with_regular_expressions(pattern: str, word: str) -> Non
         return
     expression = re.compile(anchored[:-1] + r"\Z")
     assert accepts(grammar, json.dumps(word)) == (expression.match(word) is not None)
+
+
+def test_requests_with_the_same_schema_share_one_grammar() -> None:
+    assert compile_schema(dict(PERSON)) is compile_schema(dict(PERSON))

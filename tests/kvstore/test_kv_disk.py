@@ -1,6 +1,7 @@
 """The disk tier beside others: files that come and go, disks that fail for a moment, and how full they get."""
 
 import errno
+import fcntl
 import os
 from array import array
 from pathlib import Path
@@ -101,3 +102,31 @@ def _size_of(folder: Path, count: int) -> int:
     with opened(folder) as store:
         save(store, keys(count))
     return total(folder)
+
+
+def test_while_another_process_sweeps_the_folder_is_not_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing has gone, so there is nothing to look for. A listing would hold up every prompt."""
+    size = _size_of(tmp_path / "measured", 100)
+    with opened(tmp_path / "kv", max_bytes=2 * size) as store:
+        for seed in range(2):
+            save(store, keys(100, seed))
+        listings, scan = [], os.scandir
+        with (tmp_path / "kv" / ".lock").open("ab") as other:
+            fcntl.flock(other, fcntl.LOCK_EX)
+            monkeypatch.setattr(os, "scandir", lambda path: (listings.append(path), scan(path))[1])
+            save(store, keys(100, 2))
+            save(store, keys(100, 3))
+            assert not listings
+        save(store, keys(100, 4))
+        assert listings
+        assert store.stats().discards["evicted"] > 0
+
+
+def test_the_bytes_told_are_those_on_the_disk(tmp_path: Path) -> None:
+    """Also after a save that had to make room, or that replaced a shorter block."""
+    size = _size_of(tmp_path / "measured", 100)
+    with opened(tmp_path / "kv", max_bytes=3 * size) as store:
+        for seed in range(6):
+            save(store, keys(90, seed))
+            save(store, keys(100, seed))
+            assert store.stats().bytes == total(tmp_path / "kv")

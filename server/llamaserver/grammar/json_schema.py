@@ -7,6 +7,7 @@ properties appear only if the schema allows them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
 
@@ -20,6 +21,7 @@ from .rules import GrammarError
 Schema = Mapping[str, Any]
 
 _MOST_VISITS = 4_000  # visited schemas, with each further visit through a reference
+_MOST_SCHEMAS = 16  # texts of schemas that are kept compiled
 _MOST_DIGITS = 8  # of an index in a reference
 _SHOWN = 80  # characters of a reference in an error
 _AROUND = 6  # characters around the name and the body of a rule
@@ -48,9 +50,15 @@ _FORMATS = {"date": "date", "time": "time", "date-time": 'date "T" time', "uuid"
 def compile_schema(schema: object) -> Grammar:
     """Compile a parsed schema. Raises InvalidRequest that names json_schema."""
     try:
-        return parse(_Converter(schema).text(), _no_token)
+        return _parsed(_Converter(schema).text())
     except GrammarError as error:
         raise InvalidRequest(f"json_schema: {error}", field="json_schema") from None
+
+
+@lru_cache(_MOST_SCHEMAS)
+def _parsed(text: str) -> Grammar:
+    """Requests with the same schema share one grammar, which may take megabytes."""
+    return parse(text, _no_token)
 
 
 def _no_token(_: str) -> None:

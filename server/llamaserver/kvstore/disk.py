@@ -168,21 +168,21 @@ class DiskTier(Tier):
         names = {block.id.name for block in blocks}
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for block in blocks:
-            self._volume.bytes += self._write_making_room(block, now, names)
+            self._write_making_room(block, now, names)
         files.sync_folder(self._folder)
 
-    def _write_making_room(self, block: Block, now: float, sparing: set[str]) -> int:
+    def _write_making_room(self, block: Block, now: float, sparing: set[str]) -> None:
         lacking = self._volume.lacks(block.size)
         if lacking and not self._make_room(lacking + block.size, sparing):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         try:
-            return self._write(block, now)
+            self._write(block, now)
         except OSError as error:
             if error.errno not in NO_SPACE or not self._make_room(2 * block.size, sparing):
                 raise
-            return self._write(block, now)
+            self._write(block, now)
 
-    def _write(self, block: Block, now: float) -> int:
+    def _write(self, block: Block, now: float) -> None:
         path = self._folder / block.id.name
         parts = self._counted(encode(block, self._fingerprint))
         size = files.write_atomically(path, parts, durable=True, mode=0o600, modified=now)
@@ -190,9 +190,9 @@ class DiskTier(Tier):
             replaced = self.index.add(block.id)
             self._keys[block.id.identity] = block.keys
             self._names.add(path.name)
+            self._volume.bytes += size
         if replaced is not None and replaced != block.id:
             self._unlink(replaced)
-        return size
 
     def _counted(self, parts: Iterable[bytes | memoryview]) -> Iterator[memoryview]:
         """Split the parts into pieces and count each written piece. So a drain sees the progress of a large file."""
@@ -246,8 +246,8 @@ class DiskTier(Tier):
         self._make_room(0, ())
 
     def _make_room(self, needed: int, sparing: Container[str]) -> bool:
-        """Free `needed` bytes, and always the bytes beyond the limits. False if nothing was freed."""
-        freed = self._volume.sweep(needed=needed, sparing=sparing)
-        if freed:
+        """Free `needed` bytes, and always the bytes beyond the limits. False if there was nothing to free."""
+        removed = self._volume.sweep(needed=needed, sparing=sparing)
+        if removed:
             self.refresh(now=True)
-        return freed
+        return removed != 0  # None: another process frees them

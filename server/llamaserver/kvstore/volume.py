@@ -88,16 +88,16 @@ class Volume:
         self.bytes = sum(file.size for file in self._files())
         return count
 
-    def sweep(self, *, needed: int = 0, sparing: Container[str] = ()) -> bool:
-        """Remove files of all models that are too old or too much, the least recently used first. False if none went.
+    def sweep(self, *, needed: int = 0, sparing: Container[str] = ()) -> int | None:
+        """Remove files of all models that are too old or too much, the least recently used first; the number of files.
 
         Removes at least `needed` bytes, but no files that are named in `sparing`. Only one process sweeps at a
-        time. While another process sweeps, the result is True.
+        time. While another process sweeps, the result is None.
         """
-        removed = False
+        removed = 0
         with self._failures.tolerated("sweep"), self._alone() as alone:
             if not alone:
-                return True
+                return None
             self._collect_orphans()
             found = sorted(self._files(), key=lambda file: (file.used, -file.start))  # of equal age, last blocks first
             self.bytes = sum(file.size for file in found)
@@ -106,7 +106,7 @@ class Volume:
                     file.path.unlink()
                     self._counters.discard(reason)
                 self.bytes -= file.size
-                removed = True
+                removed += 1
         return removed
 
     def _victims(self, found: list[_File], needed: int, sparing: Container[str]) -> Iterator[tuple[_File, Discard]]:
