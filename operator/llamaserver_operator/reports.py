@@ -3,15 +3,18 @@
 A pod runs an image of the user's choice. Unknown fields are dropped and wrong types are refused.
 """
 
-from typing import TypedDict
+from typing import Annotated, TypedDict
 
 import msgspec
+
+# So that the sum over all pods is one that the API server takes.
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
 class Slots(TypedDict, total=False):
     """Slots of the pod that process a request."""
 
-    processing: int
+    processing: Count
 
 
 class ModelReport(TypedDict, total=False):
@@ -20,8 +23,8 @@ class ModelReport(TypedDict, total=False):
     path: str
     architecture: str
     quantization: str
-    size_bytes: int
-    trained_context: int
+    size_bytes: Count
+    trained_context: Count
     sha256: str
 
 
@@ -29,24 +32,24 @@ class AcceleratorReport(TypedDict, total=False):
     """The device that computes, and how many layers of the model it holds."""
 
     device: str
-    layers_offloaded: int
-    layers_total: int
+    layers_offloaded: Count
+    layers_total: Count
 
 
 class Download(TypedDict, total=False):
     """Progress in bytes. A total of 0 means that the size is not known yet."""
 
     file: str
-    bytes: int
-    total_bytes: int
+    bytes: Count
+    total_bytes: Count
 
 
 class KvStore(TypedDict, total=False):
     """The KV store: its blocks, their bytes, and the tokens restored from it."""
 
-    entries: int
-    bytes: int
-    restored_tokens: int
+    entries: Count
+    bytes: Count
+    restored_tokens: Count
 
 
 class Report(TypedDict, total=False):
@@ -55,7 +58,7 @@ class Report(TypedDict, total=False):
     state: str
     error: str
     waiting_for_lock: bool
-    requests_deferred: int
+    requests_deferred: Count
     slots: Slots | None
     model: ModelReport | None
     accelerator: AcceleratorReport | None
@@ -65,4 +68,7 @@ class Report(TypedDict, total=False):
 
 def parse_report(data: bytes | bytearray) -> Report:
     """The report. ValueError when the data is not a report."""
-    return msgspec.json.decode(data, type=Report)
+    try:
+        return msgspec.json.decode(data, type=Report)
+    except RecursionError:  # also for a field that is dropped
+        raise ValueError("the report is nested too deeply") from None

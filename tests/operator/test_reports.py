@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from llamaserver_operator.reconcile import Reconciler
+from llamaserver_operator.reports import parse_report
 
 from tests.support.operator.worlds import CONFIG
 
@@ -33,3 +34,20 @@ async def test_only_pods_that_can_answer_are_asked(gone: dict[str, Any]) -> None
     reports = await reconciler._reports([gone, pod("busy"), pod("new", "Pending"), pod("serving")])
     assert reader.asked == ["busy", "new", "serving"]
     assert set(reports) == {"new", "serving"}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"state": "ready", "x": ' + b"[" * 3000 + b"]" * 3000 + b"}",
+        b'{"kv_store": {"bytes": 100000000000000000000000000}}',
+        b'{"model": {"size_bytes": -1}}',
+        b'{"slots": {"processing": 9007199254740993}}',
+        b"[]",
+        b"\xff",
+    ],
+)
+def test_a_report_that_is_none_is_a_value_error(data: bytes) -> None:
+    """A pod may run any image. What the API server would refuse must not get into the status."""
+    with pytest.raises(ValueError):
+        parse_report(data)
