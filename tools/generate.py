@@ -32,7 +32,7 @@ VERSIONED = [
     ("server/llamaserver/__init__.py", r'^(__version__ = ")[^"]+'),
     ("operator/llamaserver_operator/__init__.py", r'^(__version__ = ")[^"]+'),
     (f"{CHART}/Chart.yaml", r"^((?:version|appVersion): )\S+"),
-    (f"{CHART}/Chart.yaml", r"^(\s+image: \S+:)[^\s-]+"),
+    (f"{CHART}/Chart.yaml", r"^(\s+image: \S+:)\S+?(?=-cuda$|-vulkan$|$)"),
     ("Dockerfile.server", r"^(ARG VERSION=)\S+"),
     ("Dockerfile.operator", r"^(ARG VERSION=)\S+"),
 ]

@@ -48,3 +48,12 @@ def test_the_page_has_every_field() -> None:
     missing = [path for path in LEAVES if f"`spec.{text(path)}`" not in page]
     assert missing == []
     assert "`status.model.sha256`" in page
+
+
+def test_a_version_with_a_hyphen_is_written_once(tree: Path) -> None:
+    (tree / "VERSION").write_text("7.8.9-rc.1\n")
+    for _ in range(2):
+        for name, made in generate.stale(tree):
+            (tree / name).write_text(made)
+    assert generate.stale(tree) == []
+    assert "llamaserver:7.8.9-rc.1-cuda\n" in (tree / CHART / "Chart.yaml").read_text()
