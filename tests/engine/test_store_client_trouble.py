@@ -4,6 +4,7 @@ import errno
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from llamaserver.kvstore import disk as kvdisk
@@ -12,7 +13,7 @@ from llamaserver.kvstore.store import KVStore
 from llamaserver.scheduling.client_flow import MAX_BACKLOG
 from llamaserver.scheduling.request import Phase
 
-from tests.support.engine.driver import make, tokens
+from tests.support.engine.driver import make, same_as_alone, tokens
 from tests.support.engine.kv import files
 from tests.support.engine.kv_driver import engine, evaluated, quiet, store_of
 from tests.support.engine.toy import ToyCodec
@@ -164,3 +165,23 @@ def test_a_store_whose_folder_hangs_delays_no_start(tmp_path: Path, monkeypatch:
     assert len(files(tmp_path)) == 2
     store.stop()
     store.join()
+
+
+def test_an_offer_without_room_holds_up_no_request_that_a_copy_would_start(tmp_path: Path) -> None:
+    """A restored state shares no cells. Beside a long answer, only the copy of its prefix may fit."""
+    begin = tokens(60, 1)
+    whole = [*begin, *tokens(40, 2)]
+    layout: dict[str, Any] = {"unified": True, "n_slots": 3, "slot_ctx": 128, "n_ctx": 128}
+    with engine(tmp_path, **layout) as driver:
+        evaluated(driver, whole)
+        quiet(driver)
+    with engine(tmp_path, **layout) as driver:
+        long = driver.submit(begin, n_predict=60)
+        driver.run(until=lambda: long.n_decoded > 2)
+        second = driver.submit(whole, n_predict=2)
+        third = driver.submit(tokens(5, 3), n_predict=2)
+        driver.run(until=lambda: long.phase is Phase.DONE or second.phase is third.phase is Phase.DONE)
+        assert long.phase is Phase.DECODE
+        assert driver.finish(second).n_cached >= len(begin) - 2
+        assert same_as_alone(driver, second, whole)
+        assert store_of(driver).stats().discards["not_now"] == 1

@@ -1,7 +1,7 @@
 """Which slot and which cached prefix a request gets, and when it waits. Shown by counting evaluated tokens."""
 
 from array import array
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 
 import pytest
 from hypothesis import given, settings
@@ -347,3 +347,17 @@ def test_the_ledger_counts_each_cell_once(actions: list[tuple[str, int, int]]) -
         assert ledger.used == len(set(held))
         for one in residents:
             assert ledger.shared(one.cells) == any(held.count(cell) > 1 for cell in one.cells)
+
+
+def test_a_prefix_cut_before_an_image_has_its_whole_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The window of what is left must be there, not that of what was cut off."""
+    driver = make(n_slots=1, slot_ctx=128)
+    picture = bytes(range(1, 9))
+    prompt, media = [*tokens(40, 1), *picture_keys(picture), 5], (Media(40, 8, 8, picture),)
+    driver.answer(prompt, n_predict=1, media=media)
+    placement = driver.core.scheduler.placement
+    monkeypatch.setattr(placement, "_info", replace(driver.backend.info, n_swa=12))
+    request = driver.submit(prompt, n_predict=1, media=media)
+    for first_whole, reused in ((28, 40), (29, 0), (35, 0)):
+        monkeypatch.setattr(driver.backend, "pos_min", lambda seq, first=first_whole: first)
+        assert placement.best_source(request)[0] == reused

@@ -402,3 +402,22 @@ def test_an_embedding_drops_cached_sequences_instead_of_running_into_a_full_cach
     driver.run()
     assert not isinstance(driver.last(embedding), Failed)
     assert all(one.status is Status.OK for one in driver.backend.history)
+
+
+def test_an_abort_after_a_shift_that_no_decode_carried_out_harms_no_later_request() -> None:
+    """The shifted sequence was evicted meanwhile, and its id belongs to another request."""
+    driver = make(n_slots=2, slot_ctx=64, n_ctx=256, unified=True, spare=1)
+    prefix = tokens(40, 1)
+    driver.answer(prefix, n_predict=1)
+    full = driver.submit(tokens(50, 2), n_predict=100)
+    driver.run(until=lambda: full.resident is not None and len(full.resident.keys) == 64)
+    full.client.emitted += 10_000  # its client stops to read: it shifts, and rests before the decode
+    driver.step()
+    assert driver.core.residents.shifted
+    driver.core.cancel(full)
+    driver.submit(tokens(30, 3), n_predict=2, id_slot=1)
+    prompt = [*prefix[:16], *tokens(20, 4)]
+    last = driver.submit(prompt, n_predict=4)
+    driver.backend.failures[len(driver.backend.history)] = Failure(Status.ABORTED, 0)
+    driver.run()
+    assert same_as_alone(driver, last, prompt)

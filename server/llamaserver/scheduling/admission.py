@@ -26,8 +26,21 @@ class Admission:
         self._residents = cache.residents
         self._store = store
 
-    def fits(self, request: ActiveRequest, plan: PlacementPlan) -> bool:
-        """Whether a unified cache has room for the prompt beside the running requests."""
+    def fitting(self, request: ActiveRequest, plan: PlacementPlan) -> PlacementPlan | None:
+        """The plan, else one without the store's offer: a copy shares cells, a restored state does not.
+
+        Returns None when a unified cache has room for neither beside the running requests.
+        """
+        if self._fits(request, plan):
+            return plan
+        if plan.how is How.RESTORE:
+            plain = self._placement.decide(request, restore=False)
+            if plain is not None and self._fits(request, plain):
+                self._store.drop_lookup(request, Discard.NOT_NOW)
+                return plain
+        return None
+
+    def _fits(self, request: ActiveRequest, plan: PlacementPlan) -> bool:
         running = self._roster.running()
         if self._residents.ledger is None or not running:
             return True

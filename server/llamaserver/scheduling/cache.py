@@ -201,6 +201,7 @@ class Cache:
         resident.position = resident.group = resident.stored = 0
         resident.private = resident.foreign = False
         resident.shifted_from = None
+        self.residents.forget_shift(resident)
 
     def _evicting(self, resident: Resident) -> None:
         if resident.keys:

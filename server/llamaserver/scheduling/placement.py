@@ -46,13 +46,13 @@ class Placement:
         self._residents = residents
         self._min_foreign = min_foreign
 
-    def decide(self, request: ActiveRequest) -> PlacementPlan | None:
-        """The plan for a queued request, None when no slot is idle that it may have."""
+    def decide(self, request: ActiveRequest, *, restore: bool = True) -> PlacementPlan | None:
+        """The plan for a queued request, None when no slot is idle that it may have. `restore`: may use its offer."""
         wanted, slots = request.task.params.id_slot, self._residents.slots
         idle = [slot for slot in (slots if wanted < 0 else [slots[wanted]]) if not slot.busy]
         if not idle:
             return None
-        length, source = self._start(request)
+        length, source = self._start(request) if restore else self.best_source(request)
         return self._plan(request, self._choose_slot(idle, length, source), length, source)
 
     def decide_on(self, slot: Slot, request: ActiveRequest) -> PlacementPlan:
@@ -93,12 +93,12 @@ class Placement:
             whole = not resident.busy and length == len(resident.keys) < len(request.keys)
             return length if whole else 0
         length = min(length, self.most_reused(request))
+        for media in request.task.media:
+            if media.start < length < media.start + media.n_pos:
+                length = media.start
         window = self._info.n_swa
         if window and length and self._backend.pos_min(resident.seq) > max(0, length - window):
             return 0  # the cells inside the attention window have been overwritten
-        for media in request.task.media:
-            if media.start < length < media.start + media.n_pos:
-                return media.start
         return length
 
     def _start(self, request: ActiveRequest) -> tuple[int, Resident | None]:

@@ -90,3 +90,7 @@ class Residents:
         """Record that the next decode moves positions of this resident."""
         self.unsettled = True
         self.shifted.append(resident)
+
+    def forget_shift(self, resident: Resident) -> None:
+        """Record that nothing of this resident is left to move. Its sequence id may go to another request."""
+        self.shifted = [other for other in self.shifted if other is not resident]

@@ -71,12 +71,13 @@ class Scheduler:
         for request in list(self.queue):
             if request.rests() or not self._store.answered(request):
                 continue
-            plan = self.placement.decide(request)
-            if plan is None:
+            decided = self.placement.decide(request)
+            if decided is None:
                 if request.task.params.id_slot < 0:
                     break  # no slot is idle
                 continue
-            if not self._admission.fits(request, plan):
+            plan = self._admission.fitting(request, decided)
+            if plan is None:
                 self._preempt_resting()
                 break  # first come, first served: smaller requests must not overtake for ever
             self.roster.bind(request, plan.slot)
@@ -207,7 +208,7 @@ class Scheduler:
     def _forget_shifted(self) -> None:
         """A decode that did not succeed may have carried out pending shifts in some layers only."""
         owners = {r.resident.seq: r for r in self.running() if r.resident}
-        for resident in self.residents.shifted:
+        for resident in list(self.residents.shifted):
             if resident.busy:
                 self._restart(owners[resident.seq], resident, resident.keys)
             else:
