@@ -149,7 +149,7 @@ def test_a_cached_model_that_does_not_load_is_asked_for_again(tmp_path):
                 assert ended(server) == 1
                 error = errors_in(server.log)[-1]
                 assert "unknown model architecture: 'no-such-architecture'; the file is from the cache" in error
-                assert ", downloaded at 2" in error and f" from {mirror.url}/model.gguf; the next download" in error
+                assert ", downloaded at 2" in error and f" from {mirror.url}/model.gguf; the next start" in error
             assert len(mirror.requests) == begins  # the second time it asks, and hears that nothing has changed
         mirror.repair(models.llama())
         with ServerProcess(*args) as server:
