@@ -168,7 +168,8 @@ class Cluster:
         whole = self.components.audit_log.read_text().rpartition("\n")[0]  # the last line may be in the making
         for line in whole.splitlines():
             event = json.loads(line)
-            if "objectRef" in event and user in ("", event["user"]["username"]):
+            # A request that was refused before its user was known has no name.
+            if "objectRef" in event and user in ("", event["user"].get("username")):
                 yield event
 
     # Details of `up`

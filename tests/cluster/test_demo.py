@@ -44,7 +44,7 @@ def test_a_killed_server_is_told_with_its_signal_and_its_log(run):
     assert "Traceback" not in told
     assert "this step failed: [5/5]" in told
     assert "exit code 137 (SIGKILL)" in told, told
-    assert "is ready" in told, "the end of the server's log"
+    assert "is ready" in told, f"the end of the server's log is missing: {told}"
     for part in ("conditions:", "Ready", "what to try:"):
         assert part in told
     assert not cluster.running

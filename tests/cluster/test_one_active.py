@@ -49,7 +49,7 @@ class Pair:
         for event in self.cluster.audit():
             about = event.get("objectRef", {})
             if about.get("namespace") == self.namespace and about.get("name") == "object-written":
-                by = event["user"]["username"].removeprefix(f"system:serviceaccount:{self.namespace}:")
+                by = event["user"].get("username", "").removeprefix(f"system:serviceaccount:{self.namespace}:")
                 if event["verb"] == "patch" and by in ("first", "second"):
                     writes.append((event["requestReceivedTimestamp"], by))
         return [by for by, _ in groupby(by for _, by in sorted(writes))]

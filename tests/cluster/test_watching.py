@@ -107,7 +107,9 @@ class World:
     def denied(self) -> set[tuple[str, str]]:
         """Verb and resource of its requests that it has no right to."""
         decision = "authorization.k8s.io/decision"
-        events = [e for e in self.cluster.audit(self.account.user) if e["annotations"].get(decision) == "forbid"]
+        events = [
+            e for e in self.cluster.audit(self.account.user) if e.get("annotations", {}).get(decision) == "forbid"
+        ]
         return {(event["verb"], event.get("objectRef", {}).get("resource", "")) for event in events}
 
 

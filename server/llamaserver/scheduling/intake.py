@@ -7,6 +7,7 @@ from typing import Any, Literal
 from ..errors import ContextExceeded, InvalidRequest, NotSupported
 from ..interfaces.backend import ModelInfo, Sampler, Vocab
 from ..interfaces.params import GenerationParams, Prompt
+from ..interfaces.tenant import COMMON, Tenant
 from . import overflow
 from .request import Task
 from .settings import EngineSettings
@@ -21,6 +22,7 @@ class Request:
     sampler: Sampler | None = None  # required for completions that predict
     kind: Literal["completion", "embedding"] = "completion"
     tag: Any = None
+    tenant: Tenant = COMMON
 
 
 def make_task(
@@ -59,6 +61,7 @@ def make_task(
         n_predict=min(wanted, cap) if min(wanted, cap) >= 0 else max(wanted, cap),
         truncated=truncated,
         tag=request.tag,
+        tenant=request.tenant,
         n_keep=_n_keep(params, len(keys), settings, vocab),
     )
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from ..interfaces.backend import Sampler
 from ..interfaces.output import Timings
 from ..interfaces.params import GenerationParams, Media
+from ..interfaces.tenant import COMMON, Tenant
 from ..kvstore.messages import Lookup, Offer
 from .answer import Answer
 from .client_flow import ClientFlow
@@ -40,6 +41,7 @@ class Task:
     n_keep: int = 0  # prompt tokens that a context shift keeps
     truncated: bool = False  # the prompt was cut
     tag: Any = None  # data that the API attached
+    tenant: Tenant = COMMON
 
     @property
     def extra_cells(self) -> int:
