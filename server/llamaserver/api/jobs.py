@@ -4,16 +4,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from aiohttp import web
+
 from ..engine.loop import Request
 from ..engine.stream import Stream
 from ..errors import InvalidRequest
 from ..interfaces.params import GenerationParams, Prompt
 from .body import dumps
-from .context import Context
+from .context import CONTEXT, Context
 from .fields import Fields
 from .prompt import build_prompt, numbered
 from .schema import RANDOM_SEED, Limits, parse_generation
 from .settings import generation_settings
+from .tenants import tenant_of
 
 MAX_PROBABILITIES = 1 << 18  # candidates that an answer may carry when it comes in one piece
 
@@ -135,9 +138,9 @@ def _job(context: Context, entry: Input, params: GenerationParams, settings: dic
     return Job(Request(entry.prompt, params, sampler, tag=tag), settings, entry.echo, entry.field)
 
 
-def submit(context: Context, job: Job) -> Stream:
+def submit(request: web.Request, job: Job) -> Stream:
     """Give a job to the engine. In a batch, its errors name the prompt."""
     try:
-        return context.engine.submit(job.request)
+        return request.app[CONTEXT].engine.submit(replace(job.request, tenant=tenant_of(request)))
     except InvalidRequest as error:
         raise (error.named(job.field) if "." in job.field else error) from error

@@ -54,7 +54,7 @@ async def run(request: web.Request, jobs: list[Job], fields: Fields, *, stream: 
     context = request.app[CONTEXT]
     wanted = fields.strings("response_fields")
     with ExitStack() as stack:
-        streams = [stack.enter_context(submit(context, job)) for job in jobs]
+        streams = [stack.enter_context(submit(request, job)) for job in jobs]
         if stream:
             return await respond(request, streams, lambda i, event: _encode(jobs[i], i, event, len(jobs) > 1, wanted))
         answers = [join(events) for events in await gather(streams)]

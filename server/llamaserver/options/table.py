@@ -8,11 +8,13 @@ from .option import Option
 from .values import (
     adapters,
     flash_attention,
+    given,
     layers,
     load_mode,
     proportions,
     rope_scale,
     scaled_adapters,
+    secrets,
     verbosity,
     words,
 )
@@ -384,7 +386,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             "api_keys",
             ("--api-key",),
             "API keys, comma-separated. Can be repeated",
-            words,
+            secrets,
             many=True,
             value="KEY",
             env=("LLAMA_API_KEY", "LLAMA_ARG_API_KEY"),
@@ -392,8 +394,8 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option(
             "api_key_file",
             ("--api-key-file",),
-            "File with one API key per line, or a folder of such files. They are read again when they change",
-            str,
+            "File with one API key per line and its settings, or a folder of such files. Read again when they change",
+            given,
             value="FNAME",
         ),
         Option("ssl_key_file", ("--ssl-key-file",), "File with the private key for TLS (PEM)", str, value="FNAME"),
