@@ -87,6 +87,7 @@ class Config:
     max_body: int = 64 * 1024 * 1024  # bytes
     max_queue: int = 4096
     slots_endpoint: bool = True
+    request_system_prompt: bool = True  # with API keys, for admins only
     metrics: bool = False
     slot_save_path: str = ""
     drain_delay: float = 0.0

@@ -5,6 +5,7 @@ ServerError                 code, type and message of one API error
 │   ├── ContextExceeded     400  the prompt is longer than the slot, and context shift is off
 │   └── TemplateRefusal     400  the chat template does not take these messages
 ├── Unauthorized            401
+├── Forbidden               403  the API key is not allowed to do this
 ├── NotFound                404
 ├── NotSupported            501  the endpoint or feature is switched off
 ├── Unavailable             503  loading, draining, queue full
@@ -83,6 +84,13 @@ class Unauthorized(ServerError):
 
     status = 401
     kind = "authentication_error"
+
+
+class Forbidden(ServerError):
+    """The API key is valid, and not allowed to do this."""
+
+    status = 403
+    kind = "permission_error"
 
 
 class NotFound(ServerError):

@@ -36,7 +36,7 @@ async def health(request: web.Request) -> web.StreamResponse:
         "slots_processing": busy,
     }
     if "include_slots" in request.query and context.config.slots_endpoint:
-        body["slots"] = slot_views(context, snapshot)
+        body["slots"] = slot_views(request)
     return json_response(body, 503 if not idle and "fail_on_no_slot" in request.query else 200)
 
 

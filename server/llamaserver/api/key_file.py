@@ -18,7 +18,7 @@ from ..errors import ConfigError
 
 _MAX_FILE = 1 << 20  # bytes
 _BOM = b"\xef\xbb\xbf"
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}")  # the names of a Secret's entries, but none that is hidden
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")  # the names of a Secret's entries, but none that is hidden
 _SETTINGS = ("name", "role", "requests", "queued", "tokens-per-minute", "domain")
 _MOST = 10**9
 
@@ -41,6 +41,15 @@ class Key:
     limits: Limits = Limits()
     identity: str = ""  # of the tenant; no two tenants share it, and it stays when lines move
     domain: str = ""  # in which cached prompts may be reused
+
+    @property
+    def bound(self) -> str | None:
+        """The tenant to which the key's rights are bound. None: an admin."""
+        return None if self.role == "admin" else self.identity
+
+    def sees(self, owner: str) -> bool:
+        """Whether the key may read what a request of `owner` contained."""
+        return self.bound in (None, owner)
 
 
 ANYBODY = Key("", "admin")  # who asks a server without keys
@@ -82,7 +91,7 @@ def _line(words: list[bytes], source: str, name: str) -> Line:
         values[key] = value
     for key in ("name", "domain"):
         if key in values and not _NAME.fullmatch(values[key]):
-            raise ConfigError(f"{source}: {key} must have 1 to 253 letters, digits, '.', '_' and '-'")
+            raise ConfigError(f"{source}: {key} must have 1 to 128 letters, digits, '.', '_' and '-'")
     if values.get("role", "user") not in ("admin", "user"):
         raise ConfigError(f"{source}: role must be admin or user")
     limits = Limits(

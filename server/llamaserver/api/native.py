@@ -27,7 +27,7 @@ async def completion(request: web.Request) -> web.StreamResponse:
     context = request.app[CONTEXT]
     fields = await read_fields(request)
     context.require_ready()
-    await apply_system_prompt(context, fields)
+    await apply_system_prompt(request, fields)
     stream = fields.boolean("stream", default=False)
     jobs = await context.blocking(lambda: _completion_jobs(context, fields, stream), body_size(request))
     return await run(request, jobs, fields, stream=stream)

@@ -1,7 +1,8 @@
-"""Who sent a request: its API key, and the tenant that the engine sees."""
+"""Who sent a request: its API key, the tenant that the engine sees, and what only admins may do."""
 
 from aiohttp import web
 
+from ..errors import Forbidden
 from ..interfaces.tenant import Tenant
 from .key_file import ANYBODY, Key
 
@@ -16,4 +17,10 @@ def key_of(request: web.Request) -> Key:
 
 def tenant_of(request: web.Request) -> Tenant:
     """The tenant of a request, for scheduling and for the cache."""
-    return Tenant(key_of(request).name)
+    return Tenant(key_of(request).identity)
+
+
+def require_admin(request: web.Request, what: str) -> None:
+    """Raise Forbidden unless the key is an admin's. `what` begins the sentence of the error."""
+    if key_of(request).role != "admin":
+        raise Forbidden(f"{what} needs an API key with the role admin")

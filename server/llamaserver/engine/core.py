@@ -300,6 +300,7 @@ class Core:
             state=int(slot.busy),
             id_task=task.id_task,
             tag=task.tag,
+            owner=task.tenant.key,
             has_next_token=slot.busy and request.phase in (Phase.PREFILL, Phase.DECODE),
             n_remain=task.n_predict - answer.n_decoded if task.n_predict >= 0 else -1,
             n_decoded=answer.n_decoded,

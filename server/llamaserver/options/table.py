@@ -423,6 +423,12 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             env=("LLAMA_ARG_ENDPOINT_SLOTS",),
         ),
         Option(
+            "request_system_prompt",
+            ("--request-system-prompt",),
+            "Let requests set the system prompt of all requests. With API keys, only admins may",
+            off=("--no-request-system-prompt",),
+        ),
+        Option(
             "slot_save_path",
             ("--slot-save-path",),
             "Folder for saved slots. It is created if it is missing",
