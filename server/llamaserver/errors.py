@@ -9,6 +9,7 @@ ServerError                 code, type and message of one API error
 ├── NotFound                404
 ├── NotSupported            501  the endpoint or feature is switched off
 ├── Unavailable             503  loading, draining, queue full
+│   └── RateLimited         429  the API key has reached a limit of its own
 ├── EngineFailure           500  the engine could not finish the request
 ├── TemplateFailure         500  the chat template is at fault
 └── HttpFailure             any  the HTTP server refuses the request
@@ -116,6 +117,13 @@ class Unavailable(ServerError):
     def __init__(self, message: str, *, retry_after: int | None = None, **extra: Any) -> None:
         super().__init__(message, **extra)
         self.retry_after = retry_after
+
+
+class RateLimited(Unavailable):
+    """The API key has reached one of its limits. Others can go on."""
+
+    status = 429
+    kind = "rate_limit_error"
 
 
 class EngineFailure(ServerError):

@@ -15,6 +15,7 @@ from ..interfaces.backend import BuiltinTemplates
 from ..readiness import Phase, Readiness, readiness
 from .drain import Drain
 from .keys import KeyStore
+from .limits import Limits
 
 T = TypeVar("T")
 _SLOW_LANE_FROM = 100_000  # bytes of a body: larger ones are worked on in the slow lane
@@ -47,6 +48,7 @@ class Context:
     keys: KeyStore
     builtin: BuiltinTemplates
     drain: Drain = field(default_factory=Drain)
+    limits: Limits = field(default_factory=Limits)
     preparing: bool = False  # the model is loaded, its template and system prompt are not checked yet
     failure: str = ""  # why the start has failed, even if the engine could serve
     settled: asyncio.Event = field(default_factory=asyncio.Event)  # set when the server is ready or has failed

@@ -10,13 +10,13 @@ from ..engine.loop import Request
 from ..engine.stream import Stream
 from ..errors import InvalidRequest
 from ..interfaces.params import GenerationParams, Prompt
+from . import submission
 from .body import dumps
-from .context import CONTEXT, Context
+from .context import Context
 from .fields import Fields
 from .prompt import build_prompt, numbered
 from .schema import RANDOM_SEED, Limits, parse_generation
 from .settings import generation_settings
-from .tenants import tenant_of
 
 MAX_PROBABILITIES = 1 << 18  # candidates that an answer may carry when it comes in one piece
 
@@ -141,6 +141,6 @@ def _job(context: Context, entry: Input, params: GenerationParams, settings: dic
 def submit(request: web.Request, job: Job) -> Stream:
     """Give a job to the engine. In a batch, its errors name the prompt."""
     try:
-        return request.app[CONTEXT].engine.submit(replace(job.request, tenant=tenant_of(request)))
+        return submission.submit(request, job.request)
     except InvalidRequest as error:
         raise (error.named(job.field) if "." in job.field else error) from error

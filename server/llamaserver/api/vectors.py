@@ -12,10 +12,10 @@ from ..engine.stream import Stream
 from ..errors import EngineFailure, InvalidRequest
 from ..interfaces.output import Embedded, Failed
 from ..interfaces.params import GenerationParams, Prompt
+from . import submission
 from .context import CONTEXT
 from .prompt import build_prompt, numbered
 from .sse import as_server_error
-from .tenants import tenant_of
 
 MAX_INPUTS = 2048
 
@@ -36,9 +36,8 @@ async def embed(request: web.Request, inputs: list[Any], field: str) -> list[Emb
 
 
 def _submit(request: web.Request, prompt: Prompt, field: str) -> Stream:
-    params, tenant = GenerationParams(n_predict=0), tenant_of(request)
     try:
-        return request.app[CONTEXT].engine.submit(Request(prompt, params, kind="embedding", tenant=tenant))
+        return submission.submit(request, Request(prompt, GenerationParams(n_predict=0), kind="embedding"))
     except InvalidRequest as error:
         raise error.named(field) from error
 

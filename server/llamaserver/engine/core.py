@@ -162,6 +162,7 @@ class Core:
         now = self._clock()
         self._time_token(request, now)
         answer.n_decoded += 1
+        request.client.generated += 1
         self.stats.predicted_tokens += 1
         if task.params.return_tokens:
             answer.pending_tokens.append(token)
