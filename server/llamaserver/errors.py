@@ -5,6 +5,7 @@ ServerError                 code, type and message of one API error
 │   ├── ContextExceeded     400  the prompt is longer than the slot, and context shift is off
 │   └── TemplateRefusal     400  the chat template does not take these messages
 ├── Unauthorized            401
+├── Forbidden               403  whoever asks may not have this
 ├── NotFound                404
 ├── NotSupported            501  the endpoint or feature is switched off
 ├── Unavailable             503  loading, draining, queue full
@@ -83,6 +84,13 @@ class Unauthorized(ServerError):
 
     status = 401
     kind = "authentication_error"
+
+
+class Forbidden(ServerError):
+    """The client may not do this, or may not be answered at all."""
+
+    status = 403
+    kind = "permission_error"
 
 
 class NotFound(ServerError):
