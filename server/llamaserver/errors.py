@@ -5,7 +5,7 @@ ServerError                 code, type and message of one API error
 │   ├── ContextExceeded     400  the prompt is longer than the slot, and context shift is off
 │   └── TemplateRefusal     400  the chat template does not take these messages
 ├── Unauthorized            401
-├── Forbidden               403  the API key is not allowed to do this
+├── Forbidden           403  the client may not do this
 ├── NotFound                404
 ├── NotSupported            501  the endpoint or feature is switched off
 ├── Unavailable             503  loading, draining, queue full
@@ -88,7 +88,7 @@ class Unauthorized(ServerError):
 
 
 class Forbidden(ServerError):
-    """The API key is valid, and not allowed to do this."""
+    """The client may not do this, or may not be answered at all."""
 
     status = 403
     kind = "permission_error"
