@@ -42,6 +42,7 @@ class Engine:
         self._next_task = 0
         self._futures: set[asyncio.Future[Any]] = set()  # calls that wait for the engine thread
         self._stopping = False
+        self.lost = asyncio.Event()  # set when the engine has failed while it served
         self._aborts = Aborts()
         callbacks = Callbacks(
             post=self._post,
@@ -214,6 +215,8 @@ class Engine:
     def _on_end(self) -> None:
         """The thread has ended: answer the calls and requests that it will not answer."""
         error = Unavailable("The server is stopping")
+        if self.snapshot.state == Phase.FAILED:
+            self.lost.set()
         resolve(self._loaded, ModelLoadError(self.snapshot.error or error.message))
         for future in list(self._futures):
             resolve(future, error)

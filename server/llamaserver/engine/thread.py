@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from ..errors import EngineFailure, ModelLoadError, Unavailable
+from ..errors import EngineFailure, EngineLost, ModelLoadError, Unavailable
 from ..interfaces.backend import Backend
 from ..interfaces.output import Delta, Event
 from ..kvstore.store import KVStore
@@ -28,7 +28,8 @@ from .snapshot import Snapshot
 
 _log = logging.getLogger(__name__)
 _PUBLISH_EVERY = 0.05  # seconds between snapshots while busy
-_STORE_POLL = 0.5  # seconds between looks at a KV store that does not answer
+_STOPPING = "The server is stopping"
+_POLL = 0.5  # seconds between looks at a KV store that does not answer, and between tests of a failing library
 
 Factory = Callable[[Callable[[float], bool]], Backend]
 StoreFactory = Callable[[Backend], KVStore | None]
@@ -124,6 +125,9 @@ class EngineThread:
         end = Snapshot(state="stopped")
         try:
             self._serve(backend, store)
+        except EngineLost as error:
+            _log.error("the engine has failed: %s", error)
+            end = Snapshot(state="failed", error=str(error))
         except Exception as error:
             _log.exception("the engine has failed")
             end = Snapshot(state="failed", error=f"{type(error).__name__}: {error}")
@@ -167,7 +171,7 @@ class EngineThread:
         self._show(self._core.snapshot())
         self._callbacks.post(lambda: self._callbacks.loaded(None))
         busy = False
-        while not self._stopping:
+        while not self._stopping and not self._core.failures.verdict:
             self._receive(wait=not busy)
             self._run_slot_calls()
             busy = self._step()
@@ -175,14 +179,17 @@ class EngineThread:
                 self._deliver()
             self._publish(force=not busy)
             self._report_saved()
-        self._core.fail_all(Unavailable("The server is stopping"))
+        verdict = self._core.failures.verdict
+        self._core.fail_all(EngineFailure(f"the engine has failed: {verdict}") if verdict else Unavailable(_STOPPING))
         self._deliver()
+        if verdict:
+            raise EngineLost(verdict)
 
     def _receive(self, *, wait: bool) -> None:
         """Run the calls in the inbox. Wait for one when there is nothing else to do."""
         try:
-            poll = wait and self._core.waits_for_store
-            call = self._inbox.get(timeout=_STORE_POLL if poll else None) if wait else self._inbox.get_nowait()
+            poll = wait and (self._core.waits_for_store or self._core.failures.failing)
+            call = self._inbox.get(timeout=_POLL if poll else None) if wait else self._inbox.get_nowait()
             while call is not None:
                 call(self._core)
                 call = self._inbox.get_nowait()
@@ -192,8 +199,9 @@ class EngineThread:
     def _step(self) -> bool:
         try:
             return self._core.step()
-        except Exception:  # a defect must neither end the server nor go unnoticed
+        except Exception as error:  # one defect must neither end the server nor go unnoticed
             _log.exception("engine step failed")
+            self._core.failures.defect(error)
             self._core.fail_all(EngineFailure("the engine failed; see the server's log"))
             return bool(self._slot_calls)  # their slots are idle now
 
