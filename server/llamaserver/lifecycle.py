@@ -103,7 +103,8 @@ class Server:
             await self._shutdown.stop()
             return _EXIT_FAILED
         self._crash_log.phase("draining")
-        if self._signal == signal.SIGTERM and self._engine.snapshot.state == Phase.READY:
+        serves = self._engine.snapshot.state == Phase.READY and not self._engine.watchdog.dead
+        if self._signal == signal.SIGTERM and serves:
             await self._shutdown.drain()
         code = 0 if self._signal == signal.SIGTERM else _EXIT_INTERRUPTED
         await self._shutdown.stop()

@@ -1,8 +1,10 @@
 """What the probes and the process say about an engine that hangs or fails. The backend has no weights."""
 
 import json
+import signal
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -102,3 +104,37 @@ def test_a_backend_that_always_fails_ends_the_process_with_a_reason(start: Start
     }
     assert "3 decodes in a row have failed" in faulty.server.log
     assert tried(lambda: faulty.probe("/livez"), httpx2.HTTPError)() is None
+
+
+def test_a_decode_that_hangs_turns_readiness_and_then_liveness_off(start: Start) -> None:
+    faulty = start("--decode-timeout", "1.5")
+    assert faulty.ask().status_code == 200
+    with faulty.fault("hang"), ThreadPoolExecutor() as pool:
+        whole = pool.submit(faulty.ask)
+        stream = pool.submit(lambda: faulty.ask(stream=True).text)
+        seen = until(lambda: faulty.probe("/readyz").status_code == 503 and faulty.probe("/livez"), "it is unready")
+        assert seen.status_code == 200  # an earlier limit
+        assert "the engine hangs in a decode of" in faulty.probe("/readyz").text
+        health = httpx2.get(f"{faulty.server.url}/health", timeout=10, trust_env=False)
+        assert (health.status_code, health.json()["status"]) == (503, "error")
+        until(lambda: faulty.probe("/livez").status_code == 500, "it is not alive")
+        assert whole.result(20).status_code == 500
+        assert "the engine hangs" in stream.result(20)  # with an error, although nothing was decoded
+        assert faulty.ask().status_code == 503
+        assert faulty.metric('llamaserver:decode_failures_total{status="fatal"}') == 0  # /metrics answers meanwhile
+    until(lambda: faulty.probe("/readyz").status_code == 200, "it is ready again")
+    assert faulty.probe("/livez").status_code == 200
+    assert faulty.ask().status_code == 200
+    lines = [line for line in faulty.server.log.splitlines() if "hangs in a decode" in line]
+    assert len(lines) >= 2
+    assert "toy_server.py" in lines[0]
+    assert "goes on after" in faulty.server.log
+
+
+def test_a_hung_server_ends_at_sigterm(start: Start) -> None:
+    faulty = start("--decode-timeout", "0.5")
+    with faulty.fault("hang"), ThreadPoolExecutor() as pool:
+        asked = pool.submit(faulty.ask)
+        until(lambda: faulty.probe("/livez").status_code == 500, "it is not alive")
+        assert asked.result(20).status_code == 500
+        assert faulty.server.stop(signal.SIGTERM) == 0

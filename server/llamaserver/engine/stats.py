@@ -68,6 +68,11 @@ class Stats:
         tokens = sum(count for count, _ in self._prompt_window)
         return sum(seconds for _, seconds in self._prompt_window) / tokens if tokens else 0.0
 
+    def usual_seconds(self, tokens: int = 1) -> float:
+        """Seconds that a decode of `tokens` tokens usually takes, 0 while nothing was measured."""
+        mean = self.decode_seconds / self.decodes if self.decodes else 0.0
+        return max(mean, tokens * self.prompt_token_seconds())
+
     def answer_done(self, tokens: int, seconds: float) -> None:
         """One answer has ended. Its tokens were counted one by one."""
         self.predicted_seconds += seconds

@@ -6,6 +6,7 @@ Calls reach it through one inbox. After a step it hands events and a snapshot to
 import asyncio
 import logging
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from ..scheduling.request import ActiveRequest
 from ..scheduling.residents import Slot
 from ..scheduling.settings import EngineSettings
 from .aborts import Aborts
+from .activity import Activities
 from .core import Core
 from .snapshot import Snapshot
 
@@ -69,6 +71,7 @@ class EngineThread:
         self._waiting_for_saves: list[asyncio.Future[None]] = []
         self._snapshot = Snapshot()
         self._published = 0.0
+        self.activities = Activities()
         self._stopping = False
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
 
@@ -103,6 +106,11 @@ class EngineThread:
         self._stopping = True
         self._aborts.stop()
         self._inbox.put(None)
+
+    def place(self) -> str:
+        """The line that the thread executes now (from any thread)."""
+        frame = sys._current_frames().get(self._thread.ident or 0)
+        return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}" if frame else "its end"
 
     def join(self) -> None:
         """Wait for the end of a thread that was started."""
@@ -173,12 +181,14 @@ class EngineThread:
         busy = False
         while not self._stopping and not self._core.failures.verdict:
             self._receive(wait=not busy)
+            self.activities.begin("an engine step", self._core.stats.usual_seconds())
             self._run_slot_calls()
             busy = self._step()
             if not busy:
                 self._deliver()
             self._publish(force=not busy)
             self._report_saved()
+            self.activities.rest()
         verdict = self._core.failures.verdict
         self._core.fail_all(EngineFailure(f"the engine has failed: {verdict}") if verdict else Unavailable(_STOPPING))
         self._deliver()
@@ -210,8 +220,11 @@ class EngineThread:
         """Events leave just before a decode. If they left earlier, the event loop would wait for the GIL."""
         self._deliver()
         self._publish(force=work.kind != "generate")  # it may take seconds: show before it who was admitted
+        stats = self._core.stats
+        self.activities.begin(f"a decode of {work.n_tokens} tokens", stats.usual_seconds(work.n_tokens))
         with self._aborts.decoding(work):
             yield
+        self.activities.begin("an engine step", stats.usual_seconds())
 
     def _begin_drain(self, core: Core) -> None:
         core.store_client.draining = True
