@@ -86,6 +86,7 @@ class Config:
     ssl_key_file: str = ""
     ssl_cert_file: str = ""
     timeout: int = 600
+    decode_timeout: float | None = None  # None: 20 times the usual time, at least 60 s. 0: off
     max_body: int = 64 * 1024 * 1024  # bytes
     max_queue: int = 4096
     slots_endpoint: bool = True

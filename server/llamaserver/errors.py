@@ -14,6 +14,7 @@ ServerError                 code, type and message of one API error
 ├── TemplateFailure         500  the chat template is at fault
 └── HttpFailure             any  the HTTP server refuses the request
 ConfigError                 the command line or the environment is wrong
+EngineLost                  the engine cannot go on
 ModelLoadError              the model (or adapter, projector) cannot be loaded
 ├── TemplateInvalid         its chat template cannot be used
 └── DownloadError           it cannot be downloaded; `reason` is one word for programs
@@ -36,6 +37,7 @@ class Reason(StrEnum):
     DISK_FULL = "DiskFull"
     DOWNLOAD_FAILED = "DownloadFailed"
     BAD_SPEC = "BadSpec"
+    ENGINE_FAILED = "EngineFailed"
 
 
 class ServerError(Exception):
@@ -146,8 +148,17 @@ class HttpFailure(ServerError):
             self.kind = InvalidRequest.kind
 
 
+def as_server_error(error: Exception) -> ServerError:
+    """The engine's error as one the API can send."""
+    return error if isinstance(error, ServerError) else EngineFailure(str(error))
+
+
 class ConfigError(Exception):
     """The command line or the environment is wrong."""
+
+
+class EngineLost(Exception):
+    """The engine cannot evaluate anything any more. The server has to be started again."""
 
 
 class ModelLoadError(Exception):

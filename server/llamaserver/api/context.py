@@ -103,7 +103,18 @@ class Context:
             lacks_gpu=snapshot.state == Phase.READY
             and self.config.require_offload
             and not engine.info.layers_offloaded,
+            hang=self.hang,
         )
+
+    @property
+    def hang(self) -> str:
+        """What hangs, "" when nothing does."""
+        return self.engine.watchdog.reason
+
+    @property
+    def alive(self) -> bool:
+        """Whether the server can come back without a new start."""
+        return not self.engine.watchdog.dead and self.readiness().phase is not Phase.FAILED
 
     def close(self) -> None:
         """End the worker threads."""

@@ -433,6 +433,13 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             "Timeout in seconds for reading a request and for writing to a client (0 = none)",
             integer(0),
         ),
+        Option(
+            "decode_timeout",
+            ("--decode-timeout",),
+            "Seconds after which a decode counts as hanging: then the server is unready, and after twice the time not "
+            "alive (0 = never). Automatic is 20 times the usual time of such a decode, at least 60",
+            number(0.0),
+        ),
         Option("max_body", ("--max-body",), "Largest request body in bytes", integer(1024)),
         Option("max_queue", ("--max-queue",), "Most requests that can wait for a slot (0 = no limit)", integer(0)),
         Option("metrics", ("--metrics",), "Serve /metrics on the clients' port", env=("LLAMA_ARG_ENDPOINT_METRICS",)),
