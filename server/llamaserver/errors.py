@@ -5,7 +5,7 @@ ServerError                 code, type and message of one API error
 │   ├── ContextExceeded     400  the prompt is longer than the slot, and context shift is off
 │   └── TemplateRefusal     400  the chat template does not take these messages
 ├── Unauthorized            401
-├── Forbidden               403  the API key is not allowed to do this
+├── Forbidden           403  the client may not do this
 ├── NotFound                404
 ├── NotSupported            501  the endpoint or feature is switched off
 ├── Unavailable             503  loading, draining, queue full
@@ -14,6 +14,7 @@ ServerError                 code, type and message of one API error
 ├── TemplateFailure         500  the chat template is at fault
 └── HttpFailure             any  the HTTP server refuses the request
 ConfigError                 the command line or the environment is wrong
+EngineLost                  the engine cannot go on
 ModelLoadError              the model (or adapter, projector) cannot be loaded
 ├── TemplateInvalid         its chat template cannot be used
 └── DownloadError           it cannot be downloaded; `reason` is one word for programs
@@ -36,6 +37,7 @@ class Reason(StrEnum):
     DISK_FULL = "DiskFull"
     DOWNLOAD_FAILED = "DownloadFailed"
     BAD_SPEC = "BadSpec"
+    ENGINE_FAILED = "EngineFailed"
 
 
 class ServerError(Exception):
@@ -88,7 +90,7 @@ class Unauthorized(ServerError):
 
 
 class Forbidden(ServerError):
-    """The API key is valid, and not allowed to do this."""
+    """The client may not do this, or may not be answered at all."""
 
     status = 403
     kind = "permission_error"
@@ -146,8 +148,17 @@ class HttpFailure(ServerError):
             self.kind = InvalidRequest.kind
 
 
+def as_server_error(error: Exception) -> ServerError:
+    """The engine's error as one the API can send."""
+    return error if isinstance(error, ServerError) else EngineFailure(str(error))
+
+
 class ConfigError(Exception):
     """The command line or the environment is wrong."""
+
+
+class EngineLost(Exception):
+    """The engine cannot evaluate anything any more. The server has to be started again."""
 
 
 class ModelLoadError(Exception):

@@ -16,6 +16,7 @@ from ..readiness import Phase, Readiness, readiness
 from .drain import Drain
 from .keys import KeyStore
 from .limits import Limits
+from .origins import Origins
 
 T = TypeVar("T")
 _SLOW_LANE_FROM = 100_000  # bytes of a body: larger ones are worked on in the slow lane
@@ -57,11 +58,13 @@ class Context:
     model_sha256: str = ""  # as recorded beside the file
     template_file: str = ""  # text of --chat-template-file
     started: float = field(default_factory=time)
+    origins: Origins = field(init=False)
     executor: ThreadPoolExecutor = field(init=False)
     slow_lane: ThreadPoolExecutor = field(init=False)
     store_lane: ThreadPoolExecutor = field(init=False)
 
     def __post_init__(self) -> None:
+        self.origins = Origins(self.config, keyless=not self.keys.required)
         self.executor = ThreadPoolExecutor(self.config.threads_http or HTTP_THREADS, "http")
         self.slow_lane = ThreadPoolExecutor(1, "http-large")
         self.store_lane = ThreadPoolExecutor(1, "http-store")
@@ -100,7 +103,18 @@ class Context:
             lacks_gpu=snapshot.state == Phase.READY
             and self.config.require_offload
             and not engine.info.layers_offloaded,
+            hang=self.hang,
         )
+
+    @property
+    def hang(self) -> str:
+        """What hangs, "" when nothing does."""
+        return self.engine.watchdog.reason
+
+    @property
+    def alive(self) -> bool:
+        """Whether the server can come back without a new start."""
+        return not self.engine.watchdog.dead and self.readiness().phase is not Phase.FAILED
 
     def close(self) -> None:
         """End the worker threads."""

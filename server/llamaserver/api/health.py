@@ -28,6 +28,8 @@ async def health(request: web.Request) -> web.StreamResponse:
         return _unhealthy("shutting down", Unavailable("The server is shutting down"))
     if found.phase is not Phase.READY:
         return _unhealthy("error", ServerError(found.error or "stopped"))
+    if context.hang:
+        return _unhealthy("error", Unavailable(context.hang))
     busy = snapshot.requests_processing
     idle = len(snapshot.slots) - busy
     body: dict[str, Any] = {

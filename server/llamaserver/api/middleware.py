@@ -1,4 +1,4 @@
-"""The middlewares around every handler: access log, CORS, draining, errors and API keys."""
+"""The middlewares around every handler: access log, origins, CORS, draining, errors and API keys."""
 
 import logging
 import time
@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 from aiohttp import web
 
-from ..errors import HttpFailure, ServerError, Unauthorized, Unavailable
+from ..errors import Forbidden, HttpFailure, ServerError, Unauthorized, Unavailable
 from .body import json_response
 from .context import CONTEXT
 from .key_file import Key
@@ -20,6 +20,7 @@ _OPEN = frozenset({"/health", "/v1/health"})
 _METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
 _HEADERS = "Authorization, Content-Type, X-Api-Key"  # to a preflight that names none
 _EXPOSED = "Retry-After, WWW-Authenticate, Process-Start-Time-Unix"
+_REFUSED: web.RequestKey[bool] = web.RequestKey("refused", bool)  # on requests of origins that are not allowed
 
 
 @web.middleware
@@ -40,6 +41,17 @@ async def access_log(request: web.Request, handler: Handler) -> web.StreamRespon
 
 
 @web.middleware
+async def known_origin(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse requests of web pages that may not use this server (see origins.py). They cannot read the refusal."""
+    try:
+        request.app[CONTEXT].origins.check(request.headers.getall("Host", []), request.headers.getall("Origin", []))
+    except Forbidden as error:
+        request[_REFUSED] = True
+        return error_response(error)
+    return await handler(request)
+
+
+@web.middleware
 async def preflight(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer a browser's question before a request from another origin: everything is allowed.
 
@@ -56,8 +68,10 @@ async def preflight(request: web.Request, handler: Handler) -> web.StreamRespons
 
 
 async def allow_origin(request: web.Request, response: web.StreamResponse) -> None:
-    """Let pages of any origin read an answer. aiohttp calls this before it sends one."""
+    """Let pages of any origin that is allowed read an answer. aiohttp calls this before it sends one."""
     _vary(response, "Origin")
+    if _REFUSED in request:
+        return
     origin = _asked(request, "Origin", "*")
     response.headers["Access-Control-Allow-Origin"] = origin
     response.headers["Access-Control-Expose-Headers"] = _EXPOSED

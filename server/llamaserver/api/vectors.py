@@ -9,13 +9,12 @@ from aiohttp import web
 
 from ..engine.loop import Request
 from ..engine.stream import Stream
-from ..errors import EngineFailure, InvalidRequest
+from ..errors import EngineFailure, InvalidRequest, as_server_error
 from ..interfaces.output import Embedded, Failed
 from ..interfaces.params import GenerationParams, Prompt
 from . import submission
 from .context import CONTEXT
 from .prompt import build_prompt, numbered
-from .sse import as_server_error
 
 MAX_INPUTS = 2048
 

@@ -73,16 +73,22 @@ class SlotStates:
 
     def settle(self) -> None:
         """Carry out pending copies and shifts. Only a decode does that, so decode one row on an idle slot."""
-        if not self._residents.unsettled:
-            return
+        if self._residents.unsettled and self.decode_one_row() is not Status.OK:
+            raise Unavailable("the cache has pending copies and no idle slot to carry them out", retry_after=1)
+
+    def decode_one_row(self) -> Status | None:
+        """Decode one row on an idle slot and drop it again. None if no slot can take it."""
+        status = None
         idle = [slot.resident or self._cache.vacate(slot) for slot in self._residents.slots if not slot.busy]
         for resident in sorted(idle, key=lambda r: len(r.keys)):
             removable = self._backend.info.partial_reuse or not resident.keys
             if removable and resident.position < self._slot_ctx:
                 batch = Batch()
                 batch.add(0, resident.position, resident.seq, True)
-                if self._backend.decode(batch) is Status.OK:
-                    self._backend.seq_rm(resident.seq, resident.position)
+                status = self._backend.decode(batch, embeddings=not self._backend.info.causal)
+                if status is Status.OK:
                     self._cache.settled()
-                    return
-        raise Unavailable("the cache has pending copies and no idle slot to carry them out", retry_after=1)
+                if status is not Status.NO_ROOM:
+                    self._backend.seq_rm(resident.seq, resident.position)
+                    break
+        return status

@@ -3,6 +3,7 @@
 /health, /slots, /metrics and /status read them without waiting for a decode.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,6 +58,8 @@ class Counters:
     preemptions_total: int = 0
     requests_total: int = 0
     requests_cancelled_total: int = 0
+    requests_failed_total: Mapping[str, int] = field(default_factory=dict)  # by HTTP status of the error
+    decode_failures_total: Mapping[str, int] = field(default_factory=dict)  # by status of decode
     prompt_tokens_seconds: float = 0.0  # average over the last busy window
     predicted_tokens_seconds: float = 0.0
     n_tokens_max: int = 0
