@@ -86,9 +86,11 @@ class Config:
     ssl_key_file: str = ""
     ssl_cert_file: str = ""
     timeout: int = 600
+    decode_timeout: float | None = None  # None: 20 times the usual time, at least 60 s. 0: off
     max_body: int = 64 * 1024 * 1024  # bytes
     max_queue: int = 4096
     slots_endpoint: bool = True
+    request_system_prompt: bool = True  # with API keys, for admins only
     metrics: bool = False
     slot_save_path: str = ""
     drain_delay: float = 0.0

@@ -295,7 +295,6 @@ def test_a_switch_is_negated_by_its_no_variable():
 
 def test_lists_in_the_environment():
     assert parse(env={"LLAMA_API_KEY": "a,b"}).api_keys == ("a", "b")
-    assert parse(env={"LLAMA_API_KEY": ""}).api_keys == ()
     assert parse("--api-key", "c", env={"LLAMA_API_KEY": "a,b"}).api_keys == ("c",)
 
 
@@ -317,6 +316,7 @@ BAD = [
     ("--log-format", "xml"), ("--lora-scaled", "adapter.gguf"), ("--lora-scaled", "a:b"), ("--drain-delay", "-1"),
     ("--drain-timeout", "soon"), ("--load-mode", "fast"), ("--management-port", "-1"), ("--log-verbosity", "much"),
     ("--path", "/no/such/folder"), ("--slot-save-path", "/no/such/folder"), ("--api-key-file", "/no/such/file"),
+    ("--api-key", ""), ("--api-key", " "), ("--api-key", "a,,b"), ("--api-key-file", ""),
 ]  # fmt: skip
 
 
@@ -331,6 +331,9 @@ def test_bad_variable_is_refused_by_name():
         parse(env={"LLAMA_ARG_CTX_SIZE": "x"})
     with pytest.raises(ConfigError, match="LLAMA_ARG_MLOCK: must be true or false"):
         parse(env={"LLAMA_ARG_MLOCK": "maybe"})
+    for variable in ("LLAMA_API_KEY", "LLAMA_ARG_API_KEY_FILE"):
+        with pytest.raises(ConfigError, match=f"{variable}: "):
+            parse(env={variable: ""})
 
 
 CONFLICTS = [

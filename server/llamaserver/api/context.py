@@ -15,6 +15,7 @@ from ..interfaces.backend import BuiltinTemplates
 from ..readiness import Phase, Readiness, readiness
 from .drain import Drain
 from .keys import KeyStore
+from .limits import Limits
 from .origins import Origins
 
 T = TypeVar("T")
@@ -48,6 +49,7 @@ class Context:
     keys: KeyStore
     builtin: BuiltinTemplates
     drain: Drain = field(default_factory=Drain)
+    limits: Limits = field(default_factory=Limits)
     preparing: bool = False  # the model is loaded, its template and system prompt are not checked yet
     failure: str = ""  # why the start has failed, even if the engine could serve
     settled: asyncio.Event = field(default_factory=asyncio.Event)  # set when the server is ready or has failed
@@ -101,7 +103,18 @@ class Context:
             lacks_gpu=snapshot.state == Phase.READY
             and self.config.require_offload
             and not engine.info.layers_offloaded,
+            hang=self.hang,
         )
+
+    @property
+    def hang(self) -> str:
+        """What hangs, "" when nothing does."""
+        return self.engine.watchdog.reason
+
+    @property
+    def alive(self) -> bool:
+        """Whether the server can come back without a new start."""
+        return not self.engine.watchdog.dead and self.readiness().phase is not Phase.FAILED
 
     def close(self) -> None:
         """End the worker threads."""

@@ -8,7 +8,10 @@ from aiohttp import web
 
 from ..errors import Forbidden, HttpFailure, ServerError, Unauthorized, Unavailable
 from .body import json_response
-from .context import CONTEXT, Context
+from .context import CONTEXT
+from .key_file import Key
+from .keys import KeyStore
+from .tenants import KEY
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _log = logging.getLogger(__name__)
@@ -147,10 +150,10 @@ async def draining(request: web.Request, handler: Handler) -> web.StreamResponse
 
 @web.middleware
 async def authorize(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refuse requests without a valid API key, where keys are configured."""
-    context = request.app[CONTEXT]
-    if context.keys.required and not _open_to_all(request) and not _has_key(request, context):
-        raise Unauthorized("Invalid API Key")
+    """Find the API key of a request. Refuse requests without a valid one, where keys are configured."""
+    keys = request.app[CONTEXT].keys
+    if keys.required and not _open_to_all(request):
+        request[KEY] = _key(request, keys)
     return await handler(request)
 
 
@@ -160,9 +163,12 @@ def _open_to_all(request: web.Request) -> bool:
     return request.get("public", False) or getattr(request.match_info.handler, "public", False)
 
 
-def _has_key(request: web.Request, context: Context) -> bool:
-    """Whether any of the keys is valid. A proxy may have sent its own beside the client's."""
-    return any(context.keys.accepts(offered) for offered in _offered(request))
+def _key(request: web.Request, keys: KeyStore) -> Key:
+    """The first valid key. A proxy may have sent its own beside the client's. Raises Unauthorized."""
+    for offered in _offered(request):
+        if (key := keys.find(offered)) is not None:
+            return key
+    raise Unauthorized("Invalid API Key")
 
 
 def _offered(request: web.Request) -> Iterator[str]:

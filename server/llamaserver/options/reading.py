@@ -51,7 +51,7 @@ def _in_environment(option: Option, environ: Mapping[str, str]) -> tuple[str, li
         if text is None and option.off and is_true(environ.get(_negated(variable), "")):
             text = "false"
         if text is not None:
-            return variable, [] if option.many and not text else [text]
+            return variable, [text]
     return "", []
 
 
