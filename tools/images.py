@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import buildtools, standin
+from . import bases, buildtools, standin
 from .cache import cache_dir, exclusive, say
 from .container import Engine, engine
 
@@ -77,8 +77,10 @@ class Image:
         return f"{self.name}:{self.version}{variant}"
 
     def arguments(self, accelerator: str) -> dict[str, str]:
-        """Build arguments. For the CPU, the bases are those of the Dockerfile."""
-        return {**(ACCELERATORS[accelerator] if self.needs_llama else {}), "VERSION": self.version}
+        """Build arguments. The bases are those of the Dockerfile or the accelerator, by the digests of bases.lock."""
+        usual = {"BUILD_BASE": _usual_base(), "RUN_BASE": _usual_base()}
+        given = usual | (ACCELERATORS[accelerator] if self.needs_llama else {}) | {"VERSION": self.version}
+        return {name: bases.pinned(value) if name.endswith("_BASE") else value for name, value in given.items()}
 
 
 SERVER = Image("llamaserver", "server", "Dockerfile.server", needs_llama=True)
@@ -131,7 +133,8 @@ def push(registry: str, accelerator: str, base: str = "") -> list[str]:
 def _build(used: Engine, image: Image, accelerator: str, base: str, context: Path) -> str:
     tag = image.tag(accelerator)
     arguments = image.arguments(accelerator)
-    if "RUN_BASE" not in arguments and (base := base or _base(used)):
+    usual = arguments["RUN_BASE"] == default_base()
+    if usual and (base := base or _base(used)):
         arguments |= {"BUILD_BASE": base, "RUN_BASE": base}
     say(f"building {tag} with {used.name}")
     used.build(context / image.dockerfile, tag, arguments, context)
@@ -151,7 +154,11 @@ def _export(image: Image, base: str, context: Path, cached: Path) -> None:
 
 
 def default_base() -> str:
-    """The base image that both Dockerfiles name."""
+    """The base image of both Dockerfiles, by its digest where bases.lock has it."""
+    return bases.pinned(_usual_base())
+
+
+def _usual_base() -> str:
     found = re.search(r"^ARG RUN_BASE=(\S+)", (ROOT / SERVER.dockerfile).read_text(), re.MULTILINE)
     return found[1] if found else sys.exit(f"{SERVER.dockerfile} names no RUN_BASE")
 
