@@ -48,6 +48,12 @@ def pinned(base: str, locked: Mapping[str, str] | None = None) -> str:
     return base if digest == UNKNOWN else f"{base.rpartition(':')[0]}@{digest}"
 
 
+def digest_of(name: str) -> str | None:
+    """The digest in the name of an image, or None."""
+    found = _DIGEST.search(name)
+    return found[0] if found else None
+
+
 def renew(lock: Path = LOCK) -> list[str]:
     """Write the lock with the present digests. Returns a line for each registry that could not be asked."""
     digests, problems = read(lock), []
