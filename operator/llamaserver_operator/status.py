@@ -8,7 +8,6 @@ from typing import Any
 from . import names
 from .conditions import Condition, accepted, available, conditions, stalled
 from .crashes import End, last_end, restarts
-from .logs import one_line
 from .manifests import Manifest
 from .observed import Observed
 from .problems import Problem
@@ -16,6 +15,7 @@ from .reasons import LOOPING, ON_THE_WAY
 from .remedies import ended
 from .resources.services import endpoint
 from .running import current, ready_servers, service_port
+from .text import one_line
 from .view import View
 
 _LONGEST = 32768  # characters; the API server refuses a longer message of a condition
