@@ -16,6 +16,7 @@ from .resources.claims import claims
 from .resources.deployment import deployment
 from .resources.template import current_template, recorded
 from .rollout import claim_conflicts, shared_claim_problem, surges
+from .sources import private_sources
 from .spec import Spec
 
 _UNKNOWN = 1_000_000  # cost of a pod that does not answer: more than any number of requests
@@ -36,7 +37,8 @@ class Plan:
 def make_plan(spec: Spec, observed: Observed, config: Config) -> Plan:
     """The plan. With a blocking problem it changes nothing."""
     claims_in_the_way = (*shared_claim_problem(spec, observed), *claim_conflicts(spec, observed))
-    problems = [*_texts_missing(spec, observed), *claims_in_the_way, *_strangers(observed)]
+    sources = () if config.allow_private_sources else private_sources(spec)
+    problems = [*sources, *_texts_missing(spec, observed), *claims_in_the_way, *_strangers(observed)]
     if problems:
         return Plan(problems=tuple(problems))
     if leftovers := _leftovers(observed):
