@@ -88,7 +88,8 @@ class Reconciler:
             return _Outcome(rejected(observed, spec, _now()))
         plan = make_plan(spec, observed, self._config)
         if plan.waits:
-            return _Outcome(rejected(observed, plan.problems[0], _now()), _COLLECTING)
+            status = rejected(observed, plan.problems[0], _now())
+            return _Outcome(status, _collecting(status, _now()))
         problems, refusal = plan.problems, None
         try:
             observed, plan = await self._with_unlabelled(spec, observed, plan)
@@ -263,6 +264,13 @@ def _parsed(owner: Manifest) -> Spec | Problem:
 
 def _config_maps_named(spec: Spec) -> set[str]:
     return {text.config_map_key_ref.name for text in spec.texts.values() if text.config_map_key_ref}
+
+
+def _collecting(status: Manifest, now: datetime) -> float:
+    """Seconds until the next look at what an earlier object has left: ever later, because it may stay for long."""
+    since = next(item["lastTransitionTime"] for item in status["conditions"] if item["type"] == "Accepted")
+    waited = (now - datetime.fromisoformat(since)).total_seconds()
+    return min(max(_COLLECTING, waited / 4), _STORE)
 
 
 def _next_look(view: View) -> float | None:
