@@ -32,6 +32,7 @@ class Reason(StrEnum):
     MODEL_LOAD_FAILED = "ModelLoadFailed"
     MODEL_NOT_FOUND = "ModelNotFound"
     UNAUTHORIZED = "Unauthorized"
+    SOURCE_NOT_ALLOWED = "SourceNotAllowed"
     NOT_GGUF = "NotGGUF"
     CHECKSUM_MISMATCH = "ChecksumMismatch"
     DISK_FULL = "DiskFull"
