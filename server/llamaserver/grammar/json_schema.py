@@ -7,7 +7,7 @@ properties appear only if the schema allows them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
@@ -16,12 +16,12 @@ from ..interfaces.grammar import Grammar
 from .gbnf import MAX_BYTES, MAX_REPEAT, parse
 from .json_pattern import pattern_to_gbnf
 from .json_text import DEEPEST, json_text, quote
+from .kept import Kept
 from .rules import GrammarError
 
 Schema = Mapping[str, Any]
 
 _MOST_VISITS = 4_000  # visited schemas, with each further visit through a reference
-_MOST_SCHEMAS = 16  # texts of schemas that are kept compiled
 _MOST_DIGITS = 8  # of an index in a reference
 _SHOWN = 80  # characters of a reference in an error
 _AROUND = 6  # characters around the name and the body of a rule
@@ -55,14 +55,11 @@ def compile_schema(schema: object) -> Grammar:
         raise InvalidRequest(f"json_schema: {error}", field="json_schema") from None
 
 
-@lru_cache(_MOST_SCHEMAS)
-def _parsed(text: str) -> Grammar:
-    """Requests with the same schema share one grammar, which may take megabytes."""
-    return parse(text, _no_token)
-
-
 def _no_token(_: str) -> None:
     """No token: the text of a schema names none."""
+
+
+_parsed = Kept(partial(parse, token_id=_no_token))
 
 
 class _Converter:

@@ -114,7 +114,13 @@ class Batch:
 
 
 class Sampler(Protocol):
-    """The sampling state of one request. Another thread makes it. Then only the engine thread uses it."""
+    """The sampling state of one request. Another thread makes it. Then only the engine thread uses it.
+
+    It takes little memory until `prime` or the first `sample`.
+    """
+
+    def fresh(self, seed: int) -> "Sampler":
+        """Another sampler with the same parameters, except for the seed. Any thread, before the first sample."""
 
     def prime(self, prompt: Sequence[int]) -> None:
         """Give the prompt's token ids to the penalties. Call this once, before the first sample."""
@@ -133,7 +139,10 @@ class SamplerFactory(Protocol):
     """Builds samplers from the parameters of requests. Thread-safe. A large grammar may take long."""
 
     def __call__(self, params: SamplingParams, n_ctx: int) -> Sampler:
-        """Build a sampler. Raises InvalidRequest for a grammar that does not parse."""
+        """Build a sampler.
+
+        Raises InvalidRequest for a grammar that does not parse, Unavailable while grammars take too much memory.
+        """
 
 
 class BuiltinTemplates(Protocol):

@@ -11,11 +11,15 @@ from ..interfaces.tenant import COMMON, Tenant
 from . import overflow
 from .request import Task
 from .settings import EngineSettings
+from .text_stream import Stops
 
 
 @dataclass(slots=True)
 class Request:
-    """What the API asks of the engine. `tag` is data of the API, which SlotView carries back."""
+    """What the API asks of the engine. `tag` is data of the API, which SlotView carries back.
+
+    The requests of one batch share their `stops`, which are those of `params`.
+    """
 
     prompt: Prompt
     params: GenerationParams
@@ -23,6 +27,7 @@ class Request:
     kind: Literal["completion", "embedding"] = "completion"
     tag: Any = None
     tenant: Tenant = COMMON
+    stops: Stops | None = None
 
 
 def make_task(
@@ -62,6 +67,7 @@ def make_task(
         truncated=truncated,
         tag=request.tag,
         tenant=request.tenant,
+        stops=request.stops,
         n_keep=_n_keep(params, len(keys), settings, vocab),
     )
 
