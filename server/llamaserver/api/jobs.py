@@ -4,11 +4,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from aiohttp import web
+
 from ..engine.loop import Request
 from ..engine.stream import Stream
 from ..errors import InvalidRequest
 from ..interfaces.params import GenerationParams, Prompt
 from ..scheduling.text_stream import Stops
+from . import submission
 from .body import dumps
 from .context import Context
 from .fields import Fields
@@ -147,9 +150,9 @@ def _until_slot_ends(params: GenerationParams, prompt: Prompt, slot_ctx: int) ->
     return replace(params, n_predict=slot_ctx - len(prompt) if len(prompt) < slot_ctx else slot_ctx // 4)
 
 
-def submit(context: Context, job: Job) -> Stream:
+def submit(request: web.Request, job: Job) -> Stream:
     """Give a job to the engine. In a batch, its errors name the prompt."""
     try:
-        return context.engine.submit(job.request)
+        return submission.submit(request, job.request)
     except InvalidRequest as error:
         raise (error.named(job.field) if "." in job.field else error) from error
