@@ -81,3 +81,24 @@ def test_large_grammars_that_wait_are_bounded(server: ServerProcess, client: Cli
             body = {"prompt": "a", "n_predict": 1, "grammar": grammar.format(number)}
             assert http.post("/completion", json=body).status_code == 200
     assert peak.grown < 100 * MIB
+
+
+SLOW: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
+    "special tokens": ("/completion", lambda: {"prompt": "<|im_start|>" * 116_000, "n_predict": 0}),
+    "special tokens in short": ("/tokenize", lambda: {"content": "<|im_start|>" * 80_000}),
+    "a schema of many parts": (
+        "/completion",
+        lambda: {"prompt": "a", "json_schema": {"allOf": [{"properties": {f"p{i}": {}}} for i in range(3900)]}},
+    ),
+    "a large schema": (
+        "/completion",
+        lambda: {"prompt": "a", "json_schema": {"allOf": [{"properties": {f"{i:05}" * 9: {}}} for i in range(99_999)]}},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_a_body_that_took_minutes_is_answered_soon(client: Client, name: str) -> None:
+    path, body = SLOW[name]
+    answer = client.http.post(path, json=body(), timeout=20)
+    assert answer.status_code == (200 if path == "/tokenize" else 400), answer.text

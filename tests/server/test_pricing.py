@@ -5,8 +5,9 @@ import tracemalloc
 
 import pytest
 from llamaserver.api.fields import Fields
-from llamaserver.api.pricing import check_echo, check_price, size
+from llamaserver.api.pricing import check_echo, check_price
 from llamaserver.errors import InvalidRequest, Unavailable
+from llamaserver.interfaces.declare import size
 from llamaserver.interfaces.params import GENERATION_PARAMETERS, SAMPLING_PARAMETERS, SamplingParams
 from llamaserver.sampling import grammars
 from llamaserver.sampling.sampler import ChainSamplerFactory

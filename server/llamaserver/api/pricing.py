@@ -7,7 +7,7 @@ product of allowed values can take much memory or time.
 from typing import Any
 
 from ..errors import InvalidRequest
-from ..interfaces.declare import Budget
+from ..interfaces.declare import Budget, size
 from ..interfaces.params import GENERATION_PARAMETERS, SAMPLING_PARAMETERS
 from .fields import Fields
 
@@ -30,7 +30,7 @@ def check_price(fields: Fields, *, prompts: int, choices: int = 1) -> None:
         if value is None:
             continue
         most = budget.most // answers
-        if size(value, most) > most:
+        if _size(value, most) > most:
             raise _refused(name, budget, f"{_known(value, most)} {budget.unit}", prompts, choices)
 
 
@@ -51,30 +51,11 @@ def _refused(name: str, budget: Budget, value: str, prompts: int, choices: int) 
 
 def _known(value: Any, most: int) -> str:
     """The size of a value. Counting ends soon after `most`."""
-    found = size(value, 8 * most)
+    found = _size(value, 8 * most)
     return f"more than {found}" if found > 8 * most else str(found)
 
 
-def size(value: Any, most: int) -> int:
-    """Characters of all texts, and one for each value in an array or object. Counting ends soon after `most`.
-
-    A number counts as itself.
-    """
-    if isinstance(value, bool | float) or value is None:
-        return 1
-    if isinstance(value, int):
-        return max(value, 0)
-    if isinstance(value, str):
-        return len(value)
-    total, todo = 0, [value]
-    while todo and total <= most:
-        one = todo.pop()
-        total += 1
-        if isinstance(one, str):
-            total += len(one)
-        elif isinstance(one, dict):
-            total += sum(map(len, one))
-            todo.extend(one.values())
-        elif isinstance(one, list):
-            todo.extend(one)
-    return total
+def _size(value: Any, most: int) -> int:
+    """The size of a value. A number counts as itself."""
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return max(value, 0) if is_number else size(value, most)

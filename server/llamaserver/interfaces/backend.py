@@ -5,7 +5,7 @@ weights. Any thread may use a Vocab. Only the engine thread may use a Backend. `
 """
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Protocol
@@ -18,6 +18,11 @@ from .params import Media, Prompt, SamplingParams
 
 FloatArray = npt.NDArray[np.float32]
 ByteArray = npt.NDArray[np.uint8]
+
+
+def never() -> bool:
+    """For a call that nobody cancels."""
+    return False
 
 
 class Vocab(Protocol):
@@ -33,8 +38,13 @@ class Vocab(Protocol):
     add_bos: bool
     eog: frozenset[int]
 
-    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
-        """Tokenize a text. With `add_special`, the model's own rules add BOS and EOS."""
+    def tokenize(
+        self, text: str, *, add_special: bool, parse_special: bool, cancelled: Callable[[], bool] = never
+    ) -> list[int]:
+        """Tokenize a text. With `add_special`, the model's own rules add BOS and EOS.
+
+        The time grows with the length of the text. Raises CancelledError soon after `cancelled` returns True.
+        """
 
     def piece(self, token: int) -> bytes:
         """Bytes of one token. A special token has no bytes. 0 <= token < n_vocab."""

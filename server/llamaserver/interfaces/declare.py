@@ -14,6 +14,24 @@ class Budget:
     unit: str
 
 
+def size(value: Any, most: int) -> int:
+    """Characters of all texts in a JSON value, and one for each value in it. Counting ends soon after `most`."""
+    if isinstance(value, str):
+        return len(value)
+    total, todo = 0, [value]
+    while todo and total <= most:
+        one = todo.pop()
+        total += 1
+        if isinstance(one, str):
+            total += len(one)
+        elif isinstance(one, dict):
+            total += sum(map(len, one))
+            todo.extend(one.values())
+        elif isinstance(one, list):
+            todo.extend(one)
+    return total
+
+
 @dataclass(frozen=True, slots=True)
 class Parameter:
     """One field of a generation request.
