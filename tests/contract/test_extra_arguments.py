@@ -127,7 +127,7 @@ def test_the_schema_refuses_the_same_variables():
 
 
 def test_what_reads_any_file_is_owned():
-    """Each option whose value is a file or folder that clients or the model can see. Folders of the server's are not."""
+    """Each option with a file or folder that clients or the model can see. Folders of the server's own are not."""
     reads = {
         flag
         for option in options.OPTIONS
