@@ -20,6 +20,7 @@ from .prompt import build_prompt, numbered
 from .schema import RANDOM_SEED, Limits, parse_generation
 from .settings import generation_settings
 
+MAX_TOKENS = 1 << 17  # of all answers that come in one piece, if that is more than their slots hold
 MAX_PROBABILITIES = 1 << 16  # candidates that an answer may carry when it comes in one piece
 
 
@@ -79,8 +80,9 @@ def make_jobs(
 
     `inputs` tokenizes the `prompts` prompts. It is called after the price and the options have been checked, so that
     a wrong request costs little. What the jobs have in common is made once.
-    Each choice has its own seed. `stops` are further stop strings. `ends_with_slot` limits answers without
-    n_predict to what the slot holds. Raises InvalidRequest.
+    Each choice has its own seed. `stops` are further stop strings. With `ends_with_slot`, an answer without n_predict
+    ends when its slot is full, as clients of OpenAI expect: a small model that repeats itself would never end.
+    Raises InvalidRequest.
     """
     check_price(fields, prompts=prompts, choices=choices)
     engine = context.engine
@@ -97,13 +99,14 @@ def make_jobs(
     for entry in inputs():
         shown = entry.echo if isinstance(entry.echo, str) else dumps(entry.echo).decode()
         for variant, settings in variants:
-            limited = _until_slot_ends(variant, entry.prompt, slot_ctx) if ends_with_slot else variant
             request = Request(
                 entry.prompt,
-                limited,
+                variant,
                 sampler.fresh(variant.sampling.seed),
                 tag=Tag(settings, shown),
                 stops=ordered,
+                ends_with_slot=ends_with_slot,
+                most_tokens=-1 if stream else max(slot_ctx, MAX_TOKENS // (prompts * choices)),
             )
             jobs.append(Job(request, settings, entry.echo, entry.field))
     return jobs
@@ -137,17 +140,6 @@ def _variants(
 def _settings(context: Context, params: GenerationParams, *, stream: bool) -> dict[str, Any]:
     slot_ctx = context.engine.settings.slot_ctx
     return generation_settings(params, n_ctx=slot_ctx, model=model_name(context), stream=stream)
-
-
-def _until_slot_ends(params: GenerationParams, prompt: Prompt, slot_ctx: int) -> GenerationParams:
-    """End an answer that has no limit of its own where the slot ends, as clients of OpenAI expect.
-
-    With context shift, a small model that repeats itself would never end. A prompt longer than the slot is cut,
-    and leaves room for a quarter of the slot.
-    """
-    if params.n_predict >= 0:
-        return params
-    return replace(params, n_predict=slot_ctx - len(prompt) if len(prompt) < slot_ctx else slot_ctx // 4)
 
 
 def submit(request: web.Request, job: Job) -> Stream:
