@@ -16,6 +16,7 @@ from .context import CONTEXT, Context
 from .fields import Fields
 from .jobs import Input, Job, make_jobs, model_name, submit, text_inputs
 from .openai_answer import Call, Chunks, whole
+from .pricing import check_echo
 from .prompt import prompt_text, required_prompts
 from .sse import gather, respond
 
@@ -85,7 +86,9 @@ def _text_call(context: Context, fields: Fields) -> Call:
         ends_with_slot=True,
     )
     echo = fields.boolean("echo", default=False)
-    echoes = [prompt_text(value, context.engine) if echo else "" for value in prompts for _ in range(n)]
+    texts = [prompt_text(value, context.engine) if echo else "" for value in prompts]
+    check_echo(texts, n)
+    echoes = [text for text in texts for _ in range(n)]
     return _call(context, fields, jobs, stream=stream, chat=False, logprobs=logprobs, echoes=echoes)
 
 

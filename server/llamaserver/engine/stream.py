@@ -59,7 +59,7 @@ class Stream:
         """The next event. Call it only when ready()."""
         event = self._events.popleft()
         if isinstance(event, Delta):
-            self._client.taken += 1
+            self._client.taken += event.weight
             if self._client.resting and not self._events:
                 self._client.resting = False
                 self._resume()
