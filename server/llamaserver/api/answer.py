@@ -7,6 +7,9 @@ from typing import Any
 
 from ..interfaces.output import Delta, Event, Finish, Timings, TokenProb, TokenProbs
 
+_BYTES_OF_TOKEN = 8  # as JSON
+_BYTES_OF_PROB = 200
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -29,6 +32,18 @@ def join(events: Sequence[Event]) -> Answer:
         probs=[probs for delta in deltas for probs in delta.probs] + list(finish.probs),
         finish=finish,
     )
+
+
+def size_of(answers: Sequence[Answer]) -> int:
+    """About how many bytes the texts and the probabilities take as JSON."""
+    return sum(
+        len(answer.content) + _BYTES_OF_TOKEN * len(answer.tokens) + sum(map(_size_of_probs, answer.probs))
+        for answer in answers
+    )
+
+
+def _size_of_probs(item: TokenProbs) -> int:
+    return _BYTES_OF_PROB * (1 + len(item.top))
 
 
 def timings_json(timings: Timings) -> dict[str, Any]:

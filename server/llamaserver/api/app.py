@@ -23,7 +23,7 @@ from . import (
 )
 from .context import CONTEXT, Context
 from .keys import KeyStore
-from .middleware import access_log, allow_origin, authorize, draining, errors, preflight
+from .middleware import access_log, allow_origin, authorize, count_bodies, draining, errors, preflight
 
 
 def build_context(config: Config, engine: Engine, builtin: BuiltinTemplates) -> Context:
@@ -34,7 +34,8 @@ def build_context(config: Config, engine: Engine, builtin: BuiltinTemplates) -> 
 def build_app(context: Context) -> web.Application:
     """The clients' port: the API and the page."""
     app = web.Application(
-        middlewares=[access_log, preflight, draining, errors, authorize], client_max_size=context.config.max_body
+        middlewares=[access_log, preflight, draining, errors, authorize, count_bodies],
+        client_max_size=context.config.largest_body,
     )
     app[CONTEXT] = context
     app.on_response_prepare.append(allow_origin)

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from aiohttp import web
 
 from ..errors import HttpFailure, ServerError, Unauthorized, Unavailable
-from .body import json_response
+from .body import HOLD, client_of, json_response
 from .context import CONTEXT, Context
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -98,6 +98,8 @@ def error_response(error: ServerError) -> web.Response:
         response.headers["Retry-After"] = str(error.retry_after)
     if isinstance(error, Unauthorized):
         response.headers["WWW-Authenticate"] = "Bearer"
+    if error.status == web.HTTPUnsupportedMediaType.status_code:
+        response.headers["Accept-Encoding"] = "identity"  # RFC 9110, 15.5.16
     return response
 
 
@@ -138,6 +140,14 @@ async def authorize(request: web.Request, handler: Handler) -> web.StreamRespons
     if context.keys.required and not _open_to_all(request) and not _has_key(request, context):
         raise Unauthorized("Invalid API Key")
     return await handler(request)
+
+
+@web.middleware
+async def count_bodies(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Count the bytes of the body, as it is read, until the request is answered."""
+    with request.app[CONTEXT].bodies.hold(client_of(request)) as hold:
+        request[HOLD] = hold
+        return await handler(request)
 
 
 def _open_to_all(request: web.Request) -> bool:

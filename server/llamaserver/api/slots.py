@@ -1,6 +1,7 @@
 """The endpoint /slots: list the slots, and save, restore or erase the cache of one."""
 
 import re
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -82,8 +83,13 @@ async def slot_action(request: web.Request) -> web.StreamResponse:
     return json_response(await action(request, context, int(text)))
 
 
+async def _path(request: web.Request, context: Context) -> Path:
+    folder = context.config.slot_save_path
+    return await read_fields(request, lambda fields: slotfile.path_for(folder, fields.string("filename")))
+
+
 async def _save(request: web.Request, context: Context, slot: int) -> dict[str, Any]:
-    path = slotfile.path_for(context.config.slot_save_path, (await read_fields(request)).string("filename"))
+    path = await _path(request, context)
     info, began = context.engine.info, monotonic()
     state = await context.engine.save_slot(slot)
     written = await context.blocking(
@@ -99,7 +105,7 @@ async def _save(request: web.Request, context: Context, slot: int) -> dict[str, 
 
 
 async def _restore(request: web.Request, context: Context, slot: int) -> dict[str, Any]:
-    path = slotfile.path_for(context.config.slot_save_path, (await read_fields(request)).string("filename"))
+    path = await _path(request, context)
     info, began = context.engine.info, monotonic()
     tokens, data, size = await context.blocking(lambda: slotfile.read(path, info.n_vocab, info.state_version))
     lora = await context.blocking(lambda: slotfile.scales(path))

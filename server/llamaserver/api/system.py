@@ -14,17 +14,16 @@ from .fields import Fields
 from .prompt import check_length
 
 
-async def apply_system_prompt(context: Context, fields: Fields) -> None:
-    """Set the system prompt of all later requests, if this request has one."""
+def requested_system_prompt(context: Context, fields: Fields) -> SystemPrompt | None:
+    """The system prompt of a request, for all later ones too. None if it has none. Runs in an executor thread."""
     _, value = fields.get("system_prompt")
     if value is None:
-        return
+        return None
     if isinstance(value, str):
         value = {"prompt": value}
     if not isinstance(value, dict):
         raise InvalidRequest("Field 'system_prompt': must be an object or a string", field="system_prompt")
-    size = len(str(value.get("prompt")))
-    context.system = await context.blocking(lambda: read_system_prompt(context, value), size)
+    return read_system_prompt(context, value)
 
 
 def read_system_prompt(context: Context, value: dict[str, Any]) -> SystemPrompt:

@@ -7,6 +7,7 @@ from pathlib import Path
 from ..config import Config
 from ..errors import ConfigError
 
+_LEAST_BODY = 1024  # bytes
 _LEAST_SLOT = 8  # tokens; a smaller slot could hold no prompt and answer
 
 
@@ -42,6 +43,8 @@ def _serving(config: Config) -> Iterator[str]:
         yield "--ssl-key-file and --ssl-cert-file belong together"
     if config.management_port > 0 and config.management_port == config.port:
         yield "--management-port must not be --port"
+    if 0 < config.max_body < _LEAST_BODY:
+        yield f"--max-body must be 0 or at least {_LEAST_BODY}"
 
 
 def _paths(config: Config) -> Iterator[str]:
