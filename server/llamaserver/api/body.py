@@ -17,6 +17,7 @@ from .body_bytes import Hold
 from .context import CONTEXT
 from .fields import Fields
 from .json_size import check_size
+from .tenants import key_of
 
 T = TypeVar("T")
 HOLD = web.RequestKey("hold", Hold)
@@ -78,8 +79,8 @@ async def _read(request: web.Request) -> bytearray:
 
 
 def client_of(request: web.Request) -> str:
-    """Whose turn it is when a worker thread runs a call of this request."""
-    return request.remote or ""
+    """Who shares threads and memory fairly with others: a tenant, or an address where there are no keys."""
+    return key_of(request).identity or request.remote or ""
 
 
 def parse(data: bytes) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from .body_bytes import BodyBytes
 from .drain import Drain
 from .keys import KeyStore
 from .lanes import Lane
+from .limits import Limits
+from .origins import Origins
 
 T = TypeVar("T")
 _LARGE_FROM = 100_000  # bytes of a body: larger ones have threads of their own
@@ -49,6 +51,7 @@ class Context:
     keys: KeyStore
     builtin: BuiltinTemplates
     drain: Drain = field(default_factory=Drain)
+    limits: Limits = field(default_factory=Limits)
     preparing: bool = False  # the model is loaded, its template and system prompt are not checked yet
     failure: str = ""  # why the start has failed, even if the engine could serve
     settled: asyncio.Event = field(default_factory=asyncio.Event)  # set when the server is ready or has failed
@@ -57,6 +60,7 @@ class Context:
     model_sha256: str = ""  # as recorded beside the file
     template_file: str = ""  # text of --chat-template-file
     started: float = field(default_factory=time)
+    origins: Origins = field(init=False)
     bodies: BodyBytes = field(init=False)
     _small: Lane = field(init=False)
     _large: Lane = field(init=False)
@@ -64,6 +68,7 @@ class Context:
     _store: Lane = field(init=False)
 
     def __post_init__(self) -> None:
+        self.origins = Origins(self.config, keyless=not self.keys.required)
         self.bodies = BodyBytes(self.config.largest_bodies, self.config.largest_body)
         self._small = Lane("http", self.config.threads_http or HTTP_THREADS)
         self._large = Lane("http-large", _LARGE_THREADS)
@@ -105,7 +110,18 @@ class Context:
             lacks_gpu=snapshot.state == Phase.READY
             and self.config.require_offload
             and not engine.info.layers_offloaded,
+            hang=self.hang,
         )
+
+    @property
+    def hang(self) -> str:
+        """What hangs, "" when nothing does."""
+        return self.engine.watchdog.reason
+
+    @property
+    def alive(self) -> bool:
+        """Whether the server can come back without a new start."""
+        return not self.engine.watchdog.dead and self.readiness().phase is not Phase.FAILED
 
     def close(self) -> None:
         """End the worker threads."""

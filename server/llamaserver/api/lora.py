@@ -8,6 +8,7 @@ from ..errors import InvalidRequest
 from .body import json_response, read_value
 from .context import CONTEXT, Context
 from .fields import Fields
+from .tenants import require_admin
 
 
 async def lora_list(request: web.Request) -> web.StreamResponse:
@@ -24,6 +25,7 @@ async def lora_list(request: web.Request) -> web.StreamResponse:
 
 async def lora_set(request: web.Request) -> web.StreamResponse:
     """POST /lora-adapters: [{id, scale}]. Adapters that are not named are switched off."""
+    require_admin(request, "POST /lora-adapters changes the answers of all keys, so it")
     context = request.app[CONTEXT]
     context.engine.set_lora(await read_value(request, lambda value: _scales(context, value)))
     return json_response({"success": True})

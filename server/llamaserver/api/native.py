@@ -17,7 +17,7 @@ from .fields import Fields
 from .jobs import Input, Job, make_jobs, submit, text_inputs
 from .prompt import check_length, read_images, required_prompts
 from .sse import gather, respond
-from .system import requested_system_prompt
+from .system import requested_system_prompt, set_system_prompt
 
 MAX_PROMPTS = 256
 MAX_PROMPTS_WITH_IMAGES = 8  # every image is decoded for every prompt
@@ -30,26 +30,31 @@ class Call:
     jobs: list[Job]
     stream: bool
     wanted: tuple[str, ...]  # response_fields
-    system: SystemPrompt  # of this request, and of all later ones
+    system: SystemPrompt | None = None  # for this request and all later ones. None: the present one
 
 
 async def completion(request: web.Request) -> web.StreamResponse:
     """POST /completion and /completions."""
     context = request.app[CONTEXT]
     context.engine.check_queue()
-    call = await read_fields(request, lambda fields: _completion_call(context, fields))
-    context.system = call.system
+    call = await read_fields(request, lambda fields: _completion_call(request, fields))
+    if call.system is not None:
+        set_system_prompt(request, call.system)
     return await _run(request, call)
 
 
-def _completion_call(context: Context, fields: Fields) -> Call:
-    system = requested_system_prompt(context, fields) or context.system
+def _completion_call(request: web.Request, fields: Fields) -> Call:
+    context, system = request.app[CONTEXT], requested_system_prompt(request, fields)
     stream = fields.boolean("stream", default=False)
     prompts = required_prompts(fields)
     if len(prompts) > MAX_PROMPTS:
         raise InvalidRequest(f"Field 'prompt': at most {MAX_PROMPTS} prompts", field="prompt")
     jobs = make_jobs(
-        context, fields, lambda: _inputs(context, fields, prompts, system), prompts=len(prompts), stream=stream
+        context,
+        fields,
+        lambda: _inputs(context, fields, prompts, system or context.system),
+        prompts=len(prompts),
+        stream=stream,
     )
     return Call(jobs, stream, fields.strings("response_fields"), system)
 
@@ -67,7 +72,7 @@ async def _run(request: web.Request, call: Call) -> web.StreamResponse:
     """Send the jobs to the engine and answer in the document's shape."""
     context, jobs, wanted = request.app[CONTEXT], call.jobs, call.wanted
     with ExitStack() as stack:
-        streams = [stack.enter_context(submit(context, job)) for job in jobs]
+        streams = [stack.enter_context(submit(request, job)) for job in jobs]
         if call.stream:
             return await respond(request, streams, lambda i, event: _encode(jobs[i], i, event, len(jobs) > 1, wanted))
         answers = [join(events) for events in await gather(streams)]
@@ -165,7 +170,7 @@ def _infill_call(context: Context, fields: Fields) -> Call:
     keys = [*tokens, vocab.fim_pre, *before, vocab.fim_suf, *after, vocab.fim_mid]
     entry = Input(Prompt(array("q", keys)), prefix, "input_prefix")
     jobs = make_jobs(context, fields, lambda: [entry], prompts=1, stream=stream)
-    return Call(jobs, stream, fields.strings("response_fields"), context.system)
+    return Call(jobs, stream, fields.strings("response_fields"))
 
 
 def add_routes(app: web.Application) -> None:

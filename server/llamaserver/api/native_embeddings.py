@@ -15,7 +15,7 @@ async def embedding(request: web.Request) -> web.StreamResponse:
     context = request.app[CONTEXT]
     context.engine.check_queue()
     inputs, many = await read_fields(request, lambda fields: _inputs(context, fields))
-    results = await embed(context, inputs)
+    results = await embed(request, inputs)
     return await long_response(request, lambda: _answer(results, many), size_of(results))
 
 

@@ -28,7 +28,7 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
     context = request.app[CONTEXT]
     context.engine.check_queue()
     call = await read_fields(request, lambda fields: _call(context, fields))
-    results = await embed(context, call.inputs)
+    results = await embed(request, call.inputs)
     name = model_name(context)
     return await long_response(request, lambda: _answer(results, call.form, name), size_of(results))
 

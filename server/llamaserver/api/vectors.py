@@ -5,15 +5,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from aiohttp import web
 
 from ..engine.loop import Request
 from ..engine.stream import Stream
-from ..errors import EngineFailure, InvalidRequest, NotSupported
+from ..errors import EngineFailure, InvalidRequest, NotSupported, as_server_error
 from ..interfaces.output import Embedded, Failed
 from ..interfaces.params import GenerationParams, Prompt
+from . import submission
 from .context import Context
 from .prompt import build_prompt, numbered
-from .sse import as_server_error
 
 MAX_INPUTS = 2048
 _BYTES_OF_NUMBER = 12  # as JSON
@@ -35,16 +36,16 @@ def read_inputs(context: Context, inputs: list[Any], field: str) -> Inputs:
     return [(build_prompt(item, context.engine, field=name), name) for name, item in zip(names, inputs, strict=True)]
 
 
-async def embed(context: Context, inputs: Inputs) -> list[Embedded]:
+async def embed(request: web.Request, inputs: Inputs) -> list[Embedded]:
     """One result per input: vectors of shape (1, n_embd), or (n_tokens, n_embd) without pooling."""
     with ExitStack() as stack:
-        streams = [(stack.enter_context(_submit(context, prompt, name)), name) for prompt, name in inputs]
+        streams = [(stack.enter_context(_submit(request, prompt, name)), name) for prompt, name in inputs]
         return [await _result(stream, name) for stream, name in streams]
 
 
-def _submit(context: Context, prompt: Prompt, field: str) -> Stream:
+def _submit(request: web.Request, prompt: Prompt, field: str) -> Stream:
     try:
-        return context.engine.submit(Request(prompt, GenerationParams(n_predict=0), kind="embedding"))
+        return submission.submit(request, Request(prompt, GenerationParams(n_predict=0), kind="embedding"))
     except InvalidRequest as error:
         raise error.named(field) from error
 
