@@ -28,7 +28,7 @@ from .access import access_log, answer_id, without_content
 from .authorize import authorize
 from .context import CONTEXT, Context
 from .keys import KeyStore
-from .middleware import allow_origin, draining, errors, known_origin, preflight
+from .middleware import allow_origin, count_bodies, draining, errors, known_origin, preflight
 
 
 def build_context(config: Config, engine: Engine, builtin: BuiltinTemplates) -> Context:
@@ -39,8 +39,8 @@ def build_context(config: Config, engine: Engine, builtin: BuiltinTemplates) -> 
 def build_app(context: Context) -> web.Application:
     """The clients' port: the API and the page."""
     app = web.Application(
-        middlewares=[access_log, known_origin, preflight, draining, errors, authorize],
-        client_max_size=context.config.max_body,
+        middlewares=[access_log, known_origin, preflight, draining, errors, authorize, count_bodies],
+        client_max_size=context.config.largest_body,
     )
     app[CONTEXT] = context
     logging.getLogger("aiohttp.server").addFilter(without_content)

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from ..errors import Forbidden, HttpFailure, ServerError, Unauthorized, Unavailable
 from .authorize import OPEN, Handler
-from .body import json_response
+from .body import HOLD, client_of, json_response
 from .context import CONTEXT
 
 _log = logging.getLogger(__name__)
@@ -93,6 +93,8 @@ def error_response(error: ServerError) -> web.Response:
         response.headers["WWW-Authenticate"] = "Bearer"
         if error.closes:
             response.force_close()
+    if error.status == web.HTTPUnsupportedMediaType.status_code:
+        response.headers["Accept-Encoding"] = "identity"  # RFC 9110, 15.5.16
     return response
 
 
@@ -124,3 +126,11 @@ async def draining(request: web.Request, handler: Handler) -> web.StreamResponse
     if not response.prepared and drain.closes(request):
         response.force_close()
     return response
+
+
+@web.middleware
+async def count_bodies(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Count the bytes of the body, as it is read, until the request is answered."""
+    with request.app[CONTEXT].bodies.hold(client_of(request)) as hold:
+        request[HOLD] = hold
+        return await handler(request)

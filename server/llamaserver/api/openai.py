@@ -9,8 +9,8 @@ from typing import Any
 from aiohttp import web
 
 from ..errors import InvalidRequest
-from .answer import join
-from .body import body_size, encoded_response, json_response, read_fields
+from .answer import join, size_of
+from .body import dumps, encoded_response, long_response, read_fields
 from .chat import chat_prompt, render_chat
 from .context import CONTEXT, Context
 from .fields import Fields
@@ -38,18 +38,15 @@ async def completions(request: web.Request) -> web.StreamResponse:
 
 async def _answer(request: web.Request, read: Callable[[Context, Fields], Call]) -> web.StreamResponse:
     context = request.app[CONTEXT]
-    fields = await read_fields(request, _DEFAULTS)
-    context.require_ready()
-    return await _run(request, await context.blocking(lambda: read(context, fields), body_size(request)))
+    context.engine.check_queue()
+    return await _run(request, await read_fields(request, lambda fields: read(context, fields), _DEFAULTS))
 
 
 async def apply_template(request: web.Request) -> web.StreamResponse:
     """POST /apply-template: the prompt that the template makes of a chat."""
     context = request.app[CONTEXT]
-    fields = await read_fields(request)
-    context.require_ready()
-    chat = await context.blocking(lambda: render_chat(context, fields), body_size(request))
-    return json_response({"prompt": chat.text})
+    prompt = await read_fields(request, lambda fields: dumps({"prompt": render_chat(context, fields).text}))
+    return encoded_response(prompt)
 
 
 def _chat_call(context: Context, fields: Fields) -> Call:
@@ -79,7 +76,7 @@ def _text_call(context: Context, fields: Fields) -> Call:
     jobs = make_jobs(
         context,
         _translated(fields, logprobs),
-        lambda: text_inputs(context, prompts),
+        lambda: text_inputs(context, prompts, context.system.tokens),
         prompts=len(prompts),
         stream=stream,
         choices=n,
@@ -176,16 +173,13 @@ def _choices(fields: Fields, prompts: int) -> int:
 
 
 async def _run(request: web.Request, call: Call) -> web.StreamResponse:
-    context = request.app[CONTEXT]
     with ExitStack() as stack:
         streams = [stack.enter_context(submit(request, job)) for job in call.jobs]
         if call.stream:
             writer = Chunks(call)
             return await respond(request, streams, writer.encode, head=writer.head(), tail=b"data: [DONE]\n\n")
         answers = [join(events) for events in await gather(streams)]
-    return encoded_response(
-        await context.blocking(lambda: whole(call, answers)) if call.logprobs is not None else whole(call, answers)
-    )
+    return await long_response(request, lambda: whole(call, answers), size_of(answers) + sum(map(len, call.echoes)))
 
 
 def add_routes(app: web.Application) -> None:
