@@ -98,10 +98,12 @@ def _text_logprobs(fields: Fields) -> int | None:
 
 
 def _check_supported(fields: Fields) -> None:
+    harmless = {"best_of": (1,), "modalities": (["text"],), "function_call": ("none",)}
+    calls_nothing = "none" in (fields.get("tool_choice")[1], fields.get("function_call")[1])
     for name in _UNSUPPORTED:
         _, value = fields.get(name)
-        harmless = (name == "best_of" and value == 1) or (name == "modalities" and value == ["text"])
-        if value not in (None, [], "") and not harmless:
+        only_shown = calls_nothing and name in ("tools", "functions")  # to the template
+        if value not in (None, [], "", *harmless.get(name, ())) and not only_shown:
             raise InvalidRequest(f"Field '{name}': is not supported by this server", field=name)
     if fields.get("tool_choice")[1] not in (None, "none", "auto"):
         raise InvalidRequest("Field 'tool_choice': is not supported by this server", field="tool_choice")
