@@ -94,6 +94,8 @@ class Config:
     request_system_prompt: bool = True  # with API keys, for admins only
     metrics: bool = False
     slot_save_path: str = ""
+    slot_save_max_bytes: int = 4 * 1024**3  # of all files together, 0: no limit
+    slot_save_max_files: int = 64  # 0: no limit
     drain_delay: float = 0.0
     drain_timeout: float = 300.0
     save_timeout: float = 0.0  # for the KV store, after the drain. 0: no limit while the save makes progress

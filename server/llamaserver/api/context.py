@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import time
 from typing import TypeVar
 
@@ -17,6 +18,7 @@ from .drain import Drain
 from .keys import KeyStore
 from .limits import Limits
 from .origins import Origins
+from .slot_quota import SlotQuota
 
 T = TypeVar("T")
 _SLOW_LANE_FROM = 100_000  # bytes of a body: larger ones are worked on in the slow lane
@@ -59,11 +61,14 @@ class Context:
     template_file: str = ""  # text of --chat-template-file
     started: float = field(default_factory=time)
     origins: Origins = field(init=False)
+    slot_quota: SlotQuota = field(init=False)
     executor: ThreadPoolExecutor = field(init=False)
     slow_lane: ThreadPoolExecutor = field(init=False)
     store_lane: ThreadPoolExecutor = field(init=False)
 
     def __post_init__(self) -> None:
+        config = self.config
+        self.slot_quota = SlotQuota(Path(config.slot_save_path), config.slot_save_max_bytes, config.slot_save_max_files)
         self.origins = Origins(self.config, keyless=not self.keys.required)
         self.executor = ThreadPoolExecutor(self.config.threads_http or HTTP_THREADS, "http")
         self.slow_lane = ThreadPoolExecutor(1, "http-large")

@@ -470,6 +470,15 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             value="PATH",
         ),
         Option(
+            "slot_save_max_bytes",
+            ("--slot-save-max-bytes",),
+            "Most bytes of all saved slots together (0 = no limit)",
+            integer(0),
+        ),
+        Option(
+            "slot_save_max_files", ("--slot-save-max-files",), "Most files of saved slots (0 = no limit)", integer(0)
+        ),
+        Option(
             "drain_delay",
             ("--drain-delay",),
             "Seconds after SIGTERM in which new connections are still accepted, because load balancers need time to "
