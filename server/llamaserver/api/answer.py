@@ -9,6 +9,9 @@ import orjson
 
 from ..interfaces.output import Delta, Event, Finish, Timings, TokenProb, TokenProbs
 
+_BYTES_OF_TOKEN = 8  # as JSON
+_BYTES_OF_PROB = 200
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -41,6 +44,18 @@ def join_deltas(events: Sequence[Event]) -> Delta:
         tokens=[token for delta in deltas for token in delta.tokens],
         probs=[probs for delta in deltas for probs in delta.probs],
     )
+
+
+def size_of(answers: Sequence[Answer]) -> int:
+    """About how many bytes the texts and the probabilities take as JSON."""
+    return sum(
+        len(answer.content) + _BYTES_OF_TOKEN * len(answer.tokens) + sum(map(_size_of_probs, answer.probs))
+        for answer in answers
+    )
+
+
+def _size_of_probs(item: TokenProbs) -> int:
+    return _BYTES_OF_PROB * (1 + len(item.top))
 
 
 def timings_json(timings: Timings) -> dict[str, Any]:

@@ -56,9 +56,11 @@ def model_name(context: Context) -> str:
     return context.config.alias or context.engine.info.path
 
 
-def text_inputs(context: Context, prompts: list[Any], images: Mapping[int, bytes] | None = None) -> list[Input]:
+def text_inputs(
+    context: Context, prompts: list[Any], system: tuple[int, ...], images: Mapping[int, bytes] | None = None
+) -> list[Input]:
     """Tokenize the prompts of the field `prompt`, each after the system prompt. Raises InvalidRequest."""
-    engine, system = context.engine, context.system.tokens
+    engine = context.engine
     return [
         Input(build_prompt(value, engine, system=system, images=images, field=name), value, name)
         for value, name in zip(prompts, numbered("prompt", len(prompts)), strict=True)

@@ -6,18 +6,17 @@ import orjson
 from aiohttp import web
 
 from ..interfaces.backend import Vocab
-from .body import body_size, dumps, encoded_response, read_fields
+from .body import dumps, encoded_response, read_fields
 from .context import CONTEXT, Context
 from .fields import Fields, token_id
+from .lanes import cancelled
 from .prompt import SPARE_OF_TEXT, check_length
 
 
 async def tokenize(request: web.Request) -> web.StreamResponse:
     """POST /tokenize: a string, or an array of strings and ids, without BOS unless `add_special` is true."""
     context = request.app[CONTEXT]
-    fields = await read_fields(request)
-    context.require_ready()
-    return encoded_response(await context.blocking(lambda: dumps(_tokenize(context, fields)), body_size(request)))
+    return encoded_response(await read_fields(request, lambda fields: dumps(_tokenize(context, fields))))
 
 
 def _tokenize(context: Context, fields: Fields) -> dict[str, Any]:
@@ -29,7 +28,7 @@ def _tokenize(context: Context, fields: Fields) -> dict[str, Any]:
     tokens: list[int] = []
     for index, (name, item) in enumerate(zip(names, items, strict=True)):
         if isinstance(item, str):
-            tokens += vocab.tokenize(item, add_special=special and index == 0, parse_special=parse)
+            tokens += vocab.tokenize(item, add_special=special and index == 0, parse_special=parse, cancelled=cancelled)
         else:
             tokens.append(token_id(item, vocab.n_vocab, name))
     if fields.boolean("with_pieces", default=False):
@@ -60,17 +59,14 @@ def _encoded(vocab: Vocab, token: int) -> orjson.Fragment:
 async def detokenize(request: web.Request) -> web.StreamResponse:
     """POST /detokenize."""
     context = request.app[CONTEXT]
-    fields = await read_fields(request)
-    context.require_ready()
-    items = fields.array("tokens")
+    return encoded_response(await read_fields(request, lambda fields: dumps(_detokenize(context, fields))))
+
+
+def _detokenize(context: Context, fields: Fields) -> dict[str, Any]:
+    items, vocab = fields.array("tokens"), context.engine.vocab
     check_length(items, context.engine, "tokens", spare=SPARE_OF_TEXT)
-
-    def content() -> bytes:
-        vocab = context.engine.vocab
-        ids = [token_id(item, vocab.n_vocab, f"tokens.{place}") for place, item in enumerate(items)]
-        return dumps({"content": vocab.detokenize(ids)})
-
-    return encoded_response(await context.blocking(content, body_size(request)))
+    ids = [token_id(item, vocab.n_vocab, f"tokens.{place}") for place, item in enumerate(items)]
+    return {"content": vocab.detokenize(ids)}
 
 
 def add_routes(app: web.Application) -> None:

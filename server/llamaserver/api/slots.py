@@ -144,7 +144,7 @@ async def _path(request: web.Request) -> Path:
     key, folder = key_of(request), Path(request.app[CONTEXT].config.slot_save_path)
     if key.bound is not None:
         folder /= f"user-{key.identity.replace(':', '-')}"
-    return slotfile.path_for(str(folder), (await read_fields(request)).string("filename"))
+    return await read_fields(request, lambda fields: slotfile.path_for(str(folder), fields.string("filename")))
 
 
 def add_routes(app: web.Application) -> None:

@@ -164,6 +164,9 @@ class BuiltinTemplates(Protocol):
     def render(self, name: str, messages: Sequence[tuple[str, str]], *, add_generation_prompt: bool) -> str:
         """Render (role, content) pairs. Raises ValueError for a name that is not in `names`."""
 
+    def __hash__(self) -> int:
+        """What was found out about a format is kept by it."""
+
 
 class MediaTokenizer(Protocol):
     """Turns text with images into a prompt. Thread-safe."""
