@@ -45,7 +45,8 @@ _FIELDS = {
     "serving.requestTimeoutSeconds": "--timeout",
     "serving.maxQueue": "--max-queue",
     "serving.slotsEndpoint": "--slots --no-slots --slots-endpoint-disable",
-    "kvCache.volume": "--slot-save-path --kv-store",
+    "kvCache.volume": "--kv-store",
+    "kvCache.manualSlots": "--slot-save-path",
     "kvCache.hostMemory": "--cache-ram",
     "kvCache.persistence": "--kv-store-mode",
     "kvCache.maxSize": "--kv-store-max-bytes",
@@ -54,7 +55,7 @@ _FIELDS = {
     "rollout.drainTimeoutSeconds": "--drain-timeout",
     _OPERATOR: (
         "--cont-batching --no-cont-batching --host --management-host --management-port --drain-delay --save-timeout "
-        "--stay-on-load-error --log-disable --termination-log"
+        "--stay-on-load-error --log-disable --termination-log --path"
     ),
 }
 # Variables with another name than the option. HF_TOKEN is allowed, because downloads also read it from podTemplate.env.
@@ -65,6 +66,7 @@ _OTHERWISE = {
     "--rope-scaling": "LLAMA_ARG_ROPE_SCALING_TYPE",
     "--api-key": "LLAMA_API_KEY LLAMA_ARG_API_KEY",
     "--slots": "LLAMA_ARG_ENDPOINT_SLOTS LLAMA_ARG_NO_ENDPOINT_SLOTS",
+    "--path": "LLAMA_ARG_STATIC_PATH",
     "--cont-batching": "LLAMA_ARG_CONT_BATCHING LLAMA_ARG_NO_CONT_BATCHING",
 }
 _WITHOUT_VARIABLE = {"--no-cont-batching", "--embedding", "--gpu-layers", "--no-slots", "--slots-endpoint-disable"}
@@ -78,10 +80,13 @@ def _variables(flag: str) -> str:
     return _OTHERWISE.get(flag, f"LLAMA_ARG_{flag[2:].upper().replace('-', '_')}")
 
 
+# Variables of the download that are no option of the server.
+_OF_THE_DOWNLOAD = {"LLAMA_ARG_PRIVATE_SOURCES": _OPERATOR}
+
 ARGUMENTS = {flag: _means(field) for field, flags in _FIELDS.items() for flag in flags.split()}
 VARIABLES = {
     variable: means
     for flag, means in ARGUMENTS.items()
     if flag not in _WITHOUT_VARIABLE
     for variable in _variables(flag).split()
-}
+} | _OF_THE_DOWNLOAD

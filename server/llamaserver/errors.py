@@ -5,9 +5,11 @@ ServerError                 code, type and message of one API error
 │   ├── ContextExceeded     400  the prompt is longer than the slot, and context shift is off
 │   └── TemplateRefusal     400  the chat template does not take these messages
 ├── Unauthorized            401
+├── Forbidden           403  the client may not do this
 ├── NotFound                404
 ├── NotSupported            501  the endpoint or feature is switched off
 ├── Unavailable             503  loading, draining, queue full
+│   └── RateLimited         429  the API key has reached a limit of its own
 ├── EngineFailure           500  the engine could not finish the request
 ├── TemplateFailure         500  the chat template is at fault
 └── HttpFailure             any  the HTTP server refuses the request
@@ -30,6 +32,7 @@ class Reason(StrEnum):
     MODEL_LOAD_FAILED = "ModelLoadFailed"
     MODEL_NOT_FOUND = "ModelNotFound"
     UNAUTHORIZED = "Unauthorized"
+    SOURCE_NOT_ALLOWED = "SourceNotAllowed"
     NOT_GGUF = "NotGGUF"
     CHECKSUM_MISMATCH = "ChecksumMismatch"
     DISK_FULL = "DiskFull"
@@ -81,10 +84,21 @@ class TemplateRefusal(InvalidRequest):
 
 
 class Unauthorized(ServerError):
-    """No valid API key."""
+    """No valid API key. `closes`: the answer ends the connection, so that a further try costs a new one."""
 
     status = 401
     kind = "authentication_error"
+
+    def __init__(self, message: str, *, closes: bool = False) -> None:
+        super().__init__(message)
+        self.closes = closes
+
+
+class Forbidden(ServerError):
+    """The client may not do this, or may not be answered at all."""
+
+    status = 403
+    kind = "permission_error"
 
 
 class NotFound(ServerError):
@@ -110,6 +124,13 @@ class Unavailable(ServerError):
     def __init__(self, message: str, *, retry_after: int | None = None, **extra: Any) -> None:
         super().__init__(message, **extra)
         self.retry_after = retry_after
+
+
+class RateLimited(Unavailable):
+    """The API key has reached one of its limits. Others can go on."""
+
+    status = 429
+    kind = "rate_limit_error"
 
 
 class EngineFailure(ServerError):

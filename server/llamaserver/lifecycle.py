@@ -48,6 +48,8 @@ class Server:
         self._crash_log.phase("load")
         for flag in self._config.ignored:
             _log.warning("%s has no effect here", flag)
+        for warning in self._config.exposed:
+            _log.warning("%s", warning)
         self._make_folders()
         await self._ports.open()
         tasks = [asyncio.create_task(self._startup.prepare())]

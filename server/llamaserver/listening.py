@@ -51,6 +51,7 @@ class Ports:
             build_app(self._context),
             handler_cancellation=True,
             access_log=None,
+            auto_decompress=False,
             keepalive_timeout=float(config.keep_alive_timeout),
             shutdown_timeout=_SHUTDOWN,
         )

@@ -1,39 +1,30 @@
-"""The middlewares around every handler: access log, CORS, draining, errors and API keys."""
+"""The middlewares around every handler: origins, CORS, draining and errors. access.py and authorize.py have more."""
 
 import logging
-import time
-from collections.abc import Awaitable, Callable, Iterator
 
 from aiohttp import web
 
-from ..errors import HttpFailure, ServerError, Unauthorized, Unavailable
-from .body import json_response
-from .context import CONTEXT, Context
+from ..errors import Forbidden, HttpFailure, ServerError, Unauthorized, Unavailable
+from .authorize import OPEN, Handler
+from .body import HOLD, client_of, json_response
+from .context import CONTEXT
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _log = logging.getLogger(__name__)
-_access = logging.getLogger("llamaserver.access")
-_OPEN = frozenset({"/health", "/v1/health"})
 _METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
 _HEADERS = "Authorization, Content-Type, X-Api-Key"  # to a preflight that names none
-_EXPOSED = "Retry-After, WWW-Authenticate, Process-Start-Time-Unix"
+_EXPOSED = "Retry-After, WWW-Authenticate, Process-Start-Time-Unix, X-Request-Id"
+_REFUSED: web.RequestKey[bool] = web.RequestKey("refused", bool)  # on requests of origins that are not allowed
 
 
 @web.middleware
-async def access_log(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Write one log line per request: method, path, status, milliseconds."""
-    began = time.monotonic()
-    status = 499  # the client closed the connection; nginx uses this number
+async def known_origin(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse requests of web pages that may not use this server (see origins.py). They cannot read the refusal."""
     try:
-        response = await handler(request)
-        status = response.status
-        return response
-    finally:
-        level = logging.DEBUG if request.path in _OPEN or request.path == "/metrics" else logging.INFO
-        if _access.isEnabledFor(level):
-            took = round((time.monotonic() - began) * 1000, 1)
-            fields = {"method": request.method, "path": request.path, "status": status, "ms": took}
-            _access.log(level, "%s %s %s %sms", *fields.values(), extra={"fields": fields})
+        request.app[CONTEXT].origins.check(request.headers.getall("Host", []), request.headers.getall("Origin", []))
+    except Forbidden as error:
+        request[_REFUSED] = True
+        return error_response(error)
+    return await handler(request)
 
 
 @web.middleware
@@ -53,8 +44,10 @@ async def preflight(request: web.Request, handler: Handler) -> web.StreamRespons
 
 
 async def allow_origin(request: web.Request, response: web.StreamResponse) -> None:
-    """Let pages of any origin read an answer. aiohttp calls this before it sends one."""
+    """Let pages of any origin that is allowed read an answer. aiohttp calls this before it sends one."""
     _vary(response, "Origin")
+    if _REFUSED in request:
+        return
     origin = _asked(request, "Origin", "*")
     response.headers["Access-Control-Allow-Origin"] = origin
     response.headers["Access-Control-Expose-Headers"] = _EXPOSED
@@ -98,6 +91,10 @@ def error_response(error: ServerError) -> web.Response:
         response.headers["Retry-After"] = str(error.retry_after)
     if isinstance(error, Unauthorized):
         response.headers["WWW-Authenticate"] = "Bearer"
+        if error.closes:
+            response.force_close()
+    if error.status == web.HTTPUnsupportedMediaType.status_code:
+        response.headers["Accept-Encoding"] = "identity"  # RFC 9110, 15.5.16
     return response
 
 
@@ -121,7 +118,7 @@ async def draining(request: web.Request, handler: Handler) -> web.StreamResponse
     if not drain.refuses(request.protocol):
         with drain.running(request.protocol):
             response = await handler(request)
-    elif request.path in _OPEN:
+    elif request.path in OPEN:
         response = await handler(request)
     else:
         response = error_response(Unavailable("the server is shutting down", retry_after=5))
@@ -132,28 +129,8 @@ async def draining(request: web.Request, handler: Handler) -> web.StreamResponse
 
 
 @web.middleware
-async def authorize(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refuse requests without a valid API key, where keys are configured."""
-    context = request.app[CONTEXT]
-    if context.keys.required and not _open_to_all(request) and not _has_key(request, context):
-        raise Unauthorized("Invalid API Key")
-    return await handler(request)
-
-
-def _open_to_all(request: web.Request) -> bool:
-    if request.path in _OPEN:
-        return "include_slots" not in request.query
-    return request.get("public", False) or getattr(request.match_info.handler, "public", False)
-
-
-def _has_key(request: web.Request, context: Context) -> bool:
-    """Whether any of the keys is valid. A proxy may have sent its own beside the client's."""
-    return any(context.keys.accepts(offered) for offered in _offered(request))
-
-
-def _offered(request: web.Request) -> Iterator[str]:
-    for authorization in request.headers.getall("Authorization", []):
-        scheme, _, token = authorization.partition(" ")
-        if scheme.lower() == "bearer" and token.strip():
-            yield token.strip()
-    yield from filter(None, request.headers.getall("X-Api-Key", []))
+async def count_bodies(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Count the bytes of the body, as it is read, until the request is answered."""
+    with request.app[CONTEXT].bodies.hold(client_of(request)) as hold:
+        request[HOLD] = hold
+        return await handler(request)

@@ -178,6 +178,7 @@ class Core:
         now = self._clock()
         self._time_token(request, now)
         answer.n_decoded += 1
+        request.client.generated += 1
         self.stats.predicted_tokens += 1
         if task.params.return_tokens:
             answer.pending_tokens.append(token)
@@ -193,8 +194,9 @@ class Core:
             return
         answer.token = token
         if text:
-            request.client.emitted += 1
-            self.outbox.append((request, answer.delta(text)))
+            delta = answer.delta(text)
+            request.client.emitted += delta.weight
+            self.outbox.append((request, delta))
 
     def _prompt_done(self, request: ActiveRequest) -> bool:
         """The whole prompt is in the cache. Returns True when nothing is to be generated.
@@ -318,6 +320,7 @@ class Core:
             state=int(slot.busy),
             id_task=task.id_task,
             tag=task.tag,
+            owner=task.tenant.key,
             has_next_token=slot.busy and request.phase in (Phase.PREFILL, Phase.DECODE),
             n_remain=task.n_predict - answer.n_decoded if task.n_predict >= 0 else -1,
             n_decoded=answer.n_decoded,

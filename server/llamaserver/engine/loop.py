@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import EngineFailure, InvalidRequest, ModelLoadError, ServerError, Unavailable
 from ..interfaces.backend import Backend, MediaTokenizer, ModelInfo, SamplerFactory, Vocab
 from ..interfaces.output import Delta, Event, Failed
+from ..interfaces.tenant import COMMON, Tenant
 from ..kvstore.store import KVStore
 from ..readiness import Phase, readiness
 from ..scheduling.intake import Request, make_task
@@ -125,10 +126,7 @@ class Engine:
         can never run.
         """
         self._check_ready()
-        limit = self.settings.max_queue
-        if limit and len(self._streams) >= self.settings.n_slots + limit:
-            waiting = "1 request is" if limit == 1 else f"{limit} requests are"
-            raise Unavailable(f"{waiting} waiting already", retry_after=1)
+        self.check_queue()
         self._next_task += 1
         task = make_task(request, self._next_task, self.settings, self.info, self.vocab, scales=self.lora_scales)
         active = ActiveRequest(task)
@@ -137,6 +135,13 @@ class Engine:
         self._quiet.clear()
         self._thread.send(lambda core: core.enqueue(active))
         return stream
+
+    def check_queue(self) -> None:
+        """Raise Unavailable if no more requests can wait for a slot."""
+        limit = self.settings.max_queue
+        if limit and len(self._streams) >= self.settings.n_slots + limit:
+            waiting = "1 request is" if limit == 1 else f"{limit} requests are"
+            raise Unavailable(f"{waiting} waiting already", retry_after=1)
 
     def _check_ready(self) -> None:
         readiness(Phase.STOPPED if self._stopping else self.snapshot.state).require()
@@ -157,31 +162,43 @@ class Engine:
 
     # ---- slots and adapters
 
-    async def save_slot(self, id_slot: int) -> SlotState:
-        """Read a slot's cache (waits while it is busy)."""
-        state: SlotState = await self._on_slot(id_slot, lambda core, slot: core.slot_states.save(slot))
+    async def save_slot(self, id_slot: int, owner: str | None = None) -> SlotState:
+        """Read a slot's cache (waits while it is busy). Raises Forbidden if it is not of `owner`; None may have all."""
+        state: SlotState = await self._on_slot(id_slot, owner, lambda core, slot: core.slot_states.save(slot))
         return state
 
-    async def restore_slot(self, id_slot: int, state: SlotState) -> int:
-        """Replace a slot's cache. Returns the tokens restored, raises InvalidRequest if it does not fit."""
+    async def restore_slot(
+        self, id_slot: int, state: SlotState, tenant: Tenant = COMMON, owner: str | None = None
+    ) -> int:
+        """Replace a slot's cache by a state of `tenant`. `owner` as in save_slot.
+
+        Returns the tokens restored, raises InvalidRequest if it does not fit.
+        """
         lora = self.lora_scales if state.lora is None else state.lora
         if len(lora) != self.info.n_lora:
             raise InvalidRequest("the state was saved with other LoRA adapters", field="filename")
         known = replace(state, lora=lora)
-        return int(await self._on_slot(id_slot, lambda core, slot: core.slot_states.restore(slot, known)))
+        return int(
+            await self._on_slot(id_slot, owner, lambda core, slot: core.slot_states.restore(slot, known, tenant))
+        )
 
-    async def erase_slot(self, id_slot: int) -> int:
-        """Drop a slot's cache. Returns the tokens erased."""
-        return int(await self._on_slot(id_slot, lambda core, slot: core.slot_states.erase(slot)))
+    async def erase_slot(self, id_slot: int, owner: str | None = None) -> int:
+        """Drop a slot's cache. `owner` as in save_slot. Returns the tokens erased."""
+        return int(await self._on_slot(id_slot, owner, lambda core, slot: core.slot_states.erase(slot)))
 
-    async def _on_slot(self, id_slot: int, call: Callable[[Core, Slot], Any]) -> Any:
+    async def _on_slot(self, id_slot: int, owner: str | None, call: Callable[[Core, Slot], Any]) -> Any:
         self._check_ready()
         if not 0 <= id_slot < self.settings.n_slots:
             raise InvalidRequest(f"slot id must be in 0..{self.settings.n_slots - 1}", field="id_slot")
         if len(self._futures) >= _MOST_SLOT_CALLS:
             raise Unavailable("too many slot operations are waiting", retry_after=1)
         future = self._future()
-        self._thread.call_on_slot(id_slot, call, future)
+
+        def checked(core: Core, slot: Slot) -> Any:
+            core.slot_states.check(slot, owner)
+            return call(core, slot)
+
+        self._thread.call_on_slot(id_slot, checked, future)
         return await future
 
     def _future(self) -> "asyncio.Future[Any]":

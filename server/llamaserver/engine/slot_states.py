@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from ..errors import InvalidRequest, Unavailable
+from ..errors import Forbidden, InvalidRequest, Unavailable
 from ..interfaces.backend import Backend, Batch, Status
+from ..interfaces.tenant import COMMON, Tenant
 from ..scheduling.cache import Cache
 from ..scheduling.residents import Slot
 
@@ -26,6 +27,11 @@ class SlotStates:
         self._residents = cache.residents
         self._slot_ctx = slot_ctx
 
+    def check(self, slot: Slot, owner: str | None) -> None:
+        """Raise Forbidden if the slot holds keys of another tenant than `owner`. None may have all."""
+        if owner is not None and slot.cached is not None and slot.cached.owner != owner:
+            raise Forbidden(f"slot {slot.id} holds the state of another API key. That needs the role admin")
+
     def save(self, slot: Slot) -> SlotState:
         """Tokens and state of an idle slot. Raises InvalidRequest if it holds an image."""
         self.settle()
@@ -36,7 +42,7 @@ class SlotStates:
             raise InvalidRequest(f"slot {slot.id} holds an image and cannot be saved", field="id_slot")
         return SlotState(tuple(resident.keys), self._backend.state_get(resident.seq), resident.lora)
 
-    def restore(self, slot: Slot, state: SlotState) -> int:
+    def restore(self, slot: Slot, state: SlotState, tenant: Tenant = COMMON) -> int:
         """Put a saved state into an idle slot. Returns its tokens. Raises InvalidRequest if it does not fit."""
         tokens = state.tokens
         if len(tokens) > self._slot_ctx:
@@ -54,6 +60,7 @@ class SlotStates:
             self._cache.clear(resident)
             raise InvalidRequest("the saved state does not fit this model and context", field="filename")
         self._cache.adopt(resident, tokens, state.lora or ())
+        resident.owner = tenant.key
         return len(tokens)
 
     def erase(self, slot: Slot) -> int:

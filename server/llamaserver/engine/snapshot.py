@@ -19,6 +19,7 @@ class SlotView:
     state: int = 0
     id_task: int = -1
     tag: Any = None  # data that the API attached to the request
+    owner: str = ""  # key of the request's tenant
     has_next_token: bool = False
     n_remain: int = -1
     n_decoded: int = 0

@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from time import monotonic
 from types import TracebackType
 from typing import Self
 
@@ -27,10 +28,15 @@ class Stream:
         self._events: deque[Event] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._ended = False  # the last event has been delivered
+        self._began = monotonic()
+        self.waited: float | None = None  # seconds until the first event
+        self.on_exit: Callable[[], None] = _nothing  # called once, when the `with` block is left
 
     def put(self, event: Event) -> None:
         """Deliver one event (called by Engine)."""
         self._events.append(event)
+        if self.waited is None:
+            self.waited = monotonic() - self._began
         self._ended = not isinstance(event, Delta)
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
@@ -53,11 +59,21 @@ class Stream:
         """The next event. Call it only when ready()."""
         event = self._events.popleft()
         if isinstance(event, Delta):
-            self._client.taken += 1
+            self._client.taken += event.weight
             if self._client.resting and not self._events:
                 self._client.resting = False
                 self._resume()
         return event
+
+    @property
+    def evaluated(self) -> int:
+        """Tokens of the prompt so far that were not in the cache."""
+        return self._client.evaluated
+
+    @property
+    def generated(self) -> int:
+        """Tokens of the answer so far."""
+        return self._client.generated
 
     def cancel(self) -> None:
         """Stop the request. Its slot is free after the current step at the latest. Idempotent."""
@@ -72,3 +88,8 @@ class Stream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.cancel()
+        self.on_exit()
+
+
+def _nothing() -> None:
+    """Nothing is to be done at the end."""

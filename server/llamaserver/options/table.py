@@ -8,11 +8,13 @@ from .option import Option
 from .values import (
     adapters,
     flash_attention,
+    given,
     layers,
     load_mode,
     proportions,
     rope_scale,
     scaled_adapters,
+    secrets,
     verbosity,
     words,
 )
@@ -38,6 +40,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             str,
             value="TOKEN",
             env=("HF_TOKEN", "LLAMA_ARG_HF_TOKEN"),
+            safer="the variable HF_TOKEN",
         ),
         Option(
             "hf_revision", ("--hf-revision",), "Branch, tag or commit of the Hugging Face repository", str, value="REV"
@@ -146,6 +149,12 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             ("-n", "--predict", "--n-predict"),
             "Most tokens to generate for one request (-1 = no limit)",
             integer(-1),
+        ),
+        Option(
+            "unlimited_answers",
+            ("--unlimited-answers",),
+            "Let an answer outgrow its slot, by context shifts. If off, an answer ends when its slot is full",
+            off=("--no-unlimited-answers",),
         ),
         Option(
             "context_shift",
@@ -383,18 +392,38 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option(
             "api_keys",
             ("--api-key",),
-            "API keys, comma-separated. Can be repeated",
-            words,
+            "API keys, comma-separated. Can be repeated. Other users of the machine can read a command line",
+            secrets,
             many=True,
             value="KEY",
             env=("LLAMA_API_KEY", "LLAMA_ARG_API_KEY"),
+            safer="--api-key-file or the variable LLAMA_API_KEY",
         ),
         Option(
             "api_key_file",
             ("--api-key-file",),
-            "File with one API key per line, or a folder of such files. They are read again when they change",
-            str,
+            "File with one API key per line and its settings, or a folder of such files. Read again when they change",
+            given,
             value="FNAME",
+        ),
+        Option(
+            "allowed_hosts",
+            ("--allowed-hosts",),
+            "Names that requests may have in Host beside localhost, comma-separated. Can be repeated. * allows any",
+            words,
+            many=True,
+            value="NAME",
+            default="any; without API keys on a loopback --host: localhost only",
+        ),
+        Option(
+            "allowed_origins",
+            ("--allowed-origins",),
+            "Origins of web pages that may send requests, such as https://example.com, beside those of localhost, "
+            "comma-separated. Can be repeated. * allows any",
+            words,
+            many=True,
+            value="ORIGIN",
+            default="any; without API keys on a loopback --host: localhost only",
         ),
         Option("ssl_key_file", ("--ssl-key-file",), "File with the private key for TLS (PEM)", str, value="FNAME"),
         Option(
@@ -442,7 +471,19 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             "alive (0 = never). Automatic is 20 times the usual time of such a decode, at least 60",
             number(0.0),
         ),
-        Option("max_body", ("--max-body",), "Largest request body in bytes", integer(1024)),
+        Option(
+            "max_body",
+            ("--max-body",),
+            "Largest request body in bytes (0 = 8 MiB, or 64 MiB with --mmproj)",
+            integer(0),
+        ),
+        Option(
+            "max_body_bytes_in_flight",
+            ("--max-body-bytes-in-flight",),
+            "Most bytes in the bodies of all requests that are read or answered at the same time. One client can have "
+            "half of them. Requests beyond get 503 (0 = 128 MiB, or 4 times --max-body if that is more)",
+            integer(0),
+        ),
         Option("max_queue", ("--max-queue",), "Most requests that can wait for a slot (0 = no limit)", integer(0)),
         Option("metrics", ("--metrics",), "Serve /metrics on the clients' port", env=("LLAMA_ARG_ENDPOINT_METRICS",)),
         Option(
@@ -451,6 +492,12 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             "Serve /slots",
             off=("--no-slots", "--slots-endpoint-disable"),
             env=("LLAMA_ARG_ENDPOINT_SLOTS",),
+        ),
+        Option(
+            "request_system_prompt",
+            ("--request-system-prompt",),
+            "Let requests set the system prompt of all requests. With API keys, only admins may",
+            off=("--no-request-system-prompt",),
         ),
         Option(
             "slot_save_path",
