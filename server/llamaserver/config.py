@@ -88,6 +88,10 @@ class Config:
     ssl_key_file: str = ""
     ssl_cert_file: str = ""
     timeout: int = 600
+    header_timeout: float = 10.0  # 0: none
+    keep_alive_timeout: float = 75.0
+    max_connections: int = 0  # 0: chosen by file_limit.py
+    max_connections_per_address: int = 0  # 0: no limit
     decode_timeout: float | None = None  # None: 20 times the usual time, at least 60 s. 0: off
     max_body: int = 0  # bytes. 0: see largest_body
     max_body_bytes_in_flight: int = 0  # 0: see largest_bodies

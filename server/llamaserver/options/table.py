@@ -440,6 +440,31 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             integer(0),
         ),
         Option(
+            "header_timeout",
+            ("--header-timeout",),
+            "Seconds for a TLS handshake, and for a client to send the whole head of a request (0 = no limit)",
+            number(0.0, 86400.0),
+        ),
+        Option(
+            "keep_alive_timeout",
+            ("--keep-alive-timeout",),
+            "Seconds for which an idle connection stays open after an answer",
+            number(1.0, 86400.0),
+        ),
+        Option(
+            "max_connections",
+            ("--max-connections",),
+            "Most open connections of clients. At the limit, the one that was idle longest is closed",
+            integer(1),
+            default="as open files allow, at most 4096",
+        ),
+        Option(
+            "max_connections_per_address",
+            ("--max-connections-per-address",),
+            "Most open connections of one client address (0 = no limit). Behind a proxy all clients have its address",
+            integer(0),
+        ),
+        Option(
             "decode_timeout",
             ("--decode-timeout",),
             "Seconds after which a decode counts as hanging: then the server is unready, and after twice the time not "
