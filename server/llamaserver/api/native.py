@@ -44,7 +44,8 @@ async def completion(request: web.Request) -> web.StreamResponse:
 
 
 def _completion_call(request: web.Request, fields: Fields) -> Call:
-    context, system = request.app[CONTEXT], requested_system_prompt(request, fields)
+    context, changed = request.app[CONTEXT], requested_system_prompt(request, fields)
+    system = changed or context.system
     stream = fields.boolean("stream", default=False)
     prompts = required_prompts(fields)
     if len(prompts) > MAX_PROMPTS:
@@ -52,11 +53,11 @@ def _completion_call(request: web.Request, fields: Fields) -> Call:
     jobs = make_jobs(
         context,
         fields,
-        lambda: _inputs(context, fields, prompts, system or context.system),
+        lambda: _inputs(context, fields, prompts, system),
         prompts=len(prompts),
         stream=stream,
     )
-    return Call(jobs, stream, fields.strings("response_fields"), system)
+    return Call(jobs, stream, fields.strings("response_fields"), changed)
 
 
 def _inputs(context: Context, fields: Fields, prompts: list[Any], system: SystemPrompt) -> list[Input]:
@@ -70,7 +71,7 @@ def _inputs(context: Context, fields: Fields, prompts: list[Any], system: System
 
 async def _run(request: web.Request, call: Call) -> web.StreamResponse:
     """Send the jobs to the engine and answer in the document's shape."""
-    context, jobs, wanted = request.app[CONTEXT], call.jobs, call.wanted
+    jobs, wanted = call.jobs, call.wanted
     with ExitStack() as stack:
         streams = [stack.enter_context(submit(request, job)) for job in jobs]
         if call.stream:

@@ -170,7 +170,6 @@ def _choices(fields: Fields, prompts: int) -> int:
 
 
 async def _run(request: web.Request, call: Call) -> web.StreamResponse:
-    context = request.app[CONTEXT]
     with ExitStack() as stack:
         streams = [stack.enter_context(submit(request, job)) for job in call.jobs]
         if call.stream:
