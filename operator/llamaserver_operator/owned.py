@@ -80,10 +80,13 @@ def _variables(flag: str) -> str:
     return _OTHERWISE.get(flag, f"LLAMA_ARG_{flag[2:].upper().replace('-', '_')}")
 
 
+# Variables of the download that are no option of the server.
+_OF_THE_DOWNLOAD = {"LLAMA_ARG_PRIVATE_SOURCES": _OPERATOR}
+
 ARGUMENTS = {flag: _means(field) for field, flags in _FIELDS.items() for flag in flags.split()}
 VARIABLES = {
     variable: means
     for flag, means in ARGUMENTS.items()
     if flag not in _WITHOUT_VARIABLE
     for variable in _variables(flag).split()
-}
+} | _OF_THE_DOWNLOAD

@@ -39,6 +39,7 @@ class Config:
     ubatch_size: int = 512
     prompt_budget: int = 96
     n_predict: int = -1
+    unlimited_answers: bool = True  # as in the document
     threads: int = 0  # 0: as many as the container may use
     threads_batch: int = 0  # 0: same as threads
     threads_http: int = 0  # 0: the constant HTTP_THREADS

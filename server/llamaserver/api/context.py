@@ -14,10 +14,12 @@ from ..interfaces.backend import BuiltinTemplates
 from ..readiness import Phase, Readiness, readiness
 from .body_bytes import BodyBytes
 from .drain import Drain
+from .failed_keys import FailedKeys
 from .keys import KeyStore
 from .lanes import Lane
 from .limits import Limits
 from .origins import Origins
+from .traffic import Traffic
 
 T = TypeVar("T")
 _LARGE_FROM = 100_000  # bytes of a body: larger ones have threads of their own
@@ -52,6 +54,8 @@ class Context:
     builtin: BuiltinTemplates
     drain: Drain = field(default_factory=Drain)
     limits: Limits = field(default_factory=Limits)
+    traffic: Traffic = field(default_factory=Traffic)
+    failed_keys: FailedKeys = field(default_factory=FailedKeys)
     preparing: bool = False  # the model is loaded, its template and system prompt are not checked yet
     failure: str = ""  # why the start has failed, even if the engine could serve
     settled: asyncio.Event = field(default_factory=asyncio.Event)  # set when the server is ready or has failed

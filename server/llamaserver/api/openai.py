@@ -16,6 +16,7 @@ from .context import CONTEXT, Context
 from .fields import Fields
 from .jobs import Input, Job, make_jobs, model_name, submit, text_inputs
 from .openai_answer import Call, Chunks, whole
+from .pricing import check_echo
 from .prompt import prompt_text, required_prompts
 from .sse import gather, respond
 
@@ -82,7 +83,9 @@ def _text_call(context: Context, fields: Fields) -> Call:
         ends_with_slot=True,
     )
     echo = fields.boolean("echo", default=False)
-    echoes = [prompt_text(value, context.engine) if echo else "" for value in prompts for _ in range(n)]
+    texts = [prompt_text(value, context.engine) if echo else "" for value in prompts]
+    check_echo(texts, n)
+    echoes = [text for text in texts for _ in range(n)]
     return _call(context, fields, jobs, stream=stream, chat=False, logprobs=logprobs, echoes=echoes)
 
 
@@ -95,10 +98,12 @@ def _text_logprobs(fields: Fields) -> int | None:
 
 
 def _check_supported(fields: Fields) -> None:
+    harmless = {"best_of": (1,), "modalities": (["text"],), "function_call": ("none",)}
+    calls_nothing = "none" in (fields.get("tool_choice")[1], fields.get("function_call")[1])
     for name in _UNSUPPORTED:
         _, value = fields.get(name)
-        harmless = (name == "best_of" and value == 1) or (name == "modalities" and value == ["text"])
-        if value not in (None, [], "") and not harmless:
+        only_shown = calls_nothing and name in ("tools", "functions")  # to the template
+        if value not in (None, [], "", *harmless.get(name, ())) and not only_shown:
             raise InvalidRequest(f"Field '{name}': is not supported by this server", field=name)
     if fields.get("tool_choice")[1] not in (None, "none", "auto"):
         raise InvalidRequest("Field 'tool_choice': is not supported by this server", field="tool_choice")

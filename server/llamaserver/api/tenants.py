@@ -17,7 +17,8 @@ def key_of(request: web.Request) -> Key:
 
 def tenant_of(request: web.Request) -> Tenant:
     """The tenant of a request, for scheduling and for the cache."""
-    return Tenant(key_of(request).identity)
+    key = key_of(request)
+    return Tenant(key.identity, most_running=key.limits.requests or 0)
 
 
 def require_admin(request: web.Request, what: str) -> None:

@@ -151,6 +151,12 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             integer(-1),
         ),
         Option(
+            "unlimited_answers",
+            ("--unlimited-answers",),
+            "Let an answer outgrow its slot, by context shifts. If off, an answer ends when its slot is full",
+            off=("--no-unlimited-answers",),
+        ),
+        Option(
             "context_shift",
             ("--context-shift",),
             "Remove old tokens when a slot is full, and go on generating",

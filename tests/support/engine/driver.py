@@ -11,6 +11,7 @@ from llamaserver.engine.core import Core
 from llamaserver.interfaces.backend import Sampler
 from llamaserver.interfaces.output import Delta, Embedded, Event, Failed, Finish
 from llamaserver.interfaces.params import GenerationParams, Media, SamplingParams
+from llamaserver.interfaces.tenant import COMMON, Tenant
 from llamaserver.kvstore.store import KVStore
 from llamaserver.scheduling.batches import Work
 from llamaserver.scheduling.placement import How, PlacementPlan
@@ -88,6 +89,7 @@ class Driver:
         lora: tuple[float, ...] | None = None,
         n_keep: int = 0,
         tag: Any = None,
+        tenant: Tenant = COMMON,
         **fields: Any,
     ) -> ActiveRequest:
         """Queue a request. `fields` are those of GenerationParams."""
@@ -104,6 +106,7 @@ class Driver:
             n_predict=params.n_predict,
             n_keep=n_keep,
             tag=tag,
+            tenant=tenant,
         )
         request = ActiveRequest(task)
         self.events[request] = []
