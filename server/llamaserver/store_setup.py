@@ -13,7 +13,7 @@ from pathlib import Path
 from .config import Config
 from .files import write_atomically
 from .interfaces.backend import Backend, ModelInfo
-from .kvstore import blocks
+from .kvstore import blockfile, identity
 from .kvstore.messages import Shape, StoreOptions
 from .kvstore.store import KVStore
 from .models import digest
@@ -148,7 +148,7 @@ def fingerprint(config: Config, model: Path, info: ModelInfo, known: Mapping[Pat
         "flash_attn": info.flash_attn or config.flash_attn,  # it changes the order of the values
         "library": [version("llama-cpp-python"), info.state_version],
         # Without the format, two releases on one volume would remove each other's files as damaged.
-        "format": [blocks.FORMAT, blocks.BLOCK],
+        "format": [blockfile.FORMAT, identity.BLOCK],
         "long_rope": _long_rope(info),
         # A state that cannot be cut fits only the layout in which it was made.
         "layout": None if info.partial_reuse else [info.unified, info.n_seq_max],

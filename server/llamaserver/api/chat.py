@@ -9,7 +9,7 @@ from ..errors import InvalidRequest, TemplateFailure
 from ..interfaces.params import Prompt
 from .context import Context
 from .fields import Fields
-from .prompt import build_prompt, check_length, decode_base64, is_data_url, media_prompt, prepend
+from .prompt import after, build_prompt, check_length, decode_base64, is_data_url, media_prompt, prepend
 from .templates import CHATML, render
 
 MAX_MESSAGES = 4096
@@ -59,7 +59,7 @@ def chat_prompt(context: Context, chat: Chat) -> Prompt:
         return prepend(system, prompt)
     if special:
         return build_prompt(chat.text, engine, system=system, field="messages")
-    return Prompt.of([*system, *vocab.tokenize(chat.text, add_special=False, parse_special=True)])
+    return after(system, vocab.tokenize(chat.text, add_special=False, parse_special=True))
 
 
 def template_text(context: Context) -> str:

@@ -151,13 +151,16 @@ class Engine:
         state: SlotState = await self._on_slot(id_slot, lambda core, slot: core.slot_states.save(slot))
         return state
 
-    async def restore_slot(self, id_slot: int, state: SlotState) -> int:
-        """Replace a slot's cache. Returns the tokens restored, raises InvalidRequest if it does not fit."""
+    async def restore_slot(self, id_slot: int, state: SlotState, domain: bytes = b"") -> int:
+        """Replace a slot's cache, for requests of one domain.
+
+        Returns the tokens restored, raises InvalidRequest if it does not fit.
+        """
         lora = self.lora_scales if state.lora is None else state.lora
         if len(lora) != self.info.n_lora:
             raise InvalidRequest("the state was saved with other LoRA adapters", field="filename")
         known = replace(state, lora=lora)
-        return int(await self._on_slot(id_slot, lambda core, slot: core.slot_states.restore(slot, known)))
+        return int(await self._on_slot(id_slot, lambda core, slot: core.slot_states.restore(slot, known, domain)))
 
     async def erase_slot(self, id_slot: int) -> int:
         """Drop a slot's cache. Returns the tokens erased."""

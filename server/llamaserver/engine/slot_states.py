@@ -36,8 +36,11 @@ class SlotStates:
             raise InvalidRequest(f"slot {slot.id} holds an image and cannot be saved", field="id_slot")
         return SlotState(tuple(resident.keys), self._backend.state_get(resident.seq), resident.lora)
 
-    def restore(self, slot: Slot, state: SlotState) -> int:
-        """Put a saved state into an idle slot. Returns its tokens. Raises InvalidRequest if it does not fit."""
+    def restore(self, slot: Slot, state: SlotState, domain: bytes = b"") -> int:
+        """Put a saved state into an idle slot, for requests of one domain. Returns its tokens.
+
+        Raises InvalidRequest if it does not fit.
+        """
         tokens = state.tokens
         if len(tokens) > self._slot_ctx:
             raise InvalidRequest(f"{len(tokens)} saved tokens do not fit a slot of {self._slot_ctx}")
@@ -53,7 +56,7 @@ class SlotStates:
         if not fits:
             self._cache.clear(resident)
             raise InvalidRequest("the saved state does not fit this model and context", field="filename")
-        self._cache.adopt(resident, tokens, state.lora or ())
+        self._cache.adopt(resident, tokens, state.lora or (), domain)
         return len(tokens)
 
     def erase(self, slot: Slot) -> int:

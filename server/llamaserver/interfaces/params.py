@@ -127,10 +127,14 @@ class Media:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """The prompt as one key for each position: a token id, or a negative number for a piece of an image."""
+    """The prompt as one key for each position: a token id, or a negative number for a piece of an image.
+
+    The first `common` keys are the server's own system prompt.
+    """
 
     keys: "array[int]"
     media: tuple[Media, ...] = ()
+    common: int = 0
 
     @staticmethod
     def of(tokens: "list[int] | tuple[int, ...]") -> "Prompt":

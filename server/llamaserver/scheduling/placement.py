@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from ..interfaces.backend import Backend
+from ..interfaces.tenant import Scope
 from ..kvstore.messages import WORTH_RESTORING
 from .request import ActiveRequest
 from .residents import Resident, Residents, Slot
@@ -68,11 +69,13 @@ class Placement:
     def best_source(self, request: ActiveRequest) -> tuple[int, Resident | None]:
         """The longest usable prefix in the cache and its resident. Idle ones win ties, then recent ones.
 
+        Residents of other domains give the server's system prompt at most.
         A short prefix of a foreign resident is ignored: what follows it could not be saved.
         """
         if not request.task.params.cache_prompt:
             return 0, None
-        scored = [(self._usable(resident, request), resident) for resident in self._residents]
+        scope = request.scope
+        scored = [(self._usable(resident, request, scope), resident) for resident in self._residents]
         length, source = max(scored, key=lambda x: (x[0], not x[1].busy, x[1].last_used), default=(0, None))
         if source is None or not length or (source.foreign and length < self._min_foreign):
             return 0, None
@@ -87,8 +90,8 @@ class Placement:
         """
         return max(0, len(request.keys) - (2 if self._info.partial_reuse else 1))
 
-    def _usable(self, resident: Resident, request: ActiveRequest) -> int:
-        length = resident.common_prefix(request.keys, request.task.lora)
+    def _usable(self, resident: Resident, request: ActiveRequest, scope: Scope) -> int:
+        length = resident.common_prefix(request.keys, request.task.lora, scope)
         if not self._info.partial_reuse:  # a recurrent state is one position, not a range
             whole = not resident.busy and length == len(resident.keys) < len(request.keys)
             return length if whole else 0
