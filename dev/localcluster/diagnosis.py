@@ -77,14 +77,25 @@ def _containers(kubectl: Kubectl, pods: list[Object]) -> Iterator[str]:
 
 
 def _log(kubectl: Kubectl, pod: Object, container: Object) -> str:
-    """The end of the log of the container that ended. It may be running again by now."""
-    again = ["--previous"] if "terminated" not in container.get("state", {}) else []
+    """The end of the log of the container that ended. It may be running again by now, or begin while this reads."""
     about = pod["metadata"]
     where = [about["name"], f"--namespace={about['namespace']}", f"--container={container['name']}"]
     try:
-        return kubectl("logs", *where, *again, f"--tail={_LOG_LINES}")
+        if "terminated" in container.get("state", {}):
+            text = kubectl("logs", *where, f"--tail={_LOG_LINES}")
+            if not _began_again(kubectl, about, container):
+                return text
+        return kubectl("logs", *where, "--previous", f"--tail={_LOG_LINES}")
     except KubectlError as error:
         return str(error)
+
+
+def _began_again(kubectl: Kubectl, about: Object, container: Object) -> bool:
+    status = kubectl.get("pod", about["name"], about["namespace"]).get("status", {})
+    return any(
+        each["name"] == container["name"] and each.get("restartCount", 0) > container.get("restartCount", 0)
+        for each in status.get("containerStatuses", [])
+    )
 
 
 def _log_line(line: str) -> str:

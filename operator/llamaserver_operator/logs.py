@@ -5,6 +5,7 @@ import logging
 import sys
 import time
 from contextvars import ContextVar
+from typing import Any
 
 from .config import Config
 
@@ -23,6 +24,15 @@ def _object() -> dict[str, str]:
     return {} if key is None else {"namespace": key[0], "name": key[1]}
 
 
+def one_line(text: str) -> str:
+    """The text with every character that does not print as its JSON escape.
+
+    Messages of pods and of the API server can contain such characters. They could end a line and begin a forged one,
+    or control the terminal that shows the log.
+    """
+    return text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object per line. The `fields` of a record are added to it."""
 
@@ -38,11 +48,11 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             value["exception"] = self.formatException(record.exc_info)
-        return json.dumps(value, ensure_ascii=False, default=str)
+        return one_line(json.dumps(value, ensure_ascii=False, default=str))
 
 
 class TextFormatter(logging.Formatter):
-    """Time, level, logger, object, message, fields."""
+    """Time, level, logger, object, message, fields. Tracebacks are indented, so that no line looks like a record."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(object)s%(message)s%(more)s", "%Y-%m-%dT%H:%M:%SZ")
@@ -53,6 +63,14 @@ class TextFormatter(logging.Formatter):
         record.object = "{namespace}/{name}: ".format(**found) if (found := _object()) else ""
         record.more = "".join(f" {key}={value}" for key, value in getattr(record, "fields", {}).items())
         return super().format(record)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  logging's name
+        """Render all but the traceback."""
+        return one_line(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        """Render the traceback."""
+        return "\n".join(f"    {one_line(line)}" for line in super().formatException(ei).split("\n"))
 
 
 def configure(config: Config) -> None:

@@ -45,7 +45,8 @@ _FIELDS = {
     "serving.requestTimeoutSeconds": "--timeout",
     "serving.maxQueue": "--max-queue",
     "serving.slotsEndpoint": "--slots --no-slots --slots-endpoint-disable",
-    "kvCache.volume": "--slot-save-path --kv-store",
+    "kvCache.volume": "--kv-store",
+    "kvCache.manualSlots": "--slot-save-path",
     "kvCache.hostMemory": "--cache-ram",
     "kvCache.persistence": "--kv-store-mode",
     "kvCache.maxSize": "--kv-store-max-bytes",
@@ -54,7 +55,7 @@ _FIELDS = {
     "rollout.drainTimeoutSeconds": "--drain-timeout",
     _OPERATOR: (
         "--cont-batching --no-cont-batching --host --management-host --management-port --drain-delay --save-timeout "
-        "--stay-on-load-error --log-disable --termination-log"
+        "--stay-on-load-error --log-disable --termination-log --path"
     ),
 }
 # Variables with another name than the option. HF_TOKEN is allowed, because downloads also read it from podTemplate.env.
@@ -65,6 +66,7 @@ _OTHERWISE = {
     "--rope-scaling": "LLAMA_ARG_ROPE_SCALING_TYPE",
     "--api-key": "LLAMA_API_KEY LLAMA_ARG_API_KEY",
     "--slots": "LLAMA_ARG_ENDPOINT_SLOTS LLAMA_ARG_NO_ENDPOINT_SLOTS",
+    "--path": "LLAMA_ARG_STATIC_PATH",
     "--cont-batching": "LLAMA_ARG_CONT_BATCHING LLAMA_ARG_NO_CONT_BATCHING",
 }
 _WITHOUT_VARIABLE = {"--no-cont-batching", "--embedding", "--gpu-layers", "--no-slots", "--slots-endpoint-disable"}

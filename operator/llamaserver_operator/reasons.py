@@ -23,4 +23,4 @@ MOVING = frozenset({"Downloading", "WaitingForDownload", "Loading"})
 ON_THE_WAY = MOVING | {"RollingOut", "ScaledToZero", "Empty", "NotWanted", "WaitingForDeletion", "Deleting"}
 
 # The reasons of a container that ends again and again.
-LOOPING = frozenset({"CrashLoopBackOff", "CrashedNatively", "OOMKilled"})
+LOOPING = frozenset({"CrashLoopBackOff", "CrashedNatively", "EngineFailed", "OOMKilled"})

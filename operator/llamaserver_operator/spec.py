@@ -261,6 +261,7 @@ class KvCache(Model, frozen=True):
 
     volume: KvVolume | None = None
     persistence: Literal["None", "OnShutdown", "Continuous"] = "None"
+    manual_slots: Literal["Enabled", "Disabled"] = "Disabled"
     scope: Literal["Replica", "Shared"] = "Replica"
     host_memory: str = ""
     min_tokens: int = 0
@@ -268,8 +269,12 @@ class KvCache(Model, frozen=True):
     max_size: str = ""
 
     def __post_init__(self) -> None:
-        if self.volume is None and (self.stores or not self.host_memory):
-            raise ValueError("persistence needs a volume" if self.stores else "set volume, hostMemory or both")
+        if self.volume is None and self.stores:
+            raise ValueError("persistence needs a volume")
+        if self.volume is None and self.manual_slots == "Enabled":
+            raise ValueError("manualSlots needs a volume")
+        if self.volume is None and not self.host_memory:
+            raise ValueError("set volume, hostMemory or both")
 
     @property
     def stores(self) -> bool:
@@ -293,7 +298,8 @@ class Serving(Model, frozen=True):
     service_type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = "ClusterIP"
     max_queue: int | None = None
     request_timeout_seconds: int = 0
-    slots_endpoint: Literal["Enabled", "Disabled"] = "Enabled"
+    slots_endpoint: Literal["Enabled", "Disabled"] = "Disabled"
+    request_system_prompt: Literal["Enabled", "Disabled"] = "Disabled"
 
 
 class Tls(Model, frozen=True):

@@ -1,4 +1,4 @@
-"""The command `llamaserver`. Exit codes: 0 stopped, 1 load failed, 2 wrong options, 130 Ctrl-C.
+"""The command `llamaserver`. Exit codes: 0 stopped, 1 load or engine failed, 2 wrong options, 130 Ctrl-C.
 
 `llamaserver fetch` and `llamaserver selftest` are separate commands (models/fetch.py, selftest/).
 """

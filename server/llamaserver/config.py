@@ -66,11 +66,13 @@ class Config:
     embedding: bool = False
     pooling: Literal["", "none", "mean", "cls", "last", "rank"] = ""
     cache_ram: int = 0  # MiB, -1: no limit
+    cache_isolation: Literal["per-key", "shared"] = "per-key"
     kv_store: str = ""
     kv_store_mode: Literal["off", "shutdown", "continuous"] = "continuous"
     kv_store_max_bytes: int = 0  # 0: no limit
     kv_store_ttl: float = 0.0  # 0: no limit
     kv_store_min_tokens: int = 32
+    kv_store_key_file: str = ""
     warmup: bool = True
     require_offload: bool = False
     # serving
@@ -81,12 +83,16 @@ class Config:
     path: str = ""
     api_keys: tuple[str, ...] = ()  # --api-key and --api-key-file, which is read at the start and again after a change
     api_key_file: str = ""
+    allowed_hosts: tuple[str, ...] = ()  # with () for both: loopback only, if there are no keys and host is loopback
+    allowed_origins: tuple[str, ...] = ()
     ssl_key_file: str = ""
     ssl_cert_file: str = ""
     timeout: int = 600
+    decode_timeout: float | None = None  # None: 20 times the usual time, at least 60 s. 0: off
     max_body: int = 64 * 1024 * 1024  # bytes
     max_queue: int = 4096
     slots_endpoint: bool = True
+    request_system_prompt: bool = True  # with API keys, for admins only
     metrics: bool = False
     slot_save_path: str = ""
     drain_delay: float = 0.0
@@ -100,6 +106,7 @@ class Config:
     verbose: bool = False
     termination_log: str = "/dev/termination-log"
     ignored: tuple[str, ...] = ()  # arguments of llama-server without an effect here
+    exposed: tuple[str, ...] = ()  # warnings about secrets on the command line
 
     @property
     def slot_ctx(self) -> int:

@@ -23,6 +23,7 @@ def engine_settings(config: Config) -> EngineSettings:
         grp_attn_w=config.grp_attn_w,
         n_predict=config.n_predict,
         lora_scales=tuple(scale for _, scale in config.lora),
+        decode_timeout=config.decode_timeout,
     )
 
 

@@ -5,13 +5,16 @@ ServerError                 code, type and message of one API error
 │   ├── ContextExceeded     400  the prompt is longer than the slot, and context shift is off
 │   └── TemplateRefusal     400  the chat template does not take these messages
 ├── Unauthorized            401
+├── Forbidden           403  the client may not do this
 ├── NotFound                404
 ├── NotSupported            501  the endpoint or feature is switched off
 ├── Unavailable             503  loading, draining, queue full
+│   └── RateLimited         429  the API key has reached a limit of its own
 ├── EngineFailure           500  the engine could not finish the request
 ├── TemplateFailure         500  the chat template is at fault
 └── HttpFailure             any  the HTTP server refuses the request
 ConfigError                 the command line or the environment is wrong
+EngineLost                  the engine cannot go on
 ModelLoadError              the model (or adapter, projector) cannot be loaded
 ├── TemplateInvalid         its chat template cannot be used
 └── DownloadError           it cannot be downloaded; `reason` is one word for programs
@@ -34,6 +37,7 @@ class Reason(StrEnum):
     DISK_FULL = "DiskFull"
     DOWNLOAD_FAILED = "DownloadFailed"
     BAD_SPEC = "BadSpec"
+    ENGINE_FAILED = "EngineFailed"
 
 
 class ServerError(Exception):
@@ -85,6 +89,13 @@ class Unauthorized(ServerError):
     kind = "authentication_error"
 
 
+class Forbidden(ServerError):
+    """The client may not do this, or may not be answered at all."""
+
+    status = 403
+    kind = "permission_error"
+
+
 class NotFound(ServerError):
     """No such path or object."""
 
@@ -110,6 +121,13 @@ class Unavailable(ServerError):
         self.retry_after = retry_after
 
 
+class RateLimited(Unavailable):
+    """The API key has reached one of its limits. Others can go on."""
+
+    status = 429
+    kind = "rate_limit_error"
+
+
 class EngineFailure(ServerError):
     """The engine failed at a request that it had accepted."""
 
@@ -130,8 +148,17 @@ class HttpFailure(ServerError):
             self.kind = InvalidRequest.kind
 
 
+def as_server_error(error: Exception) -> ServerError:
+    """The engine's error as one the API can send."""
+    return error if isinstance(error, ServerError) else EngineFailure(str(error))
+
+
 class ConfigError(Exception):
     """The command line or the environment is wrong."""
+
+
+class EngineLost(Exception):
+    """The engine cannot evaluate anything any more. The server has to be started again."""
 
 
 class ModelLoadError(Exception):

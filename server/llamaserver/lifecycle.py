@@ -20,7 +20,7 @@ from .shutdown import Shutdown
 from .startup import Startup
 
 _log = logging.getLogger(__name__)
-_EXIT_LOAD_FAILED = 1
+_EXIT_FAILED = 1  # the model cannot be loaded, or the engine cannot go on
 _EXIT_USAGE = 2
 _EXIT_INTERRUPTED = 130  # as shells have it for SIGINT
 
@@ -46,6 +46,8 @@ class Server:
         self._crash_log.phase("load")
         for flag in self._config.ignored:
             _log.warning("%s has no effect here", flag)
+        for warning in self._config.exposed:
+            _log.warning("%s", warning)
         self._make_folders()
         await self._ports.open()
         tasks = [asyncio.create_task(self._startup.prepare())]
@@ -95,10 +97,16 @@ class Server:
             if not self._config.stay_on_load_error:
                 termination.write(self._config.termination_log, _reason(error), self._context.failure)
                 await self._shutdown.stop()
-                return _EXIT_USAGE if isinstance(error, ConfigError) else _EXIT_LOAD_FAILED
-        await terminated
+                return _EXIT_USAGE if isinstance(error, ConfigError) else _EXIT_FAILED
+        lost = asyncio.create_task(self._engine.lost.wait())
+        await asyncio.wait({terminated, lost}, return_when=FIRST_COMPLETED)
+        if lost.done():
+            termination.write(self._config.termination_log, Reason.ENGINE_FAILED, self._engine.snapshot.error)
+            await self._shutdown.stop()
+            return _EXIT_FAILED
         self._crash_log.phase("draining")
-        if self._signal == signal.SIGTERM and self._engine.snapshot.state == Phase.READY:
+        serves = self._engine.snapshot.state == Phase.READY and not self._engine.watchdog.dead
+        if self._signal == signal.SIGTERM and serves:
             await self._shutdown.drain()
         code = 0 if self._signal == signal.SIGTERM else _EXIT_INTERRUPTED
         await self._shutdown.stop()

@@ -6,8 +6,18 @@ import logging
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from .config import Config
+
+
+def one_line(text: str) -> str:
+    """The text with every character that does not print as its JSON escape.
+
+    Paths and messages of clients can contain such characters. They could end a line and begin a forged one, or control
+    the terminal that shows the log.
+    """
+    return text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 class JsonFormatter(logging.Formatter):
@@ -24,15 +34,23 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             value["exception"] = self.formatException(record.exc_info)
-        return json.dumps(value, ensure_ascii=False, default=str)
+        return one_line(json.dumps(value, ensure_ascii=False, default=str))
 
 
 class TextFormatter(logging.Formatter):
-    """Time, level, logger, message."""
+    """Time, level, logger, message. Tracebacks are indented, so that no line of them looks like a record."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%SZ")
         self.converter = time.gmtime
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  logging's name
+        """Render all but the traceback."""
+        return one_line(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        """Render the traceback."""
+        return "\n".join(f"    {one_line(line)}" for line in super().formatException(ei).split("\n"))
 
 
 def configure(config: Config) -> None:

@@ -38,12 +38,19 @@ class Readiness:
 
 
 def readiness(
-    state: str, error: str = "", *, preparing: bool = False, draining: bool = False, lacks_gpu: bool = False
+    state: str,
+    error: str = "",
+    *,
+    preparing: bool = False,
+    draining: bool = False,
+    lacks_gpu: bool = False,
+    hang: str = "",
 ) -> Readiness:
     """Decide from the engine's `state` and `error`, and from what the server knows beyond the engine.
 
     `preparing`: the model is loaded, but its template and system prompt are not checked yet.
     `lacks_gpu`: --require-offload was given and no layer is on a GPU.
+    `hang`: what hangs, "" when nothing does.
     """
     phase = Phase(state)
     if phase is Phase.READY and preparing:
@@ -53,6 +60,8 @@ def readiness(
         return Readiness(phase, Phase.DRAINING, "shutting down", error)
     if phase is not Phase.READY:
         return Readiness(phase, state, error or phase.value, error)
+    if hang:
+        return Readiness(phase, state, hang, error)
     if lacks_gpu:
         return Readiness(phase, state, "no layer is on a GPU (--require-offload)", error)
     return Readiness(phase, state, "", error)

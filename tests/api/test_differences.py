@@ -74,7 +74,7 @@ def test_a_client_that_closes_half_a_connection_is_gone(client: Client, stream: 
     body = json.dumps({"prompt": "Once", "n_predict": -1, "ignore_eos": True, "stream": stream}).encode()
     host, port = client.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=30) as sock:
-        sock.sendall(b"POST /completion HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        sock.sendall(b"POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
         until(lambda: any(slot["state"] for slot in client.slots()), "the request runs")
         sock.shutdown(socket.SHUT_WR)
         until(lambda: client.metric("llamaserver:requests_cancelled_total") == cancelled + 1, "it is cancelled")

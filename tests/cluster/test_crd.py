@@ -173,6 +173,9 @@ def test_every_rule_and_pattern_has_samples():
     assert (rules | patterns) - told - elsewhere == set()
 
 
+SAFE = {"slotsEndpoint": "Disabled", "requestSystemPrompt": "Disabled"}
+
+
 def test_defaults(api):
     assert api.admitted(MINIMAL) == {
         "model": {"source": {"http": {"url": "http://models.example/tiny.gguf"}}},
@@ -185,7 +188,7 @@ def test_defaults(api):
             "progressDeadlineSeconds": 1800,
             "upgradePolicy": "Pinned",
         },
-        "serving": {"port": 8080, "serviceType": "ClusterIP", "slotsEndpoint": "Enabled"},
+        "serving": {"port": 8080, "serviceType": "ClusterIP", **SAFE},
         "security": {"networkPolicy": {"mode": "Managed"}},
         "observability": {"serviceMonitor": "Auto"},
     }
@@ -209,6 +212,7 @@ def test_defaults_of_optional_parts(api):
     assert spec["accelerator"] == {"vendor": "NVIDIA", "count": 1, "onFallback": "Fail"}
     assert spec["kvCache"] == {
         "persistence": "None",
+        "manualSlots": "Disabled",
         "scope": "Replica",
         "volume": {"emptyDir": {}, "retentionPolicy": "Retain"},
     }

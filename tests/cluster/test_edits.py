@@ -36,7 +36,7 @@ def until_new(llama: Llama, old: set[str]) -> dict[str, Any]:
 def test_edits_reach_the_pod_and_those_that_do_not_matter_to_it_leave_it(
     llama: Llama, hub: Hub, tmp_path: Path
 ) -> None:
-    llama.apply().until_ready()
+    llama.apply(serving={"slotsEndpoint": "Enabled"}).until_ready()
     props, slots = served(llama, "/props"), served(llama, "/slots")
     assert (props["total_slots"], props["model_alias"], slots[0]["n_ctx"]) == (2, "model", 256)
 
@@ -60,7 +60,7 @@ def test_edits_reach_the_pod_and_those_that_do_not_matter_to_it_leave_it(
             "securityContext": {"fsGroup": 12345, "supplementalGroups": [23456]},
             "tolerations": [{"key": "spot", "operator": "Exists"}],
         },
-        kvCache={"volume": {"emptyDir": {"sizeLimit": "32Mi"}}},
+        kvCache={"manualSlots": "Enabled", "volume": {"emptyDir": {"sizeLimit": "32Mi"}}},
     )
     pod = until_new(llama, uids)
     assert len(llama.cluster.kubectl.items("replicasets", namespace=llama.namespace)) == 2, "one rollout"

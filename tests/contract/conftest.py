@@ -11,7 +11,7 @@ from llamaserver.config import Config
 from llamaserver_operator import names
 from llamaserver_operator.files import model_files
 from llamaserver_operator.parsing import parse
-from llamaserver_operator.resources.arguments import server_arguments
+from llamaserver_operator.resources.arguments import server_arguments, server_variables
 
 # What the image sets: a test of the images holds it there.
 IMAGE = {"LLAMA_ARG_LOG_DISABLE": "true", "LLAMA_ARG_HOST": "0.0.0.0", "LLAMA_ARG_MANAGEMENT_PORT": "8081"}
@@ -48,6 +48,6 @@ def config(folders: Path) -> Callable[..., Config]:
     """The server's own view of a spec."""
 
     def read(raw: dict[str, Any], **environ: str) -> Config:
-        return options.parse(rendered(raw), IMAGE | environ)
+        return options.parse(rendered(raw), IMAGE | server_variables(parse(raw)) | environ)
 
     return read

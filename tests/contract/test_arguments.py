@@ -94,6 +94,8 @@ NOT_HERE = {
     "serving.port": "the Service",
     "serving.serviceType": "the Service",
     "kvCache.scope": "what rollouts may do",
+    "kvCache.manualSlots": "a folder, in test_the_kv_volume",
+    "serving.requestSystemPrompt": "a variable, in test_template.py",
 }
 PARTS = ("model", "context", "engine", "serving", "kvCache")
 
@@ -139,6 +141,8 @@ def test_what_is_not_set_is_the_servers_default(config: Callable[..., Config]):
         "management_port": 8081,
         "log_disable": True,
         "drain_delay": 8.0,
+        "slots_endpoint": False,
+        "request_system_prompt": False,
     }
     differing = {name for name in Config.__slots__ if getattr(plain, name) != getattr(bare, name)}
     assert differing == set(set_here)
@@ -163,10 +167,10 @@ def test_zero_gpu_layers_require_no_offload(config: Callable[..., Config]):
 
 
 def test_the_kv_volume(config: Callable[..., Config]):
-    read = config({**PLAIN, "kvCache": {"volume": {"emptyDir": {}}}})
+    read = config({**PLAIN, "kvCache": {"manualSlots": "Enabled", "volume": {"emptyDir": {}}}})
     assert (read.slot_save_path, read.kv_store) == (f"{names.KV_DIR}/slots", "")
     read = config(STORE)
-    assert (read.slot_save_path, read.kv_store) == (f"{names.KV_DIR}/slots", f"{names.KV_DIR}/store")
+    assert (read.slot_save_path, read.kv_store) == ("", f"{names.KV_DIR}/store")
     assert (read.kv_store_max_bytes, read.kv_store_ttl, read.cache_ram) == (0, 0.0, 0)
 
 

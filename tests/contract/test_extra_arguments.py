@@ -12,7 +12,7 @@ from llamaserver_operator.owned import ARGUMENTS, VARIABLES
 from llamaserver_operator.parsing import parse
 
 from tests.contract.test_arguments import TABLE, written
-from tests.support.operator.schema import LEAVES
+from tests.support.operator.schema import LEAVES, SPEC
 
 SPELLINGS = {option.key: {*option.flags, *option.off} for option in options.OPTIONS}
 SHORT = sorted(flag for flags in SPELLINGS.values() for flag in flags if not flag.startswith("--"))
@@ -117,6 +117,26 @@ def test_the_schema_refuses_the_same_options_with_the_same_message():
     )
     assert ast.literal_eval(re.search(r"\[.*\]", rule["rule"].partition(" in ")[2])[0]) == list(ARGUMENTS)  # type: ignore[index]
     assert ast.literal_eval(re.match(r"\[(\{.*?\})\]", rule["messageExpression"])[1]) == ARGUMENTS  # type: ignore[index]
+
+
+def test_the_schema_refuses_the_same_variables():
+    rules = SPEC["properties"]["podTemplate"]["properties"]["env"]["items"]["x-kubernetes-validations"]
+    (listed,) = [re.search(r"\[.*\]", rule["rule"]) for rule in rules]
+    assert listed
+    assert ast.literal_eval(listed[0]) == list(VARIABLES)
+
+
+def test_what_reads_any_file_is_owned():
+    """Each option with a file or folder that clients or the model can see. Folders of the server's own are not."""
+    reads = {
+        flag
+        for option in options.OPTIONS
+        if option.value in ("FNAME", "DIR", "PATH") and option.field not in ("log_file", "models_dir")
+        for flag in (*option.flags, *option.variables)
+        if not re.match("-[a-z]", flag)
+    }
+    assert {"--path", "LLAMA_ARG_STATIC_PATH", "--lora", "LLAMA_ARG_MMPROJ"} <= reads
+    assert reads - set(ARGUMENTS) - set(VARIABLES) == set()
 
 
 @pytest.mark.parametrize("flag", SHORT)

@@ -16,7 +16,7 @@ from tests.support.operator.worlds import pod, told
 
 
 def test_the_operator_knows_the_servers_reasons():
-    assert {reason.value for reason in Reason} == pods._MODEL | {"BadArguments", "TemplateInvalid"}
+    assert {reason.value for reason in Reason} == pods._MODEL | {"BadArguments", "TemplateInvalid", "EngineFailed"}
 
 
 @pytest.mark.parametrize("reason", sorted(pods._MODEL))

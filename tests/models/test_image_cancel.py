@@ -36,7 +36,7 @@ def send_and_hold(client: Client, content: dict[str, Any]) -> socket.socket:
     url = urlsplit(client.url)
     data = orjson.dumps(content)
     connection = socket.create_connection((url.hostname, url.port))
-    connection.sendall(b"POST /completion HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(data) + data)
+    connection.sendall(b"POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(data) + data)
     return connection
 
 

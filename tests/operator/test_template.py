@@ -12,6 +12,7 @@ from llamaserver_operator.plan import make_plan
 from llamaserver_operator.resources import template as module
 from llamaserver_operator.resources.template import Template, current_template, recorded
 
+from tests.support.operator.schema import defaulted
 from tests.support.operator.worlds import CONFIG, NEWER, children, deployment, owner, world
 
 Raw = dict[str, Any]
@@ -174,10 +175,48 @@ def test_the_record_is_what_is_deployed():
     assert record["image"] == f"{IMAGE}:1"
 
 
+# Hashes that version 0.1.0 recorded for specs as its resource completed them. A change of one would restart pods.
+STORED: Raw = {**RAW, "serving": {"port": 8080, "serviceType": "ClusterIP", "slotsEndpoint": "Enabled"}}
+SLOTS_OFF: Raw = {**RAW, "serving": {"slotsEndpoint": "Disabled"}}
+KEPT: Raw = {**STORED, "kvCache": {"persistence": "Continuous", "volume": {"emptyDir": {}}}}
+OF_0_1_0 = [
+    (STORED, "2008f6bb5c141a0c622e5f2d95ff9977"),
+    (SLOTS_OFF, "e2f0525c1142314d59d0491973f33d72"),
+    (KEPT, "b1a3ab6dab74035f6c7ee2d16dcc83cd"),
+]
+
+
+@pytest.mark.parametrize(("raw", "inputs"), OF_0_1_0)
+def test_an_upgrade_from_0_1_0_restarts_no_pod(raw: Raw, inputs: str):
+    """Also where a default has changed. The pods keep their arguments until the spec changes."""
+    older = Template(inputs, "", f"{IMAGE}:0.1.0", {"spec": {"containers": [{"image": f"{IMAGE}:0.1.0"}]}})
+    assert render(raw, older, NEWER) is older
+    assert render(defaulted(raw), older, NEWER) is older
+
+
+def test_the_new_default_takes_effect_by_an_edit():
+    older = Template(OF_0_1_0[0][1], "", f"{IMAGE}:0.1.0", {"spec": {"containers": [{"image": f"{IMAGE}:0.1.0"}]}})
+    after = render(SLOTS_OFF, older, NEWER)
+    assert "--no-slots" in after.template["spec"]["containers"][0]["args"]
+    assert image(after) == f"{IMAGE}:0.1.0"
+
+
+def test_a_spec_with_defaults_alone_has_no_argument_that_an_older_server_refuses():
+    """A pinned image of an older version gets its arguments from this operator after an edit."""
+    (server,) = render(defaulted(KEPT)).template["spec"]["containers"]
+    flags = {word for word in server["args"] if word.startswith("--") and "=" not in word}
+    assert flags <= OPTIONS_OF_0_1_0
+
+
+OPTIONS_OF_0_1_0 = {
+    *("--model", "--ctx-size", "--parallel", "--cont-batching", "--n-gpu-layers", "--host", "--port", "--no-slots"),
+    *("--management-port", "--log-disable", "--drain-delay", "--drain-timeout", "--save-timeout"),
+    *("--kv-store", "--kv-store-mode"),
+}
+
+
 def test_fields_that_an_older_version_did_not_know_enter_no_hash():
-    """The hash of the smallest spec is a constant. A change of it would restart the pods of all objects."""
     bare = render(RAW).inputs
-    assert bare == "2008f6bb5c141a0c622e5f2d95ff9977"
     assert render({**RAW, "resources": {}, "podTemplate": {"labels": {}, "securityContext": {}}}).inputs == bare
     assert render({**RAW, "engine": {"kvType": {"key": "F16"}, "ropeScaling": {}}}).inputs == bare
     assert render({**RAW, "engine": {"embeddings": {}}}).inputs != bare

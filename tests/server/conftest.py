@@ -44,6 +44,7 @@ async def ports():
     stack = []
 
     async def start(**options):
+        options.setdefault("allowed_hosts", ("x",))  # the name in the raw requests of tests
         config = Config(model="model.gguf", **options)
         context = build_context(config, Engine(lambda progress: None, engine_settings(config)), LlamaTemplates())
         clients = [TestClient(TestServer(app(context))) for app in (build_app, build_management_app)]

@@ -53,14 +53,14 @@ async def test_every_answer_may_be_read_by_any_origin(ports, method, path, statu
     [("GET", "/nothing", 404), ("POST", "/completion", 503), ("GET", "/slots", 501), ("POST", "/tokenize", 503)],
 )
 async def test_errors_may_be_read_by_any_origin(ports, method, path, status):
-    server = await ports(slots_endpoint=False)
+    server = await ports(slots_endpoint=False, allowed_origins=("*",))
     answer = await server.client.request(method, path, headers={"Origin": ORIGIN})
     assert answer.status == status
     assert may_be_read(answer.headers)
 
 
 async def test_a_304_may_be_read_by_any_origin(ports):
-    server = await ports()
+    server = await ports(allowed_origins=("*",))
     stamp = (await server.client.get("/index.js")).headers["Last-Modified"]
     answer = await server.client.get("/index.js", headers={"Origin": ORIGIN, "If-Modified-Since": stamp})
     assert answer.status == 304
@@ -92,7 +92,7 @@ async def test_options_without_a_question(ports):
 
 @pytest.mark.parametrize("value", [b"\xff", "ä".encode(), b"a\x7fb"])
 async def test_odd_bytes_are_not_repeated(ports, value):
-    server = await ports()
+    server = await ports(allowed_origins=("*",))
     names = (b"Origin", b"Access-Control-Request-Headers", b"Access-Control-Request-Method")
     lines = b"".join(name + b": " + value + b"\r\n" for name in names)
     for method in (b"OPTIONS", b"GET"):

@@ -2,7 +2,9 @@
 
 import pytest
 from llamaserver.api import keys
+from llamaserver.api.key_file import Key, Limits
 from llamaserver.api.keys import KeyStore
+from llamaserver.errors import ConfigError
 
 CLOSED = [
     ("GET", "/props"),
@@ -41,6 +43,10 @@ def look_always(monkeypatch):
 @pytest.fixture
 def key_file(tmp_path):
     return tmp_path / "keys"
+
+
+def known(store, offered):
+    return store.find(offered) is not None
 
 
 def replace(file, text):
@@ -137,10 +143,10 @@ async def test_keys_of_line_and_file_are_both_valid(ports, key_file):
 def test_a_rotated_file_is_read_again(key_file):
     key_file.write_text("old\n")
     store = KeyStore((), str(key_file))
-    assert store.accepts("old")
+    assert known(store, "old")
     replace(key_file, "new\n")
-    assert store.accepts("new")
-    assert not store.accepts("old")
+    assert known(store, "new")
+    assert not known(store, "old")
 
 
 def test_the_file_is_looked_at_once_a_second_only(key_file, monkeypatch):
@@ -148,33 +154,38 @@ def test_the_file_is_looked_at_once_a_second_only(key_file, monkeypatch):
     key_file.write_text("old\n")
     store = KeyStore((), str(key_file))
     replace(key_file, "new\n")
-    assert store.accepts("old")
+    assert known(store, "old")
 
 
-@pytest.mark.parametrize("text", ["", "\n\n", "# only a comment\n"])
-def test_an_empty_file_lets_nobody_in(key_file, text):
+@pytest.mark.parametrize("text", ["", "\n\n", "# only a comment\n", "\ufeff# a comment after a mark\n"])
+def test_a_file_without_keys_ends_the_start_and_later_lets_nobody_in(key_file, text):
     key_file.write_text(text)
+    with pytest.raises(ConfigError, match="has no keys"):
+        KeyStore((), str(key_file))
+    key_file.write_text("old\n")
     store = KeyStore((), str(key_file))
+    replace(key_file, text)
     assert store.required
-    assert not store.accepts("")
-    assert not store.accepts("anything")
+    assert not known(store, "old")
+    assert not known(store, "")
+    assert not known(store, "anything")
 
 
 def test_a_file_that_vanishes_leaves_its_keys_valid(key_file, caplog):
     key_file.write_text("old\n")
     store = KeyStore((), str(key_file))
     key_file.unlink()
-    assert store.accepts("old")
+    assert known(store, "old")
     assert "cannot read API keys" in caplog.text
     replace(key_file, "new\n")
-    assert not store.accepts("old")
+    assert not known(store, "old")
 
 
 def test_bytes_that_are_no_text_are_keys_too(key_file):
     key_file.write_bytes(b"\xff\xfe\nplain\n")
     store = KeyStore((), str(key_file))
-    assert store.accepts("plain")
-    assert store.accepts(b"\xff\xfe".decode("utf-8", "surrogateescape"))
+    assert known(store, "plain")
+    assert known(store, b"\xff\xfe".decode("utf-8", "surrogateescape"))
 
 
 # ---- a folder, as a Secret is mounted: names are links to the files of a version that is swapped whole
@@ -216,19 +227,98 @@ async def test_every_file_of_a_folder_holds_keys(ports, secret):
 
 def test_a_new_version_of_the_secret_counts_at_once(secret):
     store = KeyStore((), str(secret("1", alice="old\n", bob="bobs\n")))
-    assert store.accepts("old")
+    assert known(store, "old")
     secret("2", alice="new\n", carol="carols\n")
-    assert store.accepts("new")
-    assert store.accepts("carols")
-    assert not store.accepts("old")
-    assert not store.accepts("bobs")
+    assert known(store, "new")
+    assert known(store, "carols")
+    assert not known(store, "old")
+    assert not known(store, "bobs")
 
 
 def test_an_empty_folder_lets_nobody_in(secret):
     store = KeyStore((), str(secret("1")))
     assert store.required
-    assert not store.accepts("")
+    assert not known(store, "")
 
 
-def test_empty_keys_on_the_line_ask_for_none():
-    assert not KeyStore(("",), "").required
+# ---- names, roles and limits
+
+
+@pytest.mark.parametrize(
+    ("line", "roles"),
+    [
+        (("a",), "admin"),
+        (("a", "b"), "user user"),
+        (("a name=me", "b name=me"), "admin admin"),
+        (("a role=user",), "user"),
+        (("a name=alice",), "admin"),
+        (("a role=admin", "b"), "admin user"),
+        (("a", "a"), "admin"),
+    ],
+    ids=str,
+)
+def test_roles(key_file, line, roles):
+    key_file.write_text("\n".join(line))
+    store = KeyStore((), str(key_file))
+    assert [store.find(secret).role for secret in "ab" if known(store, secret)] == roles.split()
+
+
+def test_settings_of_a_key(key_file):
+    key_file.write_text(
+        "\ufeffone  name=alice requests=4\tqueued=0 tokens-per-minute=60000 domain=team\r\ntwo role=user"
+    )
+    store = KeyStore(("zero",), str(key_file))
+    assert store.find("one") == Key("alice", "user", Limits(4, 0, 60000), "name:alice", "domain:team")
+    zero, two = store.find("zero"), store.find("two")
+    assert (zero.name, two.name, zero.limits) == ("#1", "#3", Limits())
+    assert "two" not in two.identity
+
+
+def test_a_key_without_a_name_keeps_its_identity_when_lines_move(key_file):
+    key_file.write_text("one\ntwo\n")
+    store = KeyStore((), str(key_file))
+    before, first = store.find("two"), store.find("one")
+    replace(key_file, "two\nthree\n")
+    after = store.find("two")
+    assert after.name != before.name
+    assert (after.identity, after.domain) == (before.identity, before.domain)
+    assert first.identity not in (after.identity, store.find("three").identity)
+
+
+BAD = {
+    "secret role=root": "line 1: role must be admin or user",
+    "\nsecret roles=admin": "line 2: word 2 is no setting",
+    "secret another word": "line 1: word 2 is no setting",
+    "secret name=": "name must have 1 to 128",
+    "secret name=a/b": "name must have 1 to 128",
+    "secret name=a name=a": "name is set twice",
+    "secret requests=0": "requests must be a number from 1",
+    "secret requests=-1": "requests must be a number",
+    "secret queued=many": "queued must be a number from 0",
+    "secret tokens-per-minute=1e5": "tokens-per-minute must be a number",
+    "secret name=a\nsecret2 name=a role=admin": "line 2: .*line 1 gives a other settings",
+    "secret name=a\nsecret name=b": "line 2: this key is also in .*line 1, with other settings",
+}
+
+
+@pytest.mark.parametrize("text", BAD, ids=repr)
+def test_a_bad_file_ends_the_start_and_is_not_taken_later(key_file, text, caplog):
+    key_file.write_text(text)
+    with pytest.raises(ConfigError, match=BAD[text]) as caught:
+        KeyStore((), str(key_file))
+    assert "secret" not in str(caught.value)
+    key_file.write_text("old role=user\n")
+    store = KeyStore((), str(key_file))
+    replace(key_file, text)
+    assert store.find("old").role == "user"
+    assert known(store, "old")
+    assert not known(store, "secret")
+    assert caplog.text.count("the API keys stay as they were") == 1
+    assert "secret" not in caplog.text
+
+
+def test_the_entries_of_a_secret_are_names(secret):
+    store = KeyStore((), str(secret("1", alice="one\ntwo\n", bob="three role=admin", c="four name=carol")))
+    names = [store.find(key).name for key in ("one", "two", "three", "four")]
+    assert names == ["alice", "alice", "bob", "carol"]
+    assert store.find("three").role == "admin"

@@ -11,7 +11,7 @@ def rows():
     """The lines of the page's tables."""
     for counter in (*metrics.COUNTERS, *metrics.STORE_COUNTERS):
         yield f"| `{counter.name}_total` | {counter.text} |"
-    for label, counter in metrics.STORE_LABELLED:
+    for label, counter in (*metrics.LABELLED, *metrics.STORE_LABELLED):
         yield f"| `{counter.name}_total{{{label}}}` | {counter.text} |"
     for gauge in (*metrics.GAUGES, *metrics.STORE_GAUGES):
         yield f"| `{gauge.name}` | {gauge.text} |"

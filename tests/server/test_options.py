@@ -201,6 +201,20 @@ def test_repeated_options_add_up():
     assert config.lora == (("x", 1.0), ("z", 1.0), ("y", 2.0))
 
 
+@pytest.mark.parametrize(("flag", "safer"), [("--api-key", "--api-key-file"), ("--hf-token", "HF_TOKEN")])
+def test_a_secret_on_the_command_line_is_warned_of_without_the_secret(flag, safer):
+    (warning,) = parse(flag, "s3cret").exposed
+    assert flag in warning
+    assert safer in warning
+    assert "s3cret" not in warning
+
+
+def test_secrets_from_elsewhere_are_fine(tmp_path):
+    (tmp_path / "keys").write_text("s3cret")
+    environ = {"LLAMA_API_KEY": "s3cret", "HF_TOKEN": "s3cret", "LLAMA_ARG_MODEL": "m"}
+    assert options.parse(["--api-key-file", str(tmp_path / "keys")], environ).exposed == ()
+
+
 # ---- the environment
 
 
@@ -209,6 +223,8 @@ def sample(option):
     if option.read is None:
         default = next(f.default for f in fields(Config) if f.name == option.field)
         return ("off", False) if default else ("on", True)
+    if option.field == "allowed_origins":
+        return "null", ["null"]
     for text in (
         *("4096", "2", "0.5", "7", "q8_0", "on", "linear", "mean", "row", "isolate", "text", "x:2", "mmap+mlock"),
         *("shutdown", "x"),
@@ -279,7 +295,6 @@ def test_a_switch_is_negated_by_its_no_variable():
 
 def test_lists_in_the_environment():
     assert parse(env={"LLAMA_API_KEY": "a,b"}).api_keys == ("a", "b")
-    assert parse(env={"LLAMA_API_KEY": ""}).api_keys == ()
     assert parse("--api-key", "c", env={"LLAMA_API_KEY": "a,b"}).api_keys == ("c",)
 
 
@@ -301,6 +316,7 @@ BAD = [
     ("--log-format", "xml"), ("--lora-scaled", "adapter.gguf"), ("--lora-scaled", "a:b"), ("--drain-delay", "-1"),
     ("--drain-timeout", "soon"), ("--load-mode", "fast"), ("--management-port", "-1"), ("--log-verbosity", "much"),
     ("--path", "/no/such/folder"), ("--slot-save-path", "/no/such/folder"), ("--api-key-file", "/no/such/file"),
+    ("--api-key", ""), ("--api-key", " "), ("--api-key", "a,,b"), ("--api-key-file", ""),
 ]  # fmt: skip
 
 
@@ -315,6 +331,9 @@ def test_bad_variable_is_refused_by_name():
         parse(env={"LLAMA_ARG_CTX_SIZE": "x"})
     with pytest.raises(ConfigError, match="LLAMA_ARG_MLOCK: must be true or false"):
         parse(env={"LLAMA_ARG_MLOCK": "maybe"})
+    for variable in ("LLAMA_API_KEY", "LLAMA_ARG_API_KEY_FILE"):
+        with pytest.raises(ConfigError, match=f"{variable}: "):
+            parse(env={variable: ""})
 
 
 CONFLICTS = [
@@ -385,7 +404,7 @@ def test_version():
 
 
 def test_every_field_has_an_option():
-    assert {f.name for f in fields(Config)} == {option.field for option in options.OPTIONS} | {"ignored"}
+    assert {f.name for f in fields(Config)} == {option.field for option in options.OPTIONS} | {"ignored", "exposed"}
 
 
 def test_no_two_options_share_a_spelling_or_a_variable():

@@ -12,6 +12,7 @@ from llamaserver.readiness import Phase, readiness
         ("ready", {"preparing": True}, Phase.LOADING, "loading"),
         ("ready", {}, Phase.READY, ""),
         ("ready", {"lacks_gpu": True}, Phase.READY, "no layer is on a GPU (--require-offload)"),
+        ("ready", {"hang": "it hangs"}, Phase.READY, "it hangs"),
         ("ready", {"draining": True}, Phase.DRAINING, "shutting down"),
         ("ready", {"draining": True, "lacks_gpu": True}, Phase.DRAINING, "shutting down"),
         ("loading", {"draining": True}, Phase.LOADING, "shutting down"),

@@ -1,4 +1,7 @@
-"""The command line of the server. It has only what the spec asks for, so that an older server accepts it."""
+"""The command line of the server. It has only what the spec asks for, so that an older server accepts it.
+
+A default of the spec that needs a new option is set by a variable: an older server ignores variables it does not know.
+"""
 
 import math
 
@@ -25,6 +28,12 @@ def server_arguments(spec: Spec, files: ModelFiles, namespace: str, name: str) -
         *_serving(spec),
     ]
     return [*map(literal, ours), *spec.engine.extra_args]
+
+
+def server_variables(spec: Spec) -> dict[str, str]:
+    """Variables of the server container."""
+    allowed = spec.serving.request_system_prompt == "Enabled"
+    return {"LLAMA_ARG_REQUEST_SYSTEM_PROMPT": "true" if allowed else "false"}
 
 
 def literal(argument: str) -> str:
@@ -108,7 +117,7 @@ def _gpu(spec: Spec) -> list[str]:
 def _kv_cache(cache: KvCache | None) -> list[str]:
     if cache is None:
         return []
-    arguments = ["--slot-save-path", f"{names.KV_DIR}/slots"] if cache.volume else []
+    arguments = ["--slot-save-path", f"{names.KV_DIR}/slots"] if cache.manual_slots == "Enabled" else []
     if cache.host_memory:
         arguments += ["--cache-ram", str(mebibytes_of(cache.host_memory))]
     if cache.stores:

@@ -6,7 +6,7 @@ from ..files import ModelFiles, model_files
 from ..manifests import Manifest
 from ..quantity import mebibytes_of
 from ..spec import ResourceClaim, Spec
-from .arguments import DRAIN_DELAY, literal, save_seconds, server_arguments
+from .arguments import DRAIN_DELAY, literal, save_seconds, server_arguments, server_variables
 from .volumes import Volumes, pod_volumes
 
 _STARTUP = 1800  # seconds that the process has to give its first answer
@@ -85,8 +85,8 @@ def _server(spec: Spec, volumes: Volumes, arguments: list[str]) -> Manifest:
     }
     if resources := _resources(spec):
         container["resources"] = resources
-    if spec.pod_template.env:
-        container["env"] = list(spec.pod_template.env)
+    ours = [{"name": name, "value": value} for name, value in server_variables(spec).items()]
+    container["env"] = [*spec.pod_template.env, *ours]
     return container
 
 

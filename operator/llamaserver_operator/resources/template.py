@@ -78,7 +78,19 @@ def _hash(spec: Spec, texts: Mapping[str, str]) -> str:
         security=replace(spec.security, network_policy=type(spec.security.network_policy)()),
         observability=type(spec.observability)(),
     )
-    return _digest({"spec": given(pods), "texts": dict(texts)})
+    return _digest({"spec": _hashed(given(pods), spec), "texts": dict(texts)})
+
+
+def _hashed(values: Manifest, spec: Spec) -> Manifest:
+    """The values with slotsEndpoint as older versions wrote it: their default, Enabled, is left out.
+
+    The API server stored that default in the objects of these versions. Their pods must not restart.
+    """
+    serving = {key: value for key, value in values.get("serving", {}).items() if key != "slotsEndpoint"}
+    if spec.serving.slots_endpoint == "Disabled":
+        serving["slotsEndpoint"] = "Disabled"
+    others = {key: value for key, value in values.items() if key != "serving"}
+    return others | ({"serving": serving} if serving else {})
 
 
 def _same(volume: ModelCache | KvVolume) -> dict[str, Any]:

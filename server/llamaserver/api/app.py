@@ -6,6 +6,7 @@ from ..config import Config
 from ..engine.loop import Engine
 from ..interfaces.backend import BuiltinTemplates
 from . import (
+    headers,
     health,
     kv_store,
     lora,
@@ -23,7 +24,7 @@ from . import (
 )
 from .context import CONTEXT, Context
 from .keys import KeyStore
-from .middleware import access_log, allow_origin, authorize, draining, errors, preflight
+from .middleware import access_log, allow_origin, authorize, draining, errors, known_origin, preflight
 
 
 def build_context(config: Config, engine: Engine, builtin: BuiltinTemplates) -> Context:
@@ -34,10 +35,11 @@ def build_context(config: Config, engine: Engine, builtin: BuiltinTemplates) -> 
 def build_app(context: Context) -> web.Application:
     """The clients' port: the API and the page."""
     app = web.Application(
-        middlewares=[access_log, preflight, draining, errors, authorize], client_max_size=context.config.max_body
+        middlewares=[access_log, known_origin, preflight, draining, errors, authorize],
+        client_max_size=context.config.max_body,
     )
     app[CONTEXT] = context
-    app.on_response_prepare.append(allow_origin)
+    app.on_response_prepare.extend((headers.protect, allow_origin))
     health.add_routes(app)
     kv_store.add_routes(app)
     lora.add_routes(app)
@@ -58,5 +60,6 @@ def build_management_app(context: Context) -> web.Application:
     """The management port: probes, metrics and status, without keys and TLS."""
     app = web.Application(middlewares=[errors])
     app[CONTEXT] = context
+    app.on_response_prepare.append(headers.protect)
     management.add_routes(app)
     return app

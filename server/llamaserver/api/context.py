@@ -15,6 +15,8 @@ from ..interfaces.backend import BuiltinTemplates
 from ..readiness import Phase, Readiness, readiness
 from .drain import Drain
 from .keys import KeyStore
+from .limits import Limits
+from .origins import Origins
 
 T = TypeVar("T")
 _SLOW_LANE_FROM = 100_000  # bytes of a body: larger ones are worked on in the slow lane
@@ -47,6 +49,7 @@ class Context:
     keys: KeyStore
     builtin: BuiltinTemplates
     drain: Drain = field(default_factory=Drain)
+    limits: Limits = field(default_factory=Limits)
     preparing: bool = False  # the model is loaded, its template and system prompt are not checked yet
     failure: str = ""  # why the start has failed, even if the engine could serve
     settled: asyncio.Event = field(default_factory=asyncio.Event)  # set when the server is ready or has failed
@@ -55,11 +58,13 @@ class Context:
     model_sha256: str = ""  # as recorded beside the file
     template_file: str = ""  # text of --chat-template-file
     started: float = field(default_factory=time)
+    origins: Origins = field(init=False)
     executor: ThreadPoolExecutor = field(init=False)
     slow_lane: ThreadPoolExecutor = field(init=False)
     store_lane: ThreadPoolExecutor = field(init=False)
 
     def __post_init__(self) -> None:
+        self.origins = Origins(self.config, keyless=not self.keys.required)
         self.executor = ThreadPoolExecutor(self.config.threads_http or HTTP_THREADS, "http")
         self.slow_lane = ThreadPoolExecutor(1, "http-large")
         self.store_lane = ThreadPoolExecutor(1, "http-store")
@@ -98,7 +103,18 @@ class Context:
             lacks_gpu=snapshot.state == Phase.READY
             and self.config.require_offload
             and not engine.info.layers_offloaded,
+            hang=self.hang,
         )
+
+    @property
+    def hang(self) -> str:
+        """What hangs, "" when nothing does."""
+        return self.engine.watchdog.reason
+
+    @property
+    def alive(self) -> bool:
+        """Whether the server can come back without a new start."""
+        return not self.engine.watchdog.dead and self.readiness().phase is not Phase.FAILED
 
     def close(self) -> None:
         """End the worker threads."""

@@ -28,6 +28,8 @@ async def health(request: web.Request) -> web.StreamResponse:
         return _unhealthy("shutting down", Unavailable("The server is shutting down"))
     if found.phase is not Phase.READY:
         return _unhealthy("error", ServerError(found.error or "stopped"))
+    if context.hang:
+        return _unhealthy("error", Unavailable(context.hang))
     busy = snapshot.requests_processing
     idle = len(snapshot.slots) - busy
     body: dict[str, Any] = {
@@ -36,7 +38,7 @@ async def health(request: web.Request) -> web.StreamResponse:
         "slots_processing": busy,
     }
     if "include_slots" in request.query and context.config.slots_endpoint:
-        body["slots"] = slot_views(context, snapshot)
+        body["slots"] = slot_views(request)
     return json_response(body, 503 if not idle and "fail_on_no_slot" in request.query else 200)
 
 

@@ -4,10 +4,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from aiohttp import web
+
 from ..engine.loop import Request
 from ..engine.stream import Stream
 from ..errors import InvalidRequest
 from ..interfaces.params import GenerationParams, Prompt
+from . import submission
 from .body import dumps
 from .context import Context
 from .fields import Fields
@@ -135,9 +138,9 @@ def _job(context: Context, entry: Input, params: GenerationParams, settings: dic
     return Job(Request(entry.prompt, params, sampler, tag=tag), settings, entry.echo, entry.field)
 
 
-def submit(context: Context, job: Job) -> Stream:
+def submit(request: web.Request, job: Job) -> Stream:
     """Give a job to the engine. In a batch, its errors name the prompt."""
     try:
-        return context.engine.submit(job.request)
+        return submission.submit(request, job.request)
     except InvalidRequest as error:
         raise (error.named(job.field) if "." in job.field else error) from error

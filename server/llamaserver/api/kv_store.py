@@ -1,4 +1,4 @@
-"""The endpoint of the KV store: list its blocks, or delete all of them. It needs an API key."""
+"""The endpoint of the KV store: list its blocks, or delete all of them. For admins."""
 
 from typing import Any
 
@@ -8,10 +8,12 @@ from ..errors import NotSupported
 from ..kvstore.store import KVStore
 from .body import dumps, encoded_response, json_response
 from .context import CONTEXT, Context
+from .tenants import require_admin
 
 
 async def listing(request: web.Request) -> web.StreamResponse:
     """GET /kv-store: totals, and the place of every block in its conversation. No text and no tokens."""
+    require_admin(request, "GET /kv-store shows the blocks of all keys, so it")
     context = request.app[CONTEXT]
     store = _store(context)
     return encoded_response(await context.storing(lambda: dumps(_contents(store))))
@@ -39,6 +41,7 @@ def _contents(store: KVStore) -> Any:
 
 async def clear(request: web.Request) -> web.StreamResponse:
     """DELETE /kv-store: delete all blocks, in memory and on disk."""
+    require_admin(request, "DELETE /kv-store deletes the blocks of all keys, so it")
     context = request.app[CONTEXT]
     store = _store(context)
     return json_response({"removed": await context.storing(store.clear)})

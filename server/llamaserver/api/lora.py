@@ -6,6 +6,7 @@ from ..errors import InvalidRequest
 from .body import json_response, read_value
 from .context import CONTEXT
 from .fields import Fields
+from .tenants import require_admin
 
 
 async def lora_list(request: web.Request) -> web.StreamResponse:
@@ -22,6 +23,7 @@ async def lora_list(request: web.Request) -> web.StreamResponse:
 
 async def lora_set(request: web.Request) -> web.StreamResponse:
     """POST /lora-adapters: [{id, scale}]. Adapters that are not named are switched off."""
+    require_admin(request, "POST /lora-adapters changes the answers of all keys, so it")
     context = request.app[CONTEXT]
     context.require_ready()
     data = await read_value(request)

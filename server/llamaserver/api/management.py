@@ -18,9 +18,11 @@ from .quantization import quantization
 
 
 async def livez(request: web.Request) -> web.StreamResponse:
-    """GET /livez: the process answers. After a failed load it is not alive any more."""
-    failed = request.app[CONTEXT].readiness().phase is Phase.FAILED
-    return web.Response(text="failed\n" if failed else "ok\n", status=500 if failed else 200)
+    """GET /livez: the process answers. After a failed load, or when the engine hangs, only a new start helps."""
+    context = request.app[CONTEXT]
+    if context.alive:
+        return web.Response(text="ok\n")
+    return web.Response(text=f"{context.hang or 'failed'}\n", status=500)
 
 
 async def readyz(request: web.Request) -> web.StreamResponse:

@@ -68,6 +68,24 @@ COUNTERS: tuple[_Row[Counters, float], ...] = (
     ),
     _Row("llamaserver:step_overhead_seconds", "Seconds spent in engine steps outside llama_decode.", _overhead),
 )
+LABELLED: tuple[tuple[str, _Row[Counters, Mapping[str, int]]], ...] = (
+    (
+        "code",
+        _Row(
+            "llamaserver:requests_failed",
+            "Requests that the engine ended with an error, by the HTTP status of the error.",
+            lambda c: c.requests_failed_total,
+        ),
+    ),
+    (
+        "status",
+        _Row(
+            "llamaserver:decode_failures",
+            "Calls of llama_decode that failed, and engine steps that ended in a defect.",
+            lambda c: c.decode_failures_total,
+        ),
+    ),
+)
 GAUGES: tuple[_Row[Snapshot, float], ...] = (
     _Row(
         "llamacpp:prompt_tokens_seconds",
@@ -142,11 +160,12 @@ class _Engine(Collector):
         """One metric family after the other."""
         snapshot = self._context.engine.snapshot
         yield from _counters(COUNTERS, snapshot.counters)
+        yield from _labelled(LABELLED, snapshot.counters)
         yield from _gauges(GAUGES, snapshot)
         if snapshot.kv_store is not None:
             yield from _gauges(STORE_GAUGES, snapshot.kv_store)
             yield from _counters(STORE_COUNTERS, snapshot.kv_store)
-            yield from _labelled(snapshot.kv_store)
+            yield from _labelled(STORE_LABELLED, snapshot.kv_store)
         for row in HISTOGRAMS:
             if (histogram := row.value(snapshot.counters)) is not None:
                 yield _family(row.name, row.text, histogram)
@@ -162,10 +181,10 @@ def _gauges(rows: tuple[_Row[S, float], ...], source: S) -> Iterator[Metric]:
         yield GaugeMetricFamily(row.name, row.text, value=row.value(source))
 
 
-def _labelled(stats: StoreStats) -> Iterator[Metric]:
-    for label, row in STORE_LABELLED:
+def _labelled(rows: tuple[tuple[str, _Row[S, Mapping[str, int]]], ...], source: S) -> Iterator[Metric]:
+    for label, row in rows:
         family = CounterMetricFamily(row.name, row.text, labels=[label])
-        for key, number in sorted(row.value(stats).items()):
+        for key, number in sorted(row.value(source).items()):
             family.add_metric([key], number)
         yield family
 

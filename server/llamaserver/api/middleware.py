@@ -1,4 +1,4 @@
-"""The middlewares around every handler: access log, CORS, draining, errors and API keys."""
+"""The middlewares around every handler: access log, origins, CORS, draining, errors and API keys."""
 
 import logging
 import time
@@ -6,9 +6,12 @@ from collections.abc import Awaitable, Callable, Iterator
 
 from aiohttp import web
 
-from ..errors import HttpFailure, ServerError, Unauthorized, Unavailable
+from ..errors import Forbidden, HttpFailure, ServerError, Unauthorized, Unavailable
 from .body import json_response
-from .context import CONTEXT, Context
+from .context import CONTEXT
+from .key_file import Key
+from .keys import KeyStore
+from .tenants import KEY
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _log = logging.getLogger(__name__)
@@ -17,6 +20,7 @@ _OPEN = frozenset({"/health", "/v1/health"})
 _METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
 _HEADERS = "Authorization, Content-Type, X-Api-Key"  # to a preflight that names none
 _EXPOSED = "Retry-After, WWW-Authenticate, Process-Start-Time-Unix"
+_REFUSED: web.RequestKey[bool] = web.RequestKey("refused", bool)  # on requests of origins that are not allowed
 
 
 @web.middleware
@@ -37,6 +41,17 @@ async def access_log(request: web.Request, handler: Handler) -> web.StreamRespon
 
 
 @web.middleware
+async def known_origin(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse requests of web pages that may not use this server (see origins.py). They cannot read the refusal."""
+    try:
+        request.app[CONTEXT].origins.check(request.headers.getall("Host", []), request.headers.getall("Origin", []))
+    except Forbidden as error:
+        request[_REFUSED] = True
+        return error_response(error)
+    return await handler(request)
+
+
+@web.middleware
 async def preflight(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer a browser's question before a request from another origin: everything is allowed.
 
@@ -53,8 +68,10 @@ async def preflight(request: web.Request, handler: Handler) -> web.StreamRespons
 
 
 async def allow_origin(request: web.Request, response: web.StreamResponse) -> None:
-    """Let pages of any origin read an answer. aiohttp calls this before it sends one."""
+    """Let pages of any origin that is allowed read an answer. aiohttp calls this before it sends one."""
     _vary(response, "Origin")
+    if _REFUSED in request:
+        return
     origin = _asked(request, "Origin", "*")
     response.headers["Access-Control-Allow-Origin"] = origin
     response.headers["Access-Control-Expose-Headers"] = _EXPOSED
@@ -133,10 +150,10 @@ async def draining(request: web.Request, handler: Handler) -> web.StreamResponse
 
 @web.middleware
 async def authorize(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refuse requests without a valid API key, where keys are configured."""
-    context = request.app[CONTEXT]
-    if context.keys.required and not _open_to_all(request) and not _has_key(request, context):
-        raise Unauthorized("Invalid API Key")
+    """Find the API key of a request. Refuse requests without a valid one, where keys are configured."""
+    keys = request.app[CONTEXT].keys
+    if keys.required and not _open_to_all(request):
+        request[KEY] = _key(request, keys)
     return await handler(request)
 
 
@@ -146,9 +163,12 @@ def _open_to_all(request: web.Request) -> bool:
     return request.get("public", False) or getattr(request.match_info.handler, "public", False)
 
 
-def _has_key(request: web.Request, context: Context) -> bool:
-    """Whether any of the keys is valid. A proxy may have sent its own beside the client's."""
-    return any(context.keys.accepts(offered) for offered in _offered(request))
+def _key(request: web.Request, keys: KeyStore) -> Key:
+    """The first valid key. A proxy may have sent its own beside the client's. Raises Unauthorized."""
+    for offered in _offered(request):
+        if (key := keys.find(offered)) is not None:
+            return key
+    raise Unauthorized("Invalid API Key")
 
 
 def _offered(request: web.Request) -> Iterator[str]:

@@ -27,7 +27,7 @@ async def completion(request: web.Request) -> web.StreamResponse:
     context = request.app[CONTEXT]
     fields = await read_fields(request)
     context.require_ready()
-    await apply_system_prompt(context, fields)
+    await apply_system_prompt(request, fields)
     stream = fields.boolean("stream", default=False)
     jobs = await context.blocking(lambda: _completion_jobs(context, fields, stream), body_size(request))
     return await run(request, jobs, fields, stream=stream)
@@ -54,7 +54,7 @@ async def run(request: web.Request, jobs: list[Job], fields: Fields, *, stream: 
     context = request.app[CONTEXT]
     wanted = fields.strings("response_fields")
     with ExitStack() as stack:
-        streams = [stack.enter_context(submit(context, job)) for job in jobs]
+        streams = [stack.enter_context(submit(request, job)) for job in jobs]
         if stream:
             return await respond(request, streams, lambda i, event: _encode(jobs[i], i, event, len(jobs) > 1, wanted))
         answers = [join(events) for events in await gather(streams)]

@@ -24,7 +24,7 @@ async def embedding(request: web.Request) -> web.StreamResponse:
     if content is None:
         raise InvalidRequest("Field 'content': is required", field="content")
     many = isinstance(content, list) and bool(content) and all(isinstance(item, str | list) for item in content)
-    results = await embed(context, content if many else [content], name)
+    results = await embed(request, content if many else [content], name)
     vectors = [unit(item.vectors[-1]) for item in results]
     if not many:
         return json_response({"embedding": vectors[0]})

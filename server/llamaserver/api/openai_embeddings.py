@@ -29,7 +29,7 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
         raise InvalidRequest(
             f"Field 'dimensions': only {context.engine.info.n_embd}, the model's own, is supported", field="dimensions"
         )
-    results = await embed(context, _inputs(fields), "input")
+    results = await embed(request, _inputs(fields), "input")
     data = [
         {"object": "embedding", "index": i, "embedding": _encoded(unit(result.vectors[-1]), form)}
         for i, result in enumerate(results)

@@ -41,6 +41,7 @@ def write(
     digest = hashlib.sha256(head)
     digest.update(state)
     try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)  # a user's own
         with _LOCKS[hash(path) % len(_LOCKS)]:
             _sidecar(path).unlink(missing_ok=True)  # after a crash here, the file has no checksum
             _replace(path, [head, state])

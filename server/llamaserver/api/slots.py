@@ -1,13 +1,14 @@
 """The endpoint /slots: list the slots, and save, restore or erase the cache of one."""
 
 import re
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
 from aiohttp import web
 
 from ..engine.loop import SlotState
-from ..engine.snapshot import SlotView, Snapshot
+from ..engine.snapshot import SlotView
 from ..errors import InvalidRequest, NotSupported, Unavailable
 from ..interfaces.params import GenerationParams
 from . import slotfile
@@ -15,6 +16,7 @@ from .body import json_response, read_fields
 from .context import CONTEXT, Context
 from .jobs import Tag, model_name
 from .settings import generation_settings
+from .tenants import key_of, tenant_of
 
 
 async def slots(request: web.Request) -> web.StreamResponse:
@@ -26,12 +28,19 @@ async def slots(request: web.Request) -> web.StreamResponse:
     snapshot = context.engine.snapshot
     if "fail_on_no_slot" in request.query and snapshot.requests_processing == len(snapshot.slots):
         raise Unavailable("no slot available", retry_after=1)
-    return json_response(slot_views(context, snapshot))
+    return json_response(slot_views(request))
 
 
-def slot_views(context: Context, snapshot: Snapshot) -> list[dict[str, Any]]:
-    """The answer of GET /slots: one object per slot."""
-    return [_slot(context, view) for view in snapshot.slots]
+def slot_views(request: web.Request) -> list[dict[str, Any]]:
+    """The answer of GET /slots: one object per slot. Of other keys' requests, only admins see more than the state."""
+    context, key = request.app[CONTEXT], key_of(request)
+    views = context.engine.snapshot.slots
+    return [_slot(context, view if key.sees(view.owner) else _outside(view)) for view in views]
+
+
+def _outside(view: SlotView) -> SlotView:
+    """What other keys may know of a slot."""
+    return SlotView(view.id, view.n_ctx, state=view.state, id_task=view.id_task)
 
 
 def _slot(context: Context, view: SlotView) -> dict[str, Any]:
@@ -83,9 +92,9 @@ async def slot_action(request: web.Request) -> web.StreamResponse:
 
 
 async def _save(request: web.Request, context: Context, slot: int) -> dict[str, Any]:
-    path = slotfile.path_for(context.config.slot_save_path, (await read_fields(request)).string("filename"))
+    path = await _path(request)
     info, began = context.engine.info, monotonic()
-    state = await context.engine.save_slot(slot)
+    state = await context.engine.save_slot(slot, key_of(request).bound)
     written = await context.blocking(
         lambda: slotfile.write(path, state.tokens, state.data, info.state_version, state.lora)
     )
@@ -99,11 +108,12 @@ async def _save(request: web.Request, context: Context, slot: int) -> dict[str, 
 
 
 async def _restore(request: web.Request, context: Context, slot: int) -> dict[str, Any]:
-    path = slotfile.path_for(context.config.slot_save_path, (await read_fields(request)).string("filename"))
+    path = await _path(request)
     info, began = context.engine.info, monotonic()
     tokens, data, size = await context.blocking(lambda: slotfile.read(path, info.n_vocab, info.state_version))
     lora = await context.blocking(lambda: slotfile.scales(path))
-    restored = await context.engine.restore_slot(slot, SlotState(tokens, data, lora))
+    state = SlotState(tokens, data, lora)
+    restored = await context.engine.restore_slot(slot, state, tenant_of(request), key_of(request).bound)
     return {
         "id_slot": slot,
         "filename": path.name,
@@ -114,7 +124,15 @@ async def _restore(request: web.Request, context: Context, slot: int) -> dict[st
 
 
 async def _erase(request: web.Request, context: Context, slot: int) -> dict[str, Any]:
-    return {"id_slot": slot, "n_erased": await context.engine.erase_slot(slot)}
+    return {"id_slot": slot, "n_erased": await context.engine.erase_slot(slot, key_of(request).bound)}
+
+
+async def _path(request: web.Request) -> Path:
+    """The file that the body names. The files of each user are in a folder of their own."""
+    key, folder = key_of(request), Path(request.app[CONTEXT].config.slot_save_path)
+    if key.bound is not None:
+        folder /= f"user-{key.identity.replace(':', '-')}"
+    return slotfile.path_for(str(folder), (await read_fields(request)).string("filename"))
 
 
 def add_routes(app: web.Application) -> None:

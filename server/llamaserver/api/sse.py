@@ -12,7 +12,7 @@ from typing import Any
 from aiohttp import web
 
 from ..engine.stream import Stream
-from ..errors import EngineFailure, ServerError
+from ..errors import as_server_error
 from ..interfaces.output import Delta, Event, Failed
 from .body import dumps
 from .context import CONTEXT
@@ -123,11 +123,6 @@ def _gone(request: web.Request) -> web.StreamResponse:
 def sse(value: Any) -> bytes:
     """One event."""
     return b"data: " + dumps(value) + b"\n\n"
-
-
-def as_server_error(error: Exception) -> ServerError:
-    """The engine's error as one the API can send."""
-    return error if isinstance(error, ServerError) else EngineFailure(str(error))
 
 
 async def batches(streams: Sequence[Stream]) -> AsyncIterator[list[tuple[int, Event]]]:

@@ -3,28 +3,41 @@
 It comes before every prompt. Slots share it as a prefix, so it is evaluated once.
 """
 
+import logging
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, InvalidRequest, ServerError
+from aiohttp import web
+
+from ..errors import ConfigError, Forbidden, InvalidRequest, ServerError
 from ..scheduling.overflow import MARGIN
 from .body import parse
-from .context import Context, SystemPrompt
+from .context import CONTEXT, Context, SystemPrompt
 from .fields import Fields
 from .prompt import check_length
+from .tenants import key_of, require_admin
+
+_log = logging.getLogger(__name__)
 
 
-async def apply_system_prompt(context: Context, fields: Fields) -> None:
-    """Set the system prompt of all later requests, if this request has one."""
+async def apply_system_prompt(request: web.Request, fields: Fields) -> None:
+    """Set the system prompt of all later requests, if this request has one. Raises Forbidden."""
     _, value = fields.get("system_prompt")
     if value is None:
         return
+    context = request.app[CONTEXT]
+    if not context.config.request_system_prompt:
+        raise Forbidden(
+            "Field 'system_prompt': this server was started with --no-request-system-prompt", field="system_prompt"
+        )
+    require_admin(request, "Field 'system_prompt' changes the answers of all keys, so it")
     if isinstance(value, str):
         value = {"prompt": value}
     if not isinstance(value, dict):
         raise InvalidRequest("Field 'system_prompt': must be an object or a string", field="system_prompt")
     size = len(str(value.get("prompt")))
     context.system = await context.blocking(lambda: read_system_prompt(context, value), size)
+    _log.warning("a request of key %s has set the system prompt of all requests", key_of(request).name or "(none)")
 
 
 def read_system_prompt(context: Context, value: dict[str, Any]) -> SystemPrompt:

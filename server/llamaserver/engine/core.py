@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from typing import Any
 
-from ..errors import EngineFailure, ServerError, Unavailable
+from ..errors import EngineFailure, ServerError, Unavailable, as_server_error
 from ..interfaces.backend import Backend, Status
 from ..interfaces.output import Embedded, Event, Failed, Finish
 from ..kvstore.messages import WORTH_RESTORING
@@ -21,6 +21,7 @@ from ..scheduling.request import ActiveRequest, Phase
 from ..scheduling.residents import Residents, Slot
 from ..scheduling.scheduler import Scheduler
 from ..scheduling.settings import EngineSettings
+from .failures import Failures
 from .slot_states import SlotStates
 from .snapshot import SlotView, Snapshot
 from .stats import Stats
@@ -43,6 +44,7 @@ class Core:
         self.backend = backend
         self.settings = settings
         self.stats = Stats()
+        self.failures = Failures()
         self.outbox: list[tuple[ActiveRequest, Event]] = []
         self._clock = clock
         self._around_decode = around_decode
@@ -78,6 +80,8 @@ class Core:
         if works:
             self.stats.decode_seconds += decoding
             self.stats.step_seconds += self._clock() - began
+        if self.failures.untested or (self.failures.failing and not works):
+            self._test()
         return self._save(idle=not works) or moved
 
     def _save(self, *, idle: bool) -> bool:
@@ -90,6 +94,17 @@ class Core:
         while more and client.draining:  # the next step may take long
             more = client.enqueue_save()
         return took
+
+    def _test(self) -> None:
+        """Decode one row, to see whether the library still works."""
+        status = self.slot_states.decode_one_row()
+        if status is None:
+            return  # every slot is busy: the next decode will tell
+        self.failures.tested(status)
+        if status is Status.OK:
+            _log.warning("a test of one row is evaluated without an error, so the engine goes on")
+        else:
+            _log.error("a test of one row fails too, with status %s", status.name)
 
     @property
     def unsaved(self) -> int:
@@ -110,6 +125,7 @@ class Core:
         with self._around_decode(work):
             status = self._decode(work)
         after = self._clock()
+        self.failures.decoded(status)
         if status is Status.OK:
             self.stats.decodes += 1
             self.stats.busy_slots += len(work.parts)
@@ -162,6 +178,7 @@ class Core:
         now = self._clock()
         self._time_token(request, now)
         answer.n_decoded += 1
+        request.client.generated += 1
         self.stats.predicted_tokens += 1
         if task.params.return_tokens:
             answer.pending_tokens.append(token)
@@ -238,6 +255,8 @@ class Core:
 
     def _end(self, request: ActiveRequest, event: Event) -> None:
         self._leave(request)
+        if isinstance(event, Failed):
+            self.stats.failed(as_server_error(event.error).status)
         self.outbox.append((request, event))
 
     def _leave(self, request: ActiveRequest) -> None:
@@ -283,7 +302,7 @@ class Core:
             requests_deferred=len(self.scheduler.queue),
             kv_cells_used=self.residents.cells_used,
             kv_cells_total=self.backend.info.n_ctx,
-            counters=self.stats.freeze(self.scheduler.preemptions),
+            counters=self.stats.freeze(self.scheduler.preemptions, self.failures.totals),
             kv_store=self.store_client.stats(),
             kv_unsaved=self.unsaved,
         )
@@ -300,6 +319,7 @@ class Core:
             state=int(slot.busy),
             id_task=task.id_task,
             tag=task.tag,
+            owner=task.tenant.key,
             has_next_token=slot.busy and request.phase in (Phase.PREFILL, Phase.DECODE),
             n_remain=task.n_predict - answer.n_decoded if task.n_predict >= 0 else -1,
             n_decoded=answer.n_decoded,

@@ -6,9 +6,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from ..errors import InvalidRequest, ModelLoadError, Unavailable
+from ..errors import EngineFailure, InvalidRequest, ModelLoadError, ServerError, Unavailable
 from ..interfaces.backend import Backend, MediaTokenizer, ModelInfo, SamplerFactory, Vocab
 from ..interfaces.output import Delta, Event, Failed
+from ..interfaces.tenant import COMMON, Tenant
 from ..kvstore.store import KVStore
 from ..readiness import Phase, readiness
 from ..scheduling.intake import Request, make_task
@@ -21,6 +22,7 @@ from .slot_states import SlotState
 from .snapshot import Snapshot
 from .stream import Stream
 from .thread import Callbacks, EngineThread, Factory, StoreFactory, resolve
+from .watchdog import Watchdog
 
 _MOST_SLOT_CALLS = 64  # that may wait for their slots
 
@@ -42,6 +44,8 @@ class Engine:
         self._next_task = 0
         self._futures: set[asyncio.Future[Any]] = set()  # calls that wait for the engine thread
         self._stopping = False
+        self._watching: asyncio.Task[None] | None = None
+        self.lost = asyncio.Event()  # set when the engine has failed while it served
         self._aborts = Aborts()
         callbacks = Callbacks(
             post=self._post,
@@ -52,6 +56,9 @@ class Engine:
             ended=self._on_end,
         )
         self._thread = EngineThread(settings, factory, open_store, self._aborts, callbacks)
+        self.watchdog = Watchdog(
+            settings.decode_timeout, lambda: self._thread.activities.now, self._thread.place, self._give_up
+        )
 
     # ---- life
 
@@ -61,6 +68,7 @@ class Engine:
         self._loaded: asyncio.Future[None] = self._loop.create_future()
         self._quiet = asyncio.Event()
         self._quiet.set()
+        self._watching = asyncio.create_task(self.watchdog.watch())
         self._thread.start()
 
     async def loaded(self) -> None:
@@ -74,6 +82,8 @@ class Engine:
     async def stop(self) -> None:
         """Cancel everything, end the thread and free the model."""
         self._stopping = True
+        if self._watching is not None:
+            self._watching.cancel()
         for request in list(self._streams):
             request.client.cancelled = True
         self._thread.stop()
@@ -131,6 +141,8 @@ class Engine:
 
     def _check_ready(self) -> None:
         readiness(Phase.STOPPED if self._stopping else self.snapshot.state).require()
+        if self.watchdog.dead:
+            raise Unavailable(self.watchdog.reason)
 
     def _cancel(self, request: ActiveRequest) -> None:
         """The client has gone: end the request, and the decode too when it serves no other request."""
@@ -146,13 +158,15 @@ class Engine:
 
     # ---- slots and adapters
 
-    async def save_slot(self, id_slot: int) -> SlotState:
-        """Read a slot's cache (waits while it is busy)."""
-        state: SlotState = await self._on_slot(id_slot, lambda core, slot: core.slot_states.save(slot))
+    async def save_slot(self, id_slot: int, owner: str | None = None) -> SlotState:
+        """Read a slot's cache (waits while it is busy). Raises Forbidden if it is not of `owner`; None may have all."""
+        state: SlotState = await self._on_slot(id_slot, owner, lambda core, slot: core.slot_states.save(slot))
         return state
 
-    async def restore_slot(self, id_slot: int, state: SlotState, domain: bytes = b"") -> int:
-        """Replace a slot's cache, for requests of one domain.
+    async def restore_slot(
+        self, id_slot: int, state: SlotState, tenant: Tenant = COMMON, owner: str | None = None
+    ) -> int:
+        """Replace a slot's cache by a state of `tenant`. `owner` as in save_slot.
 
         Returns the tokens restored, raises InvalidRequest if it does not fit.
         """
@@ -160,20 +174,27 @@ class Engine:
         if len(lora) != self.info.n_lora:
             raise InvalidRequest("the state was saved with other LoRA adapters", field="filename")
         known = replace(state, lora=lora)
-        return int(await self._on_slot(id_slot, lambda core, slot: core.slot_states.restore(slot, known, domain)))
+        return int(
+            await self._on_slot(id_slot, owner, lambda core, slot: core.slot_states.restore(slot, known, tenant))
+        )
 
-    async def erase_slot(self, id_slot: int) -> int:
-        """Drop a slot's cache. Returns the tokens erased."""
-        return int(await self._on_slot(id_slot, lambda core, slot: core.slot_states.erase(slot)))
+    async def erase_slot(self, id_slot: int, owner: str | None = None) -> int:
+        """Drop a slot's cache. `owner` as in save_slot. Returns the tokens erased."""
+        return int(await self._on_slot(id_slot, owner, lambda core, slot: core.slot_states.erase(slot)))
 
-    async def _on_slot(self, id_slot: int, call: Callable[[Core, Slot], Any]) -> Any:
+    async def _on_slot(self, id_slot: int, owner: str | None, call: Callable[[Core, Slot], Any]) -> Any:
         self._check_ready()
         if not 0 <= id_slot < self.settings.n_slots:
             raise InvalidRequest(f"slot id must be in 0..{self.settings.n_slots - 1}", field="id_slot")
         if len(self._futures) >= _MOST_SLOT_CALLS:
             raise Unavailable("too many slot operations are waiting", retry_after=1)
         future = self._future()
-        self._thread.call_on_slot(id_slot, call, future)
+
+        def checked(core: Core, slot: Slot) -> Any:
+            core.slot_states.check(slot, owner)
+            return call(core, slot)
+
+        self._thread.call_on_slot(id_slot, checked, future)
         return await future
 
     def _future(self) -> "asyncio.Future[Any]":
@@ -217,7 +238,20 @@ class Engine:
     def _on_end(self) -> None:
         """The thread has ended: answer the calls and requests that it will not answer."""
         error = Unavailable("The server is stopping")
+        if self.snapshot.state == Phase.FAILED:
+            self.lost.set()
         resolve(self._loaded, ModelLoadError(self.snapshot.error or error.message))
+        self._answer_all(error)
+
+    def _give_up(self, reason: str) -> None:
+        """The thread hangs. Should it go on, it finds its requests cancelled."""
+        for request in list(self._streams):
+            request.client.cancelled = True
+            self._thread.send(partial(Core.cancel, request=request))
+        self._aborts.client_gone()
+        self._answer_all(EngineFailure(reason))
+
+    def _answer_all(self, error: ServerError) -> None:
         for future in list(self._futures):
             resolve(future, error)
         for request, stream in list(self._streams.items()):

@@ -3,6 +3,7 @@
 /health, /slots, /metrics and /status read them without waiting for a decode.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ class SlotView:
     state: int = 0
     id_task: int = -1
     tag: Any = None  # data that the API attached to the request
+    owner: str = ""  # key of the request's tenant
     has_next_token: bool = False
     n_remain: int = -1
     n_decoded: int = 0
@@ -56,6 +58,8 @@ class Counters:
     preemptions_total: int = 0
     requests_total: int = 0
     requests_cancelled_total: int = 0
+    requests_failed_total: Mapping[str, int] = field(default_factory=dict)  # by HTTP status of the error
+    decode_failures_total: Mapping[str, int] = field(default_factory=dict)  # by status of decode
     prompt_tokens_seconds: float = 0.0  # average over the last busy window
     predicted_tokens_seconds: float = 0.0
     n_tokens_max: int = 0

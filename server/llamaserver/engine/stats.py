@@ -2,6 +2,7 @@
 
 from bisect import bisect_left
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from .snapshot import Counters, Histogram
@@ -49,6 +50,7 @@ class Stats:
     requests: int = 0
     cancelled: int = 0
     most_tokens: int = 0
+    failures: dict[int, int] = field(default_factory=dict)  # requests that ended with an error, by its HTTP status
     first_token: Observations = field(default_factory=lambda: Observations(_TTFT))
     inter_token: Observations = field(default_factory=lambda: Observations(_INTER))
     _prompt_window: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=_WINDOW))
@@ -66,12 +68,21 @@ class Stats:
         tokens = sum(count for count, _ in self._prompt_window)
         return sum(seconds for _, seconds in self._prompt_window) / tokens if tokens else 0.0
 
+    def usual_seconds(self, tokens: int = 1) -> float:
+        """Seconds that a decode of `tokens` tokens usually takes, 0 while nothing was measured."""
+        mean = self.decode_seconds / self.decodes if self.decodes else 0.0
+        return max(mean, tokens * self.prompt_token_seconds())
+
     def answer_done(self, tokens: int, seconds: float) -> None:
         """One answer has ended. Its tokens were counted one by one."""
         self.predicted_seconds += seconds
         self._predict_window.append((tokens, seconds))
 
-    def freeze(self, preemptions: int) -> Counters:
+    def failed(self, code: int) -> None:
+        """A request has ended with an error of this HTTP status."""
+        self.failures[code] = self.failures.get(code, 0) + 1
+
+    def freeze(self, preemptions: int, decode_failures: Mapping[str, int]) -> Counters:
         """An immutable copy."""
         return Counters(
             prompt_tokens_total=self.prompt_tokens,
@@ -86,6 +97,8 @@ class Stats:
             preemptions_total=preemptions,
             requests_total=self.requests,
             requests_cancelled_total=self.cancelled,
+            requests_failed_total={str(code): count for code, count in self.failures.items()},
+            decode_failures_total=dict(decode_failures),
             prompt_tokens_seconds=_rate(self._prompt_window),
             predicted_tokens_seconds=_rate(self._predict_window),
             n_tokens_max=self.most_tokens,

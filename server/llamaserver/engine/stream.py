@@ -27,6 +27,7 @@ class Stream:
         self._events: deque[Event] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._ended = False  # the last event has been delivered
+        self.on_exit: Callable[[], None] = _nothing  # called once, when the `with` block is left
 
     def put(self, event: Event) -> None:
         """Deliver one event (called by Engine)."""
@@ -59,6 +60,16 @@ class Stream:
                 self._resume()
         return event
 
+    @property
+    def evaluated(self) -> int:
+        """Tokens of the prompt so far that were not in the cache."""
+        return self._client.evaluated
+
+    @property
+    def generated(self) -> int:
+        """Tokens of the answer so far."""
+        return self._client.generated
+
     def cancel(self) -> None:
         """Stop the request. Its slot is free after the current step at the latest. Idempotent."""
         if not self._ended:
@@ -72,3 +83,8 @@ class Stream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.cancel()
+        self.on_exit()
+
+
+def _nothing() -> None:
+    """Nothing is to be done at the end."""

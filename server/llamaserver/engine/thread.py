@@ -6,6 +6,7 @@ Calls reach it through one inbox. After a step it hands events and a snapshot to
 import asyncio
 import logging
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from ..errors import EngineFailure, ModelLoadError, Unavailable
+from ..errors import EngineFailure, EngineLost, ModelLoadError, Unavailable
 from ..interfaces.backend import Backend
 from ..interfaces.output import Delta, Event
 from ..kvstore.store import KVStore
@@ -23,12 +24,14 @@ from ..scheduling.request import ActiveRequest
 from ..scheduling.residents import Slot
 from ..scheduling.settings import EngineSettings
 from .aborts import Aborts
+from .activity import Activities
 from .core import Core
 from .snapshot import Snapshot
 
 _log = logging.getLogger(__name__)
 _PUBLISH_EVERY = 0.05  # seconds between snapshots while busy
-_STORE_POLL = 0.5  # seconds between looks at a KV store that does not answer
+_STOPPING = "The server is stopping"
+_POLL = 0.5  # seconds between looks at a KV store that does not answer, and between tests of a failing library
 
 Factory = Callable[[Callable[[float], bool]], Backend]
 StoreFactory = Callable[[Backend], KVStore | None]
@@ -68,6 +71,7 @@ class EngineThread:
         self._waiting_for_saves: list[asyncio.Future[None]] = []
         self._snapshot = Snapshot()
         self._published = 0.0
+        self.activities = Activities()
         self._stopping = False
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
 
@@ -103,6 +107,11 @@ class EngineThread:
         self._aborts.stop()
         self._inbox.put(None)
 
+    def place(self) -> str:
+        """The line that the thread executes now (from any thread)."""
+        frame = sys._current_frames().get(self._thread.ident or 0)
+        return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}" if frame else "its end"
+
     def join(self) -> None:
         """Wait for the end of a thread that was started."""
         if self._thread.ident is not None:
@@ -124,6 +133,9 @@ class EngineThread:
         end = Snapshot(state="stopped")
         try:
             self._serve(backend, store)
+        except EngineLost as error:
+            _log.error("the engine has failed: %s", error)
+            end = Snapshot(state="failed", error=str(error))
         except Exception as error:
             _log.exception("the engine has failed")
             end = Snapshot(state="failed", error=f"{type(error).__name__}: {error}")
@@ -167,22 +179,27 @@ class EngineThread:
         self._show(self._core.snapshot())
         self._callbacks.post(lambda: self._callbacks.loaded(None))
         busy = False
-        while not self._stopping:
+        while not self._stopping and not self._core.failures.verdict:
             self._receive(wait=not busy)
+            self.activities.begin("an engine step", self._core.stats.usual_seconds())
             self._run_slot_calls()
             busy = self._step()
             if not busy:
                 self._deliver()
             self._publish(force=not busy)
             self._report_saved()
-        self._core.fail_all(Unavailable("The server is stopping"))
+            self.activities.rest()
+        verdict = self._core.failures.verdict
+        self._core.fail_all(EngineFailure(f"the engine has failed: {verdict}") if verdict else Unavailable(_STOPPING))
         self._deliver()
+        if verdict:
+            raise EngineLost(verdict)
 
     def _receive(self, *, wait: bool) -> None:
         """Run the calls in the inbox. Wait for one when there is nothing else to do."""
         try:
-            poll = wait and self._core.waits_for_store
-            call = self._inbox.get(timeout=_STORE_POLL if poll else None) if wait else self._inbox.get_nowait()
+            poll = wait and (self._core.waits_for_store or self._core.failures.failing)
+            call = self._inbox.get(timeout=_POLL if poll else None) if wait else self._inbox.get_nowait()
             while call is not None:
                 call(self._core)
                 call = self._inbox.get_nowait()
@@ -192,8 +209,9 @@ class EngineThread:
     def _step(self) -> bool:
         try:
             return self._core.step()
-        except Exception:  # a defect must neither end the server nor go unnoticed
+        except Exception as error:  # one defect must neither end the server nor go unnoticed
             _log.exception("engine step failed")
+            self._core.failures.defect(error)
             self._core.fail_all(EngineFailure("the engine failed; see the server's log"))
             return bool(self._slot_calls)  # their slots are idle now
 
@@ -202,8 +220,11 @@ class EngineThread:
         """Events leave just before a decode. If they left earlier, the event loop would wait for the GIL."""
         self._deliver()
         self._publish(force=work.kind != "generate")  # it may take seconds: show before it who was admitted
+        stats = self._core.stats
+        self.activities.begin(f"a decode of {work.n_tokens} tokens", stats.usual_seconds(work.n_tokens))
         with self._aborts.decoding(work):
             yield
+        self.activities.begin("an engine step", stats.usual_seconds())
 
     def _begin_drain(self, core: Core) -> None:
         core.store_client.draining = True

@@ -169,6 +169,11 @@ class GenerationParams:
     stop: tuple[str, ...] = parameter((), "Strings that end the answer. They are not part of it.")
     id_slot: int = parameter(-1, "Slot to run on. -1 is any.", "id_slot", "slot_id", low=-1, reported=False)
     cache_prompt: bool = parameter(True, "Reuse the KV cache of a common prefix.")
+    cache_salt: str = parameter(
+        "",
+        "Reuse cached prompts of requests with the same text here only. At most 256 characters.",
+        reported=False,
+    )
     lora: tuple[float, ...] | None = parameter(
         None, "Scales of the LoRA adapters. Adapters that are not named are off.", reported=False
     )

@@ -1,6 +1,7 @@
 """Problems that no option has alone: options that exclude or need each other, and paths that do not exist."""
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,8 @@ from ..config import Config
 from ..errors import ConfigError
 
 _LEAST_SLOT = 8  # tokens; a smaller slot could hold no prompt and answer
+_HOST = re.compile(r"[^\s:/]+|\[?[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\]?")  # the second is IPv6
+_ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s/]+/?|null|\*")
 
 
 def check(config: Config) -> None:
@@ -42,6 +45,12 @@ def _serving(config: Config) -> Iterator[str]:
         yield "--ssl-key-file and --ssl-cert-file belong together"
     if config.management_port > 0 and config.management_port == config.port:
         yield "--management-port must not be --port"
+    for host in config.allowed_hosts:
+        if not _HOST.fullmatch(host):
+            yield f"--allowed-hosts {host}: must be a host name or an address, without a port"
+    for origin in config.allowed_origins:
+        if not _ORIGIN.fullmatch(origin):
+            yield f"--allowed-origins {origin}: must be an origin such as https://example.com, null, or *"
 
 
 def _paths(config: Config) -> Iterator[str]:

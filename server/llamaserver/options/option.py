@@ -13,7 +13,7 @@ class Option:
     `flags` without `read` make a switch, which the spellings of `off` turn off. `read` makes an option with a
     value. It returns the value of `field`, or a dict with values of several fields. `bare` is the value of a flag
     that is given without one. `many` adds up repetitions. `value` stands for the value in the help. `default`
-    replaces the default of Config in the help.
+    replaces the default of Config in the help. `safer` says how to give a secret without showing it to other users.
     """
 
     field: str
@@ -26,6 +26,7 @@ class Option:
     many: bool = False
     value: str = "N"
     default: str = ""
+    safer: str = ""
 
     @property
     def variables(self) -> tuple[str, ...]:

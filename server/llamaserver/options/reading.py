@@ -1,6 +1,6 @@
 """From the command line and the environment to a Config. The command line wins."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ _THREADS = ("threads", "threads_batch", "threads_http")
 def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
     """Read a Config. ConfigError names the flag or variable, and what is wrong with it."""
     given = vars(build_parser().parse_args(list(argv)))
-    values: dict[str, Any] = {"ignored": given["ignored"]}
     from_environment = [option for option in OPTIONS if given.get(option.key) is None]
     from_command_line = [option for option in OPTIONS if given.get(option.key) is not None]
+    values: dict[str, Any] = {"ignored": given["ignored"], "exposed": tuple(_exposed(from_command_line))}
     for option in from_environment:
         variable, texts = _in_environment(option, environ)
         _read(values, option, variable, texts)
@@ -37,6 +37,13 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
     return config
 
 
+def _exposed(from_command_line: Sequence[Option]) -> Iterator[str]:
+    """A warning for each secret that was given on the command line."""
+    for option in from_command_line:
+        if option.safer:
+            yield f"other users of this machine can read {option.flags[-1]} from the command line. Use {option.safer}"
+
+
 def _in_environment(option: Option, environ: Mapping[str, str]) -> tuple[str, list[str]]:
     """The variable that sets an option, and its values. Without such a variable, there are no values."""
     for variable in option.variables:
@@ -44,7 +51,7 @@ def _in_environment(option: Option, environ: Mapping[str, str]) -> tuple[str, li
         if text is None and option.off and is_true(environ.get(_negated(variable), "")):
             text = "false"
         if text is not None:
-            return variable, [] if option.many and not text else [text]
+            return variable, [text]
     return "", []
 
 

@@ -8,11 +8,13 @@ from .option import Option
 from .values import (
     adapters,
     flash_attention,
+    given,
     layers,
     load_mode,
     proportions,
     rope_scale,
     scaled_adapters,
+    secrets,
     verbosity,
     words,
 )
@@ -38,6 +40,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             str,
             value="TOKEN",
             env=("HF_TOKEN", "LLAMA_ARG_HF_TOKEN"),
+            safer="the variable HF_TOKEN",
         ),
         Option(
             "hf_revision", ("--hf-revision",), "Branch, tag or commit of the Hugging Face repository", str, value="REV"
@@ -182,6 +185,13 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             integer(-1),
         ),
         Option(
+            "cache_isolation",
+            ("--cache-isolation",),
+            "Whether requests reuse cached prompts of their own API key only (per-key), or of all keys (shared)",
+            choice("per-key", "shared"),
+            value="MODE",
+        ),
+        Option(
             "kv_store",
             ("--kv-store",),
             "Folder for saved conversations. A restarted server restores them",
@@ -214,6 +224,13 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             ("--kv-store-min-tokens",),
             "Save only conversations of at least this many tokens",
             integer(0),
+        ),
+        Option(
+            "kv_store_key_file",
+            ("--kv-store-key-file",),
+            "File with the secret key of --kv-store, at least 32 bytes. Without it, a key is made in the folder",
+            str,
+            value="FNAME",
         ),
         Option(
             "flash_attn",
@@ -383,18 +400,38 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option(
             "api_keys",
             ("--api-key",),
-            "API keys, comma-separated. Can be repeated",
-            words,
+            "API keys, comma-separated. Can be repeated. Other users of the machine can read a command line",
+            secrets,
             many=True,
             value="KEY",
             env=("LLAMA_API_KEY", "LLAMA_ARG_API_KEY"),
+            safer="--api-key-file or the variable LLAMA_API_KEY",
         ),
         Option(
             "api_key_file",
             ("--api-key-file",),
-            "File with one API key per line, or a folder of such files. They are read again when they change",
-            str,
+            "File with one API key per line and its settings, or a folder of such files. Read again when they change",
+            given,
             value="FNAME",
+        ),
+        Option(
+            "allowed_hosts",
+            ("--allowed-hosts",),
+            "Names that requests may have in Host beside localhost, comma-separated. Can be repeated. * allows any",
+            words,
+            many=True,
+            value="NAME",
+            default="any; without API keys on a loopback --host: localhost only",
+        ),
+        Option(
+            "allowed_origins",
+            ("--allowed-origins",),
+            "Origins of web pages that may send requests, such as https://example.com, beside those of localhost, "
+            "comma-separated. Can be repeated. * allows any",
+            words,
+            many=True,
+            value="ORIGIN",
+            default="any; without API keys on a loopback --host: localhost only",
         ),
         Option("ssl_key_file", ("--ssl-key-file",), "File with the private key for TLS (PEM)", str, value="FNAME"),
         Option(
@@ -410,6 +447,13 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             "Timeout in seconds for reading a request and for writing to a client (0 = none)",
             integer(0),
         ),
+        Option(
+            "decode_timeout",
+            ("--decode-timeout",),
+            "Seconds after which a decode counts as hanging: then the server is unready, and after twice the time not "
+            "alive (0 = never). Automatic is 20 times the usual time of such a decode, at least 60",
+            number(0.0),
+        ),
         Option("max_body", ("--max-body",), "Largest request body in bytes", integer(1024)),
         Option("max_queue", ("--max-queue",), "Most requests that can wait for a slot (0 = no limit)", integer(0)),
         Option("metrics", ("--metrics",), "Serve /metrics on the clients' port", env=("LLAMA_ARG_ENDPOINT_METRICS",)),
@@ -419,6 +463,12 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             "Serve /slots",
             off=("--no-slots", "--slots-endpoint-disable"),
             env=("LLAMA_ARG_ENDPOINT_SLOTS",),
+        ),
+        Option(
+            "request_system_prompt",
+            ("--request-system-prompt",),
+            "Let requests set the system prompt of all requests. With API keys, only admins may",
+            off=("--no-request-system-prompt",),
         ),
         Option(
             "slot_save_path",

@@ -60,12 +60,27 @@ def adapters(text: str) -> list[tuple[str, float]]:
 def scaled_adapters(text: str) -> list[tuple[str, float]]:
     """Files of LoRA adapters, each with its scale."""
     found = []
-    for item in text.split(","):
+    for item in words(text):
         path, colon, scale = item.rpartition(":")
         if not colon:
             raise ConfigError("must be FILE:SCALE")
         found.append((path, number(-1e3, 1e3)(scale)))
     return found
+
+
+def secrets(text: str) -> list[str]:
+    """API keys between commas. An empty one would leave the server open to all."""
+    keys = text.split(",")
+    if not all(key.strip() for key in keys):
+        raise ConfigError("an API key is empty")
+    return keys
+
+
+def given(text: str) -> str:
+    """A text that must not be empty."""
+    if not text:
+        raise ConfigError("must not be empty")
+    return text
 
 
 def words(text: str) -> list[str]:

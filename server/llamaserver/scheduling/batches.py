@@ -36,6 +36,11 @@ class Work:
     samples: list[tuple[ActiveRequest, int]] = field(default_factory=list)  # (request, row)
     media: Media | None = None
 
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that the library evaluates."""
+        return self.media.n_tokens if self.media else len(self.batch)
+
 
 class Batches:
     """Puts the rows of requests into works."""

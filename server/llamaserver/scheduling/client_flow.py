@@ -11,6 +11,8 @@ class ClientFlow:
 
     cancelled: bool = False  # set by the event loop
     emitted: int = 0  # events made: changed by the engine thread
+    evaluated: int = 0  # tokens of the prompt that were not in the cache: changed by the engine thread
+    generated: int = 0  # tokens: changed by the engine thread
     taken: int = 0  # events that the client has read: changed by the event loop
     resting: bool = False  # the request waits for its client: set by the engine thread, unset by the event loop
 

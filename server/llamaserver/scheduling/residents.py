@@ -27,6 +27,7 @@ class Resident:
     group: int = 0  # self-extend: where the first group starts that is not compressed (ga_i of the April 2024 server)
     last_used: int = 0
     busy: bool = False  # a request works on it
+    owner: str = ""  # key of the tenant whose request or saved state gave it its keys
     slot: "Slot | None" = None
     private: bool = False  # no request may start from it: its positions are compressed, or its state was shifted
     stored: int = 0  # leading keys that the KV store has

@@ -30,7 +30,7 @@ class Roster:
     def begin_prefill(self, request: ActiveRequest, resident: Resident) -> None:
         """Let the request work on `resident`."""
         request.resident = resident
-        resident.busy = True
+        resident.busy, resident.owner = True, request.task.tenant.key
         request.phase = Phase.PREFILL
 
     def begin_decode(self, request: ActiveRequest) -> None:

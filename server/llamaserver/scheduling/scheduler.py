@@ -188,6 +188,8 @@ class Scheduler:
             else:
                 start = len(resident.keys)
                 self.cache.extend(resident, request.keys[start : start + count])
+                if request.n_decoded == 0:  # a repetition after a preemption costs the client nothing
+                    request.client.evaluated += count
 
     def begin_decode(self, request: ActiveRequest) -> None:
         """The whole prompt is in the cache, and an answer is wanted."""

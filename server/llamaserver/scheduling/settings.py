@@ -17,3 +17,4 @@ class EngineSettings:
     grp_attn_w: int
     n_predict: int  # limit for all requests, -1: none
     lora_scales: tuple[float, ...]
+    decode_timeout: float | None = None  # seconds; None: by measured rates, 0: off

@@ -124,7 +124,7 @@ def _ruled_cache(cache: dict[str, Any], spec: dict[str, Any]) -> None:
     if not {"volume", "hostMemory"} & set(cache):
         _drop(spec, "kvCache")
     elif "volume" not in cache:
-        _drop(cache, "persistence", "scope")
+        _drop(cache, "persistence", "scope", "manualSlots")
     elif cache.get("scope") == "Shared":
         if template := cache["volume"].get("claimTemplate"):
             template["accessModes"] = ["ReadWriteMany"]
