@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import time
 from typing import TypeVar
 
@@ -21,6 +22,7 @@ from .keys import KeyStore
 from .lanes import Lane
 from .limits import Limits
 from .origins import Origins
+from .slot_quota import SlotQuota
 from .traffic import Traffic
 
 T = TypeVar("T")
@@ -73,6 +75,7 @@ class Context:
     template_file: str = ""  # text of --chat-template-file
     started: float = field(default_factory=time)
     origins: Origins = field(init=False)
+    slot_quota: SlotQuota = field(init=False)
     bodies: BodyBytes = field(init=False)
     _small: Lane = field(init=False)
     _large: Lane = field(init=False)
@@ -80,6 +83,8 @@ class Context:
     _store: Lane = field(init=False)
 
     def __post_init__(self) -> None:
+        config = self.config
+        self.slot_quota = SlotQuota(Path(config.slot_save_path), config.slot_save_max_bytes, config.slot_save_max_files)
         self.origins = Origins(self.config, keyless=not self.keys.required)
         self.bodies = BodyBytes(self.config.largest_bodies, self.config.largest_body)
         self._small = Lane("http", self.config.threads_http or HTTP_THREADS)
