@@ -15,7 +15,7 @@ class Reading:
 
     resident: int
     anonymous: int
-    threads: int
+    running: Mapping[str, int]  # how many threads have this name; those of a pool share one
     open: Mapping[str, int]  # what the file descriptors refer to, and how many do
     processing: float
     deferred: float
@@ -25,6 +25,11 @@ class Reading:
     def files(self) -> int:
         """Open file descriptors."""
         return sum(self.open.values())
+
+    @property
+    def threads(self) -> int:
+        """Threads of the process."""
+        return sum(self.running.values())
 
     @property
     def idle(self) -> bool:
@@ -39,7 +44,7 @@ def read(pid: int, management: str) -> Reading:
     return Reading(
         resident=_kibibytes(status, "VmRSS"),
         anonymous=_kibibytes(status, "RssAnon"),
-        threads=int(_field(status, "Threads")),
+        running=Counter(_names(Path(f"/proc/{pid}/task"))),
         open=Counter(_targets(Path(f"/proc/{pid}/fd"))),
         processing=metrics["llamacpp:requests_processing"],
         deferred=metrics["llamacpp:requests_deferred"],
@@ -51,6 +56,12 @@ def _targets(folder: Path) -> Iterator[str]:
     for link in folder.iterdir():
         with suppress(FileNotFoundError):  # closed meanwhile
             yield re.sub(r"\d{2,}", "N", str(link.readlink()))
+
+
+def _names(folder: Path) -> Iterator[str]:
+    for task in folder.iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # ended meanwhile
+            yield re.sub(r"_\d+$", "", (task / "comm").read_text().strip())
 
 
 def scrape(management: str) -> dict[str, float]:
