@@ -31,14 +31,11 @@ from .errors import (
     WebhookFailed,
 )
 from .kinds import EVENT, Kind, kind_of
-from .manifests import Manifest, Pod
+from .manifests import Manifest
 from .metrics import Metrics
-from .reports import Report, parse_report
 
 _log = logging.getLogger(__name__)
 _TIMEOUT = 10.0
-_STATUS_TIMEOUT = aiohttp.ClientTimeout(total=2.0)
-_STATUS_BYTES = 1 << 20
 _MESSAGE = 1024  # characters; the API server refuses a longer message of an Event
 _JSON = "application/json"
 _MERGE = "application/merge-patch+json"
@@ -298,43 +295,3 @@ class Cluster:
     def _url(self, path: str, query: Mapping[str, str] | None) -> str:
         pairs = "&".join(f"{key}={quote(value, safe='')}" for key, value in (query or {}).items() if value)
         return f"{self._client.configuration.host}{path}" + (f"?{pairs}" if pairs else "")
-
-
-class PodReader:
-    """Reads the reports of model pods from their management port."""
-
-    def __init__(self, port: int = names.MANAGEMENT_PORT) -> None:
-        self._port = port
-        self._session: aiohttp.ClientSession | None = None
-
-    async def close(self) -> None:
-        """Close the connections."""
-        if self._session is not None:
-            await self._session.close()
-
-    async def status(self, pod: Pod) -> Report | None:
-        """The report of a pod, or None when it does not answer."""
-        address = pod.get("status", {}).get("podIP", "")
-        if not address:
-            return None
-        if self._session is None:  # each request makes a connection: a kept one may be dead
-            self._session = aiohttp.ClientSession(
-                timeout=_STATUS_TIMEOUT, connector=aiohttp.TCPConnector(force_close=True, limit=32)
-            )
-        host = f"[{address}]" if ":" in address else address
-        try:
-            async with self._session.get(f"http://{host}:{self._port}/status", allow_redirects=False) as answer:
-                data = await _read(answer.content)
-                return parse_report(data) if answer.status == 200 else None
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
-            return None
-
-
-async def _read(content: aiohttp.StreamReader) -> bytes:
-    """The body, at most _STATUS_BYTES. ValueError when it is longer. The pod may run any image."""
-    data = bytearray()
-    async for chunk in content.iter_any():
-        data += chunk
-        if len(data) > _STATUS_BYTES:
-            raise ValueError("the report is too long")
-    return bytes(data)

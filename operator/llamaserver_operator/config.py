@@ -34,6 +34,7 @@ class Config:
     server_image_vulkan: str = ""
     image_pull_policy: str = "IfNotPresent"
     hf_endpoint: str = ""
+    allow_private_sources: bool = False
     prometheus_namespace_labels: Mapping[str, str] = field(default_factory=dict)
     operator_pod_labels: Mapping[str, str] = field(default_factory=dict)
 
@@ -93,6 +94,10 @@ def _one_of(*choices: str) -> Callable[[str], str]:
     return reader
 
 
+def _yes_or_no(text: str) -> bool:
+    return _one_of("true", "false")(text) == "true"
+
+
 # flag: (reader, default as text, help)
 _OPTIONS: dict[str, tuple[Callable[[str], Any], str, str]] = {
     "namespace": (str, "", "namespace of the operator and of its Lease (default: the namespace of its pod)"),
@@ -107,6 +112,11 @@ _OPTIONS: dict[str, tuple[Callable[[str], Any], str, str]] = {
         "pull policy of server images: Always, IfNotPresent or Never",
     ),
     "hf-endpoint": (str, "", "URL of a Hugging Face mirror that downloads use instead of https://huggingface.co"),
+    "allow-private-sources": (
+        _yes_or_no,
+        "false",
+        "true allows downloads from loopback and link-local addresses",
+    ),
     "prometheus-namespace-labels": (
         _labels,
         "kubernetes.io/metadata.name=monitoring",

@@ -18,9 +18,10 @@ from . import names
 from .cluster import Cluster, credentials
 from .config import Config
 from .errors import Forbidden
+from .fairqueue import Key
 from .kinds import LLAMA_SERVER, Kind
 from .metrics import Metrics
-from .workqueue import Key, pause
+from .workqueue import pause
 
 _log = logging.getLogger(__name__)
 _LOOK_AGAIN = 60.0  # seconds until the next check of kinds that were forbidden

@@ -93,6 +93,17 @@ def owner_uid(child: Mapping[str, Any]) -> str:
     return next((str(item["uid"]) for item in references if item.get("controller")), "")
 
 
+def is_of_earlier(child: Mapping[str, Any], owner: Mapping[str, Any]) -> bool:
+    """Whether an earlier object with the name of `owner` controls a child. The garbage collector deletes the child."""
+    controllers = [item for item in child["metadata"].get("ownerReferences", []) if item.get("controller")]
+    mine = owner["metadata"]
+    return any(
+        (item.get("apiVersion"), item.get("kind"), item.get("name")) == (names.API_VERSION, names.KIND, mine["name"])
+        and item["uid"] != mine["uid"]
+        for item in controllers
+    )
+
+
 def ending(item: Mapping[str, Any]) -> bool:
     """Whether an object is being deleted."""
     return "deletionTimestamp" in item["metadata"]

@@ -55,7 +55,8 @@ _FIELDS = {
     "rollout.drainTimeoutSeconds": "--drain-timeout",
     _OPERATOR: (
         "--cont-batching --no-cont-batching --host --management-host --management-port --drain-delay --save-timeout "
-        "--stay-on-load-error --log-disable --termination-log --path"
+        "--stay-on-load-error --log-disable --termination-log --path "
+        "--kv-store-key-file"
     ),
 }
 # Variables with another name than the option. HF_TOKEN is allowed, because downloads also read it from podTemplate.env.
@@ -80,10 +81,13 @@ def _variables(flag: str) -> str:
     return _OTHERWISE.get(flag, f"LLAMA_ARG_{flag[2:].upper().replace('-', '_')}")
 
 
+# Variables of the download that are no option of the server.
+_OF_THE_DOWNLOAD = {"LLAMA_ARG_PRIVATE_SOURCES": _OPERATOR}
+
 ARGUMENTS = {flag: _means(field) for field, flags in _FIELDS.items() for flag in flags.split()}
 VARIABLES = {
     variable: means
     for flag, means in ARGUMENTS.items()
     if flag not in _WITHOUT_VARIABLE
     for variable in _variables(flag).split()
-}
+} | _OF_THE_DOWNLOAD

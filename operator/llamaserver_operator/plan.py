@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from . import kinds, names
 from .config import Config
 from .manifests import Manifest, PodSpec
-from .observed import Observed, owner_uid
+from .observed import Observed, is_of_earlier, owner_uid
 from .pods import lacks_accelerator
 from .problems import Problem
 from .quantity import bytes_of
@@ -16,6 +16,7 @@ from .resources.claims import claims
 from .resources.deployment import deployment
 from .resources.template import current_template, recorded
 from .rollout import claim_conflicts, shared_claim_problem, surges
+from .sources import private_sources
 from .spec import Spec
 
 _UNKNOWN = 1_000_000  # cost of a pod that does not answer: more than any number of requests
@@ -36,12 +37,10 @@ class Plan:
 def make_plan(spec: Spec, observed: Observed, config: Config) -> Plan:
     """The plan. With a blocking problem it changes nothing."""
     claims_in_the_way = (*shared_claim_problem(spec, observed), *claim_conflicts(spec, observed))
-    problems = [*_texts_missing(spec, observed), *claims_in_the_way, *_strangers(observed)]
+    sources = () if config.allow_private_sources else private_sources(spec)
+    problems = [*sources, *_texts_missing(spec, observed), *claims_in_the_way, *_conflicts(observed.strangers)]
     if problems:
         return Plan(problems=tuple(problems))
-    if leftovers := _leftovers(observed):
-        text = f"waiting for the deletion of what an earlier LlamaServer of this name owns: {leftovers}"
-        return Plan(waits=True, problems=(Problem("WaitingForDeletion", text),))
     surge = surges(spec, observed)
     texts = _texts(spec, observed)
     template = current_template(spec, observed.owner, texts, recorded(observed.deployment), config)
@@ -50,6 +49,13 @@ def make_plan(spec: Spec, observed: Observed, config: Config) -> Plan:
         *_children(spec, observed, config),
         deployment(observed.owner, spec, template, surge=surge),
     ]
+    leftovers, strangers = _in_the_way(observed, wanted)
+    if strangers:
+        return Plan(problems=tuple(_conflicts(strangers)))
+    if leftovers:
+        named = ", ".join(f"{child['kind']} {child['metadata']['name']}" for child in leftovers)
+        text = f"waiting for the deletion of what an earlier LlamaServer of this name owns: {named}"
+        return Plan(waits=True, problems=(Problem("WaitingForDeletion", text),))
     return Plan(
         apply=tuple(wanted),
         delete=tuple(_unwanted(observed, wanted)),
@@ -109,8 +115,8 @@ def _texts_missing(spec: Spec, observed: Observed) -> Iterable[Problem]:
             yield Problem("ConfigMapNotFound", f"spec.{field}.configMapKeyRef: {what}")
 
 
-def _strangers(observed: Observed) -> Iterable[Problem]:
-    for item in observed.strangers:
+def _conflicts(strangers: Iterable[Manifest]) -> Iterable[Problem]:
+    for item in strangers:
         what = f"{item['kind']} {item['metadata']['name']!r} exists and does not belong to this object"
         yield Problem("NameConflict", f"{what}. Rename or remove one of them")
 
@@ -121,10 +127,19 @@ def _monitor_missing(spec: Spec, observed: Observed) -> Iterable[Problem]:
         yield Problem("ServiceMonitorUnavailable", text, blocking=False)
 
 
-def _leftovers(observed: Observed) -> str:
-    """Kinds and names of children of an earlier object of this name."""
-    left = [child for child in observed.all_children() if owner_uid(child) not in ("", observed.uid)]
-    return ", ".join(f"{child['kind']} {child['metadata']['name']}" for child in left)
+def _in_the_way(observed: Observed, wanted: Iterable[Manifest]) -> tuple[list[Manifest], list[Manifest]]:
+    """The objects of other owners under the names of wanted children: those of an earlier LlamaServer, and strangers.
+
+    Anybody may make an object with our label. Under another name it is in nobody's way.
+    """
+    ours = {(item["kind"], item["metadata"]["name"]) for item in wanted}
+    theirs = [
+        child
+        for child in observed.all_children()
+        if (child["kind"], child["metadata"]["name"]) in ours and owner_uid(child) not in ("", observed.uid)
+    ]
+    left = [child for child in theirs if is_of_earlier(child, observed.owner)]
+    return left, [child for child in theirs if child not in left]
 
 
 def _unwanted(observed: Observed, wanted: list[Manifest]) -> Iterable[Manifest]:

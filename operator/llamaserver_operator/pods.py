@@ -14,8 +14,8 @@ _MISSING = re.compile(r'(secret|configmap)s? "([^"]+)" not found')
 _MISSING_KEY = re.compile(r"couldn't find key (\S+) in (Secret|ConfigMap) (\S+)")
 _PULLING = {"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
 _MODEL = {
-    "ModelNotFound", "Unauthorized", "NotGGUF", "ChecksumMismatch", "DiskFull", "DownloadFailed", "BadSpec",
-    "ModelLoadFailed",
+    "ModelNotFound", "Unauthorized", "SourceNotAllowed", "NotGGUF", "ChecksumMismatch", "DiskFull", "DownloadFailed",
+    "BadSpec", "ModelLoadFailed",
 }  # fmt: skip
 
 

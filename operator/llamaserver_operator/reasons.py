@@ -12,7 +12,7 @@
 # All of them set Stalled when the rollout has passed its deadline (spec.rollout.progressDeadlineSeconds).
 STALLING = frozenset({
     "InvalidSpec", "Invalid", "NeedsReadWriteMany", "ClaimConflict", "NameConflict",
-    "ModelNotFound", "Unauthorized", "NotGGUF", "ChecksumMismatch", "BadSpec", "ModelLoadFailed",
+    "ModelNotFound", "Unauthorized", "SourceNotAllowed", "NotGGUF", "ChecksumMismatch", "BadSpec", "ModelLoadFailed",
     "BadArguments", "TemplateInvalid", "ImageVolumesUnsupported", "RunningOnCPU", "Paused",
 })  # fmt: skip
 

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 from . import kinds, names
-from .cluster import Cluster, PodReader
+from .cluster import Cluster
 from .config import Config
 from .errors import ClusterError, Conflict, Forbidden, Invalid, InvalidSpec, NotFound
 from .kinds import Kind, kind_of
@@ -21,6 +21,7 @@ from .manifests import Claim, Manifest, Pod, ReplicaSet
 from .observed import Observed, container_statuses, ending, is_ready, owner_uid
 from .parsing import parse
 from .plan import Plan, cost_annotation, make_plan
+from .podreader import PodReader
 from .problems import Problem
 from .remedies import mounts_images
 from .reports import Report
@@ -88,7 +89,8 @@ class Reconciler:
             return _Outcome(rejected(observed, spec, _now()))
         plan = make_plan(spec, observed, self._config)
         if plan.waits:
-            return _Outcome(rejected(observed, plan.problems[0], _now()), _COLLECTING)
+            status = rejected(observed, plan.problems[0], _now())
+            return _Outcome(status, _collecting(status, _now()))
         problems, refusal = plan.problems, None
         try:
             observed, plan = await self._with_unlabelled(spec, observed, plan)
@@ -117,18 +119,16 @@ class Reconciler:
             children=dict(zip(listed, children, strict=True)),
             replica_sets=cast("list[ReplicaSet]", replica_sets),
             pods=cast("list[Pod]", pods),
-            reports=await self._reports(cast("list[Pod]", pods)),
             config_maps=await self._named(kinds.CONFIG_MAP, namespace, _config_maps_named(spec) if spec else set()),
             claims=await self._claims(namespace, claims_named(spec) if spec else set()),
             has_service_monitors=has_monitors,
         )
+        observed = replace(observed, reports=await self._reports(observed))
         return await self._with_details(observed)
 
-    async def _reports(self, pods: list[Pod]) -> dict[str, Report]:
-        """Reports of the pods that can answer. To wait for others would delay the next change of the object."""
-        asked = [pod for pod in pods if not ending(pod) and not _is_over(pod)]
-        found = await asyncio.gather(*(self._pods.status(pod) for pod in asked))
-        return {pod["metadata"]["name"]: report for pod, report in zip(asked, found, strict=True) if report}
+    async def _reports(self, observed: Observed) -> dict[str, Report]:
+        """Reports of the object's own pods that can answer. Others with its label are not asked."""
+        return await self._pods.reports(pod for pod in observed.own_pods() if not _is_over(pod))
 
     async def _named(self, kind: Kind, namespace: str, wanted: set[str]) -> dict[str, Manifest | None]:
         found = await asyncio.gather(*(self._cluster.get(kind, namespace, name) for name in sorted(wanted)))
@@ -263,6 +263,13 @@ def _parsed(owner: Manifest) -> Spec | Problem:
 
 def _config_maps_named(spec: Spec) -> set[str]:
     return {text.config_map_key_ref.name for text in spec.texts.values() if text.config_map_key_ref}
+
+
+def _collecting(status: Manifest, now: datetime) -> float:
+    """Seconds until the next look at what an earlier object has left: ever later, because it may stay for long."""
+    since = next(item["lastTransitionTime"] for item in status["conditions"] if item["type"] == "Accepted")
+    waited = (now - datetime.fromisoformat(since)).total_seconds()
+    return min(max(_COLLECTING, waited / 4), _STORE)
 
 
 def _next_look(view: View) -> float | None:

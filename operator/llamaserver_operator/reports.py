@@ -1,14 +1,17 @@
 """The report that a pod serves at /status on its management port: the fields that the operator reads.
 
-A pod runs an image of the user's choice. Unknown fields are dropped and wrong types are refused.
+A pod runs an image of the user's choice. Unknown fields are dropped, wrong types are refused, and long texts are cut.
 """
 
-from typing import Annotated, TypedDict
+from typing import Annotated, Any, TypedDict, cast
 
 import msgspec
 
 # So that the sum over all pods is one that the API server takes.
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+
+
+_LONGEST = 256  # characters of a text
 
 
 class Slots(TypedDict, total=False):
@@ -69,6 +72,15 @@ class Report(TypedDict, total=False):
 def parse_report(data: bytes | bytearray) -> Report:
     """The report. ValueError when the data is not a report."""
     try:
-        return msgspec.json.decode(data, type=Report)
+        report = msgspec.json.decode(data, type=Report)
     except RecursionError:  # also for a field that is dropped
         raise ValueError("the report is nested too deeply") from None
+    if model := report.get("model"):  # of a path, the end is shown
+        model["path"] = model.get("path", "")[-_LONGEST:]
+    return cast("Report", _cut(report))
+
+
+def _cut(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _cut(part) for key, part in value.items()}
+    return value[:_LONGEST] if isinstance(value, str) else value

@@ -11,15 +11,17 @@ import signal
 from collections.abc import Callable
 from typing import Protocol
 
-from .cluster import Cluster, PodReader
+from .cluster import Cluster
 from .config import Config
 from .errors import ClusterError, NotFound
+from .fairqueue import Key
 from .handlers import Watch
 from .health import Health
 from .kinds import CHILDREN, LLAMA_SERVER, SERVICE_MONITOR, Kind
 from .lease import Lease
 from .metrics import Metrics
-from .workqueue import Key, WorkQueue
+from .podreader import PodReader
+from .workqueue import WorkQueue
 
 _log = logging.getLogger(__name__)
 _DRAIN = 5.0  # seconds that running reconciles have to end when the instance stops

@@ -312,6 +312,7 @@ class NetworkPolicy(Model, frozen=True):
     """spec.security.networkPolicy. Peers have the form of the Kubernetes API."""
 
     mode: Literal["Managed", "None"] = "Managed"
+    egress: Literal["Any", "Download"] = "Any"
     peers: tuple[dict[str, Any], ...] = msgspec.field(default=(), name="from")
 
 

@@ -3,6 +3,8 @@
 - A key that is added while it waits is run once. A key that is added while it runs is run once more.
 - A failed run is repeated after a pause that doubles each time, with jitter. An event does not wait for the pause.
 - A run may return the seconds until the next run.
+- Namespaces take turns, and one worker is left to the others (fairqueue.py).
+- A key that is added again and again runs once a second (pace.py).
 
 This module does not depend on Kubernetes.
 """
@@ -14,11 +16,13 @@ from collections.abc import Awaitable, Callable
 
 from . import logs
 from .errors import ClusterError, Unreachable
+from .fairqueue import FairQueue, Key
 from .metrics import Metrics
+from .pace import Pace
 
-Key = tuple[str, str]
 _log = logging.getLogger(__name__)
 _FIRST_PAUSE, _LAST_PAUSE = 0.5, 120.0
+_BURST, _INTERVAL = 10, 1.0  # runs of a key at once, and seconds between two runs after them
 _RUN_LIMIT = 120.0  # seconds; every request has a shorter limit of its own
 
 
@@ -46,7 +50,8 @@ class WorkQueue:
         self._metrics = metrics
         self._workers = workers
         self._run_limit = run_limit
-        self._ready: asyncio.Queue[Key] = asyncio.Queue()
+        self._ready = FairQueue(workers - 1 if workers > 2 else workers)
+        self._pace = Pace(_BURST, _INTERVAL, _now)
         self._waiting: set[Key] = set()  # the keys in _ready
         self._running: dict[Key, float] = {}  # start time by key
         self._again: set[Key] = set()  # added while running
@@ -75,8 +80,11 @@ class WorkQueue:
         if key in self._running:
             self._again.add(key)
             return
+        if seconds := self._pace.wait(key):
+            self._timers[key] = asyncio.get_running_loop().call_later(seconds, self.add, key)
+            return
         self._waiting.add(key)
-        self._ready.put_nowait(key)
+        self._ready.put(key)
         self._metrics.queue_depth.set(self.depth)
 
     def add_after(self, key: Key, seconds: float) -> None:
@@ -124,6 +132,7 @@ class WorkQueue:
         while True:
             key = await self._ready.get()
             if self._closed:
+                self._ready.done(key)
                 continue
             self._waiting.discard(key)
             self._metrics.queue_depth.set(self.depth)
@@ -134,6 +143,7 @@ class WorkQueue:
                 again = await self._run(key)
             finally:
                 del self._running[key]
+                self._ready.done(key)
                 if not self._running:
                     self._quiet.set()
             if key in self._again:

@@ -6,6 +6,7 @@ from typing import Literal
 
 MAX_SEQUENCES = 256  # of a llama.cpp context (LLAMA_MAX_SEQ)
 HTTP_THREADS = 4  # the default
+_MIB = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class Config:
     ubatch_size: int = 512
     prompt_budget: int = 96
     n_predict: int = -1
+    unlimited_answers: bool = True  # as in the document
     threads: int = 0  # 0: as many as the container may use
     threads_batch: int = 0  # 0: same as threads
     threads_http: int = 0  # 0: the constant HTTP_THREADS
@@ -89,7 +91,8 @@ class Config:
     ssl_cert_file: str = ""
     timeout: int = 600
     decode_timeout: float | None = None  # None: 20 times the usual time, at least 60 s. 0: off
-    max_body: int = 64 * 1024 * 1024  # bytes
+    max_body: int = 0  # bytes. 0: see largest_body
+    max_body_bytes_in_flight: int = 0  # 0: see largest_bodies
     max_queue: int = 4096
     slots_endpoint: bool = True
     request_system_prompt: bool = True  # with API keys, for admins only
@@ -112,3 +115,13 @@ class Config:
     def slot_ctx(self) -> int:
         """Tokens of one slot if ctx_size is set: exactly ctx_size // parallel, as in the document."""
         return self.ctx_size // self.parallel
+
+    @property
+    def largest_body(self) -> int:
+        """Bytes that the body of a request can have. By itself, enough for text, or for images."""
+        return self.max_body or (64 if self.mmproj else 8) * _MIB
+
+    @property
+    def largest_bodies(self) -> int:
+        """Bytes that the bodies of all requests can have together, at least those of one body."""
+        return max(self.largest_body, self.max_body_bytes_in_flight or max(128 * _MIB, 4 * self.largest_body))

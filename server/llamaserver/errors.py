@@ -32,6 +32,7 @@ class Reason(StrEnum):
     MODEL_LOAD_FAILED = "ModelLoadFailed"
     MODEL_NOT_FOUND = "ModelNotFound"
     UNAUTHORIZED = "Unauthorized"
+    SOURCE_NOT_ALLOWED = "SourceNotAllowed"
     NOT_GGUF = "NotGGUF"
     CHECKSUM_MISMATCH = "ChecksumMismatch"
     DISK_FULL = "DiskFull"
@@ -83,10 +84,14 @@ class TemplateRefusal(InvalidRequest):
 
 
 class Unauthorized(ServerError):
-    """No valid API key."""
+    """No valid API key. `closes`: the answer ends the connection, so that a further try costs a new one."""
 
     status = 401
     kind = "authentication_error"
+
+    def __init__(self, message: str, *, closes: bool = False) -> None:
+        super().__init__(message)
+        self.closes = closes
 
 
 class Forbidden(ServerError):

@@ -48,6 +48,7 @@ class Ports:
             app,
             handler_cancellation=True,
             access_log=None,
+            auto_decompress=False,
             keepalive_timeout=float(self._context.config.timeout or _KEEP_ALIVE),
             shutdown_timeout=_SHUTDOWN,
         )

@@ -201,7 +201,7 @@ def test_the_pod_meets_the_restricted_profile(helm):
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
-    assert template["volumes"] == [{"name": "tmp", "emptyDir": {}}]
+    assert template["volumes"] == [{"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}}]
 
 
 def test_defaults_reach_the_operator(helm):
@@ -236,6 +236,7 @@ def test_probes_and_port_are_those_of_the_operator(helm):
         ({"serverImages": {"vulkan": {"tag": "1"}}}, "server_image_vulkan", "llamaserver:1"),
         ({"image": {"pullPolicy": "Always"}}, "image_pull_policy", "Always"),
         ({"huggingFace": {"endpoint": "http://10.0.0.1:8000"}}, "hf_endpoint", "http://10.0.0.1:8000"),
+        ({"allowPrivateSources": True}, "allow_private_sources", True),
         ({"workers": 16}, "workers", 16),
         ({"resyncSeconds": 86400}, "resync_seconds", 86400),
         ({"log": {"format": "text"}}, "log_format", "text"),

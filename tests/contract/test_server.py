@@ -16,10 +16,10 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from llamaserver.models import fetch_run
 from llamaserver_operator import names
-from llamaserver_operator.cluster import PodReader
 from llamaserver_operator.metrics import Metrics
 from llamaserver_operator.parsing import parse
 from llamaserver_operator.plan import make_plan
+from llamaserver_operator.podreader import PodReader
 from llamaserver_operator.pods import trouble
 from llamaserver_operator.resources.pod import pod_template
 from llamaserver_operator.resources.policies import service_monitor

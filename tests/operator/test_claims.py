@@ -7,9 +7,10 @@ import pytest
 from llamaserver_operator import kinds
 from llamaserver_operator.parsing import parse
 from llamaserver_operator.plan import make_plan
+from llamaserver_operator.resources.metadata import owner_reference
 from llamaserver_operator.rollout import claim_field, claims_of
 
-from tests.support.operator.worlds import CONFIG, UID, Manifest, pod, told, world
+from tests.support.operator.worlds import CONFIG, UID, Manifest, owner, pod, told, world
 
 HTTP = {"http": {"url": "http://models.example/model.gguf"}}
 PLAIN: Manifest = {"model": {"source": HTTP}}
@@ -220,7 +221,7 @@ def test_a_retained_claim_that_fits_is_used(raw: Manifest, live: Manifest) -> No
 
 def test_a_claim_owned_by_an_earlier_object_is_waited_for() -> None:
     live = kept(["ReadWriteOnce"])
-    live["metadata"]["ownerReferences"] = [{"uid": "another", "controller": True}]
+    live["metadata"]["ownerReferences"] = [{**owner_reference(owner()), "uid": "another"}]
     plan = planned(asks(accessModes=["ReadWriteMany"]), live)
     assert (plan.waits, [item.reason for item in plan.problems]) == (True, ["WaitingForDeletion"])
     live["metadata"]["ownerReferences"] = [{"uid": UID, "controller": True}]

@@ -21,6 +21,7 @@ VALUES: dict[str, tuple[str, object]] = {
     "server-image-vulkan": ("a/vulkan:1", "a/vulkan:1"),
     "image-pull-policy": ("Always", "Always"),
     "hf-endpoint": ("http://mirror", "http://mirror"),
+    "allow-private-sources": ("true", True),
     "prometheus-namespace-labels": ("a=b,c.d/e=f", {"a": "b", "c.d/e": "f"}),
     "operator-pod-labels": ("a=b", {"a": "b"}),
     "lease-name": ("other", "other"),

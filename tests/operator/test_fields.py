@@ -37,6 +37,7 @@ NEVER_ROLLS = {
     "serving.port",
     "serving.serviceType",
     "security.networkPolicy.mode",
+    "security.networkPolicy.egress",
     "security.networkPolicy.from[].podSelector.matchLabels",
     "security.networkPolicy.from[].podSelector.matchExpressions[].key",
     "security.networkPolicy.from[].podSelector.matchExpressions[].operator",

@@ -9,10 +9,11 @@ from contextlib import AsyncExitStack
 import pytest
 from aiohttp import web
 from kubernetes.aio.client import Configuration
-from llamaserver_operator.cluster import Cluster, PodReader
+from llamaserver_operator.cluster import Cluster
 from llamaserver_operator.errors import Conflict, Forbidden, Invalid, NotFound, NotLeading, Unreachable, WebhookFailed
 from llamaserver_operator.kinds import CONFIG_MAP, LEASE, SERVICE_MONITOR, Kind
 from llamaserver_operator.metrics import Metrics
+from llamaserver_operator.podreader import PodReader
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 MAP = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"namespace": "ns", "name": "thing"}}
@@ -293,7 +294,8 @@ async def test_a_pod_that_does_not_answer(fake: Fake) -> None:
         await fake.release.wait()
         return web.Response()
 
-    assert await status(fake, handler) is None
+    with pytest.raises(TimeoutError):
+        await status(fake, handler)
 
 
 async def test_a_pod_may_not_send_the_operator_elsewhere(fake: Fake) -> None:
@@ -320,3 +322,9 @@ async def test_a_pod_may_not_fill_the_operators_memory(fake: Fake) -> None:
 
     assert await status(fake, handler) is None
     assert sent < 100
+
+
+@pytest.mark.parametrize(("size", "read"), [(16_000, True), (17_000, False)])
+async def test_a_report_has_at_most_16_kib(fake: Fake, size: int, read: bool) -> None:
+    text = json.dumps({"state": "ready", "more": "x" * size})
+    assert (await status(fake, answer(200, text)) == {"state": "ready"}) == read

@@ -11,6 +11,7 @@ from llamaserver_operator.kinds import Kind
 from llamaserver_operator.observed import Observed
 from llamaserver_operator.parsing import parse
 from llamaserver_operator.plan import Plan, make_plan
+from llamaserver_operator.resources.metadata import owner_reference
 
 from tests.support.operator.worlds import (
     CONFIG,
@@ -22,6 +23,7 @@ from tests.support.operator.worlds import (
     children,
     counts,
     deployment,
+    owner,
     pod,
     rolled_out,
     settled,
@@ -334,7 +336,7 @@ def test_an_object_of_somebody_else_is_never_taken_over():
 def test_children_of_an_earlier_object_of_the_name_are_waited_for():
     spec = parse(FULL)
     have = {kind: [dict(item) for item in items] for kind, items in present(FULL).items()}
-    reference = {"kind": "LlamaServer", "name": "demo", "uid": OTHER_UID, "controller": True}
+    reference = {**owner_reference(owner()), "uid": OTHER_UID}
     old = have[kinds.SERVICE][0]
     old["metadata"] = {**old["metadata"], "ownerReferences": [reference]}
     plan = make_plan(spec, replace(world(spec), children=have), CONFIG)
@@ -343,6 +345,41 @@ def test_children_of_an_earlier_object_of_the_name_are_waited_for():
         ("WaitingForDeletion", True)
     ]
     assert (plan.apply, plan.delete) == ((), ())
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        {"kind": "Deployment", "apiVersion": "apps/v1", "name": "x", "uid": OTHER_UID, "controller": True},
+        {**owner_reference(owner("other")), "uid": OTHER_UID},
+        {**owner_reference(owner()), "uid": OTHER_UID},
+    ],
+    ids=["another-kind", "another-object", "as-of-an-earlier-object"],
+)
+def test_an_object_with_our_label_that_is_in_nobodys_way_changes_nothing(reference: Raw):
+    """Whoever may write ConfigMaps can make it. It stopped every change of the object."""
+    spec = parse(FULL)
+    have = {kind: list(items) for kind, items in present(FULL).items()}
+    labels = {"llamaserver.dev/name": "demo"}
+    planted = {"name": "planted", "namespace": "models", "labels": labels, "ownerReferences": [reference]}
+    have[kinds.CONFIG_MAP] = [*have.get(kinds.CONFIG_MAP, []), {"kind": "ConfigMap", "metadata": planted}]
+    plan = make_plan(spec, replace(world(spec), children=have), CONFIG)
+    expected = make_plan(spec, replace(world(spec), children=present(FULL)), CONFIG)
+    assert plan == expected
+    assert plan.apply
+
+
+def test_an_object_with_our_label_and_another_controller_under_our_name_is_a_conflict():
+    """It is told and not waited for, because nothing deletes it."""
+    spec = parse(FULL)
+    have = {kind: list(items) for kind, items in present(FULL).items()}
+    theirs = {"kind": "Deployment", "apiVersion": "apps/v1", "name": "x", "uid": OTHER_UID, "controller": True}
+    service = have[kinds.SERVICE][0]
+    have[kinds.SERVICE][0] = {**service, "metadata": {**service["metadata"], "ownerReferences": [theirs]}}
+    plan = make_plan(spec, replace(world(spec), children=have), CONFIG)
+    assert not plan.waits
+    assert [problem.reason for problem in plan.problems] == ["NameConflict"]
+    assert plan.apply == ()
 
 
 @pytest.mark.parametrize("found", [None, {"data": {"other": "x"}}, {}], ids=["no-map", "no-key", "no-data"])

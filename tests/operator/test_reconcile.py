@@ -6,6 +6,7 @@ import pytest
 from llamaserver_operator import names
 from llamaserver_operator.errors import Conflict, Forbidden, Invalid
 from llamaserver_operator.reconcile import Reconciler
+from llamaserver_operator.resources.metadata import owner_reference
 
 from tests.support.operator.memory_cluster import MemoryCluster, Reports
 from tests.support.operator.worlds import CONFIG, OTHER_UID, owner
@@ -189,3 +190,18 @@ async def test_claims_of_a_pod_without_a_node_are_read() -> None:
     cluster.objects["PersistentVolumeClaim", "models", names.model_claim("demo")]["status"] = {"phase": "Pending"}
     await reconciler.reconcile("models", "demo")
     assert condition(cluster, "Ready")[0] == "False"
+
+
+async def test_leftovers_of_an_earlier_object_are_looked_at_ever_later() -> None:
+    """A finalizer may keep them for days."""
+    about = {
+        **{"name": "demo", "namespace": "models", "labels": names.labels("demo")},
+        "ownerReferences": [{**owner_reference(owner()), "uid": OTHER_UID}],
+    }
+    cluster, reconciler = world(SPEC, {"apiVersion": "v1", "kind": "Service", "metadata": about, "spec": {}})
+    assert await reconciler.reconcile("models", "demo") == 1.0
+    assert condition(cluster, "Accepted") == ("False", "WaitingForDeletion")
+    status = cluster.objects["LlamaServer", "models", "demo"]["status"]
+    for item in status["conditions"]:
+        item["lastTransitionTime"] = "2020-01-01T00:00:00Z"
+    assert await reconciler.reconcile("models", "demo") == 60.0

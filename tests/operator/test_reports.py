@@ -1,12 +1,15 @@
 """The pods whose reports a reconcile reads. To wait for others would delay the next change of the object."""
 
-from typing import Any
+import json
+from collections.abc import Iterable
 
 import pytest
+from llamaserver_operator.parsing import parse
+from llamaserver_operator.plan import make_plan
 from llamaserver_operator.reconcile import Reconciler
 from llamaserver_operator.reports import parse_report
 
-from tests.support.operator.worlds import CONFIG
+from tests.support.operator.worlds import CONFIG, Manifest, counts, pod, rolled_out, world
 
 
 class Reader:
@@ -15,25 +18,32 @@ class Reader:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    async def status(self, pod: dict[str, Any]) -> dict[str, Any] | None:
-        self.asked.append(pod["metadata"]["name"])
-        return {"state": "ready"} if pod["metadata"]["name"] != "busy" else None
+    async def reports(self, pods: Iterable[Manifest]) -> dict[str, Manifest]:
+        self.asked += [pod["metadata"]["name"] for pod in pods]
+        return {}
 
 
-def pod(name: str, phase: str = "Running", **metadata: str) -> dict[str, Any]:
-    return {"metadata": {"name": name, **metadata}, "status": {"phase": phase, "podIP": "10.0.0.1"}}
-
-
-ENDING = pod("ending", deletionTimestamp="2026-01-01T00:00:00Z")
-
-
-@pytest.mark.parametrize("gone", [ENDING, pod("evicted", "Failed"), pod("done", "Succeeded")])
-async def test_only_pods_that_can_answer_are_asked(gone: dict[str, Any]) -> None:
+@pytest.mark.parametrize("gone", [{"phase": "Failed"}, {"phase": "Succeeded"}], ids=str)
+async def test_only_own_pods_that_can_answer_are_asked(gone: dict[str, str]) -> None:
+    """A pod of somebody else may have the label, too."""
+    spec = parse({"model": {"source": {"http": {"url": "http://models.example/m.gguf"}}}, "replicas": 3})
+    plan = make_plan(spec, world(spec), CONFIG)
+    ending = pod("ending")
+    ending["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    pods = [pod("new"), pod("old", "old"), pod("theirs", "another"), pod("gone", **gone), ending]
     reader = Reader()
     reconciler = Reconciler(None, CONFIG, reader)  # type: ignore[arg-type]  # no cluster is asked
-    reports = await reconciler._reports([gone, pod("busy"), pod("new", "Pending"), pod("serving")])
-    assert reader.asked == ["busy", "new", "serving"]
-    assert set(reports) == {"new", "serving"}
+    await reconciler._reports(rolled_out(spec, plan, pods, counts(3)))
+    assert reader.asked == ["new", "old"]
+
+
+def test_long_texts_are_cut() -> None:
+    """They get into the status. Of a path, the end is shown."""
+    long = "x" * 1000
+    data = {"state": "ready", "error": long, "model": {"path": f"/{long}/model.gguf", "architecture": long}}
+    report = parse_report(json.dumps(data).encode())
+    assert report["error"] == "x" * 256
+    assert report["model"] == {"path": "x" * 245 + "/model.gguf", "architecture": "x" * 256}
 
 
 @pytest.mark.parametrize(

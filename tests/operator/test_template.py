@@ -18,6 +18,7 @@ from tests.support.operator.worlds import CONFIG, NEWER, children, deployment, o
 Raw = dict[str, Any]
 RAW: Raw = {"model": {"source": {"http": {"url": "http://models.example/model.gguf"}}}}
 IMAGE = "registry.example/llamaserver"
+GUARD = {"name": "LLAMA_ARG_PRIVATE_SOURCES", "value": "refuse"}
 
 
 def render(raw: Raw, before: Template | None = None, config: Any = CONFIG, **texts: str) -> Template:
@@ -66,7 +67,7 @@ def test_immediate_moves_image_renderer_and_settings_once(monkeypatch: pytest.Mo
     assert image(after) == f"{IMAGE}:2"
     assert after.template["spec"]["containers"][0]["imagePullPolicy"] == "Always"
     (download,) = after.template["spec"]["initContainers"]
-    assert download["env"] == [{"name": "HF_ENDPOINT", "value": "http://mirror.example"}]
+    assert download["env"] == [{"name": "HF_ENDPOINT", "value": "http://mirror.example"}, GUARD]
     assert after.template["spec"]["hostname"] == "newer"
     assert render(with_policy("Immediate"), after, NEWER) == after
 
@@ -80,11 +81,11 @@ def test_the_download_has_variables_and_mounts_of_the_spec_too():
     mount = {"name": "ca", "mountPath": "/ca"}
     overlay: Raw = {"env": [proxy, certificates], "volumes": [{"name": "ca", "configMap": {}}], "volumeMounts": [mount]}
     (download,) = render({**RAW, "podTemplate": overlay}, config=NEWER).template["spec"]["initContainers"]
-    assert download["env"] == [proxy, certificates, {"name": "HF_ENDPOINT", "value": "http://mirror.example"}]
+    assert download["env"] == [proxy, certificates, {"name": "HF_ENDPOINT", "value": "http://mirror.example"}, GUARD]
     assert mount in download["volumeMounts"]
     own = {"name": "HF_ENDPOINT", "value": "http://own.example"}
     (download,) = render({**RAW, "podTemplate": {"env": [own]}}, config=NEWER).template["spec"]["initContainers"]
-    assert download["env"] == [own]
+    assert download["env"] == [own, GUARD]
 
 
 def test_immediate_upgrades_the_pods_and_pinned_then_keeps_them():

@@ -88,7 +88,7 @@ def test_events_during_a_run_are_one_more_run() -> None:
 
 def test_as_many_keys_at_once_as_workers() -> None:
     async def test(queue: WorkQueue, recorder: Recorder) -> None:
-        keys = [("ns", str(number)) for number in range(10)]
+        keys = [(f"ns-{number % 2}", str(number)) for number in range(10)]
         for key in keys:
             queue.add(key)
         await asyncio.sleep(100)
@@ -96,6 +96,46 @@ def test_as_many_keys_at_once_as_workers() -> None:
         assert all(recorder.count(key) == 1 for key in keys)
 
     with_queue(test, Recorder(), workers=3)
+
+
+def test_namespaces_take_turns_and_leave_each_other_a_worker() -> None:
+    """A thousand objects of one namespace, whose runs are slow, hold up no other namespace."""
+    recorder = Recorder(seconds=2)
+
+    async def test(queue: WorkQueue, recorder: Recorder) -> None:
+        for number in range(1000):
+            queue.add(("many", str(number)))
+        await asyncio.sleep(1)
+        assert recorder.most == 3, "one worker is free"
+        began = now()
+        for key in (B, C):
+            queue.add(key)
+        await asyncio.sleep(100)
+        assert recorder.started[B] == [began]
+        assert recorder.started[C][0] - began <= 2, "at the next turn"
+
+    with_queue(test, recorder, workers=4)
+
+
+def test_a_key_that_is_added_again_and_again_runs_once_a_second() -> None:
+    """An object that is edited in a loop is no reconcile in a loop. The last edit is seen."""
+    recorder = Recorder(seconds=0)
+
+    async def test(queue: WorkQueue, recorder: Recorder) -> None:
+        last = 0.0
+        for _ in range(1000):
+            queue.add(A)
+            last = now()
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(10)
+        assert 100 <= recorder.count(A) <= 111
+        assert recorder.started[A][-1] >= last
+        assert recorder.started[A][9] - recorder.started[A][0] < 1, "a few edits are seen at once"
+        queue.add(B)
+        await asyncio.sleep(0.01)
+        assert recorder.count(B) == 1
+
+    with_queue(test, recorder)
 
 
 def test_one_slow_key_does_not_hold_up_the_others() -> None:
@@ -327,13 +367,13 @@ def test_draining_lets_runs_end_and_starts_none() -> None:
         await asyncio.sleep(0.5)
         queue.add(A)  # would be one more run
         assert await queue.drain(100)
-        assert recorder.running == {A: 0, B: 0}
+        assert recorder.running == {A: 0, C: 0}, "the namespaces take turns"
         queue.add(B)
         await asyncio.sleep(100)
         assert (recorder.count(A), recorder.count(B), recorder.count(C), recorder.count(("ns", "later"))) == (
             1,
-            1,
             0,
+            1,
             0,
         )
 
@@ -358,7 +398,7 @@ def test_the_depth_is_a_metric() -> None:
 
     async def test(queue: WorkQueue, _: Recorder) -> None:
         for number in range(10):
-            queue.add(("ns", str(number)))
+            queue.add((f"ns-{number % 2}", str(number)))
         await asyncio.sleep(0.5)
         assert queue.depth == 6
         assert metrics.registry.get_sample_value("llamaserver_operator_queue_depth") == 6

@@ -9,10 +9,12 @@ PAGE = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
 
 def rows():
     """The lines of the page's tables."""
-    for counter in (*metrics.COUNTERS, *metrics.STORE_COUNTERS):
+    for counter in (*metrics.COUNTERS, *metrics.UNAUTHORIZED, *metrics.STORE_COUNTERS):
         yield f"| `{counter.name}_total` | {counter.text} |"
     for label, counter in (*metrics.LABELLED, *metrics.STORE_LABELLED):
         yield f"| `{counter.name}_total{{{label}}}` | {counter.text} |"
+    for labels, counter in metrics.TRAFFIC:
+        yield f"| `{counter.name}_total{{{','.join(labels)}}}` | {counter.text} |"
     for gauge in (*metrics.GAUGES, *metrics.STORE_GAUGES):
         yield f"| `{gauge.name}` | {gauge.text} |"
     for histogram in metrics.HISTOGRAMS:

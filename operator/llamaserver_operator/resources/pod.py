@@ -40,7 +40,7 @@ def pod_template(spec: Spec, namespace: str, name: str, image: str, config: Conf
         "volumes": volumes.volumes,
     }
     if files.downloads:
-        pod["initContainers"] = [about | _fetch(spec, files, volumes, f"{namespace}/{name}", config.hf_endpoint)]
+        pod["initContainers"] = [about | _fetch(spec, files, volumes, f"{namespace}/{name}", config)]
     return {"metadata": metadata, "spec": pod | _overlay(spec)}
 
 
@@ -126,7 +126,7 @@ def _resources(spec: Spec) -> Manifest:
     return made
 
 
-def _fetch(spec: Spec, files: ModelFiles, volumes: Volumes, owner: str, hf_endpoint: str) -> Manifest:
+def _fetch(spec: Spec, files: ModelFiles, volumes: Volumes, owner: str, config: Config) -> Manifest:
     arguments = ["fetch", "--models-dir", names.MODELS_DIR, "--management-port", str(names.MANAGEMENT_PORT)]
     arguments += ["--owner", owner]
     for file in files.downloads:
@@ -140,10 +140,11 @@ def _fetch(spec: Spec, files: ModelFiles, volumes: Volumes, owner: str, hf_endpo
     }
     # The download needs the variables of the server, such as proxies and the certificates of a mirror.
     env = list(spec.pod_template.env)
-    if hf_endpoint and all(item["name"] != "HF_ENDPOINT" for item in env):
-        env.append({"name": "HF_ENDPOINT", "value": hf_endpoint})
-    if env:
-        container["env"] = env
+    if config.hf_endpoint and all(item["name"] != "HF_ENDPOINT" for item in env):
+        env.append({"name": "HF_ENDPOINT", "value": config.hf_endpoint})
+    # Always set, so that the Secret of envFrom cannot set it.
+    env.append({"name": "LLAMA_ARG_PRIVATE_SOURCES", "value": "allow" if config.allow_private_sources else "refuse"})
+    container["env"] = env
     if secret := spec.model.credentials_secret_ref:
         container["envFrom"] = [{"secretRef": {"name": secret.name}}]
     return container

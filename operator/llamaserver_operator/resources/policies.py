@@ -7,7 +7,11 @@ from .. import names
 from ..config import Config
 from ..manifests import Manifest
 from ..spec import Spec
+from .egress import egress
 from .metadata import metadata
+
+# More than a server has. An image of the user's choice must not flood Prometheus.
+_MOST_SAMPLES = 5000
 
 
 def service_account(owner: Mapping[str, Any]) -> Manifest:
@@ -35,7 +39,10 @@ def disruption_budget(owner: Mapping[str, Any]) -> Manifest:
 
 
 def network_policy(owner: Mapping[str, Any], spec: Spec, config: Config) -> Manifest:
-    """Clients may reach the serving port. The operator and Prometheus may reach the management port."""
+    """Clients may reach the serving port. The operator and Prometheus may reach the management port.
+
+    With egress Download, the pods may reach only what the download needs.
+    """
     clients: Manifest = {"ports": [{"port": "http", "protocol": "TCP"}]}
     if peers := spec.security.network_policy.peers:
         clients["from"] = list(peers)
@@ -46,15 +53,14 @@ def network_policy(owner: Mapping[str, Any], spec: Spec, config: Config) -> Mani
     prometheus = {"namespaceSelector": {"matchLabels": dict(config.prometheus_namespace_labels)}}
     # by number, because the port has no name in the container of the download
     monitors = {"ports": [{"port": names.MANAGEMENT_PORT, "protocol": "TCP"}], "from": [operator, prometheus]}
+    rules: Manifest = {"policyTypes": ["Ingress"], "ingress": [clients, monitors]}
+    if spec.security.network_policy.egress == "Download":
+        rules = {**rules, "policyTypes": ["Ingress", "Egress"], "egress": egress(spec, config)}
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
         "metadata": metadata(owner),
-        "spec": {
-            "podSelector": {"matchLabels": names.selector(owner["metadata"]["name"])},
-            "policyTypes": ["Ingress"],
-            "ingress": [clients, monitors],
-        },
+        "spec": {"podSelector": {"matchLabels": names.selector(owner["metadata"]["name"])}, **rules},
     }
 
 
@@ -71,6 +77,7 @@ def service_monitor(owner: Mapping[str, Any], spec: Spec) -> Manifest:
         "spec": {
             "selector": {"matchLabels": selector},
             "targetLabels": [names.NAME_LABEL],
+            "sampleLimit": _MOST_SAMPLES,
             "endpoints": [{"port": "management", "path": "/metrics"}],
         },
     }

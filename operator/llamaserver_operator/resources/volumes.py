@@ -7,6 +7,8 @@ from ..files import ModelFiles
 from ..manifests import Manifest
 from ..spec import KvVolume, ModelCache, Spec, Text
 
+_TMP = "1Gi"  # most of /tmp, which is on the disk of the node
+
 
 @dataclass(slots=True)
 class Volumes:
@@ -46,7 +48,7 @@ def _claim(name: str, *, read_only: bool = False) -> Manifest:
 def pod_volumes(spec: Spec, files: ModelFiles, name: str) -> Volumes:
     """All volumes of a pod."""
     made = Volumes()
-    made.add("tmp", {"emptyDir": {}}, "/tmp", read_only=False)  # noqa: S108 - the root file system is read-only
+    made.add("tmp", {"emptyDir": {"sizeLimit": _TMP}}, "/tmp", read_only=False)  # noqa: S108 - the root is read-only
     if files.downloads:
         cache = spec.model.cache
         # On a claim, the server marks the files in use and deletes unused ones. Therefore it may write there.

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from time import time
 from typing import TypeVar
@@ -13,13 +12,18 @@ from ..config import HTTP_THREADS, Config
 from ..engine.loop import Engine
 from ..interfaces.backend import BuiltinTemplates
 from ..readiness import Phase, Readiness, readiness
+from .body_bytes import BodyBytes
 from .drain import Drain
+from .failed_keys import FailedKeys
 from .keys import KeyStore
+from .lanes import Lane
 from .limits import Limits
 from .origins import Origins
+from .traffic import Traffic
 
 T = TypeVar("T")
-_SLOW_LANE_FROM = 100_000  # bytes of a body: larger ones are worked on in the slow lane
+_LARGE_FROM = 100_000  # bytes of a body: larger ones have threads of their own
+_LARGE_THREADS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,8 @@ class Context:
     builtin: BuiltinTemplates
     drain: Drain = field(default_factory=Drain)
     limits: Limits = field(default_factory=Limits)
+    traffic: Traffic = field(default_factory=Traffic)
+    failed_keys: FailedKeys = field(default_factory=FailedKeys)
     preparing: bool = False  # the model is loaded, its template and system prompt are not checked yet
     failure: str = ""  # why the start has failed, even if the engine could serve
     settled: asyncio.Event = field(default_factory=asyncio.Event)  # set when the server is ready or has failed
@@ -59,15 +65,19 @@ class Context:
     template_file: str = ""  # text of --chat-template-file
     started: float = field(default_factory=time)
     origins: Origins = field(init=False)
-    executor: ThreadPoolExecutor = field(init=False)
-    slow_lane: ThreadPoolExecutor = field(init=False)
-    store_lane: ThreadPoolExecutor = field(init=False)
+    bodies: BodyBytes = field(init=False)
+    _small: Lane = field(init=False)
+    _large: Lane = field(init=False)
+    _images: Lane = field(init=False)
+    _store: Lane = field(init=False)
 
     def __post_init__(self) -> None:
         self.origins = Origins(self.config, keyless=not self.keys.required)
-        self.executor = ThreadPoolExecutor(self.config.threads_http or HTTP_THREADS, "http")
-        self.slow_lane = ThreadPoolExecutor(1, "http-large")
-        self.store_lane = ThreadPoolExecutor(1, "http-store")
+        self.bodies = BodyBytes(self.config.largest_bodies, self.config.largest_body)
+        self._small = Lane("http", self.config.threads_http or HTTP_THREADS)
+        self._large = Lane("http-large", _LARGE_THREADS)
+        self._images = Lane("http-images", 1)  # a decoded image takes much memory
+        self._store = Lane("http-store", 1)
 
     @property
     def load_progress(self) -> float:
@@ -76,17 +86,18 @@ class Context:
             return self.engine.snapshot.load_progress
         return self.download.have / self.download.total if self.download.total else 0.0
 
-    async def blocking(self, call: Callable[[], T], size: int = 0) -> T:
-        """Run a call that may take long on a worker thread.
+    async def blocking(self, call: Callable[[], T], size: int = 0, client: str = "", *, images: bool = False) -> T:
+        """Run a call that may take long on a worker thread, when it is the client's turn.
 
-        Calls with a large input (`size` in bytes) share one thread, so that they delay each other only.
+        Calls with a large input (`size` in bytes) have threads of their own, and so have those that decode images.
+        They delay each other only.
         """
-        executor = self.slow_lane if size > _SLOW_LANE_FROM else self.executor
-        return await asyncio.get_running_loop().run_in_executor(executor, call)
+        lane = self._images if images else self._large if size > _LARGE_FROM else self._small
+        return await lane.run(call, client)
 
     async def storing(self, call: Callable[[], T]) -> T:
         """Run a call that hangs if the volume of the KV store hangs. It has a thread of its own."""
-        return await asyncio.get_running_loop().run_in_executor(self.store_lane, call)
+        return await self._store.run(call)
 
     def require_ready(self) -> None:
         """Raise Unavailable unless the model serves."""
@@ -118,9 +129,8 @@ class Context:
 
     def close(self) -> None:
         """End the worker threads."""
-        self.executor.shutdown(wait=False, cancel_futures=True)
-        self.slow_lane.shutdown(wait=False, cancel_futures=True)
-        self.store_lane.shutdown(wait=False, cancel_futures=True)
+        for lane in (self._small, self._large, self._images, self._store):
+            lane.close()
 
 
 CONTEXT: web.AppKey[Context] = web.AppKey("context", Context)

@@ -13,8 +13,9 @@ from ..interfaces.params import Prompt
 from .fields import Fields, token_id
 
 _IMAGE = re.compile(r"\[img-([0-9]{1,9})\]")
-_BYTES_PER_TOKEN = 64  # no tokenizer makes longer tokens on average
-_SPARE_BYTES = 1 << 20
+_CHARACTERS_PER_TOKEN = 64  # no tokenizer makes longer tokens on average
+_SPARE = 1 << 16  # characters of a prompt beyond the slot: it is cut
+SPARE_OF_TEXT = 1 << 20  # characters of a text that is not evaluated
 _WHITESPACE = b" \t\r\n\f\v"
 _PLAIN_BASE64 = bytes.maketrans(b"-_", b"+/")
 _PERCENT = tuple(
@@ -88,11 +89,12 @@ def _pieces(value: list[Any], engine: Engine, field: str, *, bos: bool) -> list[
     return tokens
 
 
-def check_length(items: list[Any], engine: Engine, field: str) -> None:
-    """Refuse texts and ids that no context can hold, before they are tokenized. Raises InvalidRequest."""
-    most = max(engine.info.n_ctx_train, engine.info.n_ctx) * _BYTES_PER_TOKEN + _SPARE_BYTES
-    if sum(len(item) if isinstance(item, str) else 1 for item in items) > most:
-        raise InvalidRequest(f"Field '{field}': longer than {most} characters", field=field)
+def check_length(items: list[Any], engine: Engine, field: str, *, spare: int = _SPARE) -> None:
+    """Refuse texts and ids that no slot can hold, before they are tokenized. Raises InvalidRequest."""
+    most = engine.settings.slot_ctx * _CHARACTERS_PER_TOKEN + spare
+    length = sum(len(item) if isinstance(item, str) else 1 for item in items)
+    if length > most:
+        raise InvalidRequest(f"Field '{field}': has {length} characters or ids, at most {most} fit", field=field)
 
 
 def read_images(fields: Fields) -> dict[int, bytes]:

@@ -16,7 +16,8 @@ from .body import json_response, read_fields
 from .context import CONTEXT, Context
 from .jobs import Tag, model_name
 from .settings import generation_settings
-from .tenants import key_of, tenant_of
+from .submission import tenant_of
+from .tenants import key_of
 
 
 async def slots(request: web.Request) -> web.StreamResponse:
@@ -132,7 +133,7 @@ async def _path(request: web.Request) -> Path:
     key, folder = key_of(request), Path(request.app[CONTEXT].config.slot_save_path)
     if key.bound is not None:
         folder /= f"user-{key.identity.replace(':', '-')}"
-    return slotfile.path_for(str(folder), (await read_fields(request)).string("filename"))
+    return await read_fields(request, lambda fields: slotfile.path_for(str(folder), fields.string("filename")))
 
 
 def add_routes(app: web.Application) -> None:

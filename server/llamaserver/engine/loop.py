@@ -126,10 +126,7 @@ class Engine:
         can never run.
         """
         self._check_ready()
-        limit = self.settings.max_queue
-        if limit and len(self._streams) >= self.settings.n_slots + limit:
-            waiting = "1 request is" if limit == 1 else f"{limit} requests are"
-            raise Unavailable(f"{waiting} waiting already", retry_after=1)
+        self.check_queue()
         self._next_task += 1
         task = make_task(request, self._next_task, self.settings, self.info, self.vocab, scales=self.lora_scales)
         active = ActiveRequest(task)
@@ -138,6 +135,13 @@ class Engine:
         self._quiet.clear()
         self._thread.send(lambda core: core.enqueue(active))
         return stream
+
+    def check_queue(self) -> None:
+        """Raise Unavailable if no more requests can wait for a slot."""
+        limit = self.settings.max_queue
+        if limit and len(self._streams) >= self.settings.n_slots + limit:
+            waiting = "1 request is" if limit == 1 else f"{limit} requests are"
+            raise Unavailable(f"{waiting} waiting already", retry_after=1)
 
     def _check_ready(self) -> None:
         readiness(Phase.STOPPED if self._stopping else self.snapshot.state).require()

@@ -10,6 +10,7 @@ class Tenant:
 
     key: str = ""  # "" on a server without keys
     domain: bytes = b""  # b"": the domain that all requests share
+    most_running: int = 0  # requests of the key that may have a slot at the same time. 0: no limit
 
 
 COMMON = Tenant()

@@ -71,7 +71,10 @@ async def fetch(
         target.parent.mkdir(parents=True, exist_ok=True)
         while (found := await look()) is not _Found.GOOD:
             try:
-                async with held(_lock_file(target), on_wait) as lock, http_client.session() as client:
+                async with (
+                    held(_lock_file(target), on_wait) as lock,
+                    http_client.session(guarded=source.guarded) as client,
+                ):
                     transfer = Transfer(client, source, target, progress, lock, on_retry)
                     found = await look()
                     if found is _Found.SUSPECT:

@@ -32,7 +32,9 @@ class _Parser(argparse.ArgumentParser):
 
 def parse(argv: Sequence[str], environ: Mapping[str, str]) -> argparse.Namespace:
     """Parse the command line after `fetch`. Raises DownloadError BadSpec with the mistake."""
-    parser = _Parser("llamaserver fetch", allow_abbrev=False, description="Download models into a shared folder.")
+    parser = _Parser("llamaserver fetch", allow_abbrev=False, description="Download models into a shared folder. "
+                     "With LLAMA_ARG_PRIVATE_SOURCES=refuse, no source may be on this machine, on its link, or at a "
+                     "metadata service.")  # fmt: skip
     models, port = environ.get("LLAMA_ARG_MODELS_DIR", "models"), environ.get("LLAMA_ARG_MANAGEMENT_PORT", "0")
     parser.add_argument("--models-dir", type=Path, default=models, metavar="DIR", help="folder for downloads")
     parser.add_argument("--owner", default="", metavar="NAME", help="owner of these files, such as NAMESPACE/NAME")

@@ -46,7 +46,7 @@ async def fetch_all(files: Sequence[Wanted], folder: Path, progress: Progress) -
     """Fetch one file after the other."""
     progress.sizes = {file.path: 0 for file in files}
     if len(files) > 1:  # the download of a single file reports the size itself
-        async with http_client.session() as client:
+        async with http_client.session(guarded=files[0].source.guarded) as client:
             for file in files:
                 if not (folder / file.path).exists():
                     progress.sizes[file.path] = await transfer.size(client, file.source)

@@ -11,7 +11,8 @@ from typing import TypeVar
 import aiohttp
 
 from ..errors import DownloadError
-from .http_failures import CONNECT, FAILURES, READ, RetryableError, explain, hopeless, printable
+from .addresses import check_host, checked_socket
+from .http_failures import CONNECT, FAILURES, READ, RetryableError, explain, hopeless, is_refusal, printable
 from .source import Source, shown
 
 _log = logging.getLogger(__name__)
@@ -26,10 +27,18 @@ T = TypeVar("T")
 Retrying = Callable[[str], None]  # gets the failure and the time of the next attempt, as text
 
 
-def session() -> aiohttp.ClientSession:
-    """A client without a time limit for the whole response, but with one for each read."""
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=READ)
-    return aiohttp.ClientSession(trust_env=True, timeout=timeout, headers={"Accept-Encoding": "identity"})
+def session(*, guarded: bool = False) -> aiohttp.ClientSession:
+    """A client without a time limit for the whole response, but with one for each read.
+
+    With `guarded`, it connects to no address of this machine or of a metadata service (models/addresses.py).
+    """
+    return aiohttp.ClientSession(
+        trust_env=True,
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=READ),
+        headers={"Accept-Encoding": "identity"},
+        connector=aiohttp.TCPConnector(socket_factory=checked_socket if guarded else None),
+        middlewares=(check_host,) if guarded else (),
+    )
 
 
 def nobody(_: str) -> None:
@@ -49,6 +58,8 @@ async def retried(
             return await call()
         except FAILURES as error:
             text = explain(error)
+            if is_refusal(error):
+                raise DownloadError(f"cannot download {shown(url)}: {text}", "SourceNotAllowed") from error
             if hopeless(error):
                 raise DownloadError(f"cannot download {shown(url)}: {text}") from error
             failures = 1 if have() > before else failures + 1

@@ -8,6 +8,7 @@ from urllib.parse import urljoin
 
 import aiohttp
 
+from .addresses import AddressRefused
 from .source import shown
 
 CONNECT: Final = 30.0  # seconds until the connection
@@ -34,6 +35,11 @@ _LASTING = (
 def hopeless(error: Exception) -> bool:
     """Whether another attempt would fail in the same way."""
     return isinstance(error, _LASTING)
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether a guarded client refused to connect to the address."""
+    return isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, AddressRefused)
 
 
 def explain(error: Exception) -> str:
@@ -72,6 +78,8 @@ def _no_proxy(error: aiohttp.ClientProxyConnectionError) -> str:
 
 
 def _unreachable(error: aiohttp.ClientConnectorError) -> str:
+    if isinstance(error.os_error, AddressRefused):
+        return f"{error.host}:{error.port} is not allowed: it is {error.os_error.strerror}"
     return f"{error.host}:{error.port} cannot be reached ({_why(error.os_error)})"
 
 

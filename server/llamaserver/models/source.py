@@ -18,6 +18,7 @@ class Source:
     headers: tuple[tuple[str, str], ...] = ()
     token_name: str = ""  # the variable that holds the token, "" without one
     page: str = ""  # page of the model, where its licence can be accepted
+    guarded: bool = False  # whether it may not be on this machine (models/addresses.py)
 
 
 def shown(url: str) -> str:

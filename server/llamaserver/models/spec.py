@@ -13,6 +13,7 @@ from .source import Source, bearer, is_http, shard_urls, shards, shown
 
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
 _SHA256 = re.compile(r"(?i)[0-9a-f]{64}")
+_PRIVATE = "LLAMA_ARG_PRIVATE_SOURCES"
 _TOKEN = "BEARER_TOKEN"  # noqa: S105  a variable's name
 
 
@@ -35,7 +36,10 @@ def keys(files: Iterable[Wanted]) -> tuple[str, ...]:
 
 
 def wanted(text: str, environ: Mapping[str, str]) -> list[Wanted]:
-    """The files of one --file argument, several for a split model. Raises DownloadError BadSpec with the mistake."""
+    """The files of one --file argument, several for a split model. Raises DownloadError BadSpec with the mistake.
+
+    With LLAMA_ARG_PRIVATE_SOURCES=refuse, no source may be on this machine or at a metadata service.
+    """
     try:
         spec = _object(json.loads(text), "--file", {"path", "huggingFace", "http", "sha256"})
     except ValueError as error:
@@ -48,9 +52,12 @@ def wanted(text: str, environ: Mapping[str, str]) -> list[Wanted]:
     if len(paths) != len(sources):
         like = shown(sources[0].url)
         raise _bad(f"{path.name} must be named like {like}: names of the parts of a split model contain their number")
+    private = environ.get(_PRIVATE, "allow")
+    if private not in ("allow", "refuse"):
+        raise _bad(f"{_PRIVATE} must be allow or refuse, not {private!r}")
     hashes = [sha256, *[""] * (len(sources) - 1)]
     return [
-        Wanted(replace(source, sha256=digest), place)
+        Wanted(replace(source, sha256=digest, guarded=private == "refuse"), place)
         for source, digest, place in zip(sources, hashes, paths, strict=True)
     ]
 

@@ -151,6 +151,12 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             integer(-1),
         ),
         Option(
+            "unlimited_answers",
+            ("--unlimited-answers",),
+            "Let an answer outgrow its slot, by context shifts. If off, an answer ends when its slot is full",
+            off=("--no-unlimited-answers",),
+        ),
+        Option(
             "context_shift",
             ("--context-shift",),
             "Remove old tokens when a slot is full, and go on generating",
@@ -454,7 +460,19 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             "alive (0 = never). Automatic is 20 times the usual time of such a decode, at least 60",
             number(0.0),
         ),
-        Option("max_body", ("--max-body",), "Largest request body in bytes", integer(1024)),
+        Option(
+            "max_body",
+            ("--max-body",),
+            "Largest request body in bytes (0 = 8 MiB, or 64 MiB with --mmproj)",
+            integer(0),
+        ),
+        Option(
+            "max_body_bytes_in_flight",
+            ("--max-body-bytes-in-flight",),
+            "Most bytes in the bodies of all requests that are read or answered at the same time. One client can have "
+            "half of them. Requests beyond get 503 (0 = 128 MiB, or 4 times --max-body if that is more)",
+            integer(0),
+        ),
         Option("max_queue", ("--max-queue",), "Most requests that can wait for a slot (0 = no limit)", integer(0)),
         Option("metrics", ("--metrics",), "Serve /metrics on the clients' port", env=("LLAMA_ARG_ENDPOINT_METRICS",)),
         Option(

@@ -14,7 +14,7 @@ from ..kvstore.messages import Lookup, Offer
 from .answer import Answer
 from .client_flow import ClientFlow
 from .residents import Resident, Slot
-from .text_stream import TextStream
+from .text_stream import Stops, TextStream
 
 
 class Phase(Enum):
@@ -43,6 +43,7 @@ class Task:
     truncated: bool = False  # the prompt was cut
     tag: Any = None  # data that the API attached
     tenant: Tenant = COMMON
+    stops: Stops | None = None  # those of `params`, made already
     system: "array[int]" = field(default_factory=lambda: array("q"))  # the server's system prompt, if it comes first
 
     @property
@@ -76,7 +77,7 @@ class ActiveRequest:
     lookup: Lookup | None = None  # the question to the KV store, once it has been asked
 
     def __post_init__(self) -> None:
-        self.answer = Answer(TextStream(self.task.params.stop))
+        self.answer = Answer(TextStream(self.task.stops or Stops(self.task.params.stop)))
         self.keys, self.truncated = self.task.keys, self.task.truncated
 
     @property

@@ -11,7 +11,7 @@ from llamaserver.engine.core import Core
 from llamaserver.interfaces.backend import Sampler
 from llamaserver.interfaces.output import Delta, Embedded, Event, Failed, Finish
 from llamaserver.interfaces.params import GenerationParams, Media, SamplingParams
-from llamaserver.interfaces.tenant import Scope, Tenant
+from llamaserver.interfaces.tenant import COMMON, Scope, Tenant
 from llamaserver.kvstore.store import KVStore
 from llamaserver.scheduling.batches import Work
 from llamaserver.scheduling.placement import How, PlacementPlan
@@ -89,7 +89,7 @@ class Driver:
         lora: tuple[float, ...] | None = None,
         n_keep: int = 0,
         tag: Any = None,
-        domain: bytes = b"",
+        tenant: Tenant = COMMON,
         system: Sequence[int] = (),
         **fields: Any,
     ) -> ActiveRequest:
@@ -107,7 +107,7 @@ class Driver:
             n_predict=params.n_predict,
             n_keep=n_keep,
             tag=tag,
-            tenant=Tenant(domain=domain),
+            tenant=tenant,
             system=array("q", system),
         )
         request = ActiveRequest(task)

@@ -1,6 +1,6 @@
 """A cluster in memory: what the reconciler reads and writes, without an API server."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -104,8 +104,9 @@ class Reports:
     """What pods answer at /status, by name."""
 
     def __init__(self, **reports: Manifest) -> None:
-        self.reports = reports
+        self._known = reports
 
-    async def status(self, pod: Mapping[str, Any]) -> Manifest | None:
-        """None: no answer."""
-        return self.reports.get(pod["metadata"]["name"])
+    async def reports(self, pods: Iterable[Mapping[str, Any]]) -> dict[str, Manifest]:
+        """Those of the pods that answer."""
+        names = [pod["metadata"]["name"] for pod in pods]
+        return {name: self._known[name] for name in names if name in self._known}

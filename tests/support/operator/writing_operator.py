@@ -10,9 +10,10 @@ import os
 import sys
 
 from llamaserver_operator import logs
-from llamaserver_operator.cluster import Cluster, PodReader
+from llamaserver_operator.cluster import Cluster
 from llamaserver_operator.config import Config, parse
 from llamaserver_operator.kinds import CONFIG_MAP, SERVICE_MONITOR
+from llamaserver_operator.podreader import PodReader
 from llamaserver_operator.runtime import Operator
 
 _AGAIN = 0.05
