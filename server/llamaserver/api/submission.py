@@ -6,8 +6,9 @@ from aiohttp import web
 
 from ..engine.loop import Request, Stream
 from ..errors import RateLimited
+from ..interfaces.tenant import Tenant
 from .context import CONTEXT
-from .tenants import key_of, tenant_of
+from .tenants import key_of
 from .traffic import RECORD
 
 
@@ -53,3 +54,14 @@ def _in_dialect(request: web.Request, error: RateLimited) -> RateLimited:
     if request.path.startswith("/v1/"):
         error.extra["code"] = "rate_limit_exceeded"
     return error
+
+
+def tenant_of(request: web.Request, salt: str = "") -> Tenant:
+    """The tenant of a request, for scheduling and for the cache. `salt` is its `cache_salt`."""
+    key, isolated = key_of(request), request.app[CONTEXT].config.cache_isolation == "per-key"
+    return Tenant(key.identity, _domain(key.domain if isolated else "", salt), key.limits.requests or 0)
+
+
+def _domain(name: str, salt: str) -> bytes:
+    """The cache domain of a name, narrowed by a salt. Without both, it is the one that all requests share."""
+    return f"{name}\0{salt}".encode("utf-8", "surrogatepass") if name or salt else b""
