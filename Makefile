@@ -16,7 +16,7 @@ BASE       ?=
 
 .DEFAULT_GOAL := help
 .PHONY: demo help install model programs serve check layout lint types layers generated docs lint-workflows generate format test test-fast bench gpu \
-	images push lock clean
+	images push bases lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -86,6 +86,9 @@ images: ## build both container images (ACCEL=cpu, cuda, rocm or vulkan; BASE=an
 push: ## build and push both images: make push REGISTRY=registry.example.com/me
 	@$(PYTHON) -m tools.images push --accelerator $(ACCEL) --base "$(BASE)" \
 		$(or $(REGISTRY),$(error REGISTRY is missing: make push REGISTRY=registry.example.com/me))
+
+bases: ## write bases.lock anew: the digests of the base images, as their registries have them now
+	@$(PYTHON) -m tools.bases
 
 lock: ## write requirements.lock anew (needs uv)
 	uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --generate-hashes \

@@ -14,12 +14,12 @@ from pathlib import Path
 from . import install, locked
 from .cache import cache_dir, exclusive, say
 
-_ROOTS = {"pip", "setuptools", "wheel", "cmake", "ninja", "scikit-build-core", "pyyaml"}
+_ROOTS = {"pip", "setuptools", "wheel", "cmake", "ninja", "scikit-build-core", "pyyaml", "cyclonedx-python-lib"}
 
 
 def python() -> Path:
     """The path of that Python."""
-    if all(map(importlib.util.find_spec, ("pip", "scikit_build_core", "cmake", "ninja", "yaml"))):
+    if all(map(importlib.util.find_spec, ("pip", "scikit_build_core", "cmake", "ninja", "yaml", "cyclonedx"))):
         return Path(sys.executable)
     wanted = locked.text_of(locked.needed_by(_ROOTS, locked.read()), without=set())
     key = hashlib.sha256(f"{sys.version}\n{wanted}".encode()).hexdigest()[:12]

@@ -84,6 +84,22 @@ class Engine:
         plain = ["--tls-verify=false"] if local else []
         self._run([self.program, "push", *plain, image, f"docker://{remote}"])
 
+    def output(self, image: str, *command: str) -> str:
+        """What a command prints in a container of this image, which must be here."""
+        if self.name != "buildah":
+            return self._read(["run", "--rm", "--network", "none", "--entrypoint", command[0], image, *command[1:]])
+        container = self._read(["from", "--pull-never", image]).strip()
+        try:
+            return self._read(["run", "--isolation", "chroot", container, "--", *command])
+        finally:
+            self._read(["rm", container])
+
+    def _read(self, command: list[str]) -> str:
+        done = subprocess.run([self.program, *command], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        if done.returncode != 0:
+            sys.exit(f"{self.name} {command[0]} failed: {done.stderr.decode(errors='replace').strip()}")
+        return done.stdout.decode(errors="replace")
+
     def _run(self, command: list[str]) -> None:
         # Its progress goes to stderr, like ours.
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)

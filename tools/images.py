@@ -4,6 +4,7 @@
     export FOLDER    both as archives, for a cluster without a registry (a second for an unchanged tree)
     push REGISTRY    build both and push them under REGISTRY/
 
+Each gets a bill of materials (tools/sbom.py): in build/sbom/, or beside the archive.
 Each is built from a folder that holds exactly what its Dockerfile uses, so a change elsewhere rebuilds nothing.
 """
 
@@ -22,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import buildtools, standin
+from . import bases, buildtools, standin
 from .cache import cache_dir, exclusive, say
 from .container import Engine, engine
 
@@ -55,6 +56,7 @@ _COMPILES = tuple(
     f"tools/{name}.py" for name in ("build", "cache", "patches", "pip", "progress", "sdist", "system_packages", "wheel")
 )
 _KEPT = 3  # archives of each image in the cache
+BILLS = ROOT / "build" / "sbom"
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,10 @@ class Image:
         return f"{self.name}:{self.version}{variant}"
 
     def arguments(self, accelerator: str) -> dict[str, str]:
-        """Build arguments. For the CPU, the bases are those of the Dockerfile."""
-        return {**(ACCELERATORS[accelerator] if self.needs_llama else {}), "VERSION": self.version}
+        """Build arguments. The bases are those of the Dockerfile or the accelerator, by the digests of bases.lock."""
+        usual = {"BUILD_BASE": _usual_base(), "RUN_BASE": _usual_base()}
+        given = usual | (ACCELERATORS[accelerator] if self.needs_llama else {}) | {"VERSION": self.version}
+        return {name: bases.pinned(value) if name.endswith("_BASE") else value for name, value in given.items()}
 
 
 SERVER = Image("llamaserver", "server", "Dockerfile.server", needs_llama=True)
@@ -92,6 +96,7 @@ def build(accelerator: str, base: str = "") -> list[str]:
     for image in IMAGES:
         with _context(image, accelerator) as context:
             tags.append(_build(used, image, accelerator, base, context))
+        _bill(used, image, accelerator, base, BILLS / f"{tags[-1].replace(':', '-')}.cdx.json")
     return tags
 
 
@@ -101,8 +106,10 @@ def export(folder: Path, base: str = "") -> dict[str, Path]:
     exported = {}
     for image in IMAGES:
         archive = folder / f"{image.name}.tar"
-        archive.unlink(missing_ok=True)
-        _link(prepare(image, base), archive)
+        made = prepare(image, base)
+        for source, target in ((made, archive), (_bill_of(made), _bill_of(archive))):
+            target.unlink(missing_ok=True)
+            _link(source, target)
         exported[f"localhost/{image.tag('cpu')}"] = archive
     return exported
 
@@ -112,10 +119,25 @@ def prepare(image: Image, base: str = "") -> Path:
     with _context(image, "cpu") as context:
         cached = cache_dir() / "images" / f"{image.name}-{_digest(context, base)}.tar"
         with exclusive(cached):
-            if not cached.exists():
+            if not (cached.exists() and _bill_of(cached).exists()):
                 _export(image, base, context, cached)
             cached.touch()
     return cached
+
+
+def _bill_of(archive: Path) -> Path:
+    return archive.with_suffix(".cdx.json")
+
+
+def _bill(used: Engine, image: Image, accelerator: str, base: str, file: Path) -> None:
+    """Write the bill of materials of an image that was just built."""
+    tag = image.tag(accelerator)
+    packages = used.output(tag, "cat", "/usr/lib/os-release", "/var/lib/dpkg/status")
+    command = [str(buildtools.python()), "-m", "tools.sbom", image.package, accelerator]
+    command += [_arguments(used, image, accelerator, base)["RUN_BASE"], str(file)]
+    if subprocess.run(command, cwd=ROOT, input=packages, text=True, check=False).returncode != 0:
+        sys.exit(f"the bill of materials of {tag} could not be made")
+    say(f"{tag}: its bill of materials is {file}")
 
 
 def push(registry: str, accelerator: str, base: str = "") -> list[str]:
@@ -130,12 +152,18 @@ def push(registry: str, accelerator: str, base: str = "") -> list[str]:
 
 def _build(used: Engine, image: Image, accelerator: str, base: str, context: Path) -> str:
     tag = image.tag(accelerator)
-    arguments = image.arguments(accelerator)
-    if "RUN_BASE" not in arguments and (base := base or _base(used)):
-        arguments |= {"BUILD_BASE": base, "RUN_BASE": base}
     say(f"building {tag} with {used.name}")
-    used.build(context / image.dockerfile, tag, arguments, context)
+    used.build(context / image.dockerfile, tag, _arguments(used, image, accelerator, base), context)
     return tag
+
+
+def _arguments(used: Engine, image: Image, accelerator: str, base: str) -> dict[str, str]:
+    """Build arguments with the base that is asked for, or with the stand-in where the usual one cannot be had."""
+    arguments = image.arguments(accelerator)
+    usual = arguments["RUN_BASE"] == default_base()
+    if usual and (base := base or _base(used)):
+        arguments |= {"BUILD_BASE": base, "RUN_BASE": base}
+    return arguments
 
 
 def _export(image: Image, base: str, context: Path, cached: Path) -> None:
@@ -144,14 +172,20 @@ def _export(image: Image, base: str, context: Path, cached: Path) -> None:
     part = cached.with_suffix(".part")
     part.unlink(missing_ok=True)
     used.save(tag, part)
+    _bill(used, image, "cpu", base, _bill_of(cached))
     part.rename(cached)
     made = sorted(cached.parent.glob(f"{image.name}-{'?' * 16}.tar"), key=lambda path: path.stat().st_mtime)
     for old in made[:-_KEPT]:
         old.unlink()
+        _bill_of(old).unlink(missing_ok=True)
 
 
 def default_base() -> str:
-    """The base image that both Dockerfiles name."""
+    """The base image of both Dockerfiles, by its digest where bases.lock has it."""
+    return bases.pinned(_usual_base())
+
+
+def _usual_base() -> str:
     found = re.search(r"^ARG RUN_BASE=(\S+)", (ROOT / SERVER.dockerfile).read_text(), re.MULTILINE)
     return found[1] if found else sys.exit(f"{SERVER.dockerfile} names no RUN_BASE")
 

@@ -24,6 +24,7 @@ _DURING = {
     "serving": "while it served", "draining": "while it drained",
 }  # fmt: skip
 _FRAME = re.compile(r'File "([^"]+)", line (\d+) in (\S+)')
+_WORD = re.compile("[A-Za-z][A-Za-z0-9]{0,99}")
 _BAD_LEVELS = {"WARNING", "ERROR", "CRITICAL"}
 LONGEST = 500  # characters of output that a message contains
 
@@ -56,8 +57,9 @@ class End:
     def stated(self) -> tuple[str, str] | None:
         """Reason and message that the container wrote before it ended. None when it wrote none."""
         for value in _objects(self.message):
-            if isinstance(value.get("reason"), str) and isinstance(value.get("message"), str):
-                return value["reason"], value["message"]
+            reason, message = value.get("reason"), value.get("message")
+            if isinstance(reason, str) and _WORD.fullmatch(reason) and isinstance(message, str):
+                return reason, message
         return None
 
     @property

@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from .config import Config
+from .text import one_line
 
 current: ContextVar[tuple[str, str] | None] = ContextVar("current", default=None)  # the object being reconciled
 
@@ -22,15 +23,6 @@ SILENCED = (
 def _object() -> dict[str, str]:
     key = current.get()
     return {} if key is None else {"namespace": key[0], "name": key[1]}
-
-
-def one_line(text: str) -> str:
-    """The text with every character that does not print as its JSON escape.
-
-    Messages of pods and of the API server can contain such characters. They could end a line and begin a forged one,
-    or control the terminal that shows the log.
-    """
-    return text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 class JsonFormatter(logging.Formatter):

@@ -15,6 +15,7 @@ from .reasons import LOOPING, ON_THE_WAY
 from .remedies import ended
 from .resources.services import endpoint
 from .running import current, ready_servers, service_port
+from .text import one_line
 from .view import View
 
 _LONGEST = 32768  # characters; the API server refuses a longer message of a condition
@@ -70,7 +71,7 @@ def _last_termination(observed: Observed) -> Manifest:
     if _time(end) < known.get("time", "") or _about(known) == (_time(end), end.pod):
         return known
     message = ended(pod, end, observed).message
-    return {"time": _time(end), "pod": end.pod, "reason": end.reason, "message": message}
+    return {"time": _time(end), "pod": end.pod, "reason": end.reason, "message": one_line(message)}
 
 
 def _about(termination: Mapping[str, str]) -> tuple[str | None, str | None]:
@@ -99,7 +100,7 @@ def _condition(condition: Condition, before: Mapping[str, Any] | None, generatio
         "type": condition.type,
         "status": condition.status,
         "reason": condition.reason,
-        "message": condition.message[:_LONGEST],
+        "message": one_line(condition.message)[:_LONGEST],  # pods and the API server wrote parts of it
         "observedGeneration": generation,
         "lastTransitionTime": before["lastTransitionTime"] if before and same else now,
     }

@@ -6,6 +6,7 @@ from typing import Literal
 
 MAX_SEQUENCES = 256  # of a llama.cpp context (LLAMA_MAX_SEQ)
 HTTP_THREADS = 4  # the default
+_MIB = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class Config:
     ubatch_size: int = 512
     prompt_budget: int = 96
     n_predict: int = -1
+    unlimited_answers: bool = True  # as in the document
     threads: int = 0  # 0: as many as the container may use
     threads_batch: int = 0  # 0: same as threads
     threads_http: int = 0  # 0: the constant HTTP_THREADS
@@ -66,11 +68,13 @@ class Config:
     embedding: bool = False
     pooling: Literal["", "none", "mean", "cls", "last", "rank"] = ""
     cache_ram: int = 0  # MiB, -1: no limit
+    cache_isolation: Literal["per-key", "shared"] = "per-key"
     kv_store: str = ""
     kv_store_mode: Literal["off", "shutdown", "continuous"] = "continuous"
     kv_store_max_bytes: int = 0  # 0: no limit
     kv_store_ttl: float = 0.0  # 0: no limit
     kv_store_min_tokens: int = 32
+    kv_store_key_file: str = ""
     warmup: bool = True
     require_offload: bool = False
     # serving
@@ -86,13 +90,20 @@ class Config:
     ssl_key_file: str = ""
     ssl_cert_file: str = ""
     timeout: int = 600
+    header_timeout: float = 10.0  # 0: none
+    keep_alive_timeout: float = 75.0
+    max_connections: int = 0  # 0: chosen by file_limit.py
+    max_connections_per_address: int = 0  # 0: no limit
     decode_timeout: float | None = None  # None: 20 times the usual time, at least 60 s. 0: off
-    max_body: int = 64 * 1024 * 1024  # bytes
+    max_body: int = 0  # bytes. 0: see largest_body
+    max_body_bytes_in_flight: int = 0  # 0: see largest_bodies
     max_queue: int = 4096
     slots_endpoint: bool = True
     request_system_prompt: bool = True  # with API keys, for admins only
     metrics: bool = False
     slot_save_path: str = ""
+    slot_save_max_bytes: int = 4 * 1024**3  # of all files together, 0: no limit
+    slot_save_max_files: int = 64  # 0: no limit
     drain_delay: float = 0.0
     drain_timeout: float = 300.0
     save_timeout: float = 0.0  # for the KV store, after the drain. 0: no limit while the save makes progress
@@ -110,3 +121,13 @@ class Config:
     def slot_ctx(self) -> int:
         """Tokens of one slot if ctx_size is set: exactly ctx_size // parallel, as in the document."""
         return self.ctx_size // self.parallel
+
+    @property
+    def largest_body(self) -> int:
+        """Bytes that the body of a request can have. By itself, enough for text, or for images."""
+        return self.max_body or (64 if self.mmproj else 8) * _MIB
+
+    @property
+    def largest_bodies(self) -> int:
+        """Bytes that the bodies of all requests can have together, at least those of one body."""
+        return max(self.largest_body, self.max_body_bytes_in_flight or max(128 * _MIB, 4 * self.largest_body))

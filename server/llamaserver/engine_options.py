@@ -22,6 +22,7 @@ def engine_settings(config: Config) -> EngineSettings:
         grp_attn_n=config.grp_attn_n,
         grp_attn_w=config.grp_attn_w,
         n_predict=config.n_predict,
+        unlimited_answers=config.unlimited_answers,
         lora_scales=tuple(scale for _, scale in config.lora),
         decode_timeout=config.decode_timeout,
     )

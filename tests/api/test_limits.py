@@ -101,3 +101,13 @@ def test_n_predict_option_is_a_ceiling() -> None:
         assert client.complete("Once", n_predict=50, ignore_eos=True)["tokens_predicted"] == 5
         assert client.complete("Once", n_predict=-1, ignore_eos=True)["tokens_predicted"] == 5
         assert client.complete("Once", n_predict=2, ignore_eos=True)["tokens_predicted"] == 2
+
+
+def test_without_unlimited_answers_a_stream_ends_when_its_slot_is_full() -> None:
+    with start("-c", "256", "--no-unlimited-answers") as process:
+        client = Client(process.url)
+        fields: dict[str, Any] = {"prompt": list(range(100, 200)), "ignore_eos": True}
+        *_, end = client.events("/completion", n_predict=-1, **fields)
+        assert (end["tokens_predicted"], end["stopped_limit"], end["truncated"]) == (156, True, False)
+        *_, end = client.events("/completion", n_predict=1_000_000, **fields)
+        assert (end["tokens_predicted"], end["stopped_limit"]) == (256, True)

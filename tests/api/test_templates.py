@@ -1,11 +1,9 @@
-"""Chat templates: from the model, from the command line as text, name or file, and hostile ones."""
+"""Chat templates: from the model, and from the command line as text, name or file."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
-from llamaserver.api.templates import CHATML, render
-from llamaserver.errors import ServerError
 
 from tests.support.paths import model_path
 from tests.support.server.client import Client
@@ -46,27 +44,3 @@ def test_file(tmp_path: Path) -> None:
     file = tmp_path / "template.jinja"
     file.write_text(JINJA)
     assert prompt_with(JINJA, "--chat-template-file", str(file)) == "[system] Be brief.\n[user] Hi\n[bot]"
-
-
-@pytest.mark.parametrize(
-    "template",
-    [
-        "{{ messages.__class__.__mro__ }}{{ ''.__class__.__mro__[1].__subclasses__() }}",
-        "{{ cycler.__init__.__globals__.os.system('true') }}",
-        "{% for m in messages %}{{ m.update({'role': 'x'}) }}{% endfor %}",
-        "{{ raise_exception('no such role') }}",
-        "{{ undefined.attribute }}",
-        "{{ 1 / 0 }}",
-        "{% if %}",
-        "{% for i in range(1000000000) %}x{% endfor %}",
-        "{% for i in range(99999) %}{{ 'x' * 10000 }}{% endfor %}",
-    ],
-)
-def test_a_template_can_do_no_harm(template: str) -> None:
-    with pytest.raises(ServerError):
-        render(template, MESSAGES, add_generation_prompt=True, variables={})
-
-
-def test_chatml_is_the_fallback() -> None:
-    text = render(CHATML, MESSAGES, add_generation_prompt=True, variables={})
-    assert text == "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"

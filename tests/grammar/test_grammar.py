@@ -15,7 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llamaserver.errors import EngineFailure, InvalidRequest
-from llamaserver.grammar import gbnf, matcher
+from llamaserver.grammar import automaton as automata
+from llamaserver.grammar import gbnf
+from llamaserver.grammar.automaton import Automaton
 from llamaserver.grammar.matcher import GrammarMatcher
 from llamaserver.grammar.vocabulary import PieceIndex, token_named
 from llamaserver.interfaces.params import SamplingParams
@@ -48,7 +50,7 @@ INDEX = PieceIndex(VOCAB)
 
 
 def compiled(text: str) -> GrammarMatcher:
-    return GrammarMatcher(gbnf.parse(text, NAMED), INDEX)
+    return GrammarMatcher(Automaton(gbnf.parse(text, NAMED), INDEX))
 
 
 def follow(text: str, *pieces: bytes) -> GrammarMatcher:
@@ -280,8 +282,7 @@ def test_a_budget_is_for_one_token() -> None:
 
 
 def test_long_generation_forgets_what_it_does_not_need(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(matcher, "_MOST_STATES", 50)
-    monkeypatch.setattr(matcher, "_MOST_CELLS", 100)
+    monkeypatch.setattr(automata, "_MOST_REMEMBERED", 1000)
     nested = 'root ::= "{" root "}" | "€"'
     automaton = compiled(nested)
     depth = 150
@@ -384,7 +385,7 @@ def test_a_grammar_that_fits_changes_nothing() -> None:
 
 def test_where_the_whole_vocabulary_costs_too_much_the_likeliest_must_do(monkeypatch: pytest.MonkeyPatch) -> None:
     def costly(self: GrammarMatcher) -> None:
-        raise matcher.TooCostlyError("too costly")
+        raise automata.TooCostlyError("too costly")
 
     monkeypatch.setattr(GrammarMatcher, "allowed", costly)
     liked = {b"x": 30.0, b"b": 5.0}

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from llamaserver.errors import InvalidRequest
 from llamaserver.grammar import gbnf
+from llamaserver.grammar.automaton import Automaton
 from llamaserver.grammar.json_schema import compile_schema
 from llamaserver.grammar.json_text import json_text
 from llamaserver.grammar.matcher import GrammarMatcher
@@ -24,7 +25,7 @@ INDEX = PieceIndex(VOCAB)
 
 
 def accepts(grammar: Grammar, text: str) -> bool:
-    automaton = GrammarMatcher(grammar, INDEX)
+    automaton = GrammarMatcher(Automaton(grammar, INDEX))
     for byte in text.encode():
         automaton.begin()
         if not automaton.allows(byte):

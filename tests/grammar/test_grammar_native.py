@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from llama_cpp.llama_grammar import ARITHMETIC_GBNF, C_GBNF, JSON_ARR_GBNF, JSON_GBNF
 from llamaserver.grammar import gbnf
+from llamaserver.grammar.automaton import Automaton
 from llamaserver.grammar.matcher import GrammarMatcher
 from llamaserver.grammar.vocabulary import PieceIndex, token_named
 from llamaserver.llama.vocab import LlamaVocab
@@ -80,7 +81,7 @@ def test_both_allow_the_same_tokens_all_along_a_random_text(
     text: str, seed: int, handle: Any, vocab: LlamaVocab, index: PieceIndex
 ) -> None:
     chance = random.Random(seed)
-    mine = GrammarMatcher(gbnf.parse(text, lambda name: token_named(vocab, name)), index)
+    mine = GrammarMatcher(Automaton(gbnf.parse(text, lambda name: token_named(vocab, name)), index))
     native = NativeGrammar(handle, text, vocab.n_vocab)
     # Control tokens show no text in an answer, so ours matches none; the library matches their names.
     textless = {token for token in range(vocab.n_vocab) if not vocab.piece(token)} - vocab.eog

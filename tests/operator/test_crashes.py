@@ -149,3 +149,10 @@ def test_any_message_is_read(message: str):
     assert found.reason == "CrashedNatively"
     assert len(found.text) < 1500
     assert "\n" not in found.text
+
+
+@pytest.mark.parametrize("reason", ["", "Two words", "a\nb", "\x1b[2K", "x" * 101, "1", "Größe", 7])
+def test_a_reason_that_is_no_word_is_not_repeated(reason: Any) -> None:
+    found = end(1, json.dumps({"reason": reason, "message": "why"}))
+    assert found.stated is None
+    assert found.reason == "Crashed"

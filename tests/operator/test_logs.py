@@ -1,4 +1,4 @@
-"""Log lines of the operator: what pods and the API server say cannot forge one."""
+"""Log lines, conditions and Events: what pods and the API server say cannot forge a line or control a terminal."""
 
 import json
 import logging

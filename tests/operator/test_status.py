@@ -428,3 +428,12 @@ def test_a_reason_of_the_server_is_shown_by_a_condition_only():
     after = status_of(View(SPEC, around(SPEC, [bad], counts(1, 1, 0)), (), T1))
     assert after["lastTermination"]["reason"] == "BadArguments"
     assert transitions({}, after) == [("Warning", "BadArguments", "Ready is False: --port: no")]
+
+
+def test_foreign_text_cannot_forge_a_line() -> None:
+    """Terminals show messages of conditions and Events. Pods and the API server write parts of them."""
+    said = "no\r2026-01-01T00:00:00Z ERROR forged\n\x1b[2K\u202e"
+    problem = Problem("InvalidSpec", said)
+    status = unseen(owner(), problem, T1)
+    assert condition(status)["message"] == "no\\r2026-01-01T00:00:00Z ERROR forged\\n\\u001b[2K\\u202e"
+    assert all(text.isprintable() for _, _, text in transitions({}, status))

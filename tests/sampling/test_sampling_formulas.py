@@ -188,7 +188,7 @@ def test_dry_without_breakers(tokens: list[int], multiplier: float, base: float,
     logits = logits_of((7, 12, 2.0))
     native = lib.llama_sampler_init_dry(None, multiplier, base, allowed, last_n, None, 0)
     expected = applied(native, logits, tokens).logits()
-    mine = Dry(DryParams(multiplier, base, allowed, last_n), [])
+    mine = Dry(DryParams(multiplier, base, allowed, last_n), {})
     mine.extend(tokens[: len(tokens) // 2])
     for token in tokens[len(tokens) // 2 :]:
         mine.add(token)
@@ -198,17 +198,17 @@ def test_dry_without_breakers(tokens: list[int], multiplier: float, base: float,
 
 
 def test_dry_breakers_are_found_inside_and_across_pieces() -> None:
-    assert find_breakers(BREAKABLE, ":") == {7: [()], 10: [()], 11: [()]}
+    assert find_breakers(BREAKABLE, ":") == {7: ((),), 10: ((),), 11: ((),)}
     # "f" begins "f\n\n"; the rest is two newlines, unless the piece holds them already.
-    assert find_breakers(BREAKABLE, "f\n\n") == {6: [(8, 8)], 12: [()]}
+    assert find_breakers(BREAKABLE, "f\n\n") == {6: ((8, 8),), 12: ((),)}
 
 
 def test_dry_stops_matching_at_a_breaker() -> None:
     a, b, colon = 1, 2, 7
     text = [a, b, colon, a, b, colon]
     params = DryParams(1.0, 1.75, 1, 100)
-    assert Dry(params, []).penalties() == {}
-    free, broken = Dry(params, []), Dry(params, [find_breakers(BREAKABLE, ":")])
+    assert Dry(params, {}).penalties() == {}
+    free, broken = Dry(params, {}), Dry(params, find_breakers(BREAKABLE, ":"))
     free.extend(text)
     broken.extend(text)
     assert free.penalties() == {a: pytest.approx(1.75**2)}
@@ -216,7 +216,7 @@ def test_dry_stops_matching_at_a_breaker() -> None:
 
 
 def test_dry_survives_a_long_monotonous_text() -> None:
-    dry = Dry(DryParams(1.0, 1.75, 2, 8192), [])
+    dry = Dry(DryParams(1.0, 1.75, 2, 8192), {})
     dry.extend([5] * 8192)
     for _ in range(3):
         assert math.isfinite(dry.penalties()[5])

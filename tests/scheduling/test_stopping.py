@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llamaserver.scheduling.text_stream import TextStream
+from llamaserver.scheduling.text_stream import Stops, TextStream
 
 TEXT = st.text(alphabet="ab \néß€😀", max_size=30)
 STOPS = st.lists(st.text(alphabet="ab é", min_size=1, max_size=4), max_size=4).map(tuple)
@@ -18,7 +18,7 @@ def cuts(draw: st.DataObject, data: bytes) -> list[bytes]:
 @settings(deadline=None)
 @given(st.data(), TEXT)
 def test_increments_are_whole_characters_and_add_up(data: st.DataObject, text: str) -> None:
-    stream, shown, pushed = TextStream(()), "", b""
+    stream, shown, pushed = TextStream(Stops(())), "", b""
     for piece in cuts(data, text.encode()):
         pushed += piece
         shown += stream.push(piece)
@@ -30,7 +30,7 @@ def test_increments_are_whole_characters_and_add_up(data: st.DataObject, text: s
 @settings(deadline=None)
 @given(st.data(), st.binary(max_size=40))
 def test_any_bytes_become_what_decoding_them_at_once_gives(data: st.DataObject, raw: bytes) -> None:
-    stream = TextStream(())
+    stream = TextStream(Stops(()))
     shown = "".join(stream.push(piece) for piece in cuts(data, raw))
     assert shown + stream.finish() == raw.decode("utf-8", "replace")
 
@@ -63,7 +63,7 @@ def whole_characters(data: bytes) -> str:
 def test_no_part_of_a_stop_string_is_ever_shown(data: st.DataObject, text: str, stops: tuple[str, ...]) -> None:
     pieces = cuts(data, text.encode())
     expected, word = reference(pieces, stops)
-    stream, shown, pushed = TextStream(stops), "", b""
+    stream, shown, pushed = TextStream(Stops(stops)), "", b""
     for piece in pieces:
         pushed += piece
         shown += stream.push(piece)
@@ -83,7 +83,7 @@ def test_no_part_of_a_stop_string_is_ever_shown(data: st.DataObject, text: str, 
 
 
 def test_a_stop_string_across_token_borders_is_held_back_and_cut() -> None:
-    stream = TextStream(("###", "User:"))
+    stream = TextStream(Stops(("###", "User:")))
     pushed = [stream.push(piece) for piece in (b"Hello #", b"# world", b"\nUs", b"er", b": more")]
     assert pushed == ["Hello ", "## world", "\n", "", ""]
     assert stream.stopping_word == "User:"
@@ -91,7 +91,7 @@ def test_a_stop_string_across_token_borders_is_held_back_and_cut() -> None:
 
 
 def test_text_that_only_began_like_a_stop_string_comes_at_the_end() -> None:
-    stream = TextStream(("stop",))
+    stream = TextStream(Stops(("stop",)))
     assert stream.push(b"one st") == "one "
     assert stream.push(b"o") == ""
     assert stream.finish() == "sto"
@@ -99,19 +99,19 @@ def test_text_that_only_began_like_a_stop_string_comes_at_the_end() -> None:
 
 @pytest.mark.parametrize("stops", [("b", "abc"), ("abc", "b")])
 def test_the_earliest_stop_string_of_a_piece_wins(stops: tuple[str, ...]) -> None:
-    stream = TextStream(stops)
+    stream = TextStream(Stops(stops))
     assert stream.push(b"xabcd") == "x"
     assert stream.stopping_word == "abc"
 
 
 def test_empty_stop_strings_do_not_count() -> None:
-    stream = TextStream(("", ""))
+    stream = TextStream(Stops(("", "")))
     assert stream.push(b"text") == "text"
     assert not stream.stopping_word
 
 
 def test_a_character_that_never_ends_becomes_a_replacement_character() -> None:
-    stream = TextStream(("zzz",))
+    stream = TextStream(Stops(("zzz",)))
     assert stream.push(b"a\xf0\x9f") == "a"
     assert stream.mid_character
     assert stream.finish() == "\ufffd"
@@ -119,7 +119,7 @@ def test_a_character_that_never_ends_becomes_a_replacement_character() -> None:
 
 def test_many_long_stops_cost_little() -> None:
     """One pass over the text, whatever it holds back: counted in characters compared."""
-    stream = TextStream(tuple("a" * 4000 + chr(0x100 + i) for i in range(200)))
+    stream = TextStream(Stops(tuple("a" * 4000 + chr(0x100 + i) for i in range(200))))
     text = "".join(stream.push(b"a") for _ in range(3000))
     assert text == ""
     assert stream.finish() == "a" * 3000

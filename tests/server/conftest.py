@@ -49,6 +49,7 @@ async def ports():
         context = build_context(config, Engine(lambda progress: None, engine_settings(config)), LlamaTemplates())
         clients = [TestClient(TestServer(app(context))) for app in (build_app, build_management_app)]
         for client in clients:
+            await client.server.start_server(auto_decompress=False)  # as in listening.py
             await client.start_server()
         stack.append((context, clients))
         return Ports(context, *clients)

@@ -36,6 +36,7 @@ SETTINGS = EngineSettings(
     grp_attn_n=1,
     grp_attn_w=512,
     n_predict=-1,
+    unlimited_answers=True,
     lora_scales=(),
 )
 GREEDY = {"temperature": 0, "n_predict": 8, "seed": 1}

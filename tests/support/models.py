@@ -56,6 +56,14 @@ class Models:
         """The same with fill-in-middle tokens."""
         return self._once("fim.gguf", lambda path: _write_llama(path, _FIM))
 
+    def phi(self) -> Path:
+        """A decoder whose special tokens take the white space after them, and whose texts begin with a space."""
+        return self._once("phi-3.gguf", _write_phi)
+
+    def mask(self) -> Path:
+        """A decoder of byte pairs whose token <mask> takes the white space before it."""
+        return self._once("mask.gguf", _write_mask)
+
     def idefics3(self) -> Path:
         """The same with the tokens that stand around slices of an image."""
         return self._once("idefics3.gguf", lambda path: _write_llama(path, _SLICES))
@@ -204,9 +212,9 @@ def _finish(writer: gguf.GGUFWriter) -> None:
     writer.close()
 
 
-def _decoder(path: Path, arch: str, *, n_layer: int = N_LAYER) -> gguf.GGUFWriter:
+def _decoder(path: Path, arch: str, *, n_layer: int = N_LAYER, name: str = "") -> gguf.GGUFWriter:
     writer = gguf.GGUFWriter(path, arch)
-    writer.add_name(f"tiny {arch}")
+    writer.add_name(name or f"tiny {arch}")
     writer.add_context_length(N_CTX_TRAIN)
     writer.add_embedding_length(N_EMBD)
     writer.add_block_count(n_layer)
@@ -254,6 +262,50 @@ def _byte_vocab(writer: gguf.GGUFWriter, extra: Sequence[str] = (), template: st
         for name, token in zip(("pre", "suf", "mid"), _FIM, strict=True):
             writer.add_uint32(f"tokenizer.ggml.fim_{name}_token_id", tokens.index(token))
     return len(tokens)
+
+
+def _write_phi(path: Path) -> None:
+    writer = _decoder(path, "llama", name="tiny phi-3")
+    _attention(writer)
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *"abs", "▁a"]
+    tokens += ["<|endoftext|>", "<|end|>", "<|user|>", "▁▁", "▁▁▁▁", "\n\n", "<tool>"]
+    kind = gguf.TokenType
+    types = [kind.UNKNOWN, kind.CONTROL, kind.CONTROL, *[kind.BYTE] * 256, *[kind.NORMAL] * 5]
+    types += [*[kind.CONTROL] * 3, *[kind.USER_DEFINED] * 4]
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(tokens)
+    writer.add_token_scores([0.0] * len(tokens))
+    writer.add_token_types(types)
+    _special_ids(writer)
+    writer.add_add_eos_token(True)
+    writer.add_add_space_prefix(True)
+    writer.add_vocab_size(len(tokens))
+    _finish(writer)
+
+
+def _write_mask(path: Path) -> None:
+    writer = _decoder(path, "llama")
+    _attention(writer)
+    letters = [chr(code) for code in (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x144))]
+    tokens = ["<unk>", "<s>", "</s>", *letters, "ab", "<mask>", "<|im_start|>", "<extra>"]
+    kind = gguf.TokenType
+    types = [kind.UNKNOWN, kind.CONTROL, kind.CONTROL, *[kind.NORMAL] * (len(letters) + 1)]
+    types += [kind.CONTROL, kind.CONTROL, kind.USER_DEFINED]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("jina-v2-de")
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    writer.add_token_merges(["a b"])
+    _special_ids(writer)
+    writer.add_vocab_size(len(tokens))
+    _finish(writer)
+
+
+def _special_ids(writer: gguf.GGUFWriter) -> None:
+    writer.add_bos_token_id(_BOS)
+    writer.add_eos_token_id(_EOS)
+    writer.add_unk_token_id(0)
+    writer.add_add_bos_token(True)
 
 
 def _write_llama(path: Path, extra: Sequence[str] = (), template: str = _TEMPLATE) -> None:

@@ -145,6 +145,28 @@ def test_each_engine_is_told_in_its_own_words(tmp_path, name):
         ]
 
 
+@pytest.mark.parametrize(
+    ("name", "calls"),
+    [
+        ("docker", ["run --rm --network none --entrypoint cat x:1 /a"]),
+        ("podman", ["run --rm --network none --entrypoint cat x:1 /a"]),
+        ("buildah", ["from --pull-never x:1", "run --isolation chroot made-1 -- cat /a", "rm made-1"]),
+    ],
+)
+def test_each_engine_tells_what_a_command_prints(tmp_path, name, calls):
+    engine, log = recorder(tmp_path, name)
+    with Path(engine.program).open("a") as program:
+        program.write('case "$1" in from) echo made-1;; run) echo text;; esac\n')
+    assert engine.output("x:1", "cat", "/a") == "text\n"
+    assert log.read_text().splitlines() == calls
+
+
+def test_a_command_that_fails_ends_the_build(tmp_path):
+    engine, _ = recorder(tmp_path, "docker", refuses="run")
+    with pytest.raises(SystemExit, match="docker run failed: no such host"):
+        engine.output("x:1", "cat", "/a")
+
+
 def test_a_failing_engine_ends_the_build(tmp_path):
     engine, _ = recorder(tmp_path, "docker", refuses="build")
     with pytest.raises(SystemExit, match="docker build failed with status 1"):

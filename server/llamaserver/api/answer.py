@@ -5,7 +5,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from ..interfaces.output import Delta, Event, Finish, Timings, TokenProb, TokenProbs
+
+_BYTES_OF_TOKEN = 8  # as JSON
+_BYTES_OF_PROB = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,13 +27,35 @@ def join(events: Sequence[Event]) -> Answer:
     """Join Deltas and their Finish."""
     finish = events[-1]
     assert isinstance(finish, Finish)
-    deltas = [event for event in events if isinstance(event, Delta)]
+    before = join_deltas(events[:-1])
     return Answer(
-        content="".join(delta.content for delta in deltas) + finish.content,
-        tokens=[token for delta in deltas for token in delta.tokens] + list(finish.tokens),
-        probs=[probs for delta in deltas for probs in delta.probs] + list(finish.probs),
+        content=before.content + finish.content,
+        tokens=[*before.tokens, *finish.tokens],
+        probs=[*before.probs, *finish.probs],
         finish=finish,
     )
+
+
+def join_deltas(events: Sequence[Event]) -> Delta:
+    """One Delta for several."""
+    deltas = [event for event in events if isinstance(event, Delta)]
+    return Delta(
+        content="".join(delta.content for delta in deltas),
+        tokens=[token for delta in deltas for token in delta.tokens],
+        probs=[probs for delta in deltas for probs in delta.probs],
+    )
+
+
+def size_of(answers: Sequence[Answer]) -> int:
+    """About how many bytes the texts and the probabilities take as JSON."""
+    return sum(
+        len(answer.content) + _BYTES_OF_TOKEN * len(answer.tokens) + sum(map(_size_of_probs, answer.probs))
+        for answer in answers
+    )
+
+
+def _size_of_probs(item: TokenProbs) -> int:
+    return _BYTES_OF_PROB * (1 + len(item.top))
 
 
 def timings_json(timings: Timings) -> dict[str, Any]:
@@ -51,9 +78,12 @@ def _ratio(a: float, b: float) -> float:
     return a / b if b > 0 else 0.0
 
 
-def probabilities_json(items: Iterable[TokenProbs]) -> list[dict[str, Any]]:
-    """`completion_probabilities`, each item in the document's shape and in today's."""
-    return [_one_token(item) for item in items]
+def probabilities_json(items: Iterable[TokenProbs]) -> list[orjson.Fragment]:
+    """`completion_probabilities`, each item in the document's shape and in today's.
+
+    Each item is encoded at once: as JSON it takes a tenth of the memory.
+    """
+    return [orjson.Fragment(orjson.dumps(_one_token(item))) for item in items]
 
 
 def _one_token(item: TokenProbs) -> dict[str, Any]:

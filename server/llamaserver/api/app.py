@@ -1,5 +1,7 @@
 """The two aiohttp applications: the client port and the management port."""
 
+import logging
+
 from aiohttp import web
 
 from ..config import Config
@@ -22,9 +24,11 @@ from . import (
     slots,
     static,
 )
+from .access import access_log, answer_id, without_content
+from .authorize import authorize
 from .context import CONTEXT, Context
 from .keys import KeyStore
-from .middleware import access_log, allow_origin, authorize, draining, errors, known_origin, preflight
+from .middleware import allow_origin, count_bodies, draining, errors, known_origin, preflight
 
 
 def build_context(config: Config, engine: Engine, builtin: BuiltinTemplates) -> Context:
@@ -35,11 +39,12 @@ def build_context(config: Config, engine: Engine, builtin: BuiltinTemplates) -> 
 def build_app(context: Context) -> web.Application:
     """The clients' port: the API and the page."""
     app = web.Application(
-        middlewares=[access_log, known_origin, preflight, draining, errors, authorize],
-        client_max_size=context.config.max_body,
+        middlewares=[access_log, known_origin, preflight, draining, errors, authorize, count_bodies],
+        client_max_size=context.config.largest_body,
     )
     app[CONTEXT] = context
-    app.on_response_prepare.extend((headers.protect, allow_origin))
+    logging.getLogger("aiohttp.server").addFilter(without_content)
+    app.on_response_prepare.extend((headers.protect, allow_origin, answer_id))
     health.add_routes(app)
     kv_store.add_routes(app)
     lora.add_routes(app)

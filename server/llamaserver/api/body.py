@@ -1,55 +1,86 @@
-"""Request bodies, which are JSON whatever their Content-Type is, and answers as JSON."""
+"""Request bodies, which are JSON whatever their Content-Type is, and answers as JSON.
+
+A body is read on the event loop, and parsed on a worker thread, in the call that uses it. So the parsed value, which
+can be much larger than the text, does not live longer than that call.
+"""
 
 import asyncio
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import orjson
 from aiohttp import web
 
-from ..errors import InvalidRequest
+from ..errors import HttpFailure, InvalidRequest
+from .body_bytes import Hold
 from .context import CONTEXT
 from .fields import Fields
+from .json_size import check_size
+from .tenants import key_of
 
-_SIZE = web.RequestKey("size", int)
-_THREAD_PARSES_FROM = 1_000_000  # bytes of a body: larger ones are parsed by a worker thread
+T = TypeVar("T")
+HOLD = web.RequestKey("hold", Hold)
 _BOM = b"\xef\xbb\xbf"  # .NET and PowerShell write it before UTF-8
 _FIRST, _SECOND = rb"\\u[dD][89abAB][0-9a-fA-F]{2}", rb"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 _HALF = re.compile(rb"%b(?!%b)|%b(?<!%b%b)" % (_FIRST, _SECOND, _SECOND, _FIRST, _SECOND))
 _MOST_HALVES = 10_000
+_IMAGE_FIELDS = (b"image_url", b"image_data")
+_ENCODED_BY_THREAD_FROM = 1 << 16  # bytes of an answer
 
 
-async def read_fields(request: web.Request, defaults: Mapping[str, Any] | None = None) -> Fields:
-    """Read the body, which must be a JSON object. An empty body is an empty object. Raises InvalidRequest."""
-    return Fields(_object(await read_value(request)), defaults)
+async def read_fields(request: web.Request, use: Callable[[Fields], T], defaults: Mapping[str, Any] | None = None) -> T:
+    """Read the body, a JSON object, and run `use` with its fields on a worker thread. An empty body is an empty object.
+
+    `use` runs only if the server is ready. Its result must not refer to more of the fields than it needs.
+    Raises InvalidRequest or Unavailable.
+    """
+    return await read_value(request, lambda value: use(Fields(_object(value), defaults)))
 
 
-async def read_value(request: web.Request) -> Any:
-    """Read the body as any JSON value, {} if it is empty. Waits at most --timeout seconds for it."""
+async def read_value(request: web.Request, use: Callable[[Any], T]) -> T:
+    """Read the body as any JSON value, {} if it is empty, and run `use` with it. Else like `read_fields`."""
     context = request.app[CONTEXT]
-    announced, most = request.content_length or 0, context.config.max_body
-    if announced > most:  # refused before it is read
+    data = await _read(request)
+
+    def work() -> T:
+        value = _value(data)
+        data.clear()
+        context.require_ready()
+        return use(value)
+
+    has_images = bool(context.config.mmproj) and any(name in data for name in _IMAGE_FIELDS)
+    return await context.blocking(work, len(data), client_of(request), images=has_images)
+
+
+async def _read(request: web.Request) -> bytearray:
+    """The bytes of the body. Waits at most --timeout seconds for them. They are counted until the request ends."""
+    config = request.app[CONTEXT].config
+    hold, most, announced = request[HOLD], config.largest_body, request.content_length or 0
+    encoding = request.headers.get("Content-Encoding", "identity")
+    if encoding.lower() != "identity":  # a few bytes could become gigabytes
+        raise HttpFailure(415, f"the body must not be compressed, but its Content-Encoding is {encoding[:40]!r}")
+    if announced > most:
         raise web.HTTPRequestEntityTooLarge(max_size=most, actual_size=announced)
+    hold.check(announced)  # refused before it is read
+    data = bytearray()
     try:
-        async with asyncio.timeout(context.config.timeout or None):
-            data = await request.read()
+        async with asyncio.timeout(config.timeout or None):
+            while piece := await request.content.readany():
+                hold.add(len(piece))
+                data += piece
+                if len(data) > most:
+                    raise web.HTTPRequestEntityTooLarge(max_size=most, actual_size=len(data))
     except TimeoutError:
         raise web.HTTPRequestTimeout from None
     except web.RequestPayloadError as error:
         raise InvalidRequest(f"the body cannot be read: {error}") from error
-    request[_SIZE] = len(data)
-    if not data.removeprefix(_BOM).strip():
-        return {}
-    if len(data) > _THREAD_PARSES_FROM:
-        return await context.blocking(lambda: _value(data), len(data))
-    return _value(data)
+    return data
 
 
-def body_size(request: web.Request) -> int:
-    """Bytes of the body as it was read, which can be more than its headers announced."""
-    size: int = request.get(_SIZE, 0)
-    return size
+def client_of(request: web.Request) -> str:
+    """Who shares threads and memory fairly with others: a tenant, or an address where there are no keys."""
+    return key_of(request).identity or request.remote or ""
 
 
 def parse(data: bytes) -> dict[str, Any]:
@@ -57,8 +88,12 @@ def parse(data: bytes) -> dict[str, Any]:
     return _object(_value(data))
 
 
-def _value(data: bytes) -> Any:
-    data = data.removeprefix(_BOM)
+def _value(data: bytes | bytearray) -> Any:
+    if data.startswith(_BOM):
+        data = data.removeprefix(_BOM)
+    if not data or data.isspace():
+        return {}
+    check_size(data)
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError as error:
@@ -70,7 +105,7 @@ def _value(data: bytes) -> Any:
         raise InvalidRequest(f"the body is not valid JSON: {error}") from error
 
 
-def _without_halves(data: bytes) -> bytes:
+def _without_halves(data: bytes | bytearray) -> bytes:
     """Replace half an emoji, as in text that was cut inside one, by U+FFFD: the parser refuses it.
 
     Escaped backslashes are hidden first, because the letters after them are no escape.
@@ -91,10 +126,17 @@ def dumps(value: Any) -> bytes:
 
 
 def json_response(value: Any, status: int = 200) -> web.Response:
-    """An application/json answer."""
+    """A short application/json answer."""
     return encoded_response(dumps(value), status)
 
 
+async def long_response(request: web.Request, encode: Callable[[], bytes], size: int) -> web.Response:
+    """An answer of about `size` bytes. A worker thread encodes it if that takes long."""
+    if size < _ENCODED_BY_THREAD_FROM:
+        return encoded_response(encode())
+    return encoded_response(await request.app[CONTEXT].blocking(encode, client=client_of(request)))
+
+
 def encoded_response(data: bytes, status: int = 200) -> web.Response:
-    """An answer that is JSON already. Large answers are encoded by worker threads."""
+    """An answer that is JSON already."""
     return web.Response(body=data, status=status, content_type="application/json", charset="utf-8")

@@ -9,7 +9,7 @@ from ..errors import ServerError, Unavailable
 from ..interfaces.params import GenerationParams, SamplingParams
 from ..readiness import Phase
 from .body import json_response
-from .chat import template_text
+from .chat import chat_template
 from .context import CONTEXT
 from .jobs import model_name
 from .schema import RANDOM_SEED
@@ -57,7 +57,7 @@ async def props(request: web.Request) -> web.StreamResponse:
         model=model_name(context),
         stream=False,
     )
-    vocab = engine.vocab
+    template = chat_template(context)
     return json_response(
         {
             "assistant_name": context.system.assistant_name,
@@ -66,9 +66,10 @@ async def props(request: web.Request) -> web.StreamResponse:
             "total_slots": engine.settings.n_slots,
             "model_alias": config.alias,
             "model_path": engine.info.path,
-            "chat_template": template_text(context),
-            "bos_token": vocab.special_piece(vocab.bos).decode("utf-8", "replace") if vocab.bos >= 0 else "",
-            "eos_token": vocab.special_piece(vocab.eos).decode("utf-8", "replace") if vocab.eos >= 0 else "",
+            "chat_template": template.source,
+            "chat_template_caps": template.capabilities.by_name() if engine.info.causal else {},
+            "bos_token": template.bos,
+            "eos_token": template.eos,
             "modalities": {"vision": "vision" in engine.info.modalities, "audio": "audio" in engine.info.modalities},
             "build_info": f"llamaserver {__version__}",
         }

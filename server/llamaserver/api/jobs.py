@@ -10,15 +10,18 @@ from ..engine.loop import Request
 from ..engine.stream import Stream
 from ..errors import InvalidRequest
 from ..interfaces.params import GenerationParams, Prompt
+from ..scheduling.text_stream import Stops
 from . import submission
 from .body import dumps
 from .context import Context
 from .fields import Fields
+from .pricing import check_price
 from .prompt import build_prompt, numbered
 from .schema import RANDOM_SEED, Limits, parse_generation
 from .settings import generation_settings
 
-MAX_PROBABILITIES = 1 << 18  # candidates that an answer may carry when it comes in one piece
+MAX_TOKENS = 1 << 17  # of all answers that come in one piece, if that is more than their slots hold
+MAX_PROBABILITIES = 1 << 16  # candidates that an answer may carry when it comes in one piece
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +56,11 @@ def model_name(context: Context) -> str:
     return context.config.alias or context.engine.info.path
 
 
-def text_inputs(context: Context, prompts: list[Any], images: Mapping[int, bytes] | None = None) -> list[Input]:
+def text_inputs(
+    context: Context, prompts: list[Any], system: tuple[int, ...], images: Mapping[int, bytes] | None = None
+) -> list[Input]:
     """Tokenize the prompts of the field `prompt`, each after the system prompt. Raises InvalidRequest."""
-    engine, system = context.engine, context.system.tokens
+    engine = context.engine
     return [
         Input(build_prompt(value, engine, system=system, images=images, field=name), value, name)
         for value, name in zip(prompts, numbered("prompt", len(prompts)), strict=True)
@@ -75,22 +80,37 @@ def make_jobs(
 ) -> list[Job]:
     """Check the options of a request, tokenize its prompts, and make `choices` jobs of each (executor thread).
 
-    `inputs` tokenizes the `prompts` prompts. It is called after the check, so that a wrong option costs little.
-    Each choice has its own seed. `stops` are further stop strings. `ends_with_slot` limits answers without
-    n_predict to what the slot holds. Raises InvalidRequest.
+    `inputs` tokenizes the `prompts` prompts. It is called after the price and the options have been checked, so that
+    a wrong request costs little. What the jobs have in common is made once.
+    Each choice has its own seed. `stops` are further stop strings. With `ends_with_slot`, an answer without n_predict
+    ends when its slot is full, as clients of OpenAI expect: a small model that repeats itself would never end.
+    Raises InvalidRequest.
     """
+    check_price(fields, prompts=prompts, choices=choices)
     engine = context.engine
+    slot_ctx = engine.settings.slot_ctx
     params = parse_generation(fields, Limits(engine.vocab, engine.settings.n_slots, engine.info.n_lora))
     if stops:
         params = replace(params, stop=(*params.stop, *stops))
     if not stream:
         params = _bounded(params, prompts * choices)
-    variants = [(variant, _settings(context, variant, stream=stream)) for variant in _variants(params, choices)]
+    sampler = engine.make_sampler(params.sampling, slot_ctx)
+    ordered = Stops(params.stop)
+    variants = _variants(params, _settings(context, params, stream=stream), choices)
     jobs: list[Job] = []
     for entry in inputs():
+        shown = entry.echo if isinstance(entry.echo, str) else dumps(entry.echo).decode()
         for variant, settings in variants:
-            limited = _until_slot_ends(variant, entry.prompt, engine.settings.slot_ctx) if ends_with_slot else variant
-            jobs.append(_job(context, entry, limited, settings))
+            request = Request(
+                entry.prompt,
+                variant,
+                sampler.fresh(variant.sampling.seed),
+                tag=Tag(settings, shown),
+                stops=ordered,
+                ends_with_slot=ends_with_slot,
+                most_tokens=-1 if stream else max(slot_ctx, MAX_TOKENS // (prompts * choices)),
+            )
+            jobs.append(Job(request, settings, entry.echo, entry.field))
     return jobs
 
 
@@ -108,34 +128,20 @@ def _bounded(params: GenerationParams, answers: int) -> GenerationParams:
     return replace(params, n_predict=most) if params.n_predict < 0 else params
 
 
-def _variants(params: GenerationParams, choices: int) -> list[GenerationParams]:
-    if choices == 1:
-        return [params]
+def _variants(
+    params: GenerationParams, settings: dict[str, Any], choices: int
+) -> list[tuple[GenerationParams, dict[str, Any]]]:
+    """The parameters and the reported settings of each choice. They differ in the seed only."""
     seeds = [(params.sampling.seed + number) % (RANDOM_SEED + 1) for number in range(choices)]
-    return [replace(params, sampling=replace(params.sampling, seed=seed)) for seed in seeds]
+    seeds[0] = params.sampling.seed
+    return [
+        (replace(params, sampling=replace(params.sampling, seed=seed)), {**settings, "seed": seed}) for seed in seeds
+    ]
 
 
 def _settings(context: Context, params: GenerationParams, *, stream: bool) -> dict[str, Any]:
     slot_ctx = context.engine.settings.slot_ctx
     return generation_settings(params, n_ctx=slot_ctx, model=model_name(context), stream=stream)
-
-
-def _until_slot_ends(params: GenerationParams, prompt: Prompt, slot_ctx: int) -> GenerationParams:
-    """End an answer that has no limit of its own where the slot ends, as clients of OpenAI expect.
-
-    With context shift, a small model that repeats itself would never end. A prompt longer than the slot is cut,
-    and leaves room for a quarter of the slot.
-    """
-    if params.n_predict >= 0:
-        return params
-    return replace(params, n_predict=slot_ctx - len(prompt) if len(prompt) < slot_ctx else slot_ctx // 4)
-
-
-def _job(context: Context, entry: Input, params: GenerationParams, settings: dict[str, Any]) -> Job:
-    engine = context.engine
-    sampler = engine.make_sampler(params.sampling, engine.settings.slot_ctx)
-    tag = Tag(settings, entry.echo if isinstance(entry.echo, str) else dumps(entry.echo).decode())
-    return Job(Request(entry.prompt, params, sampler, tag=tag), settings, entry.echo, entry.field)
 
 
 def submit(request: web.Request, job: Job) -> Stream:

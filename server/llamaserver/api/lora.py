@@ -1,10 +1,12 @@
 """The LoRA adapters and their scales."""
 
+from typing import Any
+
 from aiohttp import web
 
 from ..errors import InvalidRequest
 from .body import json_response, read_value
-from .context import CONTEXT
+from .context import CONTEXT, Context
 from .fields import Fields
 from .tenants import require_admin
 
@@ -25,8 +27,11 @@ async def lora_set(request: web.Request) -> web.StreamResponse:
     """POST /lora-adapters: [{id, scale}]. Adapters that are not named are switched off."""
     require_admin(request, "POST /lora-adapters changes the answers of all keys, so it")
     context = request.app[CONTEXT]
-    context.require_ready()
-    data = await read_value(request)
+    context.engine.set_lora(await read_value(request, lambda value: _scales(context, value)))
+    return json_response({"success": True})
+
+
+def _scales(context: Context, data: Any) -> tuple[float, ...]:
     if not isinstance(data, list):
         raise InvalidRequest("the body must be an array of {id, scale}")
     scales = [0.0] * context.engine.info.n_lora
@@ -36,8 +41,7 @@ async def lora_set(request: web.Request) -> web.StreamResponse:
         if not 0 <= number < len(scales):
             raise InvalidRequest(f"Field 'id': no such adapter. {len(scales)} adapters are loaded", field="id")
         scales[number] = fields.number("scale", default=1.0)
-    context.engine.set_lora(tuple(scales))
-    return json_response({"success": True})
+    return tuple(scales)
 
 
 def add_routes(app: web.Application) -> None:

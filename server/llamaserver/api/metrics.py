@@ -3,9 +3,10 @@
 The help texts are also those of docs/reference/metrics.md, which a test compares.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
@@ -15,7 +16,9 @@ from prometheus_client.registry import Collector
 from ..engine.snapshot import Counters, Histogram, Snapshot
 from ..errors import NotSupported
 from ..kvstore.messages import StoreStats
+from .connections import Counts
 from .context import CONTEXT, Context
+from .traffic import Traffic
 
 S = TypeVar("S")
 V = TypeVar("V")
@@ -59,7 +62,11 @@ COUNTERS: tuple[_Row[Counters, float], ...] = (
     _Row("llamacpp:n_busy_slots", "Sum over all decodes of the slots in the batch.", lambda c: c.busy_slots_total),
     _Row("llamaserver:decode_seconds", "Seconds spent in llama_decode.", lambda c: c.decode_seconds_total),
     _Row("llamaserver:step_seconds", "Seconds spent in engine steps, decode included.", lambda c: c.step_seconds_total),
-    _Row("llamaserver:preemptions", "Requests preempted to free KV cells.", lambda c: c.preemptions_total),
+    _Row(
+        "llamaserver:preemptions",
+        "Requests preempted to free KV cells, or to make room for another API key.",
+        lambda c: c.preemptions_total,
+    ),
     _Row("llamaserver:requests", "Requests submitted to the engine.", lambda c: c.requests_total),
     _Row(
         "llamaserver:requests_cancelled",
@@ -85,6 +92,33 @@ LABELLED: tuple[tuple[str, _Row[Counters, Mapping[str, int]]], ...] = (
             lambda c: c.decode_failures_total,
         ),
     ),
+)
+TRAFFIC: tuple[tuple[tuple[str, ...], _Row[Traffic, Counter[Any]]], ...] = (
+    (
+        ("key", "status"),
+        _Row(
+            "llamaserver:http_requests",
+            "Requests of the clients' port, by the name of the API key and the class of the status.",
+            lambda t: t.requests,
+        ),
+    ),
+    (
+        ("key",),
+        _Row(
+            "llamaserver:key_evaluated_tokens",
+            "Prompt tokens that were not in the cache, by the name of the API key.",
+            lambda t: t.evaluated,
+        ),
+    ),
+    (
+        ("key",),
+        _Row(
+            "llamaserver:key_generated_tokens", "Generated tokens, by the name of the API key.", lambda t: t.generated
+        ),
+    ),
+)
+UNAUTHORIZED: tuple[_Row[Traffic, float], ...] = (
+    _Row("llamaserver:unauthorized", "Requests without a valid API key.", lambda t: t.unauthorized),
 )
 GAUGES: tuple[_Row[Snapshot, float], ...] = (
     _Row(
@@ -152,6 +186,21 @@ STORE_LABELLED: tuple[tuple[str, _Row[StoreStats, Mapping[str, int]]], ...] = (
 )
 
 
+CONNECTION_GAUGES: tuple[_Row[Counts, float], ...] = (
+    _Row("llamaserver:connections", "Open connections of the clients' port.", lambda c: c.open),
+)
+CONNECTION_LABELLED: tuple[tuple[str, _Row[Counts, Mapping[str, int]]], ...] = (
+    (
+        "reason",
+        _Row(
+            "llamaserver:connections_limited",
+            "Connections that a limit closed, refused or kept waiting.",
+            lambda c: c.limited,
+        ),
+    ),
+)
+
+
 class _Engine(Collector):
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -162,6 +211,8 @@ class _Engine(Collector):
         yield from _counters(COUNTERS, snapshot.counters)
         yield from _labelled(LABELLED, snapshot.counters)
         yield from _gauges(GAUGES, snapshot)
+        yield from _counters(UNAUTHORIZED, self._context.traffic)
+        yield from _traffic(self._context.traffic)
         if snapshot.kv_store is not None:
             yield from _gauges(STORE_GAUGES, snapshot.kv_store)
             yield from _counters(STORE_COUNTERS, snapshot.kv_store)
@@ -169,6 +220,8 @@ class _Engine(Collector):
         for row in HISTOGRAMS:
             if (histogram := row.value(snapshot.counters)) is not None:
                 yield _family(row.name, row.text, histogram)
+        yield from _gauges(CONNECTION_GAUGES, self._context.connections)
+        yield from _labelled(CONNECTION_LABELLED, self._context.connections)
 
 
 def _counters(rows: tuple[_Row[S, float], ...], source: S) -> Iterator[Metric]:
@@ -186,6 +239,14 @@ def _labelled(rows: tuple[tuple[str, _Row[S, Mapping[str, int]]], ...], source: 
         family = CounterMetricFamily(row.name, row.text, labels=[label])
         for key, number in sorted(row.value(source).items()):
             family.add_metric([key], number)
+        yield family
+
+
+def _traffic(traffic: Traffic) -> Iterator[Metric]:
+    for labels, row in TRAFFIC:
+        family = CounterMetricFamily(row.name, row.text, labels=labels)
+        for values, number in sorted(row.value(traffic).copy().items()):
+            family.add_metric(values, number)
         yield family
 
 

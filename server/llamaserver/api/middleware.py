@@ -1,43 +1,19 @@
-"""The middlewares around every handler: access log, origins, CORS, draining, errors and API keys."""
+"""The middlewares around every handler: origins, CORS, draining and errors. access.py and authorize.py have more."""
 
 import logging
-import time
-from collections.abc import Awaitable, Callable, Iterator
 
 from aiohttp import web
 
 from ..errors import Forbidden, HttpFailure, ServerError, Unauthorized, Unavailable
-from .body import json_response
+from .authorize import OPEN, Handler
+from .body import HOLD, client_of, json_response
 from .context import CONTEXT
-from .key_file import Key
-from .keys import KeyStore
-from .tenants import KEY
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _log = logging.getLogger(__name__)
-_access = logging.getLogger("llamaserver.access")
-_OPEN = frozenset({"/health", "/v1/health"})
 _METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
 _HEADERS = "Authorization, Content-Type, X-Api-Key"  # to a preflight that names none
-_EXPOSED = "Retry-After, WWW-Authenticate, Process-Start-Time-Unix"
+_EXPOSED = "Retry-After, WWW-Authenticate, Process-Start-Time-Unix, X-Request-Id"
 _REFUSED: web.RequestKey[bool] = web.RequestKey("refused", bool)  # on requests of origins that are not allowed
-
-
-@web.middleware
-async def access_log(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Write one log line per request: method, path, status, milliseconds."""
-    began = time.monotonic()
-    status = 499  # the client closed the connection; nginx uses this number
-    try:
-        response = await handler(request)
-        status = response.status
-        return response
-    finally:
-        level = logging.DEBUG if request.path in _OPEN or request.path == "/metrics" else logging.INFO
-        if _access.isEnabledFor(level):
-            took = round((time.monotonic() - began) * 1000, 1)
-            fields = {"method": request.method, "path": request.path, "status": status, "ms": took}
-            _access.log(level, "%s %s %s %sms", *fields.values(), extra={"fields": fields})
 
 
 @web.middleware
@@ -115,6 +91,10 @@ def error_response(error: ServerError) -> web.Response:
         response.headers["Retry-After"] = str(error.retry_after)
     if isinstance(error, Unauthorized):
         response.headers["WWW-Authenticate"] = "Bearer"
+        if error.closes:
+            response.force_close()
+    if error.status == web.HTTPUnsupportedMediaType.status_code:
+        response.headers["Accept-Encoding"] = "identity"  # RFC 9110, 15.5.16
     return response
 
 
@@ -138,7 +118,7 @@ async def draining(request: web.Request, handler: Handler) -> web.StreamResponse
     if not drain.refuses(request.protocol):
         with drain.running(request.protocol):
             response = await handler(request)
-    elif request.path in _OPEN:
+    elif request.path in OPEN:
         response = await handler(request)
     else:
         response = error_response(Unavailable("the server is shutting down", retry_after=5))
@@ -149,31 +129,8 @@ async def draining(request: web.Request, handler: Handler) -> web.StreamResponse
 
 
 @web.middleware
-async def authorize(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Find the API key of a request. Refuse requests without a valid one, where keys are configured."""
-    keys = request.app[CONTEXT].keys
-    if keys.required and not _open_to_all(request):
-        request[KEY] = _key(request, keys)
-    return await handler(request)
-
-
-def _open_to_all(request: web.Request) -> bool:
-    if request.path in _OPEN:
-        return "include_slots" not in request.query
-    return request.get("public", False) or getattr(request.match_info.handler, "public", False)
-
-
-def _key(request: web.Request, keys: KeyStore) -> Key:
-    """The first valid key. A proxy may have sent its own beside the client's. Raises Unauthorized."""
-    for offered in _offered(request):
-        if (key := keys.find(offered)) is not None:
-            return key
-    raise Unauthorized("Invalid API Key")
-
-
-def _offered(request: web.Request) -> Iterator[str]:
-    for authorization in request.headers.getall("Authorization", []):
-        scheme, _, token = authorization.partition(" ")
-        if scheme.lower() == "bearer" and token.strip():
-            yield token.strip()
-    yield from filter(None, request.headers.getall("X-Api-Key", []))
+async def count_bodies(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Count the bytes of the body, as it is read, until the request is answered."""
+    with request.app[CONTEXT].bodies.hold(client_of(request)) as hold:
+        request[HOLD] = hold
+        return await handler(request)

@@ -2,6 +2,7 @@
 
 from array import array
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
@@ -9,53 +10,72 @@ from aiohttp import web
 from ..errors import InvalidRequest, NotSupported
 from ..interfaces.output import Delta, Event, Finish
 from ..interfaces.params import Prompt
-from .answer import Answer, join, probabilities_json, timings_json
-from .body import body_size, dumps, encoded_response, read_fields
-from .context import CONTEXT, Context
+from .answer import Answer, join, probabilities_json, size_of, timings_json
+from .body import HOLD, dumps, long_response, read_fields
+from .context import CONTEXT, Context, SystemPrompt
 from .fields import Fields
 from .jobs import Input, Job, make_jobs, submit, text_inputs
+from .lanes import cancelled
 from .prompt import check_length, read_images, required_prompts
 from .sse import gather, respond
-from .system import apply_system_prompt
+from .system import requested_system_prompt, set_system_prompt
 
 MAX_PROMPTS = 256
 MAX_PROMPTS_WITH_IMAGES = 8  # every image is decoded for every prompt
 
 
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request of this dialect, ready for the engine."""
+
+    jobs: list[Job]
+    stream: bool
+    wanted: tuple[str, ...]  # response_fields
+    system: SystemPrompt | None = None  # for this request and all later ones. None: the present one
+
+
 async def completion(request: web.Request) -> web.StreamResponse:
     """POST /completion and /completions."""
     context = request.app[CONTEXT]
-    fields = await read_fields(request)
-    context.require_ready()
-    await apply_system_prompt(request, fields)
+    context.engine.check_queue()
+    call = await read_fields(request, lambda fields: _completion_call(request, fields))
+    if call.system is not None:
+        set_system_prompt(request, call.system)
+    return await _run(request, call)
+
+
+def _completion_call(request: web.Request, fields: Fields) -> Call:
+    context, changed = request.app[CONTEXT], requested_system_prompt(request, fields)
+    system = changed or context.system
     stream = fields.boolean("stream", default=False)
-    jobs = await context.blocking(lambda: _completion_jobs(context, fields, stream), body_size(request))
-    return await run(request, jobs, fields, stream=stream)
-
-
-def _completion_jobs(context: Context, fields: Fields, stream: bool) -> list[Job]:
     prompts = required_prompts(fields)
     if len(prompts) > MAX_PROMPTS:
         raise InvalidRequest(f"Field 'prompt': at most {MAX_PROMPTS} prompts", field="prompt")
-    return make_jobs(context, fields, lambda: _inputs(context, fields, prompts), prompts=len(prompts), stream=stream)
+    jobs = make_jobs(
+        context,
+        fields,
+        lambda: _inputs(context, fields, prompts, system),
+        prompts=len(prompts),
+        stream=stream,
+    )
+    return Call(jobs, stream, fields.strings("response_fields"), changed)
 
 
-def _inputs(context: Context, fields: Fields, prompts: list[Any]) -> list[Input]:
+def _inputs(context: Context, fields: Fields, prompts: list[Any], system: SystemPrompt) -> list[Input]:
     images = read_images(fields)
     if images and context.engine.media is None:
         raise NotSupported("This server does not support images: it was started without --mmproj")
     if images and len(prompts) > MAX_PROMPTS_WITH_IMAGES:
         raise InvalidRequest(f"Field 'prompt': at most {MAX_PROMPTS_WITH_IMAGES} prompts with images", field="prompt")
-    return text_inputs(context, prompts, images)
+    return text_inputs(context, prompts, system.tokens, images)
 
 
-async def run(request: web.Request, jobs: list[Job], fields: Fields, *, stream: bool) -> web.StreamResponse:
+async def _run(request: web.Request, call: Call) -> web.StreamResponse:
     """Send the jobs to the engine and answer in the document's shape."""
-    context = request.app[CONTEXT]
-    wanted = fields.strings("response_fields")
+    jobs, wanted = call.jobs, call.wanted
     with ExitStack() as stack:
         streams = [stack.enter_context(submit(request, job)) for job in jobs]
-        if stream:
+        if call.stream:
             return await respond(request, streams, lambda i, event: _encode(jobs[i], i, event, len(jobs) > 1, wanted))
         answers = [join(events) for events in await gather(streams)]
 
@@ -64,7 +84,7 @@ async def run(request: web.Request, jobs: list[Job], fields: Fields, *, stream: 
         results = [_select(_final(job, answer, i), wanted) for i, (job, answer) in pairs]
         return dumps(results[0] if len(results) == 1 else {"results": results})
 
-    return encoded_response(await context.blocking(encode) if any(answer.probs for answer in answers) else encode())
+    return await long_response(request, encode, size_of(answers) + len(jobs) * request[HOLD].count)
 
 
 def _encode(job: Job, index: int, event: Event, several: bool, wanted: tuple[str, ...]) -> bytes:
@@ -134,14 +154,12 @@ def _select(value: dict[str, Any], wanted: tuple[str, ...]) -> dict[str, Any]:
 async def infill(request: web.Request) -> web.StreamResponse:
     """POST /infill. It streams unless `stream` is false."""
     context = request.app[CONTEXT]
-    fields = await read_fields(request)
-    context.require_ready()
+    context.engine.check_queue()
+    return await _run(request, await read_fields(request, lambda fields: _infill_call(context, fields)))
+
+
+def _infill_call(context: Context, fields: Fields) -> Call:
     stream = fields.boolean("stream", default=True)
-    jobs = await context.blocking(lambda: _infill_jobs(context, fields, stream), body_size(request))
-    return await run(request, jobs, fields, stream=stream)
-
-
-def _infill_jobs(context: Context, fields: Fields, stream: bool) -> list[Job]:
     vocab = context.engine.vocab
     markers = (vocab.fim_pre, vocab.fim_suf, vocab.fim_mid)
     if min(markers) < 0:
@@ -149,11 +167,12 @@ def _infill_jobs(context: Context, fields: Fields, stream: bool) -> list[Job]:
     prefix, suffix = fields.string("input_prefix"), fields.string("input_suffix")
     check_length([prefix, suffix], context.engine, "input_prefix")
     tokens = [vocab.bos] if vocab.add_bos and vocab.bos >= 0 else []
-    before = vocab.tokenize(prefix, add_special=False, parse_special=False)
-    after = vocab.tokenize(suffix.removeprefix(" "), add_special=False, parse_special=False)
+    before = vocab.tokenize(prefix, add_special=False, parse_special=False, cancelled=cancelled)
+    after = vocab.tokenize(suffix.removeprefix(" "), add_special=False, parse_special=False, cancelled=cancelled)
     keys = [*tokens, vocab.fim_pre, *before, vocab.fim_suf, *after, vocab.fim_mid]
     entry = Input(Prompt(array("q", keys)), prefix, "input_prefix")
-    return make_jobs(context, fields, lambda: [entry], prompts=1, stream=stream)
+    jobs = make_jobs(context, fields, lambda: [entry], prompts=1, stream=stream)
+    return Call(jobs, stream, fields.strings("response_fields"))
 
 
 def add_routes(app: web.Application) -> None:

@@ -3,18 +3,25 @@
 from aiohttp import web
 
 from ..errors import InvalidRequest, NotSupported
-from .body import json_response, read_fields
-from .context import CONTEXT
-from .vectors import embed, unit
+from ..interfaces.output import Embedded
+from .body import dumps, long_response, read_fields
+from .context import CONTEXT, Context
+from .fields import Fields
+from .vectors import Inputs, embed, read_inputs, require_embeddings, size_of, unit
 
 
 async def embedding(request: web.Request) -> web.StreamResponse:
     """POST /embedding and /embeddings: unit vectors of `content`, which is one text or an array of texts."""
     context = request.app[CONTEXT]
-    fields = await read_fields(request)
-    context.require_ready()
-    if not context.config.embedding:
-        raise NotSupported("This server does not support embeddings. Start it with `--embedding`")
+    context.engine.check_queue()
+    inputs, many = await read_fields(request, lambda fields: _inputs(context, fields))
+    results = await embed(request, inputs)
+    return await long_response(request, lambda: _answer(results, many), size_of(results))
+
+
+def _inputs(context: Context, fields: Fields) -> tuple[Inputs, bool]:
+    """The prompts, and whether the answer is an array."""
+    require_embeddings(context)
     if fields.array("image_data"):
         raise NotSupported(
             "Field 'image_data': images cannot be embedded. The library computes embeddings of token rows only",
@@ -24,11 +31,14 @@ async def embedding(request: web.Request) -> web.StreamResponse:
     if content is None:
         raise InvalidRequest("Field 'content': is required", field="content")
     many = isinstance(content, list) and bool(content) and all(isinstance(item, str | list) for item in content)
-    results = await embed(request, content if many else [content], name)
+    return read_inputs(context, content if many else [content], name), many
+
+
+def _answer(results: list[Embedded], many: bool) -> bytes:
     vectors = [unit(item.vectors[-1]) for item in results]
     if not many:
-        return json_response({"embedding": vectors[0]})
-    return json_response([{"index": i, "embedding": vector} for i, vector in enumerate(vectors)])
+        return dumps({"embedding": vectors[0]})
+    return dumps([{"index": i, "embedding": vector} for i, vector in enumerate(vectors)])
 
 
 def add_routes(app: web.Application) -> None:

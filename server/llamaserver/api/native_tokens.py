@@ -2,20 +2,21 @@
 
 from typing import Any
 
+import orjson
 from aiohttp import web
 
-from .body import body_size, dumps, encoded_response, read_fields
+from ..interfaces.backend import Vocab
+from .body import dumps, encoded_response, read_fields
 from .context import CONTEXT, Context
 from .fields import Fields, token_id
-from .prompt import check_length
+from .lanes import cancelled
+from .prompt import SPARE_OF_TEXT, check_length
 
 
 async def tokenize(request: web.Request) -> web.StreamResponse:
     """POST /tokenize: a string, or an array of strings and ids, without BOS unless `add_special` is true."""
     context = request.app[CONTEXT]
-    fields = await read_fields(request)
-    context.require_ready()
-    return encoded_response(await context.blocking(lambda: dumps(_tokenize(context, fields)), body_size(request)))
+    return encoded_response(await read_fields(request, lambda fields: dumps(_tokenize(context, fields))))
 
 
 def _tokenize(context: Context, fields: Fields) -> dict[str, Any]:
@@ -23,15 +24,16 @@ def _tokenize(context: Context, fields: Fields) -> dict[str, Any]:
     special = fields.boolean("add_special", default=False)
     parse = fields.boolean("parse_special", default=True)
     names, items = _contents(fields)
-    check_length(items, context.engine, "content")
+    check_length(items, context.engine, "content", spare=SPARE_OF_TEXT)
     tokens: list[int] = []
     for index, (name, item) in enumerate(zip(names, items, strict=True)):
         if isinstance(item, str):
-            tokens += vocab.tokenize(item, add_special=special and index == 0, parse_special=parse)
+            tokens += vocab.tokenize(item, add_special=special and index == 0, parse_special=parse, cancelled=cancelled)
         else:
             tokens.append(token_id(item, vocab.n_vocab, name))
     if fields.boolean("with_pieces", default=False):
-        return {"tokens": [{"id": token, "piece": _piece(vocab.special_piece(token))} for token in tokens]}
+        encoded = {token: _encoded(vocab, token) for token in set(tokens)}  # as objects they take ten times the memory
+        return {"tokens": [encoded[token] for token in tokens]}
     return {"tokens": tokens}
 
 
@@ -45,27 +47,26 @@ def _contents(fields: Fields) -> tuple[list[str], list[Any]]:
     return ["content"], [content]
 
 
-def _piece(piece: bytes) -> str | list[int]:
+def _encoded(vocab: Vocab, token: int) -> orjson.Fragment:
+    """A token's id and piece as JSON. A piece that is no text becomes an array of its bytes."""
+    piece = vocab.special_piece(token)
     try:
-        return piece.decode("utf-8")
+        return orjson.Fragment(dumps({"id": token, "piece": piece.decode("utf-8")}))
     except UnicodeDecodeError:
-        return list(piece)
+        return orjson.Fragment(dumps({"id": token, "piece": list(piece)}))
 
 
 async def detokenize(request: web.Request) -> web.StreamResponse:
     """POST /detokenize."""
     context = request.app[CONTEXT]
-    fields = await read_fields(request)
-    context.require_ready()
-    items = fields.array("tokens")
-    check_length(items, context.engine, "tokens")
+    return encoded_response(await read_fields(request, lambda fields: dumps(_detokenize(context, fields))))
 
-    def content() -> bytes:
-        vocab = context.engine.vocab
-        ids = [token_id(item, vocab.n_vocab, f"tokens.{place}") for place, item in enumerate(items)]
-        return dumps({"content": vocab.detokenize(ids)})
 
-    return encoded_response(await context.blocking(content, body_size(request)))
+def _detokenize(context: Context, fields: Fields) -> dict[str, Any]:
+    items, vocab = fields.array("tokens"), context.engine.vocab
+    check_length(items, context.engine, "tokens", spare=SPARE_OF_TEXT)
+    ids = [token_id(item, vocab.n_vocab, f"tokens.{place}") for place, item in enumerate(items)]
+    return {"content": vocab.detokenize(ids)}
 
 
 def add_routes(app: web.Application) -> None:

@@ -9,13 +9,14 @@ from typing import Any
 from aiohttp import web
 
 from ..errors import InvalidRequest
-from .answer import join
-from .body import body_size, encoded_response, json_response, read_fields
+from .answer import join, size_of
+from .body import dumps, encoded_response, long_response, read_fields
 from .chat import chat_prompt, render_chat
 from .context import CONTEXT, Context
 from .fields import Fields
 from .jobs import Input, Job, make_jobs, model_name, submit, text_inputs
 from .openai_answer import Call, Chunks, whole
+from .pricing import check_echo
 from .prompt import prompt_text, required_prompts
 from .sse import gather, respond
 
@@ -37,18 +38,15 @@ async def completions(request: web.Request) -> web.StreamResponse:
 
 async def _answer(request: web.Request, read: Callable[[Context, Fields], Call]) -> web.StreamResponse:
     context = request.app[CONTEXT]
-    fields = await read_fields(request, _DEFAULTS)
-    context.require_ready()
-    return await _run(request, await context.blocking(lambda: read(context, fields), body_size(request)))
+    context.engine.check_queue()
+    return await _run(request, await read_fields(request, lambda fields: read(context, fields), _DEFAULTS))
 
 
 async def apply_template(request: web.Request) -> web.StreamResponse:
     """POST /apply-template: the prompt that the template makes of a chat."""
     context = request.app[CONTEXT]
-    fields = await read_fields(request)
-    context.require_ready()
-    chat = await context.blocking(lambda: render_chat(context, fields), body_size(request))
-    return json_response({"prompt": chat.text})
+    prompt = await read_fields(request, lambda fields: dumps({"prompt": render_chat(context, fields).text}))
+    return encoded_response(prompt)
 
 
 def _chat_call(context: Context, fields: Fields) -> Call:
@@ -78,14 +76,16 @@ def _text_call(context: Context, fields: Fields) -> Call:
     jobs = make_jobs(
         context,
         _translated(fields, logprobs),
-        lambda: text_inputs(context, prompts),
+        lambda: text_inputs(context, prompts, context.system.tokens),
         prompts=len(prompts),
         stream=stream,
         choices=n,
         ends_with_slot=True,
     )
     echo = fields.boolean("echo", default=False)
-    echoes = [prompt_text(value, context.engine) if echo else "" for value in prompts for _ in range(n)]
+    texts = [prompt_text(value, context.engine) if echo else "" for value in prompts]
+    check_echo(texts, n)
+    echoes = [text for text in texts for _ in range(n)]
     return _call(context, fields, jobs, stream=stream, chat=False, logprobs=logprobs, echoes=echoes)
 
 
@@ -98,10 +98,12 @@ def _text_logprobs(fields: Fields) -> int | None:
 
 
 def _check_supported(fields: Fields) -> None:
+    harmless = {"best_of": (1,), "modalities": (["text"],), "function_call": ("none",)}
+    calls_nothing = "none" in (fields.get("tool_choice")[1], fields.get("function_call")[1])
     for name in _UNSUPPORTED:
         _, value = fields.get(name)
-        harmless = (name == "best_of" and value == 1) or (name == "modalities" and value == ["text"])
-        if value not in (None, [], "") and not harmless:
+        only_shown = calls_nothing and name in ("tools", "functions")  # to the template
+        if value not in (None, [], "", *harmless.get(name, ())) and not only_shown:
             raise InvalidRequest(f"Field '{name}': is not supported by this server", field=name)
     if fields.get("tool_choice")[1] not in (None, "none", "auto"):
         raise InvalidRequest("Field 'tool_choice': is not supported by this server", field="tool_choice")
@@ -173,16 +175,13 @@ def _choices(fields: Fields, prompts: int) -> int:
 
 
 async def _run(request: web.Request, call: Call) -> web.StreamResponse:
-    context = request.app[CONTEXT]
     with ExitStack() as stack:
         streams = [stack.enter_context(submit(request, job)) for job in call.jobs]
         if call.stream:
             writer = Chunks(call)
             return await respond(request, streams, writer.encode, head=writer.head(), tail=b"data: [DONE]\n\n")
         answers = [join(events) for events in await gather(streams)]
-    return encoded_response(
-        await context.blocking(lambda: whole(call, answers)) if call.logprobs is not None else whole(call, answers)
-    )
+    return await long_response(request, lambda: whole(call, answers), size_of(answers) + sum(map(len, call.echoes)))
 
 
 def add_routes(app: web.Application) -> None:

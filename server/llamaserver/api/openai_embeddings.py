@@ -1,27 +1,40 @@
 """OpenAI's embeddings endpoint."""
 
 import base64
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from aiohttp import web
 
-from ..errors import InvalidRequest, NotSupported
-from .body import json_response, read_fields
-from .context import CONTEXT
+from ..errors import InvalidRequest
+from ..interfaces.output import Embedded
+from .body import dumps, long_response, read_fields
+from .context import CONTEXT, Context
 from .fields import Fields
 from .jobs import model_name
-from .vectors import embed, unit
+from .vectors import Inputs, embed, read_inputs, require_embeddings, size_of, unit
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    inputs: Inputs
+    form: str  # of the vectors: float or base64
 
 
 async def embeddings(request: web.Request) -> web.StreamResponse:
     """POST /v1/embeddings: unit vectors of a text, texts, token ids or arrays of them."""
     context = request.app[CONTEXT]
-    fields = await read_fields(request)
-    context.require_ready()
-    if not context.config.embedding:
-        raise NotSupported("This server does not support embeddings. Start it with `--embedding`")
+    context.engine.check_queue()
+    call = await read_fields(request, lambda fields: _call(context, fields))
+    results = await embed(request, call.inputs)
+    name = model_name(context)
+    return await long_response(request, lambda: _answer(results, call.form, name), size_of(results))
+
+
+def _call(context: Context, fields: Fields) -> _Call:
+    require_embeddings(context)
     form = fields.string("encoding_format", default="float")
     if form not in ("float", "base64"):
         raise InvalidRequest("Field 'encoding_format': must be float or base64", field="encoding_format")
@@ -29,14 +42,17 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
         raise InvalidRequest(
             f"Field 'dimensions': only {context.engine.info.n_embd}, the model's own, is supported", field="dimensions"
         )
-    results = await embed(request, _inputs(fields), "input")
+    return _Call(read_inputs(context, _inputs(fields), "input"), form)
+
+
+def _answer(results: list[Embedded], form: str, model: str) -> bytes:
     data = [
         {"object": "embedding", "index": i, "embedding": _encoded(unit(result.vectors[-1]), form)}
         for i, result in enumerate(results)
     ]
     tokens = sum(result.n_prompt for result in results)
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return json_response({"object": "list", "data": data, "model": model_name(context), "usage": usage})
+    return dumps({"object": "list", "data": data, "model": model, "usage": usage})
 
 
 def _inputs(fields: Fields) -> list[Any]:

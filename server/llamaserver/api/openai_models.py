@@ -6,6 +6,7 @@ from aiohttp import web
 
 from ..errors import InvalidRequest, NotFound
 from .body import json_response
+from .chat import chat_template
 from .context import CONTEXT, Context
 from .jobs import model_name
 
@@ -40,8 +41,14 @@ def _entry(context: Context) -> dict[str, Any]:
         "n_params": info.n_params,
         "size": info.size,
     }
-    created = int(context.started)
-    return {"id": model_name(context), "object": "model", "created": created, "owned_by": "llamacpp", "meta": meta}
+    return {
+        "id": model_name(context),
+        "object": "model",
+        "created": int(context.started),
+        "owned_by": "llamacpp",
+        "meta": meta,
+        "chat_template_caps": chat_template(context).capabilities.by_name() if info.causal else {},
+    }
 
 
 def add_routes(app: web.Application) -> None:

@@ -11,10 +11,12 @@ from ..engine.loop import Engine
 from ..errors import InvalidRequest, NotSupported
 from ..interfaces.params import Prompt
 from .fields import Fields, token_id
+from .lanes import cancelled
 
 _IMAGE = re.compile(r"\[img-([0-9]{1,9})\]")
-_BYTES_PER_TOKEN = 64  # no tokenizer makes longer tokens on average
-_SPARE_BYTES = 1 << 20
+_CHARACTERS_PER_TOKEN = 64  # no tokenizer makes longer tokens on average
+_SPARE = 1 << 16  # characters of a prompt beyond the slot: it is cut
+SPARE_OF_TEXT = 1 << 20  # characters of a text that is not evaluated
 _WHITESPACE = b" \t\r\n\f\v"
 _PLAIN_BASE64 = bytes.maketrans(b"-_", b"+/")
 _PERCENT = tuple(
@@ -70,9 +72,10 @@ def build_prompt(
         check_length([value], engine, field)
         if images and _IMAGE.search(value):
             return _with_images(value, engine, images, system, field)
-        return Prompt(array("q", [*system, *engine.vocab.tokenize(value, add_special=not system, parse_special=True)]))
+        tokens = engine.vocab.tokenize(value, add_special=not system, parse_special=True, cancelled=cancelled)
+        return after(system, tokens)
     if isinstance(value, list):
-        return Prompt(array("q", [*system, *_pieces(value, engine, field, bos=not system)]))
+        return after(system, _pieces(value, engine, field, bos=not system))
     raise InvalidRequest(f"Field '{field}': must be a string or an array of strings and token ids", field=field)
 
 
@@ -82,17 +85,18 @@ def _pieces(value: list[Any], engine: Engine, field: str, *, bos: bool) -> list[
     for index, item in enumerate(value):
         if isinstance(item, str):
             first = index == 0 and bos
-            tokens.extend(engine.vocab.tokenize(item, add_special=first, parse_special=True))
+            tokens.extend(engine.vocab.tokenize(item, add_special=first, parse_special=True, cancelled=cancelled))
         else:
             tokens.append(token_id(item, engine.vocab.n_vocab, field))
     return tokens
 
 
-def check_length(items: list[Any], engine: Engine, field: str) -> None:
-    """Refuse texts and ids that no context can hold, before they are tokenized. Raises InvalidRequest."""
-    most = max(engine.info.n_ctx_train, engine.info.n_ctx) * _BYTES_PER_TOKEN + _SPARE_BYTES
-    if sum(len(item) if isinstance(item, str) else 1 for item in items) > most:
-        raise InvalidRequest(f"Field '{field}': longer than {most} characters", field=field)
+def check_length(items: list[Any], engine: Engine, field: str, *, spare: int = _SPARE) -> None:
+    """Refuse texts and ids that no slot can hold, before they are tokenized. Raises InvalidRequest."""
+    most = engine.settings.slot_ctx * _CHARACTERS_PER_TOKEN + spare
+    length = sum(len(item) if isinstance(item, str) else 1 for item in items)
+    if length > most:
+        raise InvalidRequest(f"Field '{field}': has {length} characters or ids, at most {most} fit", field=field)
 
 
 def read_images(fields: Fields) -> dict[int, bytes]:
@@ -149,9 +153,14 @@ def media_prompt(parts: list[str | bytes], engine: Engine, *, add_special: bool)
     return engine.media.build(parts, add_special=add_special)
 
 
+def after(system: tuple[int, ...], tokens: list[int]) -> Prompt:
+    """The prompt of the system prompt and the tokens of a request."""
+    return prepend(system, Prompt(array("q", tokens)))
+
+
 def prepend(system: tuple[int, ...], prompt: Prompt) -> Prompt:
     """Put the tokens of the system prompt before a prompt, which can have images."""
     if not system:
         return prompt
     moved = tuple(replace(media, start=media.start + len(system)) for media in prompt.media)
-    return Prompt(array("q", system) + prompt.keys, moved)
+    return Prompt(array("q", system) + prompt.keys, moved, len(system))

@@ -14,12 +14,14 @@ from aiohttp import web
 from ..engine.stream import Stream
 from ..errors import as_server_error
 from ..interfaces.output import Delta, Event, Failed
+from .answer import join_deltas
 from .body import dumps
 from .context import CONTEXT
 
 PING_AFTER = 10.0  # seconds without an event
 _UNWAITED = 1 << 15  # bytes: smaller writes into an empty buffer do not wait for the reader
 _PING = b": ping\n\n"
+_JOINED_FROM = 256  # events of an answer in one piece: an event takes more memory than its text
 
 Encode = Callable[[int, Event], bytes]
 
@@ -154,11 +156,13 @@ async def batches(streams: Sequence[Stream]) -> AsyncIterator[list[tuple[int, Ev
 
 
 async def gather(streams: Sequence[Stream]) -> list[list[Event]]:
-    """All events of every stream. Raises the first failure."""
+    """The events of every stream, many of them joined into one. Raises the first failure."""
     collected: list[list[Event]] = [[] for _ in streams]
     async for batch in batches(streams):
         for index, event in batch:
             if isinstance(event, Failed):
                 raise as_server_error(event.error)
             collected[index].append(event)
+            if len(collected[index]) >= _JOINED_FROM and isinstance(event, Delta):
+                collected[index] = [join_deltas(collected[index])]
     return collected

@@ -20,11 +20,14 @@ from .tenants import key_of, require_admin
 _log = logging.getLogger(__name__)
 
 
-async def apply_system_prompt(request: web.Request, fields: Fields) -> None:
-    """Set the system prompt of all later requests, if this request has one. Raises Forbidden."""
+def requested_system_prompt(request: web.Request, fields: Fields) -> SystemPrompt | None:
+    """The system prompt of a request, for all later ones too. None if it has none. Runs in an executor thread.
+
+    Raises Forbidden or InvalidRequest.
+    """
     _, value = fields.get("system_prompt")
     if value is None:
-        return
+        return None
     context = request.app[CONTEXT]
     if not context.config.request_system_prompt:
         raise Forbidden(
@@ -35,8 +38,12 @@ async def apply_system_prompt(request: web.Request, fields: Fields) -> None:
         value = {"prompt": value}
     if not isinstance(value, dict):
         raise InvalidRequest("Field 'system_prompt': must be an object or a string", field="system_prompt")
-    size = len(str(value.get("prompt")))
-    context.system = await context.blocking(lambda: read_system_prompt(context, value), size)
+    return read_system_prompt(context, value)
+
+
+def set_system_prompt(request: web.Request, system: SystemPrompt) -> None:
+    """Set the system prompt of all later requests."""
+    request.app[CONTEXT].system = system
     _log.warning("a request of key %s has set the system prompt of all requests", key_of(request).name or "(none)")
 
 

@@ -9,28 +9,37 @@ from aiohttp import web
 
 from ..engine.loop import Request
 from ..engine.stream import Stream
-from ..errors import EngineFailure, InvalidRequest, as_server_error
+from ..errors import EngineFailure, InvalidRequest, NotSupported, as_server_error
 from ..interfaces.output import Embedded, Failed
 from ..interfaces.params import GenerationParams, Prompt
 from . import submission
-from .context import CONTEXT
+from .context import Context
 from .prompt import build_prompt, numbered
 
 MAX_INPUTS = 2048
+_BYTES_OF_NUMBER = 12  # as JSON
+
+Inputs = list[tuple[Prompt, str]]  # each with its name in errors
 
 
-async def embed(request: web.Request, inputs: list[Any], field: str) -> list[Embedded]:
-    """One result per input: vectors of shape (1, n_embd), or (n_tokens, n_embd) without pooling."""
+def require_embeddings(context: Context) -> None:
+    """Raise NotSupported if the server does not compute embeddings."""
+    if not context.config.embedding:
+        raise NotSupported("This server does not support embeddings. Start it with `--embedding`")
+
+
+def read_inputs(context: Context, inputs: list[Any], field: str) -> Inputs:
+    """Tokenize texts. Arrays of token ids are taken as they are. Runs in an executor thread. Raises InvalidRequest."""
     if len(inputs) > MAX_INPUTS:
         raise InvalidRequest(f"Field '{field}': at most {MAX_INPUTS} inputs", field=field)
-    context = request.app[CONTEXT]
-    size = sum(len(item) for item in inputs if isinstance(item, str | list))
-    named = list(zip(numbered(field, len(inputs)), inputs, strict=True))
-    prompts = await context.blocking(
-        lambda: [(build_prompt(item, context.engine, field=name), name) for name, item in named], size
-    )
+    names = numbered(field, len(inputs))
+    return [(build_prompt(item, context.engine, field=name), name) for name, item in zip(names, inputs, strict=True)]
+
+
+async def embed(request: web.Request, inputs: Inputs) -> list[Embedded]:
+    """One result per input: vectors of shape (1, n_embd), or (n_tokens, n_embd) without pooling."""
     with ExitStack() as stack:
-        streams = [(stack.enter_context(_submit(request, prompt, name)), name) for prompt, name in prompts]
+        streams = [(stack.enter_context(_submit(request, prompt, name)), name) for prompt, name in inputs]
         return [await _result(stream, name) for stream, name in streams]
 
 
@@ -48,6 +57,11 @@ async def _result(stream: Stream, field: str) -> Embedded:
         raise error.named(field) if isinstance(error, InvalidRequest | EngineFailure) else error
     assert isinstance(event, Embedded)
     return event
+
+
+def size_of(results: list[Embedded]) -> int:
+    """About how many bytes the vectors take as JSON."""
+    return sum(int(result.vectors[-1].size) for result in results) * _BYTES_OF_NUMBER
 
 
 def unit(vector: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

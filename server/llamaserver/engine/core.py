@@ -194,8 +194,9 @@ class Core:
             return
         answer.token = token
         if text:
-            request.client.emitted += 1
-            self.outbox.append((request, answer.delta(text)))
+            delta = answer.delta(text)
+            request.client.emitted += delta.weight
+            self.outbox.append((request, delta))
 
     def _prompt_done(self, request: ActiveRequest) -> bool:
         """The whole prompt is in the cache. Returns True when nothing is to be generated.

@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from time import monotonic
 from types import TracebackType
 from typing import Self
 
@@ -27,11 +28,15 @@ class Stream:
         self._events: deque[Event] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._ended = False  # the last event has been delivered
+        self._began = monotonic()
+        self.waited: float | None = None  # seconds until the first event
         self.on_exit: Callable[[], None] = _nothing  # called once, when the `with` block is left
 
     def put(self, event: Event) -> None:
         """Deliver one event (called by Engine)."""
         self._events.append(event)
+        if self.waited is None:
+            self.waited = monotonic() - self._began
         self._ended = not isinstance(event, Delta)
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
@@ -54,7 +59,7 @@ class Stream:
         """The next event. Call it only when ready()."""
         event = self._events.popleft()
         if isinstance(event, Delta):
-            self._client.taken += 1
+            self._client.taken += event.weight
             if self._client.resting and not self._events:
                 self._client.resting = False
                 self._resume()

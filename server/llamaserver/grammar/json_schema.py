@@ -7,21 +7,24 @@ properties appear only if the schema allows them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
 from ..errors import InvalidRequest
+from ..interfaces.declare import size
 from ..interfaces.grammar import Grammar
 from .gbnf import MAX_BYTES, MAX_REPEAT, parse
 from .json_pattern import pattern_to_gbnf
 from .json_text import DEEPEST, json_text, quote
+from .kept import Kept
 from .rules import GrammarError
 
 Schema = Mapping[str, Any]
 
+_MOST_SIZE = 64 * 1024  # characters of a schema's texts, and one for each value
 _MOST_VISITS = 4_000  # visited schemas, with each further visit through a reference
-_MOST_SCHEMAS = 16  # texts of schemas that are kept compiled
+_MOST_COPIES = 40_000  # members that are copied when schemas are combined
 _MOST_DIGITS = 8  # of an index in a reference
 _SHOWN = 80  # characters of a reference in an error
 _AROUND = 6  # characters around the name and the body of a rule
@@ -50,19 +53,18 @@ _FORMATS = {"date": "date", "time": "time", "date-time": 'date "T" time', "uuid"
 def compile_schema(schema: object) -> Grammar:
     """Compile a parsed schema. Raises InvalidRequest that names json_schema."""
     try:
+        if size(schema, _MOST_SIZE) > _MOST_SIZE:
+            raise GrammarError(f"the schema is larger than {_MOST_SIZE} characters")
         return _parsed(_Converter(schema).text())
     except GrammarError as error:
         raise InvalidRequest(f"json_schema: {error}", field="json_schema") from None
 
 
-@lru_cache(_MOST_SCHEMAS)
-def _parsed(text: str) -> Grammar:
-    """Requests with the same schema share one grammar, which may take megabytes."""
-    return parse(text, _no_token)
-
-
 def _no_token(_: str) -> None:
     """No token: the text of a schema names none."""
+
+
+_parsed = Kept(partial(parse, token_id=_no_token))
 
 
 class _Converter:
@@ -72,7 +74,7 @@ class _Converter:
         self._names: dict[str, str] = {}  # body -> name
         self._references: dict[str, str] = {}  # JSON pointer -> rule name
         self._size = sum(len(name) + len(body) + _AROUND for name, body in _SHARED.items())
-        self._visits = 0
+        self._visits = self._copies = 0
         self._combining: dict[str, Callable[[Schema, int], str]] = {
             "$ref": self._reference,
             "const": self._const,
@@ -117,6 +119,14 @@ class _Converter:
         if self._visits > _MOST_VISITS or depth > DEEPEST:
             raise GrammarError("the schema is too large or nested too deeply")
 
+    def _copied(self, schema: Schema) -> Schema:
+        """The same schema, whose members are counted: it has just been copied."""
+        inner = (value for value in schema.values() if isinstance(value, Mapping | list))
+        self._copies += len(schema) + sum(map(len, inner))
+        if self._copies > _MOST_COPIES:
+            raise GrammarError("the schema combines too many parts")
+        return schema
+
     # ---- schemas
 
     def _visit(self, schema: object, depth: int) -> str:
@@ -139,7 +149,7 @@ class _Converter:
 
     def _any_of(self, schema: Schema, depth: int) -> str:
         keyword = "anyOf" if "anyOf" in schema else "oneOf"
-        rest = {name: value for name, value in schema.items() if name != keyword}
+        rest = self._copied({name: value for name, value in schema.items() if name != keyword})
         return _either([self._variant(rest, one, depth) for one in _listed(schema, keyword)])
 
     def _all_of(self, schema: Schema, depth: int) -> str:
@@ -149,7 +159,7 @@ class _Converter:
         """GBNF for one alternative, combined with the schema's keywords beside the alternatives."""
         constrains = rest.keys() & {"type", "properties", "items", "required", "additionalProperties"}
         if constrains and isinstance(one, Mapping):
-            return self._visit(_merge(rest, self._resolved(one, depth)), depth + 1)
+            return self._visit(self._copied(_merge(rest, self._resolved(one, depth))), depth + 1)
         return self._visit(one, depth + 1)
 
     def _typed(self, schema: Schema, depth: int) -> str:
@@ -159,7 +169,7 @@ class _Converter:
             kind = _implied_type(schema)
         if isinstance(kind, list):
             kinds = _listed(schema, "type")
-            return _either([self._typed({**schema, "type": one}, depth + 1) for one in kinds])
+            return _either([self._typed(self._copied({**schema, "type": one}), depth + 1) for one in kinds])
         if not isinstance(kind, str) or (kind not in self._types and kind not in _PLAIN):
             raise GrammarError(f"unknown type {str(kind)[:40]!r}")
         return self._types[kind](schema, depth) if kind in self._types else kind
@@ -199,10 +209,10 @@ class _Converter:
         return self._merged(schema, depth + 1) if "allOf" in schema else schema
 
     def _merged(self, schema: Schema, depth: int) -> Schema:
-        result: Schema = {key: value for key, value in schema.items() if key != "allOf"}
+        result = self._copied({key: value for key, value in schema.items() if key != "allOf"})
         for one in _listed(schema, "allOf"):
             self._count_visit(depth)
-            result = _merge(result, self._resolved(one, depth + 1))
+            result = self._copied(_merge(result, self._resolved(one, depth + 1)))
         return result
 
     # ---- types

@@ -1,5 +1,6 @@
 """The rules of a grammar during its parsing: their parts, their checks and their compilation. Pure."""
 
+from array import array
 from dataclasses import dataclass, field
 
 from ..interfaces.grammar import CHARS, END, RULE, Chars, Grammar, Ranges
@@ -66,17 +67,18 @@ def compiled(rules: Rules, text: str) -> Grammar:
     if rules.names["root"] not in _deriving(rules, empty=False):
         raise GrammarError("no text matches it")
     _refuse_left_recursion(rules)
-    grammar = Grammar(text, [], [], [], [()] * rules.count, rules.chars, rules.names["root"])
+    kinds, values, nexts = array("b"), array("i"), array("i")
+    grammar = Grammar(text, kinds, values, nexts, [()] * rules.count, rules.chars, rules.names["root"])
     for rule, alternatives in rules.alternatives.items():
         firsts = []
         for items in alternatives:
-            firsts.append(len(grammar.kinds) if items else END)
+            firsts.append(len(kinds) if items else END)
             for kind, value in items:
-                grammar.kinds.append(kind)
-                grammar.values.append(value)
-                grammar.nexts.append(len(grammar.kinds))
+                kinds.append(kind)
+                values.append(value)
+                nexts.append(len(kinds))
             if items:
-                grammar.nexts[-1] = END
+                nexts[-1] = END
         grammar.rules[rule] = tuple(dict.fromkeys(firsts))
     return grammar
 

@@ -5,7 +5,7 @@ weights. Any thread may use a Vocab. Only the engine thread may use a Backend. `
 """
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Protocol
@@ -13,11 +13,17 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ..files import Bytes
 from .output import TokenProbs
 from .params import Media, Prompt, SamplingParams
 
 FloatArray = npt.NDArray[np.float32]
 ByteArray = npt.NDArray[np.uint8]
+
+
+def never() -> bool:
+    """For a call that nobody cancels."""
+    return False
 
 
 class Vocab(Protocol):
@@ -33,8 +39,13 @@ class Vocab(Protocol):
     add_bos: bool
     eog: frozenset[int]
 
-    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
-        """Tokenize a text. With `add_special`, the model's own rules add BOS and EOS."""
+    def tokenize(
+        self, text: str, *, add_special: bool, parse_special: bool, cancelled: Callable[[], bool] = never
+    ) -> list[int]:
+        """Tokenize a text. With `add_special`, the model's own rules add BOS and EOS.
+
+        The time grows with the length of the text. Raises CancelledError soon after `cancelled` returns True.
+        """
 
     def piece(self, token: int) -> bytes:
         """Bytes of one token. A special token has no bytes. 0 <= token < n_vocab."""
@@ -114,7 +125,13 @@ class Batch:
 
 
 class Sampler(Protocol):
-    """The sampling state of one request. Another thread makes it. Then only the engine thread uses it."""
+    """The sampling state of one request. Another thread makes it. Then only the engine thread uses it.
+
+    It takes little memory until `prime` or the first `sample`.
+    """
+
+    def fresh(self, seed: int) -> "Sampler":
+        """Another sampler with the same parameters, except for the seed. Any thread, before the first sample."""
 
     def prime(self, prompt: Sequence[int]) -> None:
         """Give the prompt's token ids to the penalties. Call this once, before the first sample."""
@@ -133,7 +150,10 @@ class SamplerFactory(Protocol):
     """Builds samplers from the parameters of requests. Thread-safe. A large grammar may take long."""
 
     def __call__(self, params: SamplingParams, n_ctx: int) -> Sampler:
-        """Build a sampler. Raises InvalidRequest for a grammar that does not parse."""
+        """Build a sampler.
+
+        Raises InvalidRequest for a grammar that does not parse, Unavailable while grammars take too much memory.
+        """
 
 
 class BuiltinTemplates(Protocol):
@@ -143,6 +163,9 @@ class BuiltinTemplates(Protocol):
 
     def render(self, name: str, messages: Sequence[tuple[str, str]], *, add_generation_prompt: bool) -> str:
         """Render (role, content) pairs. Raises ValueError for a name that is not in `names`."""
+
+    def __hash__(self) -> int:
+        """What was found out about a format is kept by it."""
 
 
 class MediaTokenizer(Protocol):
@@ -225,10 +248,10 @@ class Backend(Protocol):
         A cache with a sliding window may have dropped the cells before it.
         """
 
-    def state_get(self, seq: int) -> bytes:
+    def state_get(self, seq: int) -> Bytes:
         """Serialise the KV state of `seq`. A pending shift or copy needs a decode before this call."""
 
-    def state_set(self, seq: int, data: bytes) -> bool:
+    def state_set(self, seq: int, data: Bytes) -> bool:
         """Restore a state of state_get. False if it does not fit."""
 
     def state_export(self, seq: int) -> ByteArray:

@@ -7,6 +7,32 @@ _KEY = "parameter"  # of a dataclass field's metadata
 
 
 @dataclass(frozen=True, slots=True)
+class Budget:
+    """The most that a field may cost: the size of its value in `unit`, times the number of answers."""
+
+    most: int
+    unit: str
+
+
+def size(value: Any, most: int) -> int:
+    """Characters of all texts in a JSON value, and one for each value in it. Counting ends soon after `most`."""
+    if isinstance(value, str):
+        return len(value)
+    total, todo = 0, [value]
+    while todo and total <= most:
+        one = todo.pop()
+        total += 1
+        if isinstance(one, str):
+            total += len(one)
+        elif isinstance(one, dict):
+            total += sum(map(len, one))
+            todo.extend(one.values())
+        elif isinstance(one, list):
+            todo.extend(one)
+    return total
+
+
+@dataclass(frozen=True, slots=True)
 class Parameter:
     """One field of a generation request.
 
@@ -23,6 +49,7 @@ class Parameter:
     high: float | None
     text: str
     reported: bool  # in `generation_settings`
+    budget: Budget | None  # None: the value costs nothing
 
     @property
     def bounds(self) -> dict[str, Any]:
@@ -37,9 +64,10 @@ def parameter(
     low: float | None = None,
     high: float | None = None,
     reported: bool = True,
+    budget: Budget | None = None,
 ) -> Any:
     """Declare a dataclass field that a request can set. Without `names` its own name is the only one."""
-    return field(default=default, metadata={_KEY: (names, low, high, text, reported)})
+    return field(default=default, metadata={_KEY: (names, low, high, text, reported, budget)})
 
 
 def parameters(owner: type) -> tuple[Parameter, ...]:
@@ -47,7 +75,7 @@ def parameters(owner: type) -> tuple[Parameter, ...]:
     found = []
     for item in fields(owner):
         if _KEY in item.metadata:
-            names, low, high, text, reported = item.metadata[_KEY]
+            names, low, high, text, reported, budget = item.metadata[_KEY]
             names = names or (item.name,)
-            found.append(Parameter(item.name, names, item.type, item.default, low, high, text, reported))
+            found.append(Parameter(item.name, names, item.type, item.default, low, high, text, reported, budget))
     return tuple(found)

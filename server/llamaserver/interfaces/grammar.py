@@ -1,5 +1,6 @@
 """A compiled grammar: what grammar/ makes of GBNF text or a JSON schema, and a sampler follows. Pure."""
 
+from array import array
 from bisect import bisect_right
 from dataclasses import dataclass
 
@@ -59,9 +60,9 @@ class Grammar:
     """
 
     text: str
-    kinds: list[int]
-    values: list[int]
-    nexts: list[int]
+    kinds: "array[int]"
+    values: "array[int]"
+    nexts: "array[int]"
     rules: list[tuple[int, ...]]
     chars: list[Chars]
     root: int

@@ -35,6 +35,11 @@ class Delta:
     tokens: list[int] = field(default_factory=list)
     probs: list[TokenProbs] = field(default_factory=list)
 
+    @property
+    def weight(self) -> int:
+        """What it counts while its client has not read it: 1, and more with probabilities."""
+        return 1 + sum(len(item.top) for item in self.probs) // 2
+
 
 @dataclass(frozen=True, slots=True)
 class Timings:

@@ -8,12 +8,16 @@ from array import array
 from dataclasses import dataclass, field
 from typing import Any
 
-from .declare import parameter, parameters
+from .declare import Budget, parameter, parameters
 from .grammar import Grammar
 
 DEFAULT_SAMPLERS = ("top_k", "tfs_z", "typical_p", "top_p", "min_p", "temperature")
 KNOWN_SAMPLERS = (*DEFAULT_SAMPLERS, "dry", "xtc", "top_n_sigma")
 MAX_PROBS = 1024
+
+_CHARACTERS = Budget(1 << 16, "characters")
+_VALUES = Budget(1 << 18, "values")
+_TEXT = Budget(1 << 20, "characters")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,7 @@ class SamplingParams:
         0.0, "Subtracted from the logits of tokens for each time that they are in the text already.", low=-1e3, high=1e3
     )
     penalty_prompt: tuple[int, ...] | None = parameter(
-        None, "Text or token ids that the penalties use instead of the prompt."
+        None, "Text or token ids that the penalties use instead of the prompt.", budget=_TEXT
     )
     penalize_nl: bool = parameter(True, "Whether the penalties include the newline token.")
     dry_multiplier: float = parameter(0.0, "Strength of the DRY penalty. 0 is off.", low=0.0, high=1e3)
@@ -86,16 +90,24 @@ class SamplingParams:
     dry_penalty_last_n: int = parameter(
         -1, "Number of last tokens that DRY looks at. 0 is off, -1 is the size of the slot.", low=-1
     )
-    dry_sequence_breakers: tuple[str, ...] = parameter(("\n", ":", '"', "*"), "Strings at which DRY begins anew.")
+    dry_sequence_breakers: tuple[str, ...] = parameter(
+        ("\n", ":", '"', "*"), "Strings at which DRY begins anew.", budget=_CHARACTERS
+    )
     mirostat: int = parameter(0, "Version of Mirostat sampling, 1 or 2. 0 is off.", low=0, high=2)
     mirostat_tau: float = parameter(5.0, "Target entropy of Mirostat.", low=0.0, high=1e3)
     mirostat_eta: float = parameter(0.1, "Learning rate of Mirostat.", low=0.0, high=1e3)
     ignore_eos: bool = parameter(False, "Never choose the end of the text.")
     logit_bias: tuple[tuple[int, float], ...] = parameter(
-        (), "Numbers to add to the logits of tokens. False forbids a token. A string stands for all its tokens."
+        (),
+        "Numbers to add to the logits of tokens. False forbids a token. A string stands for all its tokens.",
+        budget=_VALUES,
     )
     n_probs: int = parameter(
-        0, "Return the probabilities of this many of the most likely tokens with each token.", low=0, high=MAX_PROBS
+        0,
+        "Return the probabilities of this many of the most likely tokens with each token.",
+        low=0,
+        high=MAX_PROBS,
+        budget=Budget(1 << 16, "candidates for each token"),
     )
     post_sampling_probs: bool = parameter(
         True,
@@ -103,10 +115,10 @@ class SamplingParams:
         reported=False,
     )
     min_keep: int = parameter(0, "Smallest number of tokens that each sampler leaves to choose from.", low=0)
-    grammar: str = parameter("", "GBNF grammar of the answer.")
+    grammar: str = parameter("", "GBNF grammar of the answer.", budget=_TEXT)
     rules: Grammar | None = field(default=None, compare=False, repr=False)
     samplers: tuple[str, ...] = parameter(
-        DEFAULT_SAMPLERS, "Names of the samplers in their order, or a string of one letter each."
+        DEFAULT_SAMPLERS, "Names of the samplers in their order, or a string of one letter each.", budget=_VALUES
     )
 
 
@@ -127,10 +139,14 @@ class Media:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """The prompt as one key for each position: a token id, or a negative number for a piece of an image."""
+    """The prompt as one key for each position: a token id, or a negative number for a piece of an image.
+
+    The first `common` keys are the server's own system prompt.
+    """
 
     keys: "array[int]"
     media: tuple[Media, ...] = ()
+    common: int = 0
 
     @staticmethod
     def of(tokens: "list[int] | tuple[int, ...]") -> "Prompt":
@@ -162,11 +178,16 @@ class GenerationParams:
         0, "Tokens at the start of the prompt that a context shift keeps. -1 is the whole prompt.", low=-1
     )
     n_discard: int = parameter(0, "Tokens that a context shift removes. 0 is half of them.", low=0)
-    stop: tuple[str, ...] = parameter((), "Strings that end the answer. They are not part of it.")
+    stop: tuple[str, ...] = parameter((), "Strings that end the answer. They are not part of it.", budget=_CHARACTERS)
     id_slot: int = parameter(-1, "Slot to run on. -1 is any.", "id_slot", "slot_id", low=-1, reported=False)
     cache_prompt: bool = parameter(True, "Reuse the KV cache of a common prefix.")
+    cache_salt: str = parameter(
+        "",
+        "Reuse cached prompts of requests with the same text here only. At most 256 characters.",
+        reported=False,
+    )
     lora: tuple[float, ...] | None = parameter(
-        None, "Scales of the LoRA adapters. Adapters that are not named are off.", reported=False
+        None, "Scales of the LoRA adapters. Adapters that are not named are off.", reported=False, budget=_VALUES
     )
     max_predict_ms: int = parameter(
         0, "Most milliseconds to generate. 0 or below is no limit.", "t_max_predict_ms", low=-1, reported=False

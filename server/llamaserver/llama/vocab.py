@@ -5,11 +5,19 @@ The ids are checked here. The library would end the process for a wrong id.
 
 import ctypes
 from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
 from typing import Any
 
 import llama_cpp.llama_cpp as lib
 
 from ..errors import InvalidRequest
+from ..interfaces.backend import never
+from .specials import Specials
+
+_LARGE = 8192  # bytes of a text: in larger ones, special tokens are found here and not by the library
+_CHECK_EVERY = 256  # pieces of a text
+_SHORT = 64  # bytes of a piece whose tokens are remembered
+_MOST_SHORT = 1024
 
 
 class LlamaVocab:
@@ -28,14 +36,48 @@ class LlamaVocab:
         self.eog = frozenset(i for i in range(self.n_vocab) if lib.llama_vocab_is_eog(handle, i))
         self._pieces: list[bytes | None] = [None] * self.n_vocab
         self._special_pieces: list[bytes | None] = [None] * self.n_vocab
+        self._specials = Specials(handle, self.n_vocab)
 
     def _id(self, call: Callable[[Any], int]) -> int:
         token = int(call(self._handle))
         return token if 0 <= token < self.n_vocab else -1
 
-    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
-        """Token ids of `text`. With `parse_special`, the time grows faster than the length of the text."""
+    def tokenize(
+        self, text: str, *, add_special: bool, parse_special: bool, cancelled: Callable[[], bool] = never
+    ) -> list[int]:
+        """Token ids of `text`. Raises CancelledError soon after `cancelled` returns True."""
+
+        def check() -> None:
+            if cancelled():
+                raise CancelledError
+
+        check()
         data = text.encode("utf-8", "replace")
+        if len(data) < _LARGE or not self._specials.exact:
+            return self._by_library(data, add_special, parse_special)
+        before, after = self._added() if add_special else ([], [])
+        tokens, short = before, dict[bytes, list[int]]()
+        for number, piece in enumerate(self._specials.pieces(data, parse_special=parse_special, check=check)):
+            if number % _CHECK_EVERY == 0:
+                check()
+            if isinstance(piece, int):
+                tokens.append(piece)
+            elif piece in short:
+                tokens += short[piece]
+            else:
+                found = self._by_library(piece, False, False)
+                tokens += found
+                if len(piece) <= _SHORT and len(short) < _MOST_SHORT:
+                    short[piece] = found
+        return tokens + after
+
+    def _added(self) -> tuple[list[int], list[int]]:
+        """What add_special puts before and after the tokens of a text."""
+        whole, text = self._by_library(b"a", True, False), self._by_library(b"a", False, False)
+        start = next(at for at in range(len(whole)) if whole[at : at + len(text)] == text)
+        return whole[:start], whole[start + len(text) :]
+
+    def _by_library(self, data: bytes, add_special: bool, parse_special: bool) -> list[int]:
         capacity = len(data) + 16
         tokens = (ctypes.c_int32 * capacity)()
         count = lib.llama_tokenize(self._handle, data, len(data), tokens, capacity, add_special, parse_special)

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..config import Config
 from ..errors import ConfigError
 
+_LEAST_BODY = 1024  # bytes
 _LEAST_SLOT = 8  # tokens; a smaller slot could hold no prompt and answer
 _HOST = re.compile(r"[^\s:/]+|\[?[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\]?")  # the second is IPv6
 _ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s/]+/?|null|\*")
@@ -45,6 +46,8 @@ def _serving(config: Config) -> Iterator[str]:
         yield "--ssl-key-file and --ssl-cert-file belong together"
     if config.management_port > 0 and config.management_port == config.port:
         yield "--management-port must not be --port"
+    if 0 < config.max_body < _LEAST_BODY:
+        yield f"--max-body must be 0 or at least {_LEAST_BODY}"
     for host in config.allowed_hosts:
         if not _HOST.fullmatch(host):
             yield f"--allowed-hosts {host}: must be a host name or an address, without a port"

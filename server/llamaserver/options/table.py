@@ -151,6 +151,12 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             integer(-1),
         ),
         Option(
+            "unlimited_answers",
+            ("--unlimited-answers",),
+            "Let an answer outgrow its slot, by context shifts. If off, an answer ends when its slot is full",
+            off=("--no-unlimited-answers",),
+        ),
+        Option(
             "context_shift",
             ("--context-shift",),
             "Remove old tokens when a slot is full, and go on generating",
@@ -185,6 +191,13 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             integer(-1),
         ),
         Option(
+            "cache_isolation",
+            ("--cache-isolation",),
+            "Whether requests reuse cached prompts of their own API key only (per-key), or of all keys (shared)",
+            choice("per-key", "shared"),
+            value="MODE",
+        ),
+        Option(
             "kv_store",
             ("--kv-store",),
             "Folder for saved conversations. A restarted server restores them",
@@ -217,6 +230,13 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             ("--kv-store-min-tokens",),
             "Save only conversations of at least this many tokens",
             integer(0),
+        ),
+        Option(
+            "kv_store_key_file",
+            ("--kv-store-key-file",),
+            "File with the secret key of --kv-store, at least 32 bytes. Without it, a key is made in the folder",
+            str,
+            value="FNAME",
         ),
         Option(
             "flash_attn",
@@ -434,13 +454,50 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             integer(0),
         ),
         Option(
+            "header_timeout",
+            ("--header-timeout",),
+            "Seconds for a TLS handshake, and for a client to send the whole head of a request (0 = no limit)",
+            number(0.0, 86400.0),
+        ),
+        Option(
+            "keep_alive_timeout",
+            ("--keep-alive-timeout",),
+            "Seconds for which an idle connection stays open after an answer",
+            number(1.0, 86400.0),
+        ),
+        Option(
+            "max_connections",
+            ("--max-connections",),
+            "Most open connections of clients. At the limit, the one that was idle longest is closed",
+            integer(1),
+            default="as open files allow, at most 4096",
+        ),
+        Option(
+            "max_connections_per_address",
+            ("--max-connections-per-address",),
+            "Most open connections of one client address (0 = no limit). Behind a proxy all clients have its address",
+            integer(0),
+        ),
+        Option(
             "decode_timeout",
             ("--decode-timeout",),
             "Seconds after which a decode counts as hanging: then the server is unready, and after twice the time not "
             "alive (0 = never). Automatic is 20 times the usual time of such a decode, at least 60",
             number(0.0),
         ),
-        Option("max_body", ("--max-body",), "Largest request body in bytes", integer(1024)),
+        Option(
+            "max_body",
+            ("--max-body",),
+            "Largest request body in bytes (0 = 8 MiB, or 64 MiB with --mmproj)",
+            integer(0),
+        ),
+        Option(
+            "max_body_bytes_in_flight",
+            ("--max-body-bytes-in-flight",),
+            "Most bytes in the bodies of all requests that are read or answered at the same time. One client can have "
+            "half of them. Requests beyond get 503 (0 = 128 MiB, or 4 times --max-body if that is more)",
+            integer(0),
+        ),
         Option("max_queue", ("--max-queue",), "Most requests that can wait for a slot (0 = no limit)", integer(0)),
         Option("metrics", ("--metrics",), "Serve /metrics on the clients' port", env=("LLAMA_ARG_ENDPOINT_METRICS",)),
         Option(
@@ -462,6 +519,15 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             "Folder for saved slots. It is created if it is missing",
             str,
             value="PATH",
+        ),
+        Option(
+            "slot_save_max_bytes",
+            ("--slot-save-max-bytes",),
+            "Most bytes of all saved slots together (0 = no limit)",
+            integer(0),
+        ),
+        Option(
+            "slot_save_max_files", ("--slot-save-max-files",), "Most files of saved slots (0 = no limit)", integer(0)
         ),
         Option(
             "drain_delay",

@@ -5,7 +5,7 @@ breakers.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,9 @@ _MOST_LENGTH = 256  # measured tokens of a match. Longer matches cost as much
 _MOST_TAIL = 20  # tokens of a breaker after its first token
 _LOG_OF_LARGEST_FLOAT = 88.7228391
 
-Breakers = dict[int, list[tuple[int, ...]]]  # first token -> the token sequences that complete a breaker after it
+# first token -> the token sequences that complete a breaker after it
+Breakers = dict[int, tuple[tuple[int, ...], ...]]
+_WHOLE: tuple[tuple[int, ...], ...] = ((),)  # of a token that holds the breaker
 
 
 def find_breakers(vocab: Vocab, text: str) -> Breakers:
@@ -30,17 +32,27 @@ def find_breakers(vocab: Vocab, text: str) -> Breakers:
     for token in range(vocab.n_vocab):
         piece = vocab.special_piece(token)
         if wanted in piece:
-            found[token] = [()]
+            found[token] = _WHOLE
             continue
         at = piece.find(wanted[:1])
         while at >= 0:
             if wanted.startswith(piece[at:]):
                 rest = wanted[len(piece) - at :].decode("utf-8", "replace")
                 tail = tuple(vocab.tokenize(rest, add_special=False, parse_special=False)[:_MOST_TAIL])
-                if tail not in found.setdefault(token, []):
-                    found[token].append(tail)
+                if tail not in found.get(token, ()):
+                    found[token] = (*found.get(token, ()), tail)
             at = piece.find(wanted[:1], at + 1)
     return found
+
+
+def merged(breakers: Iterable[Breakers]) -> Breakers:
+    """All breakers in one table."""
+    result: Breakers = {}
+    for one in breakers:
+        for token, rests in one.items():
+            known = result.get(token, ())
+            result[token] = (*known, *(rest for rest in rests if rest not in known)) if known else rests
+    return result
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +68,9 @@ class DryParams:
 class Dry:
     """Finds earlier occurrences of the end of the text. Gives a penalty to the tokens that followed there."""
 
-    def __init__(self, params: DryParams, breakers: Sequence[Breakers]) -> None:
+    def __init__(self, params: DryParams, breakers: Breakers) -> None:
         self._params = params
-        self._breakers: Breakers = {}
-        for one in breakers:
-            for token, rests in one.items():
-                self._breakers.setdefault(token, []).extend(rests)
+        self._breakers = breakers
         self._tokens: list[int] = []
         base = params.base
         self._most_exponent = int(_LOG_OF_LARGEST_FLOAT / math.log(base)) if base > 1.000001 else 0

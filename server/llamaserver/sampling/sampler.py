@@ -1,65 +1,75 @@
 """The sampling of one request: from a row of logits to a token. Holds the state between tokens.
 
 The logit bias comes first, then the penalties. Then a temperature <= 0 chooses the best token, or mirostat
-replaces the chain, or the requested samplers run in their order. Pure numpy. Another thread makes the sampler.
-Then only the engine thread uses it.
+replaces the chain, or the requested samplers run in their order. Pure numpy.
+
+A worker thread makes and checks the sampler. Its state is made when the engine begins with the request, so a
+request that waits takes little memory. All samplers of one request share what does not change.
 """
 
 import math
 from collections.abc import Iterable, Sequence
-from functools import lru_cache, partial
+from dataclasses import dataclass, replace
 from itertools import islice
-from threading import Lock
 
 import numpy as np
 
-from ..errors import EngineFailure, InvalidRequest
-from ..grammar import gbnf
-from ..grammar.matcher import GrammarMatcher, TooCostlyError
-from ..grammar.vocabulary import PieceIndex, token_named
+from ..errors import EngineFailure
+from ..grammar.automaton import Automaton, TooCostlyError
+from ..grammar.matcher import GrammarMatcher
 from ..interfaces.backend import FloatArray, Vocab
 from ..interfaces.output import TokenProb, TokenProbs
 from ..interfaces.params import SamplingParams
-from .build import build_steps, check_finite, window
-from .chain import COLDEST, Candidates, NothingLeftError, best, temperature, token_at, weights
-from .dry import Breakers, Dry, DryParams, find_breakers
-from .mersenne import Twister
-from .mirostat import MirostatOne, MirostatTwo
-from .penalties import Penalties
-from .pickers import Bias, Chain, Greedy, MirostatPicker, Picker
+from .build import check_finite
+from .chain import Candidates, NothingLeftError, best, token_at, weights
+from .dry import Breakers
+from .grammars import Grammars
+from .parts import KeptBreakers, make_bias, make_dry, make_penalties, make_picker, wants_dry
+from .pickers import Bias
 
 _FEW = 256  # candidates that are tested one by one against a grammar, before the whole vocabulary is tested
-_MOST_BREAKERS = 64
-_BREAKER = 40  # characters
-_MOST_GRAMMARS = 16  # texts of grammars that are kept compiled
-_MOST_REMEMBERED = 256  # breakers whose tokens are kept in memory
+
+
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What the samplers of one request have in common. It never changes, except that the automaton remembers more."""
+
+    vocab: Vocab
+    n_ctx: int
+    bias: Bias | None
+    breakers: Breakers
+    automaton: Automaton | None
 
 
 class ChainSampler:
     """One request's sampler (protocol: interfaces/backend.py)."""
 
-    def __init__(
-        self,
-        params: SamplingParams,
-        vocab: Vocab,
-        picker: Picker,
-        *,
-        bias: Bias | None = None,
-        penalties: Penalties | None = None,
-        dry: Dry | None = None,
-        matcher: GrammarMatcher | None = None,
-    ) -> None:
+    def __init__(self, params: SamplingParams, shared: _Shared) -> None:
         self._params = params
-        self._vocab = vocab
-        self._picker = picker
-        self._bias = bias
-        self._penalties = penalties
-        self._spared = vocab.nl if penalties is not None and not params.penalize_nl else -1
-        self._dry = dry
-        self._matcher = matcher
+        self._shared = shared
+        self._vocab = shared.vocab
+        self._bias = shared.bias
+        self._begun = False
+
+    def fresh(self, seed: int) -> "ChainSampler":
+        """Another sampler with the same parameters, except for the seed."""
+        return ChainSampler(replace(self._params, seed=seed), self._shared)
+
+    def _begin(self) -> None:
+        """Make the state."""
+        params, shared = self._params, self._shared
+        n_vocab = shared.vocab.n_vocab
+        self._penalties = make_penalties(params, n_vocab, shared.n_ctx)
+        self._spared = shared.vocab.nl if self._penalties is not None and not params.penalize_nl else -1
+        self._dry = make_dry(params, shared.breakers, shared.n_ctx)
+        self._picker = make_picker(params, n_vocab, self._dry)
+        self._matcher = GrammarMatcher(shared.automaton) if shared.automaton is not None else None
+        self._begun = True
 
     def prime(self, prompt: Sequence[int]) -> None:
         """Fill the penalty windows with the prompt, or with `penalty_prompt`."""
+        if not self._begun:
+            self._begin()
         if self._penalties is not None:
             stand_in = self._params.penalty_prompt
             self._penalties.extend(prompt if stand_in is None else stand_in)
@@ -68,6 +78,8 @@ class ChainSampler:
 
     def sample(self, logits: FloatArray) -> tuple[int, TokenProbs | None]:
         """Choose a token and add it to the state. Raises EngineFailure when none is allowed."""
+        if not self._begun:
+            self._begin()
         n_probs = self._params.n_probs
         raw = logits.copy() if n_probs and not self._params.post_sampling_probs else None
         self._adjust(logits)
@@ -178,92 +190,13 @@ class ChainSamplerFactory:
         """Prepare the factory. `suppressed` are tokens that must never be chosen."""
         self._vocab = vocab
         self._suppressed = frozenset(suppressed)
-        self._lock = Lock()
-        self._index: PieceIndex | None = None
-        self._breakers: dict[str, Breakers] = {}
-        self._compile = lru_cache(_MOST_GRAMMARS)(partial(gbnf.parse, token_id=partial(token_named, vocab)))
+        self._grammars = Grammars(vocab)
+        self._breakers = KeptBreakers(vocab)
 
     def __call__(self, params: SamplingParams, n_ctx: int) -> ChainSampler:
-        """Build a sampler. Raises InvalidRequest for values that are out of bounds."""
+        """Build a sampler. Raises InvalidRequest for values that are out of bounds, Unavailable as Grammars does."""
         check_finite(params)
-        dry = self._dry(params, n_ctx)
-        return ChainSampler(
-            params,
-            self._vocab,
-            self._picker(params, dry),
-            bias=self._bias(params),
-            penalties=self._penalties(params, n_ctx),
-            dry=dry,
-            matcher=self._matcher(params),
-        )
-
-    def _picker(self, params: SamplingParams, dry: Dry | None) -> Picker:
-        if params.temperature <= COLDEST:
-            return Greedy()
-        random = Twister(params.seed)
-        if not params.mirostat:
-            steps, enough = build_steps(params, self._vocab.n_vocab, dry)
-            return Chain(steps, enough, random)
-        tau, eta = params.mirostat_tau, params.mirostat_eta
-        one = params.mirostat == 1
-        mirostat = MirostatOne(tau, eta, random, self._vocab.n_vocab) if one else MirostatTwo(tau, eta, random)
-        return MirostatPicker(temperature(params.temperature), mirostat)
-
-    def _bias(self, params: SamplingParams) -> Bias | None:
-        addends: dict[int, float] = {}
-        banned = set(self._suppressed)
-        if params.ignore_eos:
-            banned |= self._vocab.eog
-        for token, value in params.logit_bias:
-            if not 0 <= token < self._vocab.n_vocab:
-                raise InvalidRequest(f"logit_bias: token {token} is not in the vocabulary", field="logit_bias")
-            if value == -math.inf:
-                banned.add(token)
-            else:
-                addends[token] = addends.get(token, 0.0) + value
-        return Bias(addends, banned) if addends or banned else None
-
-    def _penalties(self, params: SamplingParams, n_ctx: int) -> Penalties | None:
-        last_n = window(params.repeat_last_n, n_ctx)
-        repeat, frequency, presence = params.repeat_penalty, params.frequency_penalty, params.presence_penalty
-        if last_n == 0 or (repeat == 1.0 and frequency == 0.0 and presence == 0.0):
-            return None
-        return Penalties(self._vocab.n_vocab, last_n, repeat, frequency, presence)
-
-    def _dry(self, params: SamplingParams, n_ctx: int) -> Dry | None:
-        last_n = window(params.dry_penalty_last_n, n_ctx)
-        if "dry" not in params.samplers or params.dry_multiplier == 0.0 or params.dry_base < 1.0 or last_n == 0:
-            return None
-        texts = params.dry_sequence_breakers
-        if len(texts) > _MOST_BREAKERS:
-            raise InvalidRequest(f"at most {_MOST_BREAKERS} sequence breakers", field="dry_sequence_breakers")
-        values = DryParams(params.dry_multiplier, params.dry_base, params.dry_allowed_length, last_n)
-        return Dry(values, [self._find_breakers(text) for text in texts])
-
-    def _find_breakers(self, text: str) -> Breakers:
-        text = text[:_BREAKER]  # this text is the key of the cache
-        found = self._breakers.get(text)
-        if found is None:
-            found = find_breakers(self._vocab, text)
-            with self._lock:
-                if len(self._breakers) >= _MOST_REMEMBERED:
-                    self._breakers.clear()
-                self._breakers[text] = found
-        return found
-
-    def _matcher(self, params: SamplingParams) -> GrammarMatcher | None:
-        if not params.grammar:
-            return None
-        try:
-            return GrammarMatcher(params.rules or self._compile(params.grammar), self._pieces())
-        except gbnf.GrammarError as error:
-            reason = str(error)
-        except EngineFailure as error:
-            reason = error.message
-        raise InvalidRequest("Failed to parse grammar", field="grammar", reason=reason)
-
-    def _pieces(self) -> PieceIndex:
-        with self._lock:
-            if self._index is None:
-                self._index = PieceIndex(self._vocab)
-            return self._index
+        bias = make_bias(params, self._vocab, self._suppressed)
+        breakers = self._breakers(params.dry_sequence_breakers) if wants_dry(params, n_ctx) else {}
+        make_picker(params, self._vocab.n_vocab, make_dry(params, breakers, n_ctx))  # checks the samplers
+        return ChainSampler(params, _Shared(self._vocab, n_ctx, bias, breakers, self._grammars(params)))

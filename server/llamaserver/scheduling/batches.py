@@ -71,8 +71,11 @@ class Batches:
                     work.samples.append((request, row))
                 yield work
 
-    def add_prompts(self, works: list[Work], waiting: list[ActiveRequest], budget: int) -> None:
-        """Add the next parts of the waiting prompts, `budget` tokens in all. The prompts take turns."""
+    def add_prompts(self, works: list[Work], waiting: list[ActiveRequest], budget: int) -> int:
+        """Add the next parts of the waiting prompts, `budget` tokens in all. The prompts take turns.
+
+        Returns what is left of the budget.
+        """
         turn = self._turn % len(waiting)
         self._turn += 1
         for request in waiting[turn:] + waiting[:turn]:
@@ -89,6 +92,7 @@ class Batches:
             if budget <= 0 or (budget == 1 and works):
                 break  # leave the rest to the next step, so that no chunk has one row
             budget -= self._prompt_chunk(works, request, resident, budget)
+        return budget
 
     def _prompt_chunk(self, works: list[Work], request: ActiveRequest, resident: Resident, budget: int) -> int:
         """Add the next part of one prompt. Returns the tokens that it takes from the budget."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-MAX_BACKLOG = 512  # events that a client may leave unread before its request rests
+MAX_BACKLOG = 512  # weight of the events that a client may leave unread before its request rests
 
 
 @dataclass(slots=True)
@@ -10,15 +10,15 @@ class ClientFlow:
     """How far a client has read. The event loop and the engine thread share this part of a request, and no other."""
 
     cancelled: bool = False  # set by the event loop
-    emitted: int = 0  # events made: changed by the engine thread
+    emitted: int = 0  # weight of the events made: changed by the engine thread
     evaluated: int = 0  # tokens of the prompt that were not in the cache: changed by the engine thread
     generated: int = 0  # tokens: changed by the engine thread
-    taken: int = 0  # events that the client has read: changed by the event loop
+    taken: int = 0  # weight of those that the client has read: changed by the event loop
     resting: bool = False  # the request waits for its client: set by the engine thread, unset by the event loop
 
     @property
     def backlog(self) -> int:
-        """Events that the client has not read yet."""
+        """Weight of the events that the client has not read yet."""
         return self.emitted - self.taken
 
     def rest(self) -> bool:

@@ -11,11 +11,16 @@ from ..interfaces.tenant import COMMON, Tenant
 from . import overflow
 from .request import Task
 from .settings import EngineSettings
+from .text_stream import Stops
 
 
 @dataclass(slots=True)
 class Request:
-    """What the API asks of the engine. `tag` is data of the API, which SlotView carries back."""
+    """What the API asks of the engine. `tag` is data of the API, which SlotView carries back.
+
+    The requests of one batch share their `stops`, which are those of `params`. With `ends_with_slot`, an answer
+    without n_predict ends when its slot is full. `most_tokens` limits every answer, -1 does not.
+    """
 
     prompt: Prompt
     params: GenerationParams
@@ -23,6 +28,9 @@ class Request:
     kind: Literal["completion", "embedding"] = "completion"
     tag: Any = None
     tenant: Tenant = COMMON
+    stops: Stops | None = None
+    ends_with_slot: bool = False
+    most_tokens: int = -1
 
 
 def make_task(
@@ -48,8 +56,6 @@ def make_task(
         keys, truncated = _completion_keys(request, settings, info)
         if settings.grp_attn_n > 1:
             params = replace(params, cache_prompt=False)
-    cap = settings.n_predict
-    wanted = params.n_predict
     return Task(
         id_task=id_task,
         kind=request.kind,
@@ -58,12 +64,31 @@ def make_task(
         media=request.prompt.media,
         sampler=request.sampler,
         lora=scales if params.lora is None else params.lora,
-        n_predict=min(wanted, cap) if min(wanted, cap) >= 0 else max(wanted, cap),
+        n_predict=_n_predict(request, len(keys), settings, truncated=truncated),
         truncated=truncated,
         tag=request.tag,
         tenant=request.tenant,
+        stops=request.stops,
+        system=request.prompt.keys[: request.prompt.common],
         n_keep=_n_keep(params, len(keys), settings, vocab),
     )
+
+
+def _n_predict(request: Request, n_prompt: int, settings: EngineSettings, *, truncated: bool) -> int:
+    """Most tokens of the answer, -1 without a limit.
+
+    Where an answer without a limit ends with its slot, a prompt that was cut leaves room for a quarter of the slot.
+    """
+    limit = _least(request.params.n_predict, settings.n_predict)
+    unlimited, slot_ctx = settings.unlimited_answers, settings.slot_ctx
+    if limit < 0 and (request.ends_with_slot or not unlimited):
+        limit = slot_ctx // 4 if truncated else slot_ctx - n_prompt
+    return _least(_least(limit, request.most_tokens), -1 if unlimited else slot_ctx)
+
+
+def _least(a: int, b: int) -> int:
+    """The lower of two limits. A negative number is none."""
+    return min(a, b) if min(a, b) >= 0 else max(a, b)
 
 
 def _n_keep(params: GenerationParams, n_prompt: int, settings: EngineSettings, vocab: Vocab) -> int:

@@ -1,23 +1,29 @@
 """Which request waits, which one has which slot, and every change of a request's phase."""
 
 from array import array
-from collections import deque
 
+from .fair_queue import FairQueue
 from .request import ActiveRequest, Phase
 from .residents import Resident, Slot
+from .shares import Shares
 
 
 class Roster:
     """The queue, and the requests on slots by slot id."""
 
-    def __init__(self, n_slots: int) -> None:
-        self.queue: deque[ActiveRequest] = deque()
+    def __init__(self, n_slots: int, shares: Shares) -> None:
+        self.queue = FairQueue(shares)
         self.on_slot: list[ActiveRequest | None] = [None] * n_slots
         self.last: list[ActiveRequest | None] = [None] * n_slots  # the latest request, for monitoring
 
     def running(self) -> list[ActiveRequest]:
         """Requests on slots, in the order of the slots."""
         return [request for request in self.on_slot if request is not None]
+
+    def at_limit(self, request: ActiveRequest) -> bool:
+        """Whether as many requests of its key have slots as its limit allows."""
+        tenant = request.task.tenant
+        return 0 < tenant.most_running <= sum(r.task.tenant.key == tenant.key for r in self.running())
 
     def bind(self, request: ActiveRequest, slot: Slot) -> None:
         """Move a request from the queue to a slot. It has no resident yet."""
@@ -43,7 +49,7 @@ class Roster:
         request.phase = Phase.PREFILL
 
     def requeue(self, request: ActiveRequest, keys: "array[int]") -> None:
-        """Take the request off its slot and put it first in the queue, with `keys` as its prompt."""
+        """Take the request off its slot and put it first among its key's, with `keys` as its prompt."""
         self._unbind(request)
         request.keys = keys
         request.phase = Phase.QUEUED

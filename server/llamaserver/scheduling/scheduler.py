@@ -6,7 +6,6 @@ budget, so that streams go on while a long prompt is evaluated.
 """
 
 from array import array
-from collections import deque
 from dataclasses import dataclass
 
 from ..errors import EngineFailure
@@ -15,12 +14,16 @@ from . import overflow
 from .admission import Admission
 from .batches import Batches, Work
 from .cache import Cache
-from .placement import Placement
+from .fair_queue import FairQueue
+from .placement import Placement, PlacementPlan
 from .prefix_store import PrefixStore
 from .request import ActiveRequest, Phase
 from .residents import Resident
 from .roster import Roster
 from .settings import EngineSettings
+from .shares import Shares
+
+_CREDIT = 2  # slots full of tokens that a key may be served ahead of others, after it has asked for little
 
 
 @dataclass(slots=True)
@@ -46,13 +49,14 @@ class Scheduler:
         self._batches = Batches(backend, settings, cache)
         self.cache = cache
         self.residents = cache.residents
-        self.roster = Roster(settings.n_slots)
+        self._shares = Shares(credit=_CREDIT * settings.slot_ctx)
+        self.roster = Roster(settings.n_slots, self._shares)
         self._admission = Admission(backend, self.roster, placement, cache, store)
         self.ended: list[Ended] = []
         self.preemptions = 0
 
     @property
-    def queue(self) -> deque[ActiveRequest]:
+    def queue(self) -> FairQueue:
         """Requests without a slot, the next one first."""
         return self.roster.queue
 
@@ -68,22 +72,37 @@ class Scheduler:
         following = [(r, slot) for slot, r in pairs if r is not None and r.phase is Phase.FOLLOWING]
         following.sort(key=lambda pair: pair[0].task.id_task)
         started = [r for r, slot in following if self._admission.start(r, self.placement.decide_on(slot, r))]
-        for request in list(self.queue):
-            if request.rests() or not self._store.answered(request):
+        for request in self.queue:
+            if request.rests() or not self._store.answered(request) or self.roster.at_limit(request):
                 continue
-            decided = self.placement.decide(request)
-            if decided is None:
-                if request.task.params.id_slot < 0:
-                    break  # no slot is idle
-                continue
-            plan = self._admission.fitting(request, decided)
+            plan = self._plan_for(request)
             if plan is None:
-                self._preempt_resting()
-                break  # first come, first served: smaller requests must not overtake for ever
+                wanted = request.task.params.id_slot
+                if wanted >= 0 and self.residents.slots[wanted].busy:
+                    continue
+                break  # smaller requests must not overtake for ever
             self.roster.bind(request, plan.slot)
             if self._admission.start(request, plan):
                 started.append(request)
         return started
+
+    def _plan_for(self, request: ActiveRequest) -> PlacementPlan | None:
+        """Where a queued request starts. None if no slot, or no room in the cache, can be had for it now."""
+        while True:
+            decided = self.placement.decide(request)
+            plan = self._admission.fitting(request, decided) if decided is not None else None
+            if plan is not None or not self._take_slot(request):
+                return plan
+
+    def _take_slot(self, request: ActiveRequest) -> bool:
+        """Preempt a request that rests, or one of a key that was served more. Returns False if there is none."""
+        wanted = request.task.params.id_slot
+        running = [r for r in self.running() if r.slot is not None and wanted in (-1, r.slot.id)]
+        resting = [r for r in running if r.resident and r.client.resting]
+        victim = max(resting, key=lambda r: r.task.id_task, default=None) or self._shares.victim(request, running)
+        if victim is not None:
+            self._requeue(victim)
+        return victim is not None
 
     # ---- planning
 
@@ -95,15 +114,16 @@ class Scheduler:
         ready = [r for r in fitting if not r.client.rest() and self._has_cell(r)]
         ready = [r for r in ready if r.phase is Phase.DECODE]  # making room may preempt
         works = list(self._batches.generation(ready))
-        if self._settings.cont_batching or not works:
-            self._add_prompts(works, self._settings.prompt_budget if ready else self._info.n_ubatch)
+        waiting = [r for r in self.running() if r.phase is Phase.PREFILL and not r.client.cancelled]
+        first = not ready or self._shares.least(waiting) < self._shares.least(ready)
+        if waiting and (self._settings.cont_batching or not works or first):
+            self._add_prompts(works, waiting, self._info.n_ubatch if first else self._settings.prompt_budget)
         return works
 
-    def _add_prompts(self, works: list[Work], budget: int) -> None:
-        waiting = [r for r in self.running() if r.phase is Phase.PREFILL and not r.client.cancelled]
-        if not waiting:
-            return
-        self._batches.add_prompts(works, waiting, budget)
+    def _add_prompts(self, works: list[Work], waiting: list[ActiveRequest], budget: int) -> None:
+        """Add prompts of the key with the largest deficit, and few of others: they make the step longer."""
+        for group in self._shares.by_need(waiting):
+            budget = min(self._batches.add_prompts(works, group, budget), self._settings.prompt_budget)
         if not works and not self.ended:
             self._preempt_youngest()  # together they have filled the cache
 
@@ -159,19 +179,22 @@ class Scheduler:
             self.preempt(max(placed, key=lambda r: (r.client.resting, r.task.id_task)))
         return len(placed) > 1
 
-    def _preempt_resting(self) -> None:
-        """Take the cells of a request whose client does not read. It goes on when the client has caught up."""
-        resting = [r for r in self.running() if r.resident and r.client.resting]
-        if resting:
-            self.preempt(max(resting, key=lambda r: r.task.id_task))
-
     def preempt(self, request: ActiveRequest) -> None:
-        """Take a request off its slot and queue it again, first in line, with all its tokens as prompt."""
+        """Take a request off its slot and out of the cache."""
+        resident = request.resident
+        self._requeue(request)
+        if resident is not None:
+            self.cache.drop(resident)
+
+    def _requeue(self, request: ActiveRequest) -> None:
+        """Take a request off its slot and queue it again, first of its key, with all its tokens as prompt.
+
+        What it has computed stays as cache.
+        """
         resident = request.resident
         self.roster.requeue(request, _keys_to_repeat(request, resident.keys) if resident else request.keys)
         if resident is not None:
             self._release(request, resident)
-            self.cache.drop(resident)
         self._store.drop_lookup(request)
         self.preemptions += 1
 
@@ -181,6 +204,7 @@ class Scheduler:
         """The decode succeeded: its keys are in the cache."""
         self.cache.settled()
         for request, resident, count in work.parts:
+            self._shares.charge(request, count)
             if request.resident is None:
                 continue
             if request.phase is Phase.DECODE:
@@ -223,6 +247,7 @@ class Scheduler:
         if request.n_decoded == 0:
             request.n_cached = 0
         self.cache.clear(resident)
+        resident.scope = request.scope
 
     def no_room(self, work: Work) -> None:
         """The library found no free cells although `Residents` has some: free more, or end the requests."""

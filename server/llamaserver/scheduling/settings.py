@@ -16,5 +16,6 @@ class EngineSettings:
     grp_attn_n: int
     grp_attn_w: int
     n_predict: int  # limit for all requests, -1: none
+    unlimited_answers: bool  # False: no answer is longer than its slot
     lora_scales: tuple[float, ...]
     decode_timeout: float | None = None  # seconds; None: by measured rates, 0: off

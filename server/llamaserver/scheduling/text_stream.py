@@ -4,36 +4,37 @@ Text is released once it can neither break a character nor begin a stop string.
 """
 
 import codecs
+from bisect import bisect_left
+from collections.abc import Iterable
 
 
-class _Partial:
-    """How much of one stop string ends the text so far (Knuth, Morris and Pratt 1977)."""
+class Stops:
+    """The stop strings of a request, in the order that a search needs. Its answers share them."""
 
-    def __init__(self, stop: str) -> None:
-        self._stop = stop
-        self.matched = 0
-        self._fallback = [0] * len(stop)
-        for at in range(1, len(stop)):
-            self._fallback[at] = self._advance(self._fallback[at - 1], stop[at])
+    def __init__(self, stops: Iterable[str]) -> None:
+        self.ordered = tuple(sorted({stop for stop in stops if stop}))
 
-    def read(self, text: str) -> None:
-        """Read more text, which does not complete the stop string."""
-        for character in text:
-            self.matched = self._advance(self.matched, character)
+    def first_in(self, text: str, known: int) -> tuple[int, str] | None:
+        """Where the first whole stop string begins, and which. None is within the first `known` characters."""
+        hits = [(at, stop) for stop in self.ordered if (at := text.find(stop, max(0, known - len(stop) + 1))) >= 0]
+        return min(hits, default=None)
 
-    def _advance(self, matched: int, character: str) -> int:
-        while matched and self._stop[matched] != character:
-            matched = self._fallback[matched - 1]
-        return matched + (self._stop[matched] == character)
+    def part_in(self, text: str) -> int:
+        """Where the longest end of `text` begins that begins a stop string, or the length of the text."""
+        for at in range(len(text)):
+            end = text[at:]
+            place = bisect_left(self.ordered, end)
+            if place < len(self.ordered) and self.ordered[place].startswith(end):
+                return at
+        return len(text)
 
 
 class TextStream:
     """The text of one completion, released step by step."""
 
-    def __init__(self, stops: tuple[str, ...]) -> None:
-        self._stops = tuple(stop for stop in stops if stop)
+    def __init__(self, stops: Stops) -> None:
+        self._stops = stops
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._partial = [_Partial(stop) for stop in self._stops]
         self._held = ""
         self.stopping_word = ""
 
@@ -43,17 +44,16 @@ class TextStream:
         Once a stop string is complete, `stopping_word` names it, and the rest is discarded.
         """
         text = self._decoder.decode(piece)
-        if not self._stops:
+        if not self._stops.ordered:
             return text
+        known = len(self._held)
         self._held += text
-        stop_at = self._first_stop()
+        stop_at = self._stops.first_in(self._held, known)
         if stop_at is not None:
             cut, self.stopping_word = stop_at
             released, self._held = self._held[:cut], ""
             return released
-        for stop in self._partial:
-            stop.read(text)
-        cut = len(self._held) - max(stop.matched for stop in self._partial)
+        cut = self._stops.part_in(self._held)
         released, self._held = self._held[:cut], self._held[cut:]
         return released
 
@@ -67,7 +67,3 @@ class TextStream:
         text = self._held + ("" if self.stopping_word else self._decoder.decode(b"", True))
         self._held = ""
         return text
-
-    def _first_stop(self) -> tuple[int, str] | None:
-        hits = [(at, stop) for stop in self._stops if (at := self._held.find(stop)) >= 0]
-        return min(hits, default=None)

@@ -1,6 +1,8 @@
 """A vocabulary from a list of pieces, for tests of what sits above tokens and below a model."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+from llamaserver.interfaces.backend import never
 
 
 class ListVocab:
@@ -17,7 +19,9 @@ class ListVocab:
         self.fim_pre = self.fim_suf = self.fim_mid = -1
         self.add_bos = False
 
-    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+    def tokenize(
+        self, text: str, *, add_special: bool, parse_special: bool, cancelled: Callable[[], bool] = never
+    ) -> list[int]:
         """Greedy. Bytes without a piece are dropped."""
         data = text.encode()
         tokens = []

@@ -1,0 +1,23 @@
+"""The chat templates of many models, from llama.cpp's source inside the source distribution of llama-cpp-python."""
+
+import tarfile
+from functools import lru_cache
+from pathlib import PurePath
+
+from tools import sdist
+
+FOLDER = "vendor/llama.cpp/models/templates"
+
+
+@lru_cache
+def vendored_templates() -> dict[str, str]:
+    """Name of the model to Jinja. The archive is fetched into the cache when it is not there."""
+    found: dict[str, str] = {}
+    with tarfile.open(sdist.fetch()) as archive:
+        for member in archive:
+            path = PurePath(member.name)
+            if path.suffix == ".jinja" and str(path.parent).endswith(FOLDER):
+                file = archive.extractfile(member)
+                assert file is not None
+                found[path.stem] = file.read().decode()
+    return found
