@@ -68,11 +68,13 @@ class Config:
     embedding: bool = False
     pooling: Literal["", "none", "mean", "cls", "last", "rank"] = ""
     cache_ram: int = 0  # MiB, -1: no limit
+    cache_isolation: Literal["per-key", "shared"] = "per-key"
     kv_store: str = ""
     kv_store_mode: Literal["off", "shutdown", "continuous"] = "continuous"
     kv_store_max_bytes: int = 0  # 0: no limit
     kv_store_ttl: float = 0.0  # 0: no limit
     kv_store_min_tokens: int = 32
+    kv_store_key_file: str = ""
     warmup: bool = True
     require_offload: bool = False
     # serving

@@ -191,6 +191,13 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             integer(-1),
         ),
         Option(
+            "cache_isolation",
+            ("--cache-isolation",),
+            "Whether requests reuse cached prompts of their own API key only (per-key), or of all keys (shared)",
+            choice("per-key", "shared"),
+            value="MODE",
+        ),
+        Option(
             "kv_store",
             ("--kv-store",),
             "Folder for saved conversations. A restarted server restores them",
@@ -223,6 +230,13 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             ("--kv-store-min-tokens",),
             "Save only conversations of at least this many tokens",
             integer(0),
+        ),
+        Option(
+            "kv_store_key_file",
+            ("--kv-store-key-file",),
+            "File with the secret key of --kv-store, at least 32 bytes. Without it, a key is made in the folder",
+            str,
+            value="FNAME",
         ),
         Option(
             "flash_attn",
