@@ -15,6 +15,7 @@ from .body import HOLD, dumps, long_response, read_fields
 from .context import CONTEXT, Context, SystemPrompt
 from .fields import Fields
 from .jobs import Input, Job, make_jobs, submit, text_inputs
+from .lanes import cancelled
 from .prompt import check_length, read_images, required_prompts
 from .sse import gather, respond
 from .system import requested_system_prompt, set_system_prompt
@@ -166,8 +167,8 @@ def _infill_call(context: Context, fields: Fields) -> Call:
     prefix, suffix = fields.string("input_prefix"), fields.string("input_suffix")
     check_length([prefix, suffix], context.engine, "input_prefix")
     tokens = [vocab.bos] if vocab.add_bos and vocab.bos >= 0 else []
-    before = vocab.tokenize(prefix, add_special=False, parse_special=False)
-    after = vocab.tokenize(suffix.removeprefix(" "), add_special=False, parse_special=False)
+    before = vocab.tokenize(prefix, add_special=False, parse_special=False, cancelled=cancelled)
+    after = vocab.tokenize(suffix.removeprefix(" "), add_special=False, parse_special=False, cancelled=cancelled)
     keys = [*tokens, vocab.fim_pre, *before, vocab.fim_suf, *after, vocab.fim_mid]
     entry = Input(Prompt(array("q", keys)), prefix, "input_prefix")
     jobs = make_jobs(context, fields, lambda: [entry], prompts=1, stream=stream)

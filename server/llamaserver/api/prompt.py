@@ -11,6 +11,7 @@ from ..engine.loop import Engine
 from ..errors import InvalidRequest, NotSupported
 from ..interfaces.params import Prompt
 from .fields import Fields, token_id
+from .lanes import cancelled
 
 _IMAGE = re.compile(r"\[img-([0-9]{1,9})\]")
 _CHARACTERS_PER_TOKEN = 64  # no tokenizer makes longer tokens on average
@@ -71,9 +72,10 @@ def build_prompt(
         check_length([value], engine, field)
         if images and _IMAGE.search(value):
             return _with_images(value, engine, images, system, field)
-        return Prompt(array("q", [*system, *engine.vocab.tokenize(value, add_special=not system, parse_special=True)]))
+        tokens = engine.vocab.tokenize(value, add_special=not system, parse_special=True, cancelled=cancelled)
+        return after(system, tokens)
     if isinstance(value, list):
-        return Prompt(array("q", [*system, *_pieces(value, engine, field, bos=not system)]))
+        return after(system, _pieces(value, engine, field, bos=not system))
     raise InvalidRequest(f"Field '{field}': must be a string or an array of strings and token ids", field=field)
 
 
@@ -83,7 +85,7 @@ def _pieces(value: list[Any], engine: Engine, field: str, *, bos: bool) -> list[
     for index, item in enumerate(value):
         if isinstance(item, str):
             first = index == 0 and bos
-            tokens.extend(engine.vocab.tokenize(item, add_special=first, parse_special=True))
+            tokens.extend(engine.vocab.tokenize(item, add_special=first, parse_special=True, cancelled=cancelled))
         else:
             tokens.append(token_id(item, engine.vocab.n_vocab, field))
     return tokens
@@ -151,9 +153,14 @@ def media_prompt(parts: list[str | bytes], engine: Engine, *, add_special: bool)
     return engine.media.build(parts, add_special=add_special)
 
 
+def after(system: tuple[int, ...], tokens: list[int]) -> Prompt:
+    """The prompt of the system prompt and the tokens of a request."""
+    return prepend(system, Prompt(array("q", tokens)))
+
+
 def prepend(system: tuple[int, ...], prompt: Prompt) -> Prompt:
     """Put the tokens of the system prompt before a prompt, which can have images."""
     if not system:
         return prompt
     moved = tuple(replace(media, start=media.start + len(system)) for media in prompt.media)
-    return Prompt(array("q", system) + prompt.keys, moved)
+    return Prompt(array("q", system) + prompt.keys, moved, len(system))

@@ -22,6 +22,7 @@ from ..interfaces.params import (
     SamplingParams,
 )
 from .fields import Fields, token_id
+from .lanes import cancelled
 
 RANDOM_SEED = 2**32 - 1  # the value of -1 in llama.cpp's unsigned field
 _ANY = 2**1024  # larger than every number of the JSON parser
@@ -30,6 +31,7 @@ MAX_STOPS = 256
 MAX_STOP = 4096  # characters
 MAX_BREAKERS = 64
 MAX_SAMPLERS = 64
+MAX_SALT = 256  # characters
 MAX_TEXT = 1 << 20  # characters or ids of penalty_prompt
 _SAMPLER_NAMES = {
     **{name: name for name in KNOWN_SAMPLERS},
@@ -117,6 +119,13 @@ def _stop(fields: Fields) -> tuple[str, ...]:
     return tuple(stop for stop in stops if stop)
 
 
+def _salt(item: Parameter, fields: Fields) -> str:
+    salt = fields.string(*item.names)
+    if len(salt) > MAX_SALT:
+        raise InvalidRequest(f"Field 'cache_salt': longer than {MAX_SALT} characters", field="cache_salt")
+    return salt
+
+
 def _compiled_schema(fields: Fields) -> dict[str, Any]:
     """The grammar of `json_schema` as text and compiled; nothing without one."""
     _, schema = fields.get("json_schema")
@@ -163,7 +172,7 @@ def _penalty_prompt(fields: Fields, limits: Limits) -> tuple[int, ...] | None:
     if isinstance(value, str | list) and len(value) > MAX_TEXT:
         raise InvalidRequest(f"Field '{name}': longer than {MAX_TEXT}", field=name)
     if isinstance(value, str):
-        return tuple(limits.vocab.tokenize(value, add_special=False, parse_special=True))
+        return tuple(limits.vocab.tokenize(value, add_special=False, parse_special=True, cancelled=cancelled))
     return tuple(token_id(item, limits.vocab.n_vocab, name) for item in fields.array(name))
 
 
@@ -216,6 +225,7 @@ def _lora(fields: Fields, limits: Limits) -> tuple[float, ...] | None:
 
 # Fields that are more than one number within fixed bounds, or one truth value.
 _READERS: dict[str, Callable[[Parameter, Fields, Limits], Any]] = {
+    "cache_salt": lambda item, fields, _: _salt(item, fields),
     "dry_sequence_breakers": lambda item, fields, _: fields.strings(
         *item.names, default=item.default, limit=MAX_BREAKERS
     ),

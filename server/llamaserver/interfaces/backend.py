@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ..files import Bytes
 from .output import TokenProbs
 from .params import Media, Prompt, SamplingParams
 
@@ -247,10 +248,10 @@ class Backend(Protocol):
         A cache with a sliding window may have dropped the cells before it.
         """
 
-    def state_get(self, seq: int) -> bytes:
+    def state_get(self, seq: int) -> Bytes:
         """Serialise the KV state of `seq`. A pending shift or copy needs a decode before this call."""
 
-    def state_set(self, seq: int, data: bytes) -> bool:
+    def state_set(self, seq: int, data: Bytes) -> bool:
         """Restore a state of state_get. False if it does not fit."""
 
     def state_export(self, seq: int) -> ByteArray:

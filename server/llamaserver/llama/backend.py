@@ -14,6 +14,7 @@ import llama_cpp.llama_cpp as lib
 import numpy as np
 
 from ..errors import EngineFailure, ModelLoadError
+from ..files import Bytes
 from ..interfaces.backend import (
     Batch,
     ByteArray,
@@ -229,11 +230,11 @@ class LlamaBackend:
         """The smallest position from which on no cell is missing, -1 if the sequence is empty."""
         return self._memory.pos_min(seq)
 
-    def state_get(self, seq: int) -> bytes:
+    def state_get(self, seq: int) -> Bytes:
         """Serialise one sequence, in the format of the library's slot files."""
         return self._memory.state_get(seq)
 
-    def state_set(self, seq: int, data: bytes) -> bool:
+    def state_set(self, seq: int, data: Bytes) -> bool:
         """Restore a state of state_get. False if it does not fit."""
         return self._memory.state_set(seq, data)
 

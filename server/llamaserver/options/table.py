@@ -191,6 +191,13 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             integer(-1),
         ),
         Option(
+            "cache_isolation",
+            ("--cache-isolation",),
+            "Whether requests reuse cached prompts of their own API key only (per-key), or of all keys (shared)",
+            choice("per-key", "shared"),
+            value="MODE",
+        ),
+        Option(
             "kv_store",
             ("--kv-store",),
             "Folder for saved conversations. A restarted server restores them",
@@ -223,6 +230,13 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             ("--kv-store-min-tokens",),
             "Save only conversations of at least this many tokens",
             integer(0),
+        ),
+        Option(
+            "kv_store_key_file",
+            ("--kv-store-key-file",),
+            "File with the secret key of --kv-store, at least 32 bytes. Without it, a key is made in the folder",
+            str,
+            value="FNAME",
         ),
         Option(
             "flash_attn",
@@ -440,6 +454,31 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             integer(0),
         ),
         Option(
+            "header_timeout",
+            ("--header-timeout",),
+            "Seconds for a TLS handshake, and for a client to send the whole head of a request (0 = no limit)",
+            number(0.0, 86400.0),
+        ),
+        Option(
+            "keep_alive_timeout",
+            ("--keep-alive-timeout",),
+            "Seconds for which an idle connection stays open after an answer",
+            number(1.0, 86400.0),
+        ),
+        Option(
+            "max_connections",
+            ("--max-connections",),
+            "Most open connections of clients. At the limit, the one that was idle longest is closed",
+            integer(1),
+            default="as open files allow, at most 4096",
+        ),
+        Option(
+            "max_connections_per_address",
+            ("--max-connections-per-address",),
+            "Most open connections of one client address (0 = no limit). Behind a proxy all clients have its address",
+            integer(0),
+        ),
+        Option(
             "decode_timeout",
             ("--decode-timeout",),
             "Seconds after which a decode counts as hanging: then the server is unready, and after twice the time not "
@@ -480,6 +519,15 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             "Folder for saved slots. It is created if it is missing",
             str,
             value="PATH",
+        ),
+        Option(
+            "slot_save_max_bytes",
+            ("--slot-save-max-bytes",),
+            "Most bytes of all saved slots together (0 = no limit)",
+            integer(0),
+        ),
+        Option(
+            "slot_save_max_files", ("--slot-save-max-files",), "Most files of saved slots (0 = no limit)", integer(0)
         ),
         Option(
             "drain_delay",

@@ -14,6 +14,7 @@ from typing import Any
 from zlib import crc32
 
 import numpy as np
+from llamaserver.files import Bytes
 from llamaserver.interfaces.backend import (
     Batch,
     ByteArray,
@@ -416,7 +417,7 @@ class ToyBackend:
         assert not self._unsettled, "the library would read what a pending copy or shift has not made yet"
         return array("q", chain.from_iterable((c.key, c.position, c.value) for c in self._held[seq])).tobytes()
 
-    def state_set(self, seq: int, data: bytes) -> bool:
+    def state_set(self, seq: int, data: Bytes) -> bool:
         """Restore. False for what is no state, or has no room."""
         self._check_sequence(seq)
         assert not self._unsettled, "the library would spoil a pending copy"
