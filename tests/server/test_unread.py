@@ -28,6 +28,7 @@ def post(path, **fields):
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("static")
     (folder / "large.bin").write_bytes(bytes(LARGE))
+    (folder / "page").write_bytes(b"small")
     (folder / "page.gz").write_bytes(bytes(LARGE))
     management = free_port()
     options = ("--path", str(folder), "--metrics", "--timeout", str(TIMEOUT), "--management-port", str(management))
