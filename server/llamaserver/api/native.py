@@ -63,9 +63,9 @@ def _completion_call(request: web.Request, fields: Fields) -> Call:
 
 def _inputs(context: Context, fields: Fields, prompts: list[Any], system: SystemPrompt) -> list[Input]:
     images = read_images(fields)
-    if images and context.engine.media is None:
+    if images.files and context.engine.media is None:
         raise NotSupported("This server does not support images: it was started without --mmproj")
-    if images and len(prompts) > MAX_PROMPTS_WITH_IMAGES:
+    if images.files and len(prompts) > MAX_PROMPTS_WITH_IMAGES:
         raise InvalidRequest(f"Field 'prompt': at most {MAX_PROMPTS_WITH_IMAGES} prompts with images", field="prompt")
     return text_inputs(context, prompts, system.tokens, images)
 

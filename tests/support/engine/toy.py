@@ -81,7 +81,9 @@ class ToyMedia:
 
     vocab: ListVocab
 
-    def build(self, parts: Sequence[str | bytes], *, add_special: bool) -> Prompt:
+    def build(
+        self, parts: Sequence[str | bytes], *, add_special: bool, decoded: dict[bytes, Any] | None = None
+    ) -> Prompt:
         """Text and pictures, in order."""
         keys: array[int] = array("q")
         media: list[Media] = []
