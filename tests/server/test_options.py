@@ -227,7 +227,7 @@ def sample(option):
         return "null", ["null"]
     for text in (
         *("4096", "2", "0.5", "7", "q8_0", "on", "linear", "mean", "row", "isolate", "text", "x:2", "mmap+mlock"),
-        *("shutdown", "x"),
+        *("shutdown", "shared", "x"),
     ):
         try:
             value = option.read(text)

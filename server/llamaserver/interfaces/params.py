@@ -185,6 +185,7 @@ class GenerationParams:
         "",
         "Reuse cached prompts of requests with the same text here only. At most 256 characters.",
         reported=False,
+        budget=_CHARACTERS,
     )
     lora: tuple[float, ...] | None = parameter(
         None, "Scales of the LoRA adapters. Adapters that are not named are off.", reported=False, budget=_VALUES
