@@ -68,11 +68,13 @@ class Config:
     embedding: bool = False
     pooling: Literal["", "none", "mean", "cls", "last", "rank"] = ""
     cache_ram: int = 0  # MiB, -1: no limit
+    cache_isolation: Literal["per-key", "shared"] = "per-key"
     kv_store: str = ""
     kv_store_mode: Literal["off", "shutdown", "continuous"] = "continuous"
     kv_store_max_bytes: int = 0  # 0: no limit
     kv_store_ttl: float = 0.0  # 0: no limit
     kv_store_min_tokens: int = 32
+    kv_store_key_file: str = ""
     warmup: bool = True
     require_offload: bool = False
     # serving
@@ -88,6 +90,10 @@ class Config:
     ssl_key_file: str = ""
     ssl_cert_file: str = ""
     timeout: int = 600
+    header_timeout: float = 10.0  # 0: none
+    keep_alive_timeout: float = 75.0
+    max_connections: int = 0  # 0: chosen by file_limit.py
+    max_connections_per_address: int = 0  # 0: no limit
     decode_timeout: float | None = None  # None: 20 times the usual time, at least 60 s. 0: off
     max_body: int = 0  # bytes. 0: see largest_body
     max_body_bytes_in_flight: int = 0  # 0: see largest_bodies

@@ -3,7 +3,10 @@
 A reader of the name sees the old file or the new one, never a part of it.
 """
 
+import errno
 import os
+import shutil
+import stat
 import uuid
 from collections.abc import Iterable
 from contextlib import suppress
@@ -14,6 +17,47 @@ TEMPORARY = ".tmp-"  # begins the name of a file that is not complete yet
 SYNC_EVERY = 64 << 20  # bytes of a durable file after which it is synced, so that the last sync is short
 
 Bytes = bytes | memoryview
+_NOT_A_FILE = (errno.ELOOP, errno.ENXIO, errno.EISDIR)  # a link; a pipe or socket; a folder
+
+
+class NotRegularError(OSError):
+    """The name is that of a link, a pipe, a folder, a socket or a device."""
+
+
+def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
+    """Open a regular file and return its descriptor. Follows no link, and never waits for a pipe's other end.
+
+    A new file can be read by its owner only. Raises NotRegularError and OSError.
+    """
+    try:
+        handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno in _NOT_A_FILE:
+            raise NotRegularError(error.errno, error.strerror, str(path)) from error
+        raise
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise NotRegularError(errno.EINVAL, "not a regular file", str(path))
+    return handle
+
+
+def remove(path: Path) -> None:
+    """Remove what has this name, also a folder with all that is in it. OSError."""
+    try:
+        path.unlink()
+    except (IsADirectoryError, PermissionError):  # Linux, POSIX
+        if not path.is_dir() or path.is_symlink():
+            raise
+        shutil.rmtree(path)
+
+
+def open_own(path: Path, flags: int) -> int:
+    """Open a regular file of this program. Anything else under its name was put there by others, and is removed."""
+    try:
+        return open_regular(path, flags | os.O_CREAT)
+    except NotRegularError:
+        remove(path)
+        return open_regular(path, flags | os.O_CREAT)
 
 
 def write_atomically(

@@ -33,6 +33,7 @@ class Startup:
         self._crash_log = crash_log
         self._model = Path(config.model)
         self._identities: store_setup.Identities | None = None
+        store_setup.secret(config)  # a mistake shows before the model is loaded
         self.engine = Engine(self._load, engine_settings(config), self._open_store)
         self.context: Context = build_context(config, self.engine, LlamaTemplates())
         self.context.preparing = True

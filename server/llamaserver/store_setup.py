@@ -11,9 +11,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from .config import Config
+from .errors import ConfigError
 from .files import write_atomically
 from .interfaces.backend import Backend, ModelInfo
-from .kvstore import blocks
+from .kvstore import blockfile, identity, key
 from .kvstore.messages import Shape, StoreOptions
 from .kvstore.store import KVStore
 from .models import digest
@@ -38,6 +39,17 @@ def wanted(config: Config) -> bool:
 
 def _on_disk(config: Config) -> bool:
     return bool(config.kv_store) and config.kv_store_mode != "off"
+
+
+def secret(config: Config) -> bytes:
+    """The store's key from --kv-store-key-file, b"" without one. Raises ConfigError."""
+    path = config.kv_store_key_file
+    if not path:
+        return b""
+    try:
+        return key.of_text(Path(path).read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--kv-store-key-file {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
 class Identities:
@@ -120,6 +132,7 @@ def open_store(config: Config, model: Path, backend: Backend, identities: Identi
         ttl=config.kv_store_ttl,
         min_tokens=config.kv_store_min_tokens,
         ram_bytes=_ram_bytes(config),
+        secret=secret(config),
     )
     shape = Shape(
         fingerprint=fingerprint(config, model, info, known),
@@ -148,7 +161,7 @@ def fingerprint(config: Config, model: Path, info: ModelInfo, known: Mapping[Pat
         "flash_attn": info.flash_attn or config.flash_attn,  # it changes the order of the values
         "library": [version("llama-cpp-python"), info.state_version],
         # Without the format, two releases on one volume would remove each other's files as damaged.
-        "format": [blocks.FORMAT, blocks.BLOCK],
+        "format": [blockfile.FORMAT, identity.BLOCK],
         "long_rope": _long_rope(info),
         # A state that cannot be cut fits only the layout in which it was made.
         "layout": None if info.partial_reuse else [info.unified, info.n_seq_max],

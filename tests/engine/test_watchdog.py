@@ -9,7 +9,7 @@ from llamaserver.engine.activity import Activities, Activity
 from llamaserver.engine.watchdog import Watchdog, limit
 from llamaserver.errors import EngineFailure, Unavailable
 from llamaserver.interfaces.output import Delta, Failed
-from llamaserver.standstill import TICK, Standstill
+from llamaserver.standstill import TICK, Alarm, Standstill
 
 from tests.engine.test_loop import SETTINGS, Gate, collect, request, running
 from tests.support.engine.driver import tokens
@@ -31,14 +31,15 @@ class Watched:
 
     def __init__(self, timeout: float | None) -> None:
         self.clock, self.activities, self.ends = Clock(), Activities(), list[str]()
-        self.dog = Watchdog(timeout, lambda: self.activities.now, lambda: "here", self.ends.append, self.clock)
+        self.alarm = Alarm(lambda: "here", self.ends.append, self.clock)
+        self.dog = Watchdog(timeout, lambda: self.activities.now, self.alarm)
 
     def after(self, seconds: float) -> tuple[bool, bool]:
         """Whether it is unready, and dead."""
         for _ in range(round(seconds / TICK)):
             self.clock.now += TICK
             self.dog.look()
-        return bool(self.dog.reason), self.dog.dead
+        return bool(self.alarm.reason), self.alarm.dead
 
 
 @pytest.mark.parametrize(
@@ -55,12 +56,12 @@ def test_first_unready_then_dead_then_back(caplog: pytest.LogCaptureFixture) -> 
     watched.dog.look()
     assert watched.after(9) == (False, False)
     assert watched.after(1) == (True, False)
-    assert watched.dog.reason.startswith("the engine hangs in a decode of 7 tokens since 20")
+    assert watched.alarm.reason.startswith("a decode of 7 tokens hangs since 20")
     assert "It is at here" in caplog.text
     assert watched.after(9) == (True, False)
     assert not watched.ends
     assert watched.after(30) == (True, True)
-    assert watched.ends == [watched.dog.reason]
+    assert watched.ends == [watched.alarm.reason]
     assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 2
     watched.activities.begin("a decode of 7 tokens", 0.1)
     assert watched.after(1) == (False, False)
@@ -94,8 +95,8 @@ async def test_a_hung_decode_ends_streams_with_an_error_and_the_engine_comes_bac
         await gate.reached()
         waiting = engine.submit(request(engine, tokens(5), n_predict=0))
         saving = asyncio.create_task(engine.erase_slot(0))
-        await eventually(lambda: engine.watchdog.dead, "the engine counts as dead")
-        assert "in a decode of 1 tokens since" in engine.watchdog.reason
+        await eventually(lambda: engine.alarm.dead, "the engine counts as dead")
+        assert "a decode of 1 tokens hangs since" in engine.alarm.reason
         for hanging in (stream, waiting):
             end = (await collect(hanging))[-1]
             assert isinstance(end, Failed)
@@ -106,7 +107,7 @@ async def test_a_hung_decode_ends_streams_with_an_error_and_the_engine_comes_bac
         with pytest.raises(Unavailable, match="hangs"):
             engine.submit(request(engine, tokens(9)))
         gate.open()
-        await eventually(lambda: not engine.watchdog.reason, "the engine goes on")
+        await eventually(lambda: not engine.alarm.reason, "the engine goes on")
         events = await collect(engine.submit(request(engine, tokens(9))))
         assert not isinstance(events[-1], Delta | Failed)
         await engine.drain()

@@ -12,7 +12,7 @@ from llamaserver.api.messages import MAX_MESSAGES
 from llamaserver.api.native import MAX_PROMPTS
 from llamaserver.api.openai import MAX_CHOICES
 from llamaserver.api.pricing import MAX_ECHO
-from llamaserver.api.schema import MAX_BIASES, MAX_BREAKERS, MAX_SAMPLERS, MAX_STOP, MAX_STOPS
+from llamaserver.api.schema import MAX_BIASES, MAX_BREAKERS, MAX_SALT, MAX_SAMPLERS, MAX_STOP, MAX_STOPS
 from llamaserver.interfaces.declare import Parameter
 from llamaserver.interfaces.params import DEFAULT_SAMPLERS, GENERATION_PARAMETERS, KNOWN_SAMPLERS, SAMPLING_PARAMETERS
 
@@ -73,6 +73,7 @@ _VALUES: dict[str, Callable[[Random, int], Any]] = {
     "penalty_prompt": _penalty_prompt,
     "samplers": lambda rng, _: [KNOWN_SAMPLERS[i % len(KNOWN_SAMPLERS)] for i in range(MAX_SAMPLERS)],
     "lora": lambda _, units: [{"id": 0, "scale": 1.0}] * min(units // 4, 1000),
+    "cache_salt": lambda _, units: "x" * min(units, MAX_SALT),
     "n_probs": lambda _, units: min(units, 1024),
 }
 

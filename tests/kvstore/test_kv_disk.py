@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from llamaserver import files as atomic
-from llamaserver.kvstore import disk
 
 from tests.support.engine.driver import tokens
 from tests.support.engine.kv import files, found, opened, save, total
@@ -55,7 +54,7 @@ def test_a_disk_that_fails_once_costs_one_prompt_only(tmp_path: Path, monkeypatc
     with opened(tmp_path / "kv") as store:
         save(store, keys(200))
         with monkeypatch.context() as patched:
-            patched.setattr(disk, "decode", _failing)
+            patched.setattr("llamaserver.files.open_regular", _failing)
             assert found(store, keys(200)) == 0
             assert store.stats().discards["io_error"] > 0
         assert found(store, keys(200)) == 200

@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from llamaserver.interfaces.keys import common_prefix
 from llamaserver.kvstore import disk
-from llamaserver.kvstore.blocks import BLOCK, common_prefix, head_size
+from llamaserver.kvstore.blockfile import head_size
 from llamaserver.kvstore.counters import StoreCounters
 from llamaserver.kvstore.disk import DiskTier
+from llamaserver.kvstore.identity import BLOCK
 from llamaserver.kvstore.messages import Lookup
 from llamaserver.kvstore.volume import Limits
 
@@ -373,7 +375,7 @@ def test_a_folder_that_takes_long_to_list_is_listed_now_and_then(
     clock = SimpleNamespace(monotonic=lambda: now, time=time.time, time_ns=time.time_ns)
     monkeypatch.setattr(disk, "time", clock)
     monkeypatch.setattr(os, "scandir", list_slowly)
-    tier = DiskTier(tmp_path, bytes(16), Limits(), StoreCounters(), threading.RLock())
+    tier = DiskTier(tmp_path, bytes(16), Limits(), StoreCounters())
     tier._folder.mkdir()
     for seconds, least, most in ((0.05, 600, 600), (3.0, 9, 11)):
         takes = seconds
@@ -381,6 +383,7 @@ def test_a_folder_that_takes_long_to_list_is_listed_now_and_then(
         listed = 0
         for _ in range(600):
             now += 1
+            os.utime(tier._folder, (now, now))  # another process has changed it
             tier.refresh()
         assert least <= listed <= most
     listed = 0

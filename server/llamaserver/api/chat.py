@@ -15,7 +15,7 @@ from .context import Context
 from .fields import Fields
 from .lanes import cancelled
 from .messages import Images, read_messages, read_tools
-from .prompt import build_prompt, check_length, media_prompt, prepend
+from .prompt import after, build_prompt, check_length, media_prompt, prepend
 from .templates import CHATML
 
 _PLACEHOLDER = re.compile(r"(<image-[0-9a-f]{16}>)")
@@ -68,7 +68,7 @@ def chat_prompt(context: Context, chat: Chat) -> Prompt:
         return prepend(system, prompt)
     if special:
         return build_prompt(chat.text, engine, system=system, field="messages")
-    return Prompt.of([*system, *vocab.tokenize(chat.text, add_special=False, parse_special=True, cancelled=cancelled)])
+    return after(system, vocab.tokenize(chat.text, add_special=False, parse_special=True, cancelled=cancelled))
 
 
 def chat_template(context: Context) -> ChatTemplate:

@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from ..engine.snapshot import Counters, Histogram, Snapshot
 from ..errors import NotSupported
 from ..kvstore.messages import StoreStats
+from .connections import Counts
 from .context import CONTEXT, Context
 from .traffic import Traffic
 
@@ -185,6 +186,21 @@ STORE_LABELLED: tuple[tuple[str, _Row[StoreStats, Mapping[str, int]]], ...] = (
 )
 
 
+CONNECTION_GAUGES: tuple[_Row[Counts, float], ...] = (
+    _Row("llamaserver:connections", "Open connections of the clients' port.", lambda c: c.open),
+)
+CONNECTION_LABELLED: tuple[tuple[str, _Row[Counts, Mapping[str, int]]], ...] = (
+    (
+        "reason",
+        _Row(
+            "llamaserver:connections_limited",
+            "Connections that a limit closed, refused or kept waiting.",
+            lambda c: c.limited,
+        ),
+    ),
+)
+
+
 class _Engine(Collector):
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -204,6 +220,8 @@ class _Engine(Collector):
         for row in HISTOGRAMS:
             if (histogram := row.value(snapshot.counters)) is not None:
                 yield _family(row.name, row.text, histogram)
+        yield from _gauges(CONNECTION_GAUGES, self._context.connections)
+        yield from _labelled(CONNECTION_LABELLED, self._context.connections)
 
 
 def _counters(rows: tuple[_Row[S, float], ...], source: S) -> Iterator[Metric]:

@@ -45,7 +45,8 @@ async def completion(request: web.Request) -> web.StreamResponse:
 
 
 def _completion_call(request: web.Request, fields: Fields) -> Call:
-    context, system = request.app[CONTEXT], requested_system_prompt(request, fields)
+    context, changed = request.app[CONTEXT], requested_system_prompt(request, fields)
+    system = changed or context.system
     stream = fields.boolean("stream", default=False)
     prompts = required_prompts(fields)
     if len(prompts) > MAX_PROMPTS:
@@ -53,11 +54,11 @@ def _completion_call(request: web.Request, fields: Fields) -> Call:
     jobs = make_jobs(
         context,
         fields,
-        lambda: _inputs(context, fields, prompts, system or context.system),
+        lambda: _inputs(context, fields, prompts, system),
         prompts=len(prompts),
         stream=stream,
     )
-    return Call(jobs, stream, fields.strings("response_fields"), system)
+    return Call(jobs, stream, fields.strings("response_fields"), changed)
 
 
 def _inputs(context: Context, fields: Fields, prompts: list[Any], system: SystemPrompt) -> list[Input]:

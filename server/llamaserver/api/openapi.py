@@ -15,7 +15,7 @@ from aiohttp import web
 from ..interfaces.declare import Parameter
 from ..interfaces.params import GENERATION_PARAMETERS, SAMPLING_PARAMETERS
 from .body import dumps
-from .schema import MAX_BREAKERS, MAX_SAMPLERS, MAX_STOPS
+from .schema import MAX_BREAKERS, MAX_SALT, MAX_SAMPLERS, MAX_STOPS
 
 FILE = Path(__file__).with_name("openapi.yaml")
 _BEGIN = "        # The next fields are made by `make generate` from interfaces/params.py.\n"
@@ -31,6 +31,7 @@ def _strings(most: int) -> dict[str, Any]:
 
 # Fields that are more than one number or one truth value, and the seed, which is another one by default.
 _SHAPES: dict[str, dict[str, Any]] = {
+    "cache_salt": {"type": "string", "maxLength": MAX_SALT},
     "dry_sequence_breakers": _strings(MAX_BREAKERS),
     "grammar": _STRING,
     "logit_bias": {

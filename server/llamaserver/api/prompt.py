@@ -73,17 +73,10 @@ def build_prompt(
         check_length([value], engine, field)
         if images and _IMAGE.search(value):
             return _with_images(value, engine, images, system, field)
-        return Prompt(
-            array(
-                "q",
-                [
-                    *system,
-                    *engine.vocab.tokenize(value, add_special=not system, parse_special=True, cancelled=cancelled),
-                ],
-            )
-        )
+        tokens = engine.vocab.tokenize(value, add_special=not system, parse_special=True, cancelled=cancelled)
+        return after(system, tokens)
     if isinstance(value, list):
-        return Prompt(array("q", [*system, *_pieces(value, engine, field, bos=not system)]))
+        return after(system, _pieces(value, engine, field, bos=not system))
     raise InvalidRequest(f"Field '{field}': must be a string or an array of strings and token ids", field=field)
 
 
@@ -163,9 +156,14 @@ def media_prompt(parts: list[str | bytes], engine: Engine, *, add_special: bool)
     return engine.media.build(parts, add_special=add_special)
 
 
+def after(system: tuple[int, ...], tokens: list[int]) -> Prompt:
+    """The prompt of the system prompt and the tokens of a request."""
+    return prepend(system, Prompt(array("q", tokens)))
+
+
 def prepend(system: tuple[int, ...], prompt: Prompt) -> Prompt:
     """Put the tokens of the system prompt before a prompt, which can have images."""
     if not system:
         return prompt
     moved = tuple(replace(media, start=media.start + len(system)) for media in prompt.media)
-    return Prompt(array("q", system) + prompt.keys, moved)
+    return Prompt(array("q", system) + prompt.keys, moved, len(system))

@@ -31,6 +31,7 @@ MAX_STOPS = 256
 MAX_STOP = 4096  # characters
 MAX_BREAKERS = 64
 MAX_SAMPLERS = 64
+MAX_SALT = 256  # characters
 _SAMPLER_NAMES = {
     **{name: name for name in KNOWN_SAMPLERS},
     "typ_p": "typical_p",
@@ -115,6 +116,13 @@ def _stop(fields: Fields) -> tuple[str, ...]:
     if any(len(stop) > MAX_STOP for stop in stops):
         raise InvalidRequest(f"Field 'stop': a string is longer than {MAX_STOP} characters", field="stop")
     return tuple(stop for stop in stops if stop)
+
+
+def _salt(item: Parameter, fields: Fields) -> str:
+    salt = fields.string(*item.names)
+    if len(salt) > MAX_SALT:
+        raise InvalidRequest(f"Field 'cache_salt': longer than {MAX_SALT} characters", field="cache_salt")
+    return salt
 
 
 def _compiled_schema(fields: Fields) -> dict[str, Any]:
@@ -214,6 +222,7 @@ def _lora(fields: Fields, limits: Limits) -> tuple[float, ...] | None:
 
 # Fields that are more than one number within fixed bounds, or one truth value.
 _READERS: dict[str, Callable[[Parameter, Fields, Limits], Any]] = {
+    "cache_salt": lambda item, fields, _: _salt(item, fields),
     "dry_sequence_breakers": lambda item, fields, _: fields.strings(
         *item.names, default=item.default, limit=MAX_BREAKERS
     ),

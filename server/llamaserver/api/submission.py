@@ -19,7 +19,7 @@ def submit(request: web.Request, asked: Request) -> Stream:
     except RateLimited as error:
         raise _in_dialect(request, error) from error
     try:
-        stream = context.engine.submit(replace(asked, tenant=tenant_of(request)))
+        stream = context.engine.submit(replace(asked, tenant=tenant_of(request, asked.params.cache_salt)))
     except BaseException:
         context.limits.end(key, n_prompt, 0)
         raise

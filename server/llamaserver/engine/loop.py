@@ -16,6 +16,7 @@ from ..scheduling.intake import Request, make_task
 from ..scheduling.request import ActiveRequest
 from ..scheduling.residents import Slot
 from ..scheduling.settings import EngineSettings
+from ..standstill import Alarm
 from .aborts import Aborts
 from .core import Core
 from .slot_states import SlotState
@@ -56,9 +57,8 @@ class Engine:
             ended=self._on_end,
         )
         self._thread = EngineThread(settings, factory, open_store, self._aborts, callbacks)
-        self.watchdog = Watchdog(
-            settings.decode_timeout, lambda: self._thread.activities.now, self._thread.place, self._give_up
-        )
+        self.alarm = Alarm(self._thread.place, self._give_up)
+        self._watchdog = Watchdog(settings.decode_timeout, lambda: self._thread.activities.now, self.alarm)
 
     # ---- life
 
@@ -68,7 +68,7 @@ class Engine:
         self._loaded: asyncio.Future[None] = self._loop.create_future()
         self._quiet = asyncio.Event()
         self._quiet.set()
-        self._watching = asyncio.create_task(self.watchdog.watch())
+        self._watching = asyncio.create_task(self._watchdog.watch())
         self._thread.start()
 
     async def loaded(self) -> None:
@@ -145,8 +145,8 @@ class Engine:
 
     def _check_ready(self) -> None:
         readiness(Phase.STOPPED if self._stopping else self.snapshot.state).require()
-        if self.watchdog.dead:
-            raise Unavailable(self.watchdog.reason)
+        if self.alarm.dead:
+            raise Unavailable(self.alarm.reason)
 
     def _cancel(self, request: ActiveRequest) -> None:
         """The client has gone: end the request, and the decode too when it serves no other request."""

@@ -60,7 +60,7 @@ class SlotStates:
         if not fits:
             self._cache.clear(resident)
             raise InvalidRequest("the saved state does not fit this model and context", field="filename")
-        self._cache.adopt(resident, tokens, state.lora or ())
+        self._cache.adopt(resident, tokens, state.lora or (), tenant.domain)
         resident.owner = tenant.key
         return len(tokens)
 

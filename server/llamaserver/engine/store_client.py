@@ -142,6 +142,7 @@ class StoreClient:
             keys=request.keys[:limit],
             scales=task.lora,
             media=tuple((media.start, media.n_pos) for media in task.media),
+            scope=request.scope,
             have=have,
             token_seconds=rate,
             until=self._clock() + max(_LOOKUP_SECONDS, limit * rate),
@@ -231,7 +232,7 @@ class StoreClient:
         self._full_since = None
         count = resident.savable
         state = self._backend.state_export(resident.seq)
-        save = self.store.save(resident.keys[:count], resident.lora, state, urgent=self.draining)
+        save = self.store.save(resident.keys[:count], resident.lora, state, resident.scope, urgent=self.draining)
         if self.store.writes_disk:  # the tier in memory alone may drop it again
             self._check_saves()
             resident.stored = count

@@ -140,10 +140,14 @@ class Media:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """The prompt as one key for each position: a token id, or a negative number for a piece of an image."""
+    """The prompt as one key for each position: a token id, or a negative number for a piece of an image.
+
+    The first `common` keys are the server's own system prompt.
+    """
 
     keys: "array[int]"
     media: tuple[Media, ...] = ()
+    common: int = 0
 
     @staticmethod
     def of(tokens: "list[int] | tuple[int, ...]") -> "Prompt":
@@ -178,6 +182,12 @@ class GenerationParams:
     stop: tuple[str, ...] = parameter((), "Strings that end the answer. They are not part of it.", budget=_CHARACTERS)
     id_slot: int = parameter(-1, "Slot to run on. -1 is any.", "id_slot", "slot_id", low=-1, reported=False)
     cache_prompt: bool = parameter(True, "Reuse the KV cache of a common prefix.")
+    cache_salt: str = parameter(
+        "",
+        "Reuse cached prompts of requests with the same text here only. At most 256 characters.",
+        reported=False,
+        budget=_CHARACTERS,
+    )
     lora: tuple[float, ...] | None = parameter(
         None, "Scales of the LoRA adapters. Adapters that are not named are off.", reported=False, budget=_VALUES
     )

@@ -1,5 +1,6 @@
-"""Whose request it is, as the scheduler and the KV store see it."""
+"""Whose request it is, and whom cached prompts may serve, as the scheduler and the KV store see it."""
 
+import sys
 from dataclasses import dataclass
 
 
@@ -13,3 +14,22 @@ class Tenant:
 
 
 COMMON = Tenant()
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Whom the keys of a sequence serve: requests of one domain. The first `common` keys serve all domains.
+
+    These are keys of the server's own system prompt. So a request learns nothing about the prompts of other
+    domains from the number of its cached tokens.
+    """
+
+    domain: bytes = b""
+    common: int = 0
+
+    def shared(self, other: "Scope") -> int:
+        """The most leading keys that sequences of these two scopes may have from each other."""
+        return sys.maxsize if self.domain == other.domain else min(self.common, other.common)
+
+
+ALL = Scope()

@@ -70,8 +70,16 @@ class Discard(StrEnum):
     DISK_FULL = "disk_full", Event.OTHER, "A file operation failed: the disk or the quota is full."
     IO_ERROR = "io_error", Event.OTHER, "A file operation failed for another cause. The log has it."
     TORN = "torn", Event.OTHER, "A file was cut off. It was removed."
-    DAMAGED = "damaged", Event.OTHER, "The checksum of a file does not match. It was removed."
-    FOREIGN = "foreign", Event.OTHER, "A file is not what its name says. It was removed."
+    FORGED = (
+        "forged",
+        Event.OTHER,
+        "A file was not written with the key of the store, or has changed since then. It was removed.",
+    )
+    FOREIGN = (
+        "foreign",
+        Event.OTHER,
+        "A file is not what its name says: another block, a link, a pipe, a folder. It was removed.",
+    )
     COLLISION = "collision", Event.OTHER, "Two different prefixes have the same hash."
     CANNOT_CUT = "cannot_cut", Event.OTHER, "A state could not be cut into blocks."
     DEFECT = "defect", Event.OTHER, "An unexpected error in a lookup or a save. The log has it."

@@ -7,23 +7,29 @@ it is a miss.
 
 import errno
 import os
+import threading
 import time
 from array import array
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from .. import files
-from .blocks import Block, BlockId, DamagedBlockError, Index, decode, decode_keys, encode, head_size
+from . import key
+from .blockfile import DamagedBlockError, Format, Head, head_size
+from .blocks import Block, BlockId, Index
 from .counters import StoreCounters
 from .discards import Discard
 from .failures import NO_SPACE, Failures
-from .tiers import Lock, Tier
+from .tiers import Tier
 from .volume import Limits, Volume
 
-_SETTLED = 2_000_000_000  # nanoseconds. If a folder's time is older than this, each later change gives it another time
+R = TypeVar("R")
+_SETTLED = 2.0  # seconds. If a folder's time has been the same for so long, each later change gives it another time
 _LISTING_SHARE = 20  # a slow listing is repeated at the earliest after 20 times its duration
 _QUICK = 0.1  # seconds. A listing that takes less may be repeated at any time
 _TOUCH_EVERY = 5.0  # seconds
@@ -33,25 +39,45 @@ _MOST_KEYS = 65536  # blocks whose keys are kept in memory
 
 
 class DiskTier(Tier):
-    """The blocks of one model. A change of the index holds `lock`."""
+    """The blocks of one model. `secret` is their key. With b"", the folder has one."""
 
     name = "disk"
     durable = True
 
-    def __init__(self, folder: Path, fingerprint: bytes, limits: Limits, counters: StoreCounters, lock: Lock) -> None:
+    def __init__(
+        self, folder: Path, fingerprint: bytes, limits: Limits, counters: StoreCounters, *, secret: bytes = b""
+    ) -> None:
         self.index = Index()
         self._failures = Failures(folder, counters)
         self._volume = Volume(folder, fingerprint, limits, counters, self._failures)
+        self._root = folder
         self._folder = self._volume.own
         self._fingerprint = fingerprint
+        self._secret = secret
         self._counters = counters
-        self._lock = lock
-        self._seen = -1  # the folder's time at the last listing
+        self._lock = threading.Lock()  # for the names and the bytes, never held during a file operation
+        self._listing = threading.Lock()  # one thread lists at a time
+        self._stamp = (-1, 0.0)  # the folder's time, and since when it has been seen
+        self._listed = float("-inf")  # begin of the last listing
         self._look_again = 0.0  # earliest time of the next listing
         self._names: set[str] = set()
         self._keys: dict[bytes, array[int]] = {}
         self._touched: dict[bytes, float] = {}
         self._failed_at = float("-inf")  # time of the last failed write
+
+    def secret(self) -> bytes | None:
+        """The key of the identities and the files. None if it cannot be read now."""
+        if not self._secret:
+            try:
+                self._secret = key.of_folder(self._root)
+            except OSError as error:
+                self._failed_at = time.monotonic()
+                self._failures.failed("read the key of", error)
+        return self._secret or None
+
+    @property
+    def _format(self) -> Format:
+        return Format(self._fingerprint, self._secret)
 
     def size(self) -> int:
         """Bytes of the files of all models."""
@@ -60,6 +86,7 @@ class DiskTier(Tier):
     def open(self) -> None:
         """Make the folders, remove the files beyond the limits, and list the rest."""
         self._volume.open()
+        self.secret()
         self.sweep()
         self.refresh(now=True)
 
@@ -67,23 +94,35 @@ class DiskTier(Tier):
 
     def refresh(self, *, now: bool = False) -> None:
         """Find the files that other processes have added or removed. A slow folder is listed less often."""
-        if time.monotonic() < self._look_again and not now:
+        if (time.monotonic() < self._look_again and not now) or not self._listing.acquire(blocking=now):
             return
-        with self._lock, self._failures.tolerated("list"):
-            began = time.monotonic()
-            stamp = self._folder.stat().st_mtime_ns
-            if stamp == self._seen:
-                return
-            names = {entry.name for entry in os.scandir(self._folder)}
-            for name in self._names - names:
+        try:
+            with self._failures.tolerated("list"):
+                self._list()
+        finally:
+            self._listing.release()
+
+    def _list(self) -> None:
+        began = time.monotonic()
+        stamp = self._folder.stat().st_mtime_ns
+        if stamp != self._stamp[0]:
+            self._stamp = (stamp, began)
+        elif self._listed > self._stamp[1] + _SETTLED:
+            return
+        with self._lock:
+            before = set(self._names)
+        names = {entry.name for entry in os.scandir(self._folder)}
+        with self._lock:  # keeps what this process has written during the listing
+            for name in before - names:
                 self._drop(name)
             for name in names - self._names:
                 block = BlockId.parse(name)
                 if block is not None:
                     self.index.add(block)
-            self._names, self._seen = names, stamp if time.time_ns() - stamp > _SETTLED else -1
-            took = time.monotonic() - began
-            self._look_again = began + _LISTING_SHARE * took if took > _QUICK else began
+            self._names = (self._names - before) | names
+        took = time.monotonic() - began
+        self._listed = began
+        self._look_again = began + _LISTING_SHARE * took if took > _QUICK else began
 
     def _drop(self, name: str) -> None:
         block = BlockId.parse(name)
@@ -93,45 +132,55 @@ class DiskTier(Tier):
 
     def forget(self, block: BlockId) -> None:
         """Do not offer a block whose file could not be read, until the next listing of the folder."""
+        self.index.remove(block)
         with self._lock:
-            self.index.remove(block)
             self._names.discard(block.name)
-            self._seen = -1
+        self._listed = float("-inf")
 
     def exclude(self, block: BlockId) -> None:
         """Do not offer a block any more."""
-        with self._lock:
-            self.index.remove(block)
+        self.index.remove(block)
+
+    # ---- reading
 
     def keys(self, block: BlockId) -> "array[int] | None":
         """A block's keys, from the head of its file."""
         known = self._keys.get(block.identity)
         if known is None:
-            with self._failures.tolerated("read"), (self._folder / block.name).open("rb", buffering=0) as file:
-                known = decode_keys(file.read(head_size(block.count)), block)
-                if known is None:
-                    self._refuse(block, Discard.DAMAGED)
-            if known is not None:
+            head = self._read(block, lambda file: self._head(file, block))
+            if head is not None:
                 if len(self._keys) >= _MOST_KEYS:
                     self._keys.clear()
-                self._keys[block.identity] = known
+                known = self._keys[block.identity] = head.keys
         return known
 
     def read(self, block: BlockId) -> Block | None:
-        """Read a block and check it. A damaged file is removed."""
-        path = self._folder / block.name
+        """Read a block and check it. A file that is not sound is removed."""
+        return self._read(block, lambda file: self._whole(file, block))
+
+    def _read(self, block: BlockId, read: Callable[[FileIO], R]) -> R | None:
         try:
-            with path.open("rb", buffering=0) as file:
-                data = np.empty(os.fstat(file.fileno()).st_size, np.uint8)
-                size = file.readinto(data.data)
-            return decode(data[:size], block, self._fingerprint)
+            with os.fdopen(files.open_regular(self._folder / block.name), "rb", buffering=0) as file:
+                return read(file)
         except FileNotFoundError:
             pass  # another process has removed it
+        except files.NotRegularError:
+            self._refuse(block, Discard.FOREIGN)
         except DamagedBlockError as error:
             self._refuse(block, error.reason)
         except OSError as error:
             self._failures.failed("read", error)
         return None
+
+    def _head(self, file: FileIO, block: BlockId) -> Head:
+        return self._format.head(file.read(head_size(block.count)), block)
+
+    def _whole(self, file: FileIO, block: BlockId) -> Block:
+        head = self._head(file, block)
+        if os.fstat(file.fileno()).st_size != head.file_size:
+            raise DamagedBlockError(Discard.TORN)
+        payload = np.empty(head.size, np.uint8)
+        return self._format.block(head, payload[: file.readinto(payload.data)])
 
     def _refuse(self, block: BlockId, reason: Discard) -> None:
         self._counters.discard(reason)
@@ -164,9 +213,8 @@ class DiskTier(Tier):
         return True
 
     def _write_all(self, blocks: Sequence[Block]) -> None:
-        now = time.time()
-        names = {block.id.name for block in blocks}
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._volume.make_folders()
+        now, names = self._volume.now(), {block.id.name for block in blocks}
         for block in blocks:
             self._write_making_room(block, now, names)
         files.sync_folder(self._folder)
@@ -184,11 +232,11 @@ class DiskTier(Tier):
 
     def _write(self, block: Block, now: float) -> None:
         path = self._folder / block.id.name
-        parts = self._counted(encode(block, self._fingerprint))
+        parts = self._counted(self._format.encode(block))
         size = files.write_atomically(path, parts, durable=True, mode=0o600, modified=now)
+        replaced = self.index.add(block.id)
+        self._keys[block.id.identity] = block.keys
         with self._lock:
-            replaced = self.index.add(block.id)
-            self._keys[block.id.identity] = block.keys
             self._names.add(path.name)
             self._volume.bytes += size
         if replaced is not None and replaced != block.id:
@@ -208,36 +256,43 @@ class DiskTier(Tier):
 
         The beginning of a conversation is never older than the blocks after it. So it is removed last.
         """
-        now, until = time.monotonic(), time.time() + _TOUCH_EVERY
-        for block in reversed(blocks):
-            if now - self._touched.get(block.identity, -_TOUCH_EVERY) >= _TOUCH_EVERY:
-                self._touched[block.identity] = now
-                with suppress(OSError):
-                    os.utime(self._folder / block.name, (until, until))
+        now = time.monotonic()
+        due = [block for block in blocks if now - self._touched.get(block.identity, -_TOUCH_EVERY) >= _TOUCH_EVERY]
+        if due:
+            self._touched.update(dict.fromkeys((block.identity for block in due), now))
+            self._mark(due)
         if len(self._touched) > _MOST_KEYS:
             self._touched.clear()
+
+    def _mark(self, blocks: Sequence[BlockId]) -> None:
+        with suppress(OSError):
+            until = self._volume.now() + _TOUCH_EVERY
+            for block in reversed(blocks):
+                with suppress(FileNotFoundError):
+                    os.utime(self._folder / block.name, (until, until), follow_symlinks=False)
 
     # ---- removing
 
     def remove(self, blocks: Sequence[BlockId]) -> None:
         """Remove files, also files of other processes."""
         for block in blocks:
-            with self._lock:
-                self.index.remove(block)
+            self.index.remove(block)
             self._unlink(block)
 
     def _unlink(self, block: BlockId) -> None:
         path = self._folder / block.name
         with self._failures.tolerated("remove files of"):
-            size = path.stat().st_size
-            path.unlink()
-            self._volume.bytes -= size
-        self._names.discard(path.name)
+            size = path.lstat().st_size
+            files.remove(path)
+            with self._lock:
+                self._volume.bytes -= size
+        with self._lock:
+            self._names.discard(path.name)
 
     def clear(self) -> int:
         """Remove every block of every model and return their number."""
         count = self._volume.clear()
-        self._seen = -1
+        self._listed = float("-inf")
         self.refresh(now=True)
         return count
 

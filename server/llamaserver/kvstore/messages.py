@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..interfaces.backend import ByteArray, StateCodec
+from ..interfaces.tenant import ALL, Scope
 from .discards import Discard
 
 WORTH_RESTORING = 16  # tokens that a restore must add to those in the cache, at least
@@ -20,6 +21,7 @@ class StoreOptions:
 
     `folder` None keeps nothing on disk. `ram_bytes` 0 keeps nothing in memory, -1 is no limit. `max_bytes` 0 is
     no limit. `ttl` is in seconds, 0 is no limit. Sequences with fewer than `min_tokens` tokens are not saved.
+    `secret` is the key that blocks on disk are made with. With b"", the folder has one.
     """
 
     folder: Path | None = None
@@ -28,6 +30,7 @@ class StoreOptions:
     ttl: float = 0.0
     min_tokens: int = 0
     ram_bytes: int = 0
+    secret: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,7 @@ class Lookup:
     keys: "array[int]"  # the keys of the prompt that may be restored
     scales: tuple[float, ...]  # scales of the LoRA adapters
     media: tuple[tuple[int, int], ...]  # (start, length) of images. An image is never cut
+    scope: Scope = ALL  # whose states may be used
     have: int = 0
     token_seconds: float = 0.0  # seconds of prefill for each token, 0: not known
     until: float = 0.0  # after this time the prompt is evaluated without the answer
@@ -80,6 +84,7 @@ class Save:
     keys: "array[int]"
     scales: tuple[float, ...]
     state: ByteArray
+    scope: Scope = ALL  # whom the state serves
     urgent: bool = False  # the server shuts down, so this is the last chance
     done: bool = False
     failed: bool = False  # a write to disk failed, so another try is worth it

@@ -1,26 +1,33 @@
 """The tier in host memory: blocks up to a number of bytes. The least recently used blocks are removed first."""
 
+import threading
 from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
 
+from . import key
 from .blocks import Block, BlockId, Index
-from .tiers import Lock, Tier
+from .tiers import Tier
 
 
 class RamTier(Tier):
-    """Blocks in memory. A change of them holds `lock`."""
+    """Blocks in memory."""
 
     name = "ram"
     durable = False
 
-    def __init__(self, max_bytes: int, lock: Lock) -> None:
+    def __init__(self, max_bytes: int) -> None:
         """Make an empty tier. `max_bytes` -1 is no limit."""
         self.index = Index()
         self._bytes = 0
         self._max_bytes = max_bytes
-        self._lock = lock
+        self._lock = threading.RLock()
+        self._secret = key.of_process()
         self._blocks: OrderedDict[bytes, Block] = OrderedDict()
+
+    def secret(self) -> bytes:
+        """A key of this process."""
+        return self._secret
 
     def open(self) -> None:
         """Do nothing: there is nothing to prepare."""

@@ -4,6 +4,8 @@ import logging
 import time
 from array import array
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
 from queue import SimpleQueue
 
 from ..interfaces.backend import ByteArray
@@ -12,8 +14,9 @@ from . import blocks
 from .blocks import Block, BlockId, Found
 from .counters import StoreCounters
 from .discards import Discard
+from .identity import Chain
 from .messages import WORTH_RESTORING, Lookup, Offer, Shape
-from .tiers import Lock, Tier
+from .tiers import Tier
 
 _log = logging.getLogger(__name__)
 _RATE_LASTS = 300.0  # seconds until a slow restore is tried again
@@ -23,20 +26,24 @@ _LEAST_MEASURED = 512  # tokens. The time of a shorter restore depends more on f
 class Reader:
     """Answers lookups one after the other. `tiers` are in the order in which they are read, the fastest first."""
 
-    def __init__(
-        self, shape: Shape, min_tokens: int, tiers: Sequence[Tier], lock: Lock, counters: StoreCounters
-    ) -> None:
+    def __init__(self, shape: Shape, min_tokens: int, tiers: Sequence[Tier], counters: StoreCounters) -> None:
         self._shape = shape
         self._min_tokens = min_tokens
         self._tiers = tiers
-        self._lock = lock
         self._counters = counters
-        self._lookups: SimpleQueue[Lookup | None] = SimpleQueue()
+        self._lookups: SimpleQueue[Lookup | Future[None] | None] = SimpleQueue()
         self._rate = (0.0, 0.0)  # seconds for each token of a restore, and the time of that measurement
 
     def put(self, lookup: Lookup | None) -> None:
         """Queue a lookup. None ends the thread. Any thread."""
         self._lookups.put(lookup)
+
+    def refresh(self, seconds: float) -> None:
+        """Let the thread look for blocks of other processes. Waits for that, but only so long. Any thread."""
+        done: Future[None] = Future()
+        self._lookups.put(done)
+        with suppress(TimeoutError):
+            done.result(seconds)
 
     def measured(self, length: int, seconds: float) -> None:
         """Record that a restore of `length` tokens took `seconds`. Any thread."""
@@ -45,23 +52,37 @@ class Reader:
 
     def run(self, wake: Callable[[], None]) -> None:
         """Answer lookups until the end. Calls `wake` after each one."""
-        while (lookup := self._lookups.get()) is not None:
-            try:
-                lookup.offer = None if lookup.dropped else self.answer(lookup)
-            except Exception:
-                _log.exception("a lookup in the KV store failed")
-                self._counters.decline(lookup, Discard.DEFECT)
-            lookup.done = True
-            wake()
+        while (asked := self._lookups.get()) is not None:
+            if isinstance(asked, Future):
+                self._refresh()
+                asked.set_result(None)
+            else:
+                self._answer(asked)
+                wake()
+
+    def _refresh(self) -> None:
+        for tier in self._tiers:
+            tier.refresh()
+
+    def _answer(self, lookup: Lookup) -> None:
+        try:
+            lookup.offer = None if lookup.dropped else self.answer(lookup)
+        except Exception:
+            _log.exception("a lookup in the KV store failed")
+            self._counters.decline(lookup, Discard.DEFECT)
+        lookup.done = True
 
     def answer(self, lookup: Lookup) -> Offer | None:
         """Find, read and join the blocks of a prompt. None if there is nothing worth restoring."""
         began = time.monotonic()
-        start = blocks.root(self._shape.fingerprint, self._shape.adapters, lookup.scales)
-        for tier in self._tiers:
-            tier.refresh()
+        secret = self._tiers[-1].secret()
+        if secret is None:
+            self._counters.miss(lookup)
+            return None
+        chain = Chain.of(secret, self._shape.fingerprint, self._shape.adapters, lookup.scales, lookup.scope)
+        self._refresh()
         while not lookup.dropped:
-            found = self._match(lookup, start)
+            found = self._match(lookup, chain)
             length = blocks.length(found)
             if not self._is_worth_reading(length, lookup):
                 return None
@@ -78,20 +99,19 @@ class Reader:
             return Offer(length, state, self._tiers[slowest].name, time.monotonic() - began)
         return None
 
-    def _match(self, lookup: Lookup, start: bytes) -> Found:
+    def _match(self, lookup: Lookup, chain: Chain) -> Found:
         """The longest saved prefix that does not end inside an image."""
-        with self._lock:
-            indexes = [tier.index for tier in self._tiers]
-            if self._shape.codec is None:
-                found = blocks.match_whole(lookup.keys, start, indexes)
-                end = blocks.length(found)
-                return [] if any(begin < end < begin + size for begin, size in lookup.media) else found
-            found = blocks.match(lookup.keys, start, indexes, self._keys, self._shape.window)
+        indexes = [tier.index for tier in self._tiers]
+        if self._shape.codec is None:
+            found = blocks.match_whole(lookup.keys, chain, indexes)
             end = blocks.length(found)
-            for begin, size in lookup.media:
-                if begin < end < begin + size:
-                    found = blocks.within_window(blocks.trim(found, begin), self._shape.window)
-            return found
+            return [] if any(begin < end < begin + size for begin, size in lookup.media) else found
+        found = blocks.match(lookup.keys, chain, indexes, self._keys, self._shape.window)
+        end = blocks.length(found)
+        for begin, size in lookup.media:
+            if begin < end < begin + size:
+                found = blocks.within_window(blocks.trim(found, begin), self._shape.window)
+        return found
 
     def _keys(self, block: BlockId) -> "array[int] | None":
         for tier in self._tiers:

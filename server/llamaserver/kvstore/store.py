@@ -10,6 +10,7 @@ from array import array
 from collections.abc import Callable
 
 from ..interfaces.backend import ByteArray
+from ..interfaces.tenant import ALL, Scope
 from .blocks import BlockId
 from .counters import StoreCounters
 from .discards import Discard
@@ -21,6 +22,8 @@ from .tiers import Tier
 from .volume import Limits
 from .writer import Writer
 
+_LISTING_SECONDS = 1.0  # that a listing waits for news from the volume
+
 
 class KVStore:
     """The tiers of one server, the fastest first.
@@ -31,17 +34,18 @@ class KVStore:
     def __init__(self, options: StoreOptions, shape: Shape) -> None:
         self.options = options
         self.shape = shape
-        self._lock = threading.RLock()  # held while an index changes, perhaps also during a slow read of the disk
         self._counters = StoreCounters()
         self._tiers: list[Tier] = []
         if options.ram_bytes:
-            self._tiers.append(RamTier(options.ram_bytes, self._lock))
+            self._tiers.append(RamTier(options.ram_bytes))
         if options.folder is not None and options.mode != "off":
             limits = Limits(options.max_bytes, options.ttl)
-            self._tiers.append(DiskTier(options.folder, shape.fingerprint, limits, self._counters, self._lock))
+            self._tiers.append(
+                DiskTier(options.folder, shape.fingerprint, limits, self._counters, secret=options.secret)
+            )
         self._counters.begin([tier.name for tier in self._tiers])
-        self.reader = Reader(shape, options.min_tokens, self._tiers, self._lock, self._counters)
-        self.writer = Writer(shape, self._tiers, self._lock, self._counters)
+        self.reader = Reader(shape, options.min_tokens, self._tiers, self._counters)
+        self.writer = Writer(shape, self._tiers, self._counters)
         self._threads: list[threading.Thread] = []
 
     # ---- start and end
@@ -115,9 +119,17 @@ class KVStore:
         """Whether the disk has failed so recently that a save is not worth a try."""
         return any(tier.paused(urgent) for tier in self._tiers)
 
-    def save(self, keys: "array[int]", scales: tuple[float, ...], state: ByteArray, *, urgent: bool = False) -> Save:
-        """Queue a sequence for saving."""
-        save = Save(keys, scales, state, urgent)
+    def save(
+        self,
+        keys: "array[int]",
+        scales: tuple[float, ...],
+        state: ByteArray,
+        scope: Scope = ALL,
+        *,
+        urgent: bool = False,
+    ) -> Save:
+        """Queue a sequence for saving. `scope`: whom it serves."""
+        save = Save(keys, scales, state, scope, urgent)
         self.writer.put(save)
         return save
 
@@ -154,16 +166,14 @@ class KVStore:
             )
 
     def listing(self) -> list[tuple[BlockId, tuple[str, ...]]]:
-        """Every block of this model, and the tiers that hold it."""
-        with self._lock:
-            names: dict[BlockId, tuple[str, ...]] = {}
-            for tier in self._tiers:
-                tier.refresh()
-                for block in tier.index.by_identity.values():
-                    names[block] = (*names.get(block, ()), tier.name)
-            return sorted(names.items(), key=lambda item: (item[0].start, item[0].identity))
+        """Every block of this model, and the tiers that hold it. If the volume hangs, as it was listed last."""
+        self.reader.refresh(_LISTING_SECONDS)
+        names: dict[BlockId, tuple[str, ...]] = {}
+        for tier in self._tiers:
+            for block in tier.index.all():
+                names[block] = (*names.get(block, ()), tier.name)
+        return sorted(names.items(), key=lambda item: (item[0].start, item[0].identity))
 
     def clear(self) -> int:
         """Remove all blocks, on disk those of all models. Returns the number of blocks."""
-        with self._lock:
-            return max((tier.clear() for tier in self._tiers), default=0)
+        return max((tier.clear() for tier in self._tiers), default=0)

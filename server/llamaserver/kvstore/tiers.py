@@ -2,24 +2,24 @@
 
 from array import array
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Protocol
 
 from .blocks import Block, BlockId, Index
 from .messages import TierName
-
-Lock = AbstractContextManager[Any]  # one thread may take it several times
 
 
 class Tier(Protocol):
     """One place for blocks. Two threads use it. Each method is thread-safe, and none raises for an I/O error.
 
-    The defaults are those of a tier in memory. A change of the index holds the lock that all tiers share.
+    No tier holds a lock during a file operation. So a volume that hangs stops only the thread that uses it.
     """
 
     name: TierName
     durable: bool  # the blocks outlive the process
     index: Index
+
+    def secret(self) -> bytes | None:
+        """The key of the identities. None if it cannot be read now."""
 
     def size(self) -> int:
         """Bytes that the tier holds."""

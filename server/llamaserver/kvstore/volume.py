@@ -6,13 +6,12 @@ Other processes may use the folder at the same time.
 import fcntl
 import logging
 import os
-import time
 from collections.abc import Container, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..files import TEMPORARY
+from .. import files
 from .blocks import BlockId
 from .counters import StoreCounters
 from .discards import Discard
@@ -61,9 +60,27 @@ class Volume:
     def open(self) -> None:
         """Make the folders. Other users cannot read them."""
         with self._failures.tolerated("create the folder of"):
-            for folder in (self._folder, self.own):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            (self.own / _ALIVE).touch(0o600)
+            self.make_folders()
+            self.now()
+
+    def make_folders(self) -> None:
+        """Make the folders that do not exist. A link in place of the own folder is removed. OSError."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self.own.is_symlink():
+            self.own.unlink()
+        self.own.mkdir(mode=0o700, exist_ok=True)
+
+    def now(self) -> float:
+        """The volume's time, in seconds since 1970: that of a file touched now. It shows that the folder is in use.
+
+        All ages are measured by it, so a server whose own clock is wrong removes nothing. OSError.
+        """
+        handle = files.open_own(self.own / _ALIVE, os.O_WRONLY)
+        try:
+            os.utime(handle)
+            return os.fstat(handle).st_mtime
+        finally:
+            os.close(handle)
 
     @property
     def full(self) -> bool:
@@ -98,10 +115,11 @@ class Volume:
         with self._failures.tolerated("sweep"), self._alone() as alone:
             if not alone:
                 return None
-            self._collect_orphans()
+            now = self.now()
+            self._collect_orphans(now)
             found = sorted(self._files(), key=lambda file: (file.used, -file.start))  # of equal age, last blocks first
             self.bytes = sum(file.size for file in found)
-            for file, reason in self._victims(found, needed, sparing):
+            for file, reason in self._victims(found, now, needed, sparing):
                 with suppress(FileNotFoundError):
                     file.path.unlink()
                     self._counters.discard(reason)
@@ -109,7 +127,9 @@ class Volume:
                 removed += 1
         return removed
 
-    def _victims(self, found: list[_File], needed: int, sparing: Container[str]) -> Iterator[tuple[_File, Discard]]:
+    def _victims(
+        self, found: list[_File], now: float, needed: int, sparing: Container[str]
+    ) -> Iterator[tuple[_File, Discard]]:
         """The files to remove, and the reasons. `found` is in the order of removal."""
         total = sum(file.size for file in found)
         aim, limits = total, self._limits
@@ -117,7 +137,7 @@ class Volume:
             aim -= max(needed, total // _LEAST_SHARE)
         if limits.max_bytes and total > limits.max_bytes:
             aim = min(aim, int(limits.max_bytes * _LOW_WATER))
-        expired = time.time() - limits.ttl if limits.ttl else 0.0
+        expired = now - limits.ttl if limits.ttl else 0.0
         for file in found:
             if total <= aim and file.used >= expired:
                 return
@@ -131,30 +151,27 @@ class Volume:
             with self._failures.tolerated("list"):
                 for entry in os.scandir(folder):
                     block = BlockId.parse(entry.name)
-                    if block is not None:
+                    if block is not None and not entry.is_dir(follow_symlinks=False):
                         with suppress(FileNotFoundError):
-                            stat = entry.stat()
+                            stat = entry.stat(follow_symlinks=False)
                             yield _File(Path(entry.path), stat.st_size, stat.st_mtime, block.start)
 
     def _folders(self) -> list[Path]:
         entries = (e for e in os.scandir(self._folder) if e.is_dir(follow_symlinks=False))
         return [Path(entry.path) for entry in entries if len(entry.name) == _FOLDER_NAME]
 
-    def _collect_orphans(self) -> None:
+    def _collect_orphans(self, now: float) -> None:
         """Remove folders that no server has used for a day, and temporary files whose writer has ended."""
-        now = time.time()
-        with suppress(OSError):
-            os.utime(self.own / _ALIVE)
         for folder in self._folders():
             alive = folder / _ALIVE
             orphan = False
             with suppress(FileNotFoundError):  # another process has removed it
-                used = (alive if alive.exists() else folder).stat().st_mtime
+                used = (alive if os.path.lexists(alive) else folder).lstat().st_mtime
                 orphan = folder != self.own and now - used > _ORPHANED
                 for entry in list(os.scandir(folder)):
                     with suppress(OSError):  # the writer has completed it since then
-                        temporary = entry.name.startswith(TEMPORARY)
-                        if orphan or (temporary and now - entry.stat().st_mtime > _ABANDONED):
+                        temporary = entry.name.startswith(files.TEMPORARY)
+                        if orphan or (temporary and now - entry.stat(follow_symlinks=False).st_mtime > _ABANDONED):
                             Path(entry.path).unlink()
             if orphan:
                 self._counters.discard(Discard.ORPHAN)
@@ -164,7 +181,7 @@ class Volume:
     @contextmanager
     def _alone(self) -> Iterator[bool]:
         """Whether no other process sweeps at present."""
-        handle = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+        handle = files.open_own(self._folder / ".lock", os.O_RDWR)
         try:
             alone = True
             try:

@@ -13,12 +13,12 @@ import numpy as np
 
 from ..interfaces.backend import ParsedState
 from ..interfaces.keys import common_prefix
-from . import blocks
-from .blocks import BLOCK, Block, BlockId
+from .blocks import Block, BlockId
 from .counters import StoreCounters
 from .discards import Discard
+from .identity import BLOCK, Chain
 from .messages import Save, Shape
-from .tiers import Lock, Tier
+from .tiers import Tier
 
 _log = logging.getLogger(__name__)
 _QUEUE = 2  # saves that may wait. Further conversations stay in the cache
@@ -30,11 +30,10 @@ _NICENESS = 10
 class Writer:
     """Saves sequences one after the other. The last of `tiers` decides which blocks exist already."""
 
-    def __init__(self, shape: Shape, tiers: Sequence[Tier], lock: Lock, counters: StoreCounters) -> None:
+    def __init__(self, shape: Shape, tiers: Sequence[Tier], counters: StoreCounters) -> None:
         self.opened = threading.Event()  # set when the tiers have been listed
         self._shape = shape
         self._tiers = tiers
-        self._lock = lock
         self._counters = counters
         self._saves: SimpleQueue[Save | None] = SimpleQueue()
         self._counting = threading.Lock()
@@ -104,9 +103,13 @@ class Writer:
 
     def keep(self, save: Save) -> None:
         """Write the blocks that do not exist yet, then remove the blocks that they replace."""
-        began = time.monotonic()
+        began, secret = time.monotonic(), self._tiers[-1].secret()
+        if secret is None:
+            save.failed = True
+            return
+        chain = Chain.of(secret, self._shape.fingerprint, self._shape.adapters, save.scales, save.scope)
         try:
-            new, old = self._cut(save)
+            new, old = self._cut(save, chain)
         except ValueError:
             self._counters.discard(Discard.CANNOT_CUT)
             return
@@ -116,50 +119,48 @@ class Writer:
         if not save.failed:
             self._counters.saved(time.monotonic() - began)
 
-    def _cut(self, save: Save) -> tuple[list[Block], list[BlockId]]:
+    def _cut(self, save: Save, chain: Chain) -> tuple[list[Block], list[BlockId]]:
         """The blocks that do not exist yet, and the existing ones. Raises ValueError for a state that cannot be cut."""
-        start = blocks.root(self._shape.fingerprint, self._shape.adapters, save.scales)
         if self._shape.codec is None:
             count = len(save.keys)
-            identity = blocks.identity_at(blocks.chain(start, save.keys), save.keys, count)
-            block = BlockId(start, identity, 0, count, count, whole=True)
+            identity = chain.identity_at(chain.links(save.keys), save.keys, count)
+            block = BlockId(chain.start, identity, 0, count, count, whole=True)
             return ([], [block]) if self._has(block, save.keys) else ([Block(block, save.keys, save.state)], [])
         parsed = self._shape.codec.parse(save.state)
-        return self._cut_parsed(save.keys[: parsed.length], start, parsed)
+        return self._cut_parsed(save.keys[: parsed.length], chain, parsed)
 
-    def _cut_parsed(self, keys: "array[int]", parent: bytes, parsed: ParsedState) -> tuple[list[Block], list[BlockId]]:
+    def _cut_parsed(self, keys: "array[int]", chain: Chain, parsed: ParsedState) -> tuple[list[Block], list[BlockId]]:
         new: list[Block] = []
         old: list[BlockId] = []
+        link = chain.start
         for at in range(0, len(keys), BLOCK):
-            part = keys[at : at + BLOCK]
-            block = BlockId(parent, blocks.identify(parent, part), at, len(part), parsed.rows(at, at + len(part)))
+            part, parent = keys[at : at + BLOCK], chain.parent(link, at)
+            block = BlockId(parent, chain.identity(parent, part), at, len(part), parsed.rows(at, at + len(part)))
             if self._has(block, part):
                 old.append(block)
             else:
                 new.append(Block(block, part, parsed.cut(at, at + len(part))))
-            parent = block.identity
+            link = block.identity
         return new, old
 
     def _has(self, block: BlockId, keys: "array[int]") -> bool:
         """Whether the last tier has the block, or a longer block that begins with it."""
         tier = self._tiers[-1]
-        with self._lock:
-            held = tier.index.by_identity.get(block.identity)
-            if held is not None:
-                return held.rows >= block.rows
-            longer = [c for c in tier.index.children(block.parent) if c.count > block.count and c.rows == c.count]
-            return any(common_prefix(tier.keys(c) or array("q"), keys) == len(keys) for c in longer)
+        held = tier.index.get(block.identity)
+        if held is not None:
+            return held.rows >= block.rows
+        longer = [c for c in tier.index.children(block.parent) if c.count > block.count and c.rows == c.count]
+        return any(common_prefix(tier.keys(c) or array("q"), keys) == len(keys) for c in longer)
 
     def _remove_replaced(self, new: list[Block]) -> None:
         """Remove shorter blocks whose keys begin a new block, once the last tier has the new block."""
         index = self._tiers[-1].index
-        there = [block for block in new if block.id.identity in index.by_identity]
+        there = [block for block in new if block.id.identity in index]
         replaced = [old for block in there for old in self._shorter(block)]
         for tier in self._tiers:
             tier.remove(replaced)
 
     def _shorter(self, block: Block) -> list[BlockId]:
         tier = self._tiers[-1]
-        with self._lock:
-            shorter = [c for c in tier.index.children(block.id.parent) if c.count < block.id.count]
-            return [c for c in shorter if common_prefix(tier.keys(c) or array("q"), block.keys) == c.count]
+        shorter = [c for c in tier.index.children(block.id.parent) if c.count < block.id.count]
+        return [c for c in shorter if common_prefix(tier.keys(c) or array("q"), block.keys) == c.count]

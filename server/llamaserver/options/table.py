@@ -191,6 +191,13 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             integer(-1),
         ),
         Option(
+            "cache_isolation",
+            ("--cache-isolation",),
+            "Whether requests reuse cached prompts of their own API key only (per-key), or of all keys (shared)",
+            choice("per-key", "shared"),
+            value="MODE",
+        ),
+        Option(
             "kv_store",
             ("--kv-store",),
             "Folder for saved conversations. A restarted server restores them",
@@ -223,6 +230,13 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             ("--kv-store-min-tokens",),
             "Save only conversations of at least this many tokens",
             integer(0),
+        ),
+        Option(
+            "kv_store_key_file",
+            ("--kv-store-key-file",),
+            "File with the secret key of --kv-store, at least 32 bytes. Without it, a key is made in the folder",
+            str,
+            value="FNAME",
         ),
         Option(
             "flash_attn",
@@ -437,6 +451,31 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             "timeout",
             ("-to", "--timeout"),
             "Timeout in seconds for reading a request and for writing to a client (0 = none)",
+            integer(0),
+        ),
+        Option(
+            "header_timeout",
+            ("--header-timeout",),
+            "Seconds for a TLS handshake, and for a client to send the whole head of a request (0 = no limit)",
+            number(0.0, 86400.0),
+        ),
+        Option(
+            "keep_alive_timeout",
+            ("--keep-alive-timeout",),
+            "Seconds for which an idle connection stays open after an answer",
+            number(1.0, 86400.0),
+        ),
+        Option(
+            "max_connections",
+            ("--max-connections",),
+            "Most open connections of clients. At the limit, the one that was idle longest is closed",
+            integer(1),
+            default="as open files allow, at most 4096",
+        ),
+        Option(
+            "max_connections_per_address",
+            ("--max-connections-per-address",),
+            "Most open connections of one client address (0 = no limit). Behind a proxy all clients have its address",
             integer(0),
         ),
         Option(

@@ -63,9 +63,10 @@ class Admission:
         """Whether a prompt in progress will compute much more of this one than can be reused now."""
         if not request.task.params.cache_prompt or not self._info.partial_reuse:
             return False
-        wanted = max(plan.length, request.offered) + WORTH_WAITING
+        wanted, scope = max(plan.length, request.offered) + WORTH_WAITING, request.scope
+        most = self._placement.most_reused(request)
         return any(
-            min(common_prefix(other.keys, request.keys), self._placement.most_reused(request)) >= wanted
+            min(common_prefix(other.keys, request.keys), other.scope.shared(scope), most) >= wanted
             for other in self._roster.running()
             if other is not request
             and other.phase is Phase.PREFILL
@@ -88,7 +89,7 @@ class Admission:
         if plan.how is How.RESTORE:  # it has failed, and the offer is gone
             plan = self._placement.decide_on(plan.slot, request)
         self._store.drop_lookup(request, Discard.OVERTAKEN)
-        resident = self._cache.carry_out(plan, request.task.lora)
+        resident = self._cache.carry_out(plan, request.task.lora, request.scope)
         request.cached_from = "slot" if resident.keys else ""
         return resident
 
@@ -99,7 +100,7 @@ class Admission:
             self._store.drop_lookup(request, Discard.NOT_NOW)
             return None
         plan = self._placement.decide_on(plan.slot, request)  # making room may have evicted the victim
-        resident = self._cache.carry_out(plan, request.task.lora)
+        resident = self._cache.carry_out(plan, request.task.lora, request.scope)
         fits = self._store.load(request, offer, resident)
         self._store.drop_lookup(request)
         if not fits:

@@ -4,6 +4,7 @@ from array import array
 from collections.abc import Callable
 
 from ..interfaces.backend import Backend
+from ..interfaces.tenant import Scope
 from .placement import How, Placement, PlacementPlan
 from .residents import Resident, Residents, Slot
 
@@ -28,7 +29,7 @@ class Cache:
 
     # ---- starting a request
 
-    def carry_out(self, plan: PlacementPlan, lora: tuple[float, ...]) -> Resident:
+    def carry_out(self, plan: PlacementPlan, lora: tuple[float, ...], scope: Scope) -> Resident:
         """Give the slot the resident of the plan. A restored state has yet to be loaded into it."""
         if plan.source is None:
             target, length = self._emptied(plan), 0
@@ -39,7 +40,7 @@ class Cache:
             target, length = self._copy(plan, plan.source), plan.length
         target.position = length
         target.group = 0
-        target.lora = lora
+        target.lora, target.scope = lora, scope
         target.private = False
         target.shifted_from = None  # no shifted part is ever reused
         self.touch(target)
@@ -49,9 +50,9 @@ class Cache:
         """An empty resident on an idle slot, for a state that comes from outside."""
         return self._emptied(PlacementPlan(slot, How.EMPTY, victim=self._placement.victim(slot)))
 
-    def adopt(self, resident: Resident, tokens: tuple[int, ...], lora: tuple[float, ...]) -> None:
+    def adopt(self, resident: Resident, tokens: tuple[int, ...], lora: tuple[float, ...], domain: bytes) -> None:
         """Record that `resident` now holds these tokens, whose state comes from outside."""
-        resident.lora, resident.foreign = lora, True
+        resident.lora, resident.scope, resident.foreign = lora, Scope(domain), True
         self.extend(resident, array("q", tokens))
         self.touch(resident)
 

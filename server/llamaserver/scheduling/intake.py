@@ -69,6 +69,7 @@ def make_task(
         tag=request.tag,
         tenant=request.tenant,
         stops=request.stops,
+        system=request.prompt.keys[: request.prompt.common],
         n_keep=_n_keep(params, len(keys), settings, vocab),
     )
 

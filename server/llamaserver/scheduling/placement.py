@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from ..interfaces.backend import Backend
+from ..interfaces.tenant import Scope
 from ..kvstore.messages import WORTH_RESTORING
 from .request import ActiveRequest
 from .residents import Resident, Residents, Slot
@@ -53,7 +54,7 @@ class Placement:
         if not idle:
             return None
         length, source = self._start(request) if restore else self.best_source(request)
-        return self._plan(request, self._choose_slot(idle, length, source), length, source)
+        return self._plan(request, self._choose_slot(idle, request, length, source), length, source)
 
     def decide_on(self, slot: Slot, request: ActiveRequest) -> PlacementPlan:
         """The plan for a request that has its slot already."""
@@ -68,11 +69,13 @@ class Placement:
     def best_source(self, request: ActiveRequest) -> tuple[int, Resident | None]:
         """The longest usable prefix in the cache and its resident. Idle ones win ties, then recent ones.
 
+        Residents of other domains give the server's system prompt at most.
         A short prefix of a foreign resident is ignored: what follows it could not be saved.
         """
         if not request.task.params.cache_prompt:
             return 0, None
-        scored = [(self._usable(resident, request), resident) for resident in self._residents]
+        scope = request.scope
+        scored = [(self._usable(resident, request, scope), resident) for resident in self._residents]
         length, source = max(scored, key=lambda x: (x[0], not x[1].busy, x[1].last_used), default=(0, None))
         if source is None or not length or (source.foreign and length < self._min_foreign):
             return 0, None
@@ -87,8 +90,8 @@ class Placement:
         """
         return max(0, len(request.keys) - (2 if self._info.partial_reuse else 1))
 
-    def _usable(self, resident: Resident, request: ActiveRequest) -> int:
-        length = resident.common_prefix(request.keys, request.task.lora)
+    def _usable(self, resident: Resident, request: ActiveRequest, scope: Scope) -> int:
+        length = resident.common_prefix(request.keys, request.task.lora, scope)
         if not self._info.partial_reuse:  # a recurrent state is one position, not a range
             whole = not resident.busy and length == len(resident.keys) < len(request.keys)
             return length if whole else 0
@@ -108,8 +111,8 @@ class Placement:
             return request.offered, None
         return length, source
 
-    def _choose_slot(self, idle: list[Slot], length: int, source: Resident | None) -> Slot:
-        if source and source.slot in idle and self._may_take_over(source, length):
+    def _choose_slot(self, idle: list[Slot], request: ActiveRequest, length: int, source: Resident | None) -> Slot:
+        if source and source.slot in idle and self._may_take_over(request, source, length):
             return source.slot
         # Spare the source if there is another slot. Empty slots come first, then the least recently used.
         return min(idle, key=lambda s: (source is not None and s.resident is source, _last_used(s)))
@@ -119,15 +122,19 @@ class Placement:
             how = How.RESTORE if length else How.EMPTY
             return PlacementPlan(slot, how, length, victim=self.victim(slot))
         if source.slot in (slot, None) and (
-            self._may_take_over(source, length) or not self._has_id_beside(slot, source)
+            self._may_take_over(request, source, length) or not self._has_id_beside(slot, source)
         ):
             victim = source if length < len(source.keys) else None
             return PlacementPlan(slot, How.TAKE_OVER, length, source, victim)
         return PlacementPlan(slot, How.COPY, length, source, self.victim(slot, sparing=source))
 
-    def _may_take_over(self, source: Resident, length: int) -> bool:
-        """Whether most of the source is reused. A copy would spare the rest, but costs cells."""
-        return not source.busy and length * 2 >= len(source.keys)
+    def _may_take_over(self, request: ActiveRequest, source: Resident, length: int) -> bool:
+        """Whether most of the source is reused. A copy would spare the rest, but costs cells.
+
+        A copy spares what another domain alone can use.
+        """
+        same_domain = source.scope.domain == request.task.tenant.domain
+        return not source.busy and same_domain and length * 2 >= len(source.keys)
 
     def _has_id_beside(self, slot: Slot, source: Resident) -> bool:
         """Whether the slot can have a sequence id that is not the source's."""

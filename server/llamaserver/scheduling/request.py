@@ -6,9 +6,10 @@ from enum import Enum
 from typing import Any, Literal
 
 from ..interfaces.backend import Sampler
+from ..interfaces.keys import common_prefix
 from ..interfaces.output import Timings
 from ..interfaces.params import GenerationParams, Media
-from ..interfaces.tenant import COMMON, Tenant
+from ..interfaces.tenant import COMMON, Scope, Tenant
 from ..kvstore.messages import Lookup, Offer
 from .answer import Answer
 from .client_flow import ClientFlow
@@ -43,6 +44,7 @@ class Task:
     tag: Any = None  # data that the API attached
     tenant: Tenant = COMMON
     stops: Stops | None = None  # those of `params`, made already
+    system: "array[int]" = field(default_factory=lambda: array("q"))  # the server's system prompt, if it comes first
 
     @property
     def extra_cells(self) -> int:
@@ -116,6 +118,11 @@ class ActiveRequest:
     def awaits_store(self) -> bool:
         """Whether the KV store has been asked and has not answered yet."""
         return self.lookup is not None and not self.lookup.done
+
+    @property
+    def scope(self) -> Scope:
+        """Whom the keys serve. A prompt that was cut may have lost a part of the system prompt."""
+        return Scope(self.task.tenant.domain, common_prefix(self.keys, self.task.system))
 
     def next_media(self, position: int) -> int:
         """Where the next image after `position` starts, or the end of the keys."""

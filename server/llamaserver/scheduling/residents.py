@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ..interfaces.keys import common_prefix
+from ..interfaces.tenant import ALL, Scope
 from .cells import CellLedger
 
 
@@ -20,6 +21,7 @@ class Resident:
     seq: int
     keys: "array[int]" = field(default_factory=lambda: array("q"))
     lora: tuple[float, ...] = ()
+    scope: Scope = ALL  # whom the keys serve
     cells: list[int] = field(default_factory=list)  # unified layout: the ledger's ids, one for each key
     position: int = 0  # next position, which differs from len(keys) only under self-extend
     group: int = 0  # self-extend: where the first group starts that is not compressed (ga_i of the April 2024 server)
@@ -39,11 +41,11 @@ class Resident:
             return 0
         return len(self.keys) if self.shifted_from is None else min(self.shifted_from, len(self.keys))
 
-    def common_prefix(self, keys: "array[int]", lora: tuple[float, ...]) -> int:
-        """Number of leading keys that `keys` shares with the cache."""
+    def common_prefix(self, keys: "array[int]", lora: tuple[float, ...], scope: Scope) -> int:
+        """Number of leading keys that `keys` shares with the cache, and may have from it."""
         if self.lora != lora or self.private:
             return 0
-        return common_prefix(self.keys[: self.shifted_from], keys)
+        return min(common_prefix(self.keys[: self.shifted_from], keys), self.scope.shared(scope))
 
 
 @dataclass(slots=True, eq=False)

@@ -247,6 +247,7 @@ class Scheduler:
         if request.n_decoded == 0:
             request.n_cached = 0
         self.cache.clear(resident)
+        resident.scope = request.scope
 
     def no_room(self, work: Work) -> None:
         """The library found no free cells although `Residents` has some: free more, or end the requests."""

@@ -11,7 +11,7 @@ from llamaserver.engine.core import Core
 from llamaserver.interfaces.backend import Sampler
 from llamaserver.interfaces.output import Delta, Embedded, Event, Failed, Finish
 from llamaserver.interfaces.params import GenerationParams, Media, SamplingParams
-from llamaserver.interfaces.tenant import COMMON, Tenant
+from llamaserver.interfaces.tenant import COMMON, Scope, Tenant
 from llamaserver.kvstore.store import KVStore
 from llamaserver.scheduling.batches import Work
 from llamaserver.scheduling.placement import How, PlacementPlan
@@ -60,10 +60,10 @@ class Driver:
         yield
         self.backend.abort(False)
 
-    def _checked_carry_out(self, plan: PlacementPlan, lora: tuple[float, ...]) -> Resident:
+    def _checked_carry_out(self, plan: PlacementPlan, lora: tuple[float, ...], scope: Scope) -> Resident:
         """Exactly what the plan says must happen."""
         before = {resident: (resident.keys, len(resident.keys)) for resident in self.core.residents}
-        resident = self._carry_out(plan, lora)
+        resident = self._carry_out(plan, lora, scope)
         losers = {
             other for other, (keys, count) in before.items() if count and (other.keys is not keys or len(keys) < count)
         }
@@ -90,6 +90,8 @@ class Driver:
         n_keep: int = 0,
         tag: Any = None,
         tenant: Tenant = COMMON,
+        domain: bytes = b"",
+        system: Sequence[int] = (),
         **fields: Any,
     ) -> ActiveRequest:
         """Queue a request. `fields` are those of GenerationParams."""
@@ -106,7 +108,8 @@ class Driver:
             n_predict=params.n_predict,
             n_keep=n_keep,
             tag=tag,
-            tenant=tenant,
+            tenant=replace(tenant, domain=domain) if domain else tenant,
+            system=array("q", system),
         )
         request = ActiveRequest(task)
         self.events[request] = []

@@ -9,6 +9,10 @@ from typing import Any
 
 import numpy as np
 from llamaserver.interfaces.backend import ByteArray, StateCodec
+from llamaserver.interfaces.tenant import ALL, Scope
+from llamaserver.kvstore.blockfile import Format, head_size
+from llamaserver.kvstore.blocks import Block, BlockId
+from llamaserver.kvstore.identity import Chain
 from llamaserver.kvstore.messages import Lookup, Offer, Shape, StoreOptions
 from llamaserver.kvstore.store import KVStore
 
@@ -16,6 +20,23 @@ from tests.support.engine.toy import STATE_BYTES, ToyCodec
 from tests.support.polling import until
 
 FINGERPRINT = b"toy" + bytes(13)
+SECRET = bytes(range(32))
+
+
+def chain(scope: Scope = ALL, fingerprint: bytes = FINGERPRINT) -> Chain:
+    """The identities of a sequence without adapters."""
+    return Chain.of(SECRET, fingerprint, (), (), scope)
+
+
+def file_of(block: Block, fingerprint: bytes = FINGERPRINT, secret: bytes = SECRET) -> bytes:
+    """A block's file."""
+    return b"".join(bytes(part) for part in Format(fingerprint, secret).encode(block))
+
+
+def block_in(content: bytes, block: BlockId, fingerprint: bytes = FINGERPRINT, secret: bytes = SECRET) -> Block:
+    """The block in a file's bytes. Raises DamagedBlockError."""
+    form, begin = Format(fingerprint, secret), head_size(block.count)
+    return form.block(form.head(content[:begin], block), np.frombuffer(content[begin:], np.uint8))
 
 
 def state_of(keys: "array[int]", model: int = 0) -> ByteArray:
@@ -52,10 +73,12 @@ def opened(
         assert "defect" not in store.stats().discards
 
 
-def save(store: KVStore, keys: "array[int]", scales: tuple[float, ...] = (), model: int = 0) -> None:
+def save(
+    store: KVStore, keys: "array[int]", scales: tuple[float, ...] = (), model: int = 0, scope: Scope = ALL
+) -> None:
     """Save a sequence, and wait until that is done."""
     until(lambda: store.has_room, "room in the queue")
-    store.save(keys, scales, state_of(keys, model))
+    store.save(keys, scales, state_of(keys, model), scope)
     until(lambda: not store.waiting, "the store has saved")
 
 
