@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient, TestServer
+from llamaserver.api import templates
 from llamaserver.api.app import build_app, build_context, build_management_app
 from llamaserver.api.context import CONTEXT
 from llamaserver.api.system import load_system_prompt
@@ -260,6 +261,20 @@ async def test_parts_of_a_message(api: Api) -> None:
 async def test_a_wrong_chat_is_refused(api: Api, fields: JSON) -> None:
     answer = await api.post("/v1/chat/completions", {**CHAT, **fields}, 400)
     assert answer["error"]["type"] == "invalid_request_error"
+
+
+async def test_a_template_that_spins_holds_no_worker_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(templates, "MAX_SECONDS", 0.05)
+    spin = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    template = "{% for m in messages %}{{ m.content }}{% if m.content == 'spin' %}" + spin + "{% endif %}{% endfor %}"
+    config = Config(alias="toy", chat_template=template, threads_http=1)
+    async with serving(config) as api:
+        body = {"messages": [{"role": "user", "content": "spin"}], "max_tokens": 1}
+        for answer in await asyncio.gather(*(api.post("/v1/chat/completions", body, 500) for _ in range(3))):
+            assert "the template takes too much time" in answer["error"]["message"]
+        tools = {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "none"}
+        await api.post("/v1/chat/completions", body | tools, 400)
+        assert await api.post("/v1/chat/completions", {**CHAT, "max_tokens": 1})
 
 
 async def test_a_text_completion_with_its_prompt(api: Api) -> None:

@@ -18,6 +18,7 @@ from .jobs import Input, Job, make_jobs, submit, text_inputs
 from .lanes import cancelled
 from .prompt import check_length, read_images, required_prompts
 from .sse import gather, respond
+from .submission import check_room
 from .system import requested_system_prompt, set_system_prompt
 
 MAX_PROMPTS = 256
@@ -36,8 +37,7 @@ class Call:
 
 async def completion(request: web.Request) -> web.StreamResponse:
     """POST /completion and /completions."""
-    context = request.app[CONTEXT]
-    context.engine.check_queue()
+    check_room(request)
     call = await read_fields(request, lambda fields: _completion_call(request, fields))
     if call.system is not None:
         set_system_prompt(request, call.system)
@@ -153,8 +153,8 @@ def _select(value: dict[str, Any], wanted: tuple[str, ...]) -> dict[str, Any]:
 
 async def infill(request: web.Request) -> web.StreamResponse:
     """POST /infill. It streams unless `stream` is false."""
+    check_room(request)
     context = request.app[CONTEXT]
-    context.engine.check_queue()
     return await _run(request, await read_fields(request, lambda fields: _infill_call(context, fields)))
 
 

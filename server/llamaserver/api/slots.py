@@ -16,7 +16,8 @@ from .body import dumps, json_response, long_response, read_fields
 from .context import CONTEXT, Context
 from .jobs import Tag, model_name
 from .settings import generation_settings
-from .tenants import key_of, tenant_of
+from .submission import tenant_of
+from .tenants import key_of
 
 
 async def slots(request: web.Request) -> web.StreamResponse:

@@ -426,7 +426,7 @@ class ToyBackend:
         self.seq_rm(seq, 0)
         if len(data) % 24:
             return False
-        numbers = array("q", data)
+        numbers = array("q", bytes(data))
         if not self._has_room([seq] * (len(numbers) // 3)):
             return False
         for i in range(0, len(numbers), 3):
