@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
@@ -37,7 +37,10 @@ from .metrics import Metrics
 _log = logging.getLogger(__name__)
 _TIMEOUT = 10.0
 _MESSAGE = 1024  # characters; the API server refuses a longer message of an Event
+_MOST_BYTES = 16 << 20  # of an answer; more may not fit in memory several times
+_PAGE = 25  # objects; the metadata of one may have hundreds of KiB
 _JSON = "application/json"
+_METADATA = f"{_JSON};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _MERGE = "application/merge-patch+json"
 # The client library does not know this content type and therefore sends our bytes unchanged. The API server ignores the
 # part after the semicolon. No version of it accepts server-side apply as plain JSON.
@@ -96,6 +99,17 @@ def _error(status: int, data: bytes) -> ClusterError:
     return kind(message or f"the API server answered {status}")
 
 
+async def _read(answer: aiohttp.ClientResponse) -> bytes:
+    """The body. Invalid when it is too long: whoever fills a namespace with labelled objects stops only that one."""
+    data = bytearray()
+    async with answer:
+        async for chunk in answer.content.iter_any():
+            data += chunk
+            if len(data) > _MOST_BYTES:
+                raise Invalid(f"the answer to {answer.method} {answer.url.path} is larger than {_MOST_BYTES >> 20} MiB")
+    return bytes(data)
+
+
 class Cluster:
     """An async client. Use it as a context manager, or call close()."""
 
@@ -151,6 +165,21 @@ class Cluster:
             raise
         # the API server omits apiVersion and kind of list items
         return [{"apiVersion": kind.api_version, "kind": kind.kind, **item} for item in answer.get("items") or []]
+
+    async def list_metadata(self, kind: Kind, namespace: str, selector: str = "") -> AsyncIterator[Manifest]:
+        """The objects of a namespace ("" means all) that match, with their metadata only, page by page."""
+        query = {"labelSelector": selector, "limit": str(_PAGE), "continue": ""}
+        while True:
+            try:
+                answer = await self._send("GET", kind, kind.path(namespace), query, verb="LIST", accept=_METADATA)
+            except NotFound:
+                self.doubted.set()
+                raise
+            for item in answer.get("items") or []:
+                yield {**item, "apiVersion": kind.api_version, "kind": kind.kind}
+            query["continue"] = answer.get("metadata", {}).get("continue", "")
+            if not query["continue"]:
+                return
 
     async def serves(self, kind: Kind) -> bool:
         """Whether the API server accepts objects of this kind. The answer is cached until `rediscover`.
@@ -264,8 +293,9 @@ class Cluster:
         content_type: str = _JSON,
         *,
         verb: str = "",
+        accept: str = _JSON,
     ) -> Manifest:
-        headers = {"Accept": _JSON, "Content-Type": content_type, **self._client.default_headers}
+        headers = {"Accept": accept, "Content-Type": content_type, **self._client.default_headers}
         count = self._metrics.api_requests
         what = (verb or method, kind.kind if kind else "discovery")
         try:
@@ -274,7 +304,7 @@ class Cluster:
                 self._check_fence(method, kind)  # just before the request is sent
                 url, bound = self._url(path, query), aiohttp.ClientTimeout(total=self._timeout)
                 answer = await self._client.call_api(method, url, headers, body, _request_timeout=bound)
-                data: bytes = await answer.read()  # type: ignore[no-untyped-call]
+                data = await _read(answer.response)
         except (aiohttp.ClientError, OSError, TimeoutError, ConfigException) as error:
             count.labels(*what, 0).inc()
             raise Unreachable(f"the API server does not answer: {str(error) or type(error).__name__}") from error

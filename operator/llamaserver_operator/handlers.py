@@ -7,10 +7,12 @@ is uninstalled. kopf cancels every task of its event loop when it ends. Therefor
 import asyncio
 import contextlib
 import logging
+import ssl
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import aiohttp
 import kopf
 from kopf._cogs.structs.references import Insights  # type of a parameter of kopf.operator; it has no public name
 
@@ -25,6 +27,8 @@ from .workqueue import pause
 
 _log = logging.getLogger(__name__)
 _LOOK_AGAIN = 60.0  # seconds until the next check of kinds that were forbidden
+_PAGE = 25  # objects; the metadata of one may have hundreds of KiB
+_METADATA = "application/json;as={};g=meta.k8s.io;v=v1"
 _GOODBYE = 0.2  # seconds that the thread has to end
 
 
@@ -34,6 +38,7 @@ def settings() -> kopf.OperatorSettings:
     chosen.posting.enabled = False
     chosen.scanning.disabled = True  # runtime.py checks for new kinds, without listing CRDs
     chosen.process.ultimate_exiting_timeout = None  # it would kill the process
+    chosen.watching.chunk_size = _PAGE
     chosen.watching.server_timeout = 240
     chosen.watching.client_timeout = 260
     chosen.watching.connect_timeout = 10
@@ -49,6 +54,28 @@ def settings() -> kopf.OperatorSettings:
 
 def _is_child(resource: Any) -> bool:
     return bool(resource.group != names.GROUP)
+
+
+async def _metadata_only(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Asks for the metadata of objects only. The operator needs no more of an event, and an object may have 1.5 MB."""
+    parts = request.url.path.strip("/").split("/")
+    if len(parts) > (2 if parts[0] == "api" else 3):  # not discovery
+        watches = request.url.query.get("watch") == "true"
+        request.headers["Accept"] = _METADATA.format("PartialObjectMetadata" + ("" if watches else "List"))
+    return await handler(request)
+
+
+class _Slim(aiohttp.ClientResponse):
+    """Drops what may be large in the metadata of a list, because kopf keeps the objects of a list for a while."""
+
+    async def json(self, **options: Any) -> Any:
+        found = await super().json(**options)
+        if isinstance(found, dict) and "items" in found:
+            found["items"] = found["items"] or []  # an empty list of metadata is null, which kopf does not expect
+            for item in found["items"]:
+                for field in ("annotations", "managedFields"):
+                    item["metadata"].pop(field, None)
+        return found
 
 
 class News:
@@ -75,19 +102,21 @@ def registry(kinds: Iterable[Kind], notify: Callable[[Key], None]) -> kopf.Opera
     """A new registry with a handler for objects and a handler for their children."""
     chosen = kopf.OperatorRegistry()
 
-    async def login(**_: Any) -> kopf.ConnectionInfo:
+    async def login(**_: Any) -> kopf.AiohttpSession:
         found = await credentials()  # read each time, because tokens of service accounts are renewed
-        header = await found.get_api_key_with_prefix("BearerToken", "authorization") or ""
-        scheme, _space, token = header.partition(" ")
-        return kopf.ConnectionInfo(
-            server=found.host,
-            ca_path=found.ssl_ca_cert,
-            insecure=not found.verify_ssl,
-            scheme=scheme or None,
-            token=token or None,
-            certificate_path=found.cert_file,
-            private_key_path=found.key_file,
+        header = await found.get_api_key_with_prefix("BearerToken", "authorization")
+        context = ssl.create_default_context(cafile=found.ssl_ca_cert)
+        if not found.verify_ssl:
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        if found.cert_file:
+            context.load_cert_chain(found.cert_file, found.key_file)
+        session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ssl=context),
+            headers={"User-Agent": names.MANAGER, **({"Authorization": header} if header else {})},
+            middlewares=(_metadata_only,),
+            response_class=_Slim,
         )
+        return kopf.AiohttpSession(server=found.host, aiohttp_session=session)
 
     news = News()
 
@@ -142,7 +171,8 @@ class Watch:
         for kind in self._kinds:
             try:
                 for namespace in self._namespaces or ("",):
-                    await self._cluster.list(kind, namespace, names.NAME_LABEL, limit=1)
+                    async for _ in self._cluster.list_metadata(kind, namespace, names.NAME_LABEL):
+                        break
                 allowed.append(kind)
             except Forbidden as error:
                 self._metrics.errors.labels("watch").inc()

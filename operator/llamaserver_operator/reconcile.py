@@ -82,7 +82,7 @@ class Reconciler:
         spec = _parsed(owner)
         try:
             observed = await self._observe(owner, None if isinstance(spec, Problem) else spec)
-        except Forbidden as error:  # no event follows when a permission is granted: try again
+        except (Forbidden, Invalid) as error:  # no event follows when a permission is granted: try again
             problem = spec if isinstance(spec, Problem) else Problem(type(error).__name__, str(error))
             return _Outcome(unseen(owner, problem, _now()), error=error)
         if isinstance(spec, Problem):
@@ -111,7 +111,7 @@ class Reconciler:
         listed = (*_CHILDREN, monitor) if has_monitors else _CHILDREN
         mine = names.selector_text({names.NAME_LABEL: name})
         lists = await asyncio.gather(
-            *(self._cluster.list(kind, namespace, mine) for kind in (*listed, kinds.REPLICA_SET, kinds.POD))
+            *(self._labelled(kind, namespace, mine) for kind in (*listed, kinds.REPLICA_SET, kinds.POD))
         )
         *children, replica_sets, pods = lists
         observed = Observed(
@@ -125,6 +125,12 @@ class Reconciler:
         )
         observed = replace(observed, reports=await self._reports(observed))
         return await self._with_details(observed)
+
+    async def _labelled(self, kind: Kind, namespace: str, selector: str) -> list[Manifest]:
+        """The objects with a label. Anybody may make many large ones, so of texts only the metadata is read."""
+        if kind == kinds.CONFIG_MAP:
+            return [item async for item in self._cluster.list_metadata(kind, namespace, selector)]
+        return await self._cluster.list(kind, namespace, selector)
 
     async def _reports(self, observed: Observed) -> dict[str, Report]:
         """Reports of the object's own pods that can answer. Others with its label are not asked."""
@@ -305,6 +311,8 @@ def _begun_or_over(pod: Pod) -> bool:
 
 def _fingerprint(live: Mapping[str, Any]) -> str:
     """A digest of the fields of an object that others may have changed."""
+    if live["kind"] == kinds.CONFIG_MAP.kind:  # nobody writes a status to it, so each version is a change
+        return f"{live['metadata'].get('uid')}/{live['metadata'].get('resourceVersion')}"
     volatile = ("managedFields", "resourceVersion", "generation")
     metadata = {key: value for key, value in live["metadata"].items() if key not in volatile}
     return _digest({**{key: value for key, value in live.items() if key != "status"}, "metadata": metadata})

@@ -119,7 +119,7 @@ class Operator:
         found: set[Key] = set()
         for namespace in self._config.watch_namespaces or ("",):
             with contextlib.suppress(NotFound):  # the CRD does not exist
-                for item in await cluster.list(LLAMA_SERVER, namespace):
+                async for item in cluster.list_metadata(LLAMA_SERVER, namespace):
                     found.add((item["metadata"]["namespace"], item["metadata"]["name"]))
         for key in found | self._known:  # also deleted objects, so that the reconciler forgets them
             queue.add_after(key, random.uniform(0, spread))  # noqa: S311 - no secret

@@ -23,6 +23,7 @@ class Config:
     alias: str = ""
     lora: tuple[tuple[str, float], ...] = ()  # (path, scale). --lora F has scale 1, --lora-scaled F:S has scale S
     mmproj: str = ""
+    max_image_pixels: int = 16 * _MIB  # of one image
     models_dir: Path = Path("models")  # folder for downloads
     models_owner: str = ""  # NAMESPACE/NAME of the user of models_use. With "", unused folders are not removed
     models_use: tuple[str, ...] = ()
@@ -90,6 +91,10 @@ class Config:
     ssl_key_file: str = ""
     ssl_cert_file: str = ""
     timeout: int = 600
+    header_timeout: float = 10.0  # 0: none
+    keep_alive_timeout: float = 75.0
+    max_connections: int = 0  # 0: chosen by file_limit.py
+    max_connections_per_address: int = 0  # 0: no limit
     decode_timeout: float | None = None  # None: 20 times the usual time, at least 60 s. 0: off
     max_body: int = 0  # bytes. 0: see largest_body
     max_body_bytes_in_flight: int = 0  # 0: see largest_bodies
@@ -98,6 +103,8 @@ class Config:
     request_system_prompt: bool = True  # with API keys, for admins only
     metrics: bool = False
     slot_save_path: str = ""
+    slot_save_max_bytes: int = 4 * 1024**3  # of all files together, 0: no limit
+    slot_save_max_files: int = 64  # 0: no limit
     drain_delay: float = 0.0
     drain_timeout: float = 300.0
     save_timeout: float = 0.0  # for the KV store, after the drain. 0: no limit while the save makes progress

@@ -7,6 +7,7 @@ ServerError                 code, type and message of one API error
 ├── Unauthorized            401
 ├── Forbidden           403  the client may not do this
 ├── NotFound                404
+├── InsufficientStorage     507  the slot files take as much room as they may
 ├── NotSupported            501  the endpoint or feature is switched off
 ├── Unavailable             503  loading, draining, queue full
 │   └── RateLimited         429  the API key has reached a limit of its own
@@ -99,6 +100,13 @@ class Forbidden(ServerError):
 
     status = 403
     kind = "permission_error"
+
+
+class InsufficientStorage(ServerError):
+    """The files of clients take as much room as they may."""
+
+    status = 507
+    kind = "insufficient_storage_error"
 
 
 class NotFound(ServerError):

@@ -13,6 +13,7 @@ from pathlib import Path
 from . import termination
 from .config import Config
 from .errors import ConfigError, ModelLoadError, Reason, TemplateInvalid
+from .file_limit import raise_file_limit
 from .listening import Ports
 from .models import cache
 from .readiness import Phase
@@ -43,6 +44,7 @@ class Server:
     async def run(self) -> int:
         """Serve until a signal ends the server. Returns the exit code."""
         self._catch_signals()
+        raise_file_limit()
         self._crash_log.phase("load")
         for flag in self._config.ignored:
             _log.warning("%s has no effect here", flag)
@@ -105,7 +107,7 @@ class Server:
             await self._shutdown.stop()
             return _EXIT_FAILED
         self._crash_log.phase("draining")
-        serves = self._engine.snapshot.state == Phase.READY and not self._engine.watchdog.dead
+        serves = self._engine.snapshot.state == Phase.READY and not self._engine.alarm.dead
         if self._signal == signal.SIGTERM and serves:
             await self._shutdown.drain()
         code = 0 if self._signal == signal.SIGTERM else _EXIT_INTERRUPTED

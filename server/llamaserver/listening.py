@@ -8,15 +8,16 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from . import tls
-from .api.app import build_app, build_management_app
+from .api.app import build_app
 from .api.context import Context
 from .config import Config
 from .errors import ConfigError
+from .file_limit import default_connections
+from .listener import Limits, Listener
+from .management_port import ManagementPort
 
 _log = logging.getLogger(__name__)
-_BACKLOG = 512  # connections that wait to be accepted
-_KEEP_ALIVE = 75.0  # seconds that an idle connection stays open, where --timeout is 0
-_SHUTDOWN = 2.0  # seconds that handlers get when a port is closed
+_SHUTDOWN = 2.0  # seconds that handlers get when the port is closed
 
 
 class Ports:
@@ -24,17 +25,19 @@ class Ports:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._runners: list[web.AppRunner] = []
+        self._runner: web.AppRunner | None = None
+        self._listener: Listener | None = None
+        self._management: ManagementPort | None = None
         self._watcher: asyncio.Task[None] | None = None  # of the TLS certificate
 
     async def open(self) -> None:
         """Listen. Raises ConfigError if an address or a certificate cannot be used."""
         config = self._context.config
         secure = self._secure(config) if config.ssl_cert_file else None
-        await self._listen(build_app(self._context), config.host, config.port, secure)
+        await self._listen(config, secure)
         if config.management_port:
-            app = build_management_app(self._context)
-            await self._listen(app, config.management_host, config.management_port, None)
+            self._management = ManagementPort(self._context)
+            await self._management.open()
 
     def _secure(self, config: Config) -> ssl.SSLContext:
         files = (config.ssl_cert_file, config.ssl_key_file)
@@ -43,31 +46,29 @@ class Ports:
         self._watcher = asyncio.create_task(tls.watch(secure, *files, seen))
         return secure
 
-    async def _listen(self, app: web.Application, host: str, port: int, secure: ssl.SSLContext | None) -> None:
-        runner = web.AppRunner(
-            app,
+    async def _listen(self, config: Config, secure: ssl.SSLContext | None) -> None:
+        self._runner = web.AppRunner(
+            build_app(self._context),
             handler_cancellation=True,
             access_log=None,
             auto_decompress=False,
-            keepalive_timeout=float(self._context.config.timeout or _KEEP_ALIVE),
+            keepalive_timeout=float(config.keep_alive_timeout),
             shutdown_timeout=_SHUTDOWN,
         )
-        await runner.setup()
-        self._runners.append(runner)
-        site: web.BaseSite
-        if host.endswith(".sock"):
-            site = web.UnixSite(runner, host, ssl_context=secure)
-        else:
-            site = web.TCPSite(runner, host, port, ssl_context=secure, backlog=_BACKLOG)
+        await self._runner.setup()
+        assert self._runner.server is not None
+        most = config.max_connections or default_connections()
+        limits = Limits(most, config.max_connections_per_address, config.header_timeout)
+        self._listener = Listener(self._runner.server, limits, self._context.connections, secure)
         try:
-            await site.start()
+            addresses = await self._listener.listen(config.host, config.port)
         except OSError as error:
-            raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
-        _log.info("listening on %s", ", ".join(str(address) for address in runner.addresses))
+            raise ConfigError(f"cannot listen on {config.host}:{config.port}: {error.strerror or error}") from error
+        _log.info("listening on %s, for at most %d connections", addresses, most)
 
     def connections(self) -> list[RequestHandler]:
         """The open connections of the clients' port."""
-        server = self._runners[0].server
+        server = self._runner.server if self._runner is not None else None
         return server.connections if server is not None else []
 
     def stop_watching(self) -> None:
@@ -76,6 +77,10 @@ class Ports:
             self._watcher.cancel()
 
     async def close(self) -> None:
-        """Close both ports and their connections."""
-        for runner in self._runners:
-            await runner.cleanup()
+        """Close both ports and their connections, the management port last."""
+        if self._listener is not None:
+            self._listener.close()
+        if self._runner is not None:
+            await self._runner.cleanup()
+        if self._management is not None:
+            await self._management.close()

@@ -98,3 +98,30 @@ def test_a_script_with_credentials(tab, elsewhere, keyed_server):
         f"{keyed_server.url}/completion.js",
     )
     assert loaded == "loaded"
+
+
+FRAME = """
+const [url] = arguments, done = arguments[arguments.length - 1]
+const frame = Object.assign(document.createElement("iframe"), { src: url, onload: () => done() })
+document.body.append(frame)"""
+
+
+def test_no_page_shows_ours_in_a_frame(tab, elsewhere, keyed_server):
+    """A frame that users cannot see could catch their clicks."""
+    for url, titles in ((elsewhere, ["elsewhere"]), (f"{keyed_server.url}/", [])):
+        tab.get(elsewhere)
+        tab.execute_async_script(FRAME, url)
+        tab.switch_to.frame(tab.find_element("tag name", "iframe"))
+        found = [element.get_attribute("textContent") for element in tab.find_elements("css selector", "title")]
+        assert [title for title in found if title in ("elsewhere", "Chat")] == titles
+        tab.switch_to.default_content()
+
+
+def test_a_server_without_keys_is_not_for_other_sites(tab, elsewhere, server):
+    """With the headers that a browser sends, and for a request that it sends without asking first."""
+    tab.get(elsewhere.replace("127.0.0.1", "localhost"))
+    assert tab.execute_async_script(FETCH, f"{server.url}/health", "GET", {}, None, "omit")["status"] == 200
+    tab.get("data:text/html,<title>of no origin</title>")
+    assert tab.execute_async_script(FETCH, f"{server.url}/health?x", "GET", {}, None, "omit")["status"] == 0
+    tab.get(server.url)
+    assert tab.execute_async_script(FETCH, f"{server.url}/health", "GET", {}, None, "omit")["status"] == 200

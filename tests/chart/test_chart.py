@@ -14,6 +14,7 @@ from tests.support.lacking import lacking
 
 GOLDEN = Path(__file__).parent / "golden" / "defaults.yaml"
 NAMESPACED = {"watchNamespaces": ["team-a", "team-b"]}
+SERVES_POLICIES = "--api-versions=admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy"
 EVERYTHING = {
     "metrics": {"service": True, "serviceMonitor": True},
     "networkPolicy": {"enabled": True},
@@ -78,7 +79,7 @@ def test_the_default_objects(helm):
 def test_one_object_a_file(helm):
     sources: dict[str, list[Object]] = {}
     for values in ({}, EVERYTHING):
-        for part in helm.template(values).split("\n---\n"):
+        for part in helm.template(values, SERVES_POLICIES).split("\n---\n"):
             comment = next(line for line in part.splitlines() if line.startswith("# Source: "))
             sources.setdefault(comment, []).append(yaml.safe_load(part))
     templates = {path.name for path in (CHART / "templates").glob("*.yaml")}
@@ -94,6 +95,36 @@ def test_the_chart_renders_the_crd_of_crds(helm):
     assert rendered["spec"] == wanted["spec"]
     assert rendered["metadata"]["name"] == wanted["metadata"]["name"]
     assert rendered["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+
+
+def test_the_admission_policy_is_made_where_it_is_served_unless_it_is_turned_off(helm):
+    kind = "ValidatingAdmissionPolicy"
+    policy = one(helm.objects({}, SERVES_POLICIES), kind)
+    binding = one(helm.objects({}, SERVES_POLICIES), f"{kind}Binding")
+    assert binding["spec"] == {"policyName": policy["metadata"]["name"], "validationActions": ["Deny"]}
+    (condition,) = policy["spec"]["matchConditions"]
+    account = one(helm.objects(), "ServiceAccount")["metadata"]
+    assert condition["expression"].endswith(f"'system:serviceaccount:{account['namespace']}:{account['name']}'")
+    for objects in (helm.objects(), helm.objects({"admissionPolicy": {"enabled": False}}, SERVES_POLICIES)):
+        assert named(objects, kind) == named(objects, f"{kind}Binding") == []
+
+
+def test_the_admission_policy_covers_all_that_the_operator_may_write(helm):
+    """Except the status of its own objects, Events, and its Lease."""
+    objects = helm.objects({}, SERVES_POLICIES)
+    covered = {
+        resource
+        for rule in one(objects, "ValidatingAdmissionPolicy")["spec"]["matchConstraints"]["resourceRules"]
+        for resource in rule["resources"]
+    }
+    role = one(objects, "ClusterRole", "demo-llamaserver-operator")
+    writes = {
+        resource
+        for rule in role["rules"]
+        if {"create", "patch", "update", "delete"} & set(rule["verbs"])
+        for resource in rule["resources"]
+    }
+    assert writes - covered == {"llamaservers/status", "llamaservers/finalizers", "events"}
 
 
 def test_versions_agree():

@@ -137,6 +137,33 @@ def test_nothing_is_lost(templates: dict[str, ChatTemplate], messages: list[JSON
     assert {name: lacks for name, lacks in lost.items() if lacks} == {}
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "string"},
+        {"type": "object"},
+        {
+            "type": "object",
+            "properties": {"inner": {"type": "object", "properties": {}}},
+            "additionalProperties": False,
+        },
+        {"type": "array"},
+        {"type": "array", "items": {"type": "object", "properties": {"inner": {"type": "integer"}}}},
+        {"type": ["string", "null"]},
+        {"anyOf": [{"type": "string"}, {"type": "null"}], "default": None},
+        {"enum": ["one", 2]},
+        {"$ref": "#/$defs/Inner"},
+        {},
+    ],
+    ids=str,
+)
+def test_tools_with_schemas_of_every_form(templates: dict[str, ChatTemplate], schema: Any) -> None:
+    function = {"name": "tangerine", "parameters": {"type": "object", "properties": {"fennel": schema}}}
+    for name, template in templates.items():
+        text = prompt(template, [SYSTEM, ASK], [{"type": "function", "function": function}])
+        assert all(word in text for word in ("tangerine", "fennel", "zucchini", "apricot")), name
+
+
 def test_arguments_are_written_as_the_template_has_them(templates: dict[str, ChatTemplate]) -> None:
     """Neither quoted twice nor in Python's form."""
     for name, template in templates.items():

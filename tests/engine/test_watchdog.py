@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ from llamaserver.engine.activity import Activities, Activity
 from llamaserver.engine.watchdog import Watchdog, limit
 from llamaserver.errors import EngineFailure, Unavailable
 from llamaserver.interfaces.output import Delta, Failed
-from llamaserver.standstill import TICK, Standstill
+from llamaserver.standstill import TICK, Alarm, Standstill
 
 from tests.engine.test_loop import SETTINGS, Gate, collect, request, running
 from tests.support.engine.driver import tokens
@@ -31,14 +32,15 @@ class Watched:
 
     def __init__(self, timeout: float | None) -> None:
         self.clock, self.activities, self.ends = Clock(), Activities(), list[str]()
-        self.dog = Watchdog(timeout, lambda: self.activities.now, lambda: "here", self.ends.append, self.clock)
+        self.alarm = Alarm(lambda: "here", self.ends.append, self.clock)
+        self.dog = Watchdog(timeout, lambda: self.activities.now, self.alarm)
 
     def after(self, seconds: float) -> tuple[bool, bool]:
         """Whether it is unready, and dead."""
         for _ in range(round(seconds / TICK)):
             self.clock.now += TICK
             self.dog.look()
-        return bool(self.dog.reason), self.dog.dead
+        return bool(self.alarm.reason), self.alarm.dead
 
 
 @pytest.mark.parametrize(
@@ -55,12 +57,12 @@ def test_first_unready_then_dead_then_back(caplog: pytest.LogCaptureFixture) -> 
     watched.dog.look()
     assert watched.after(9) == (False, False)
     assert watched.after(1) == (True, False)
-    assert watched.dog.reason.startswith("the engine hangs in a decode of 7 tokens since 20")
+    assert watched.alarm.reason.startswith("a decode of 7 tokens hangs since 20")
     assert "It is at here" in caplog.text
     assert watched.after(9) == (True, False)
     assert not watched.ends
     assert watched.after(30) == (True, True)
-    assert watched.ends == [watched.dog.reason]
+    assert watched.ends == [watched.alarm.reason]
     assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 2
     watched.activities.begin("a decode of 7 tokens", 0.1)
     assert watched.after(1) == (False, False)
@@ -94,8 +96,8 @@ async def test_a_hung_decode_ends_streams_with_an_error_and_the_engine_comes_bac
         await gate.reached()
         waiting = engine.submit(request(engine, tokens(5), n_predict=0))
         saving = asyncio.create_task(engine.erase_slot(0))
-        await eventually(lambda: engine.watchdog.dead, "the engine counts as dead")
-        assert "in a decode of 1 tokens since" in engine.watchdog.reason
+        await eventually(lambda: engine.alarm.dead, "the engine counts as dead")
+        assert "a decode of 1 tokens hangs since" in engine.alarm.reason
         for hanging in (stream, waiting):
             end = (await collect(hanging))[-1]
             assert isinstance(end, Failed)
@@ -106,7 +108,7 @@ async def test_a_hung_decode_ends_streams_with_an_error_and_the_engine_comes_bac
         with pytest.raises(Unavailable, match="hangs"):
             engine.submit(request(engine, tokens(9)))
         gate.open()
-        await eventually(lambda: not engine.watchdog.reason, "the engine goes on")
+        await eventually(lambda: not engine.alarm.reason, "the engine goes on")
         events = await collect(engine.submit(request(engine, tokens(9))))
         assert not isinstance(events[-1], Delta | Failed)
         await engine.drain()
@@ -117,3 +119,25 @@ async def test_it_can_be_switched_off() -> None:
     async with running(replace(SETTINGS, decode_timeout=0.0)) as (engine, _):
         assert engine._watching
         await engine._watching
+
+
+async def test_a_state_that_is_never_saved_is_a_hang_too() -> None:
+    async with running(replace(SETTINGS, decode_timeout=0.5)) as (engine, backend):
+        await collect(engine.submit(request(engine, tokens(9))))
+        reached, opened = threading.Event(), threading.Event()
+        save = backend.state_get
+
+        def hangs(seq: int) -> bytes:
+            reached.set()
+            opened.wait(20)
+            return save(seq)
+
+        backend.state_get = hangs  # type: ignore[method-assign]
+        saving = asyncio.create_task(engine.save_slot(0))
+        await eventually(reached.is_set, "it saves")
+        await eventually(lambda: engine.alarm.dead, "the engine counts as dead")
+        assert engine.alarm.reason.startswith("an engine step hangs since ")
+        with pytest.raises(EngineFailure, match="hangs"):
+            await saving
+        opened.set()
+        await eventually(lambda: not engine.alarm.reason, "it goes on")

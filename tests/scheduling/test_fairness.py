@@ -64,6 +64,13 @@ def test_a_key_with_a_hundred_times_the_load_hardly_moves_another(unified: bool,
     assert max(beside) <= 1.2 * max(alone) + 1
 
 
+def test_a_key_that_used_an_idle_server_does_not_wait_for_one_that_comes_later() -> None:
+    driver = machine(unified=False)
+    alone = steps_to_first_token(driver, load=0)
+    beside = steps_to_first_token(driver, load=100)
+    assert max(beside) <= 1.2 * max(alone) + 1
+
+
 @pytest.mark.parametrize("unified", [False, True], ids=["split", "unified"])
 def test_answers_stay_the_same_when_keys_make_room_for_each_other(unified: bool) -> None:
     driver = machine(unified=unified, n_slots=2)

@@ -121,6 +121,26 @@ async def test_forms_of_a_key(ports, headers, accepted):
     assert (b" 401 " not in answer.split(b"\r\n")[0]) == accepted
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        "POST /completion HTTP/1.1\r\nHost: x/health?",
+        "POST /completion HTTP/1.1\r\nHost: x/health#",
+        "POST /completion HTTP/1.1\r\nHost: x\r\nX-Forwarded-Prefix: /health",
+        "POST /completion HTTP/1.1\r\nHost: x\r\nX-Original-URL: /health\r\nX-Rewrite-URL: /health",
+        "POST /completion?/health HTTP/1.1\r\nHost: x",
+        "POST /health/../completion HTTP/1.1\r\nHost: x",
+        "POST http://x/completion HTTP/1.1\r\nHost: x/health",
+        "POST //health/../completion HTTP/1.1\r\nHost: x",
+    ],
+)
+async def test_no_header_opens_a_closed_path(ports, head):
+    """vLLM took the path from a URL that it made from Host (CVE-2026-48746)."""
+    server = await ports(api_keys=("right",))
+    answer = await server.raw(f"{head}\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{{}}".encode())
+    assert answer.split(b"\r\n")[0].split()[1] in (b"400", b"401", b"403", b"404")
+
+
 async def test_without_keys_everything_is_open(ports):
     server = await ports()
     for method, path in CLOSED:

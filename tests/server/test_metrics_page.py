@@ -11,11 +11,11 @@ def rows():
     """The lines of the page's tables."""
     for counter in (*metrics.COUNTERS, *metrics.UNAUTHORIZED, *metrics.STORE_COUNTERS):
         yield f"| `{counter.name}_total` | {counter.text} |"
-    for label, counter in (*metrics.LABELLED, *metrics.STORE_LABELLED):
+    for label, counter in (*metrics.LABELLED, *metrics.STORE_LABELLED, *metrics.CONNECTION_LABELLED):
         yield f"| `{counter.name}_total{{{label}}}` | {counter.text} |"
     for labels, counter in metrics.TRAFFIC:
         yield f"| `{counter.name}_total{{{','.join(labels)}}}` | {counter.text} |"
-    for gauge in (*metrics.GAUGES, *metrics.STORE_GAUGES):
+    for gauge in (*metrics.GAUGES, *metrics.STORE_GAUGES, *metrics.CONNECTION_GAUGES):
         yield f"| `{gauge.name}` | {gauge.text} |"
     for histogram in metrics.HISTOGRAMS:
         yield f"| `{histogram.name}` | {histogram.text} Histogram. |"

@@ -103,6 +103,14 @@ def test_the_exception_is_needed():
         assert not any(called.endswith("_chk") for called in Library(BUILT[name].read_bytes()).imports)
 
 
+def test_nothing_is_built_that_listens():
+    """llama.cpp's RPC backend takes commands from the network without a key (CVE-2024-42479)."""
+    assert [name for name in BUILT if "rpc" in name] == []
+    calls = {"listen", "accept", "accept4", "bind", "connect"}
+    found = {name: Library(path.read_bytes()).imports & calls for name, path in BUILT.items()}
+    assert [name for name, used in found.items() if used] == []
+
+
 @pytest.mark.slow
 def test_a_library_without_the_flags_is_seen(tmp_path):
     """The test would notice: a library that is compiled with all of this switched off lacks all of it."""

@@ -47,6 +47,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- join "," $pairs -}}
 {{- end -}}
 
+{{/* Not empty if the release has an admission policy. Who may install only in namespaces turns it off. */}}
+{{- define "llamaserver-operator.admissionPolicy" -}}
+{{- if and .Values.admissionPolicy.enabled (.Capabilities.APIVersions.Has "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy") -}}
+true
+{{- end -}}
+{{- end -}}
+
 {{/* What the operator may do where it watches: nothing with Secrets, and nothing outside this list. */}}
 {{- define "llamaserver-operator.rules" -}}
 - apiGroups: [llamaserver.dev]

@@ -13,6 +13,7 @@ from .capabilities import Message, Tool
 from .chat_template import ChatTemplate
 from .context import Context
 from .fields import Fields
+from .lanes import cancelled
 from .messages import Images, read_messages, read_tools
 from .prompt import after, build_prompt, check_length, media_prompt, prepend
 from .templates import CHATML
@@ -67,7 +68,7 @@ def chat_prompt(context: Context, chat: Chat) -> Prompt:
         return prepend(system, prompt)
     if special:
         return build_prompt(chat.text, engine, system=system, field="messages")
-    return after(system, vocab.tokenize(chat.text, add_special=False, parse_special=True))
+    return after(system, vocab.tokenize(chat.text, add_special=False, parse_special=True, cancelled=cancelled))
 
 
 def chat_template(context: Context) -> ChatTemplate:

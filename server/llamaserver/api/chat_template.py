@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from typing import Any
 
 import jinja2
 
+from ..errors import TemplateFailure
 from ..interfaces.backend import BuiltinTemplates
 from .capabilities import Capabilities, Message, Tool, probe
 from .history import fitted
@@ -44,11 +45,18 @@ class ChatTemplate:
     ) -> str:
         """The prompt of a conversation as `api/messages.py` reads it. `generate` begins the next answer.
 
+        Some templates fail at schemas that they do not expect. Then the tools are told in the system message.
         Raises TemplateRefusal, InvalidRequest or TemplateFailure.
         """
         can = self.capabilities
-        messages = fitted(messages, tools, can)
-        return self._render(messages, tools if can.tools else (), variables, generate=generate)
+        if tools and can.tools:
+            try:
+                return self._render(fitted(messages, tools, can), tools, variables, generate=generate)
+            except TemplateFailure as error:
+                if isinstance(error.__cause__, TimeoutError):
+                    raise
+                can = replace(can, tools=False)
+        return self._render(fitted(messages, tools, can), (), variables, generate=generate)
 
     def _render(
         self,

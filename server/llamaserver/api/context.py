@@ -1,8 +1,9 @@
 """The state that all handlers share: configuration, engine, worker threads, and what changes while serving."""
 
-import asyncio
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import time
 from typing import TypeVar
 
@@ -13,12 +14,15 @@ from ..engine.loop import Engine
 from ..interfaces.backend import BuiltinTemplates
 from ..readiness import Phase, Readiness, readiness
 from .body_bytes import BodyBytes
+from .connections import Counts
 from .drain import Drain
 from .failed_keys import FailedKeys
+from .heartbeat import Heartbeat
 from .keys import KeyStore
 from .lanes import Lane
 from .limits import Limits
 from .origins import Origins
+from .slot_quota import SlotQuota
 from .traffic import Traffic
 
 T = TypeVar("T")
@@ -46,7 +50,11 @@ class Download:
 
 @dataclass(slots=True)
 class Context:
-    """The state of one server. Used on the event loop's thread only."""
+    """The state of one server. It changes on the event loop's thread only.
+
+    The management port reads on a thread of its own: `config`, `engine`, what `readiness` and `load_progress` read,
+    `settled`, and plain attributes that are replaced as a whole. It reads no list or dict that changes in place.
+    """
 
     config: Config
     engine: Engine
@@ -58,13 +66,16 @@ class Context:
     failed_keys: FailedKeys = field(default_factory=FailedKeys)
     preparing: bool = False  # the model is loaded, its template and system prompt are not checked yet
     failure: str = ""  # why the start has failed, even if the engine could serve
-    settled: asyncio.Event = field(default_factory=asyncio.Event)  # set when the server is ready or has failed
+    settled: threading.Event = field(default_factory=threading.Event)  # set when the server is ready or has failed
+    heartbeat: Heartbeat = field(default_factory=Heartbeat)
+    connections: Counts = field(default_factory=Counts)  # of the clients' port
     system: SystemPrompt = field(default_factory=SystemPrompt)
     download: Download | None = None  # while one runs
     model_sha256: str = ""  # as recorded beside the file
     template_file: str = ""  # text of --chat-template-file
     started: float = field(default_factory=time)
     origins: Origins = field(init=False)
+    slot_quota: SlotQuota = field(init=False)
     bodies: BodyBytes = field(init=False)
     _small: Lane = field(init=False)
     _large: Lane = field(init=False)
@@ -72,6 +83,8 @@ class Context:
     _store: Lane = field(init=False)
 
     def __post_init__(self) -> None:
+        config = self.config
+        self.slot_quota = SlotQuota(Path(config.slot_save_path), config.slot_save_max_bytes, config.slot_save_max_files)
         self.origins = Origins(self.config, keyless=not self.keys.required)
         self.bodies = BodyBytes(self.config.largest_bodies, self.config.largest_body)
         self._small = Lane("http", self.config.threads_http or HTTP_THREADS)
@@ -82,9 +95,10 @@ class Context:
     @property
     def load_progress(self) -> float:
         """Progress of the download while it runs, then of loading, from 0 to 1."""
-        if self.download is None:
+        download = self.download
+        if download is None:
             return self.engine.snapshot.load_progress
-        return self.download.have / self.download.total if self.download.total else 0.0
+        return download.have / download.total if download.total else 0.0
 
     async def blocking(self, call: Callable[[], T], size: int = 0, client: str = "", *, images: bool = False) -> T:
         """Run a call that may take long on a worker thread, when it is the client's turn.
@@ -120,12 +134,13 @@ class Context:
     @property
     def hang(self) -> str:
         """What hangs, "" when nothing does."""
-        return self.engine.watchdog.reason
+        return self.engine.alarm.reason or self.heartbeat.alarm.reason
 
     @property
     def alive(self) -> bool:
         """Whether the server can come back without a new start."""
-        return not self.engine.watchdog.dead and self.readiness().phase is not Phase.FAILED
+        hangs = self.engine.alarm.dead or self.heartbeat.alarm.dead
+        return not hangs and self.readiness().phase is not Phase.FAILED
 
     def close(self) -> None:
         """End the worker threads."""

@@ -1,7 +1,9 @@
-"""The management port: probes, metrics and status. It has no keys and no TLS, and is not for clients."""
+"""The management port: probes, metrics and status. It has no keys and no TLS, and is not for clients.
+
+Its handlers run on a thread of their own (management_port.py). They only read, and only what Context allows.
+"""
 
 import asyncio
-import contextlib
 import re
 from typing import Any
 
@@ -15,6 +17,8 @@ from .context import CONTEXT, Context
 from .jobs import model_name
 from .metrics import metrics_response
 from .quantization import quantization
+
+_POLL = 0.05  # seconds between two looks while the model loads
 
 
 async def livez(request: web.Request) -> web.StreamResponse:
@@ -31,15 +35,17 @@ async def readyz(request: web.Request) -> web.StreamResponse:
     text = request.query.get("wait", "0")
     if not re.fullmatch("[0-9]{1,2}", text):
         raise InvalidRequest("wait must be a number of seconds from 0 to 99", field="wait")
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(context.settled.wait(), int(text))
+    clock = asyncio.get_running_loop().time
+    end = clock() + int(text)
+    while not context.settled.is_set() and clock() < end:  # noqa: ASYNC110  another thread sets it
+        await asyncio.sleep(_POLL)
     reason = context.readiness().reason
     return web.Response(text=f"{reason or 'ok'}\n", status=503 if reason else 200)
 
 
 async def management_metrics(request: web.Request) -> web.StreamResponse:
-    """GET /metrics on the management port, which is always on."""
-    return metrics_response(request.app[CONTEXT])
+    """GET /metrics on the management port, which is always on. Probes do not wait for it."""
+    return await asyncio.to_thread(metrics_response, request.app[CONTEXT])
 
 
 async def status(request: web.Request) -> web.StreamResponse:

@@ -15,8 +15,10 @@ from .body import HOLD, dumps, long_response, read_fields
 from .context import CONTEXT, Context, SystemPrompt
 from .fields import Fields
 from .jobs import Input, Job, make_jobs, submit, text_inputs
+from .lanes import cancelled
 from .prompt import check_length, read_images, required_prompts
 from .sse import gather, respond
+from .submission import check_room
 from .system import requested_system_prompt, set_system_prompt
 
 MAX_PROMPTS = 256
@@ -35,8 +37,7 @@ class Call:
 
 async def completion(request: web.Request) -> web.StreamResponse:
     """POST /completion and /completions."""
-    context = request.app[CONTEXT]
-    context.engine.check_queue()
+    check_room(request)
     call = await read_fields(request, lambda fields: _completion_call(request, fields))
     if call.system is not None:
         set_system_prompt(request, call.system)
@@ -44,7 +45,8 @@ async def completion(request: web.Request) -> web.StreamResponse:
 
 
 def _completion_call(request: web.Request, fields: Fields) -> Call:
-    context, system = request.app[CONTEXT], requested_system_prompt(request, fields)
+    context, changed = request.app[CONTEXT], requested_system_prompt(request, fields)
+    system = changed or context.system
     stream = fields.boolean("stream", default=False)
     prompts = required_prompts(fields)
     if len(prompts) > MAX_PROMPTS:
@@ -52,18 +54,18 @@ def _completion_call(request: web.Request, fields: Fields) -> Call:
     jobs = make_jobs(
         context,
         fields,
-        lambda: _inputs(context, fields, prompts, system or context.system),
+        lambda: _inputs(context, fields, prompts, system),
         prompts=len(prompts),
         stream=stream,
     )
-    return Call(jobs, stream, fields.strings("response_fields"), system)
+    return Call(jobs, stream, fields.strings("response_fields"), changed)
 
 
 def _inputs(context: Context, fields: Fields, prompts: list[Any], system: SystemPrompt) -> list[Input]:
     images = read_images(fields)
-    if images and context.engine.media is None:
+    if images.files and context.engine.media is None:
         raise NotSupported("This server does not support images: it was started without --mmproj")
-    if images and len(prompts) > MAX_PROMPTS_WITH_IMAGES:
+    if images.files and len(prompts) > MAX_PROMPTS_WITH_IMAGES:
         raise InvalidRequest(f"Field 'prompt': at most {MAX_PROMPTS_WITH_IMAGES} prompts with images", field="prompt")
     return text_inputs(context, prompts, system.tokens, images)
 
@@ -151,8 +153,8 @@ def _select(value: dict[str, Any], wanted: tuple[str, ...]) -> dict[str, Any]:
 
 async def infill(request: web.Request) -> web.StreamResponse:
     """POST /infill. It streams unless `stream` is false."""
+    check_room(request)
     context = request.app[CONTEXT]
-    context.engine.check_queue()
     return await _run(request, await read_fields(request, lambda fields: _infill_call(context, fields)))
 
 
@@ -165,8 +167,8 @@ def _infill_call(context: Context, fields: Fields) -> Call:
     prefix, suffix = fields.string("input_prefix"), fields.string("input_suffix")
     check_length([prefix, suffix], context.engine, "input_prefix")
     tokens = [vocab.bos] if vocab.add_bos and vocab.bos >= 0 else []
-    before = vocab.tokenize(prefix, add_special=False, parse_special=False)
-    after = vocab.tokenize(suffix.removeprefix(" "), add_special=False, parse_special=False)
+    before = vocab.tokenize(prefix, add_special=False, parse_special=False, cancelled=cancelled)
+    after = vocab.tokenize(suffix.removeprefix(" "), add_special=False, parse_special=False, cancelled=cancelled)
     keys = [*tokens, vocab.fim_pre, *before, vocab.fim_suf, *after, vocab.fim_mid]
     entry = Input(Prompt(array("q", keys)), prefix, "input_prefix")
     jobs = make_jobs(context, fields, lambda: [entry], prompts=1, stream=stream)

@@ -9,6 +9,7 @@ from ..interfaces.backend import Vocab
 from .body import dumps, encoded_response, read_fields
 from .context import CONTEXT, Context
 from .fields import Fields, token_id
+from .lanes import cancelled
 from .prompt import SPARE_OF_TEXT, check_length
 
 
@@ -27,7 +28,7 @@ def _tokenize(context: Context, fields: Fields) -> dict[str, Any]:
     tokens: list[int] = []
     for index, (name, item) in enumerate(zip(names, items, strict=True)):
         if isinstance(item, str):
-            tokens += vocab.tokenize(item, add_special=special and index == 0, parse_special=parse)
+            tokens += vocab.tokenize(item, add_special=special and index == 0, parse_special=parse, cancelled=cancelled)
         else:
             tokens.append(token_id(item, vocab.n_vocab, name))
     if fields.boolean("with_pieces", default=False):

@@ -22,6 +22,7 @@ from ..interfaces.params import (
     SamplingParams,
 )
 from .fields import Fields, token_id
+from .lanes import cancelled
 
 RANDOM_SEED = 2**32 - 1  # the value of -1 in llama.cpp's unsigned field
 _ANY = 2**1024  # larger than every number of the JSON parser
@@ -171,7 +172,7 @@ def _penalty_prompt(fields: Fields, limits: Limits) -> tuple[int, ...] | None:
     if isinstance(value, str | list) and len(value) > MAX_TEXT:
         raise InvalidRequest(f"Field '{name}': longer than {MAX_TEXT}", field=name)
     if isinstance(value, str):
-        return tuple(limits.vocab.tokenize(value, add_special=False, parse_special=True))
+        return tuple(limits.vocab.tokenize(value, add_special=False, parse_special=True, cancelled=cancelled))
     return tuple(token_id(item, limits.vocab.n_vocab, name) for item in fields.array(name))
 
 

@@ -8,6 +8,8 @@
 
 import errno
 import hashlib
+import os
+import stat
 import struct
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +19,7 @@ import numpy as np
 
 from .. import files
 from ..errors import InvalidRequest, ServerError
+from ..files import Bytes
 
 MAGIC = 0x67677371
 _HEADER = struct.Struct("<III")
@@ -33,8 +36,13 @@ def path_for(folder: str, name: str) -> Path:
     return Path(folder, name)
 
 
+def size(tokens: tuple[int, ...], state: Bytes) -> int:
+    """Bytes of the file, without its checksum."""
+    return _HEADER.size + 4 * len(tokens) + len(state)
+
+
 def write(
-    path: Path, tokens: tuple[int, ...], state: bytes, version: int, lora: tuple[float, ...] | None = None
+    path: Path, tokens: tuple[int, ...], state: Bytes, version: int, lora: tuple[float, ...] | None = None
 ) -> int:
     """Write a file atomically. Returns the bytes written. Raises ServerError."""
     head = _HEADER.pack(MAGIC, version, len(tokens)) + np.asarray(tokens, np.int32).tobytes()
@@ -52,18 +60,22 @@ def write(
     return len(head) + len(state)
 
 
-def _replace(path: Path, parts: list[bytes]) -> None:
+def _replace(path: Path, parts: list[Bytes]) -> None:
     files.write_atomically(path, parts, durable=True, mode=0o600)
     files.sync_folder(path.parent)
 
 
-def read(path: Path, n_vocab: int, version: int) -> tuple[tuple[int, ...], bytes, int]:
-    """Read tokens, the state for `state_set`, and the size in bytes. Raises InvalidRequest for any damage."""
+def read(
+    path: Path, n_vocab: int, version: int, *, most_tokens: int, most_bytes: int
+) -> tuple[tuple[int, ...], memoryview, int]:
+    """Read tokens, the state for `state_set`, and the size in bytes. `most_bytes` 0 is no limit.
+
+    The state is in memory once. Raises InvalidRequest for any damage, and for a file that is too large.
+    """
     try:
-        data = path.read_bytes()
+        data = _whole(path, most_bytes)
     except OSError as error:
         raise InvalidRequest(f"Failed to read slot file {path.name}: {error.strerror}", field="filename") from error
-    _verify(path, data)
     if len(data) < _HEADER.size:
         raise _damaged(path, "too short")
     magic, found, count = _HEADER.unpack_from(data)
@@ -72,13 +84,32 @@ def read(path: Path, n_vocab: int, version: int) -> tuple[tuple[int, ...], bytes
         raise _damaged(path, "not a slot file")
     if found != version:
         raise _damaged(path, f"its layout is version {found}, this llama.cpp writes {version}")
+    if count > most_tokens:
+        raise _damaged(path, f"{count} saved tokens do not fit a slot of {most_tokens}")
+    _verify(path, data)
     tokens = np.frombuffer(data, np.int32, count, _HEADER.size)
     if count and (int(tokens.min()) < 0 or int(tokens.max()) >= n_vocab):
         raise _damaged(path, "its token ids are not in this model's vocabulary")
     return tuple(tokens.tolist()), data[end:], len(data)
 
 
-def _verify(path: Path, data: bytes) -> None:
+def _whole(path: Path, most_bytes: int) -> memoryview:
+    """All bytes of a regular file. Does not wait for a pipe, and follows no link."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with os.fdopen(handle, "rb", buffering=0) as file:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode):
+            raise _damaged(path, "not a regular file")
+        if most_bytes and found.st_size > most_bytes:
+            raise _damaged(path, f"it has {found.st_size} bytes, at most {most_bytes} are allowed")
+        data = np.empty(found.st_size, np.uint8).data
+        length = 0
+        while length < len(data) and (count := file.readinto(data[length:])):
+            length += count
+        return data[:length]
+
+
+def _verify(path: Path, data: memoryview) -> None:
     with suppress(FileNotFoundError):
         expected = _sidecar(path).read_text().split()
         if not expected or expected[0] != hashlib.sha256(data).hexdigest():

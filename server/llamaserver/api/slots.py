@@ -12,7 +12,7 @@ from ..engine.snapshot import SlotView
 from ..errors import InvalidRequest, NotSupported, Unavailable
 from ..interfaces.params import GenerationParams
 from . import slotfile
-from .body import json_response, read_fields
+from .body import dumps, json_response, long_response, read_fields
 from .context import CONTEXT, Context
 from .jobs import Tag, model_name
 from .settings import generation_settings
@@ -29,7 +29,8 @@ async def slots(request: web.Request) -> web.StreamResponse:
     snapshot = context.engine.snapshot
     if "fail_on_no_slot" in request.query and snapshot.requests_processing == len(snapshot.slots):
         raise Unavailable("no slot available", retry_after=1)
-    return json_response(slot_views(request))
+    views = slot_views(request)
+    return await long_response(request, lambda: dumps(views), sum(len(view["prompt"]) for view in views))
 
 
 def slot_views(request: web.Request) -> list[dict[str, Any]]:
@@ -94,15 +95,20 @@ async def slot_action(request: web.Request) -> web.StreamResponse:
 
 async def _save(request: web.Request, context: Context, slot: int) -> dict[str, Any]:
     path = await _path(request)
-    info, began = context.engine.info, monotonic()
-    state = await context.engine.save_slot(slot, key_of(request).bound)
-    written = await context.blocking(
-        lambda: slotfile.write(path, state.tokens, state.data, info.state_version, state.lora)
-    )
+    info, quota, began = context.engine.info, context.slot_quota, monotonic()
+
+    def write(state: SlotState) -> int:
+        quota.check(path, slotfile.size(state.tokens, state.data))
+        return slotfile.write(path, state.tokens, state.data, info.state_version, state.lora)
+
+    async with quota.turn():
+        await context.blocking(lambda: quota.check(path, 0))  # before the state is read
+        state = await context.engine.save_slot(slot, key_of(request).bound)
+        written, saved = await context.blocking(lambda: write(state)), len(state.tokens)
     return {
         "id_slot": slot,
         "filename": path.name,
-        "n_saved": len(state.tokens),
+        "n_saved": saved,
         "n_written": written,
         "timings": {"save_ms": (monotonic() - began) * 1000},
     }
@@ -111,10 +117,17 @@ async def _save(request: web.Request, context: Context, slot: int) -> dict[str, 
 async def _restore(request: web.Request, context: Context, slot: int) -> dict[str, Any]:
     path = await _path(request)
     info, began = context.engine.info, monotonic()
-    tokens, data, size = await context.blocking(lambda: slotfile.read(path, info.n_vocab, info.state_version))
-    lora = await context.blocking(lambda: slotfile.scales(path))
-    state = SlotState(tokens, data, lora)
-    restored = await context.engine.restore_slot(slot, state, tenant_of(request), key_of(request).bound)
+    quota, most_tokens = context.slot_quota, context.engine.settings.slot_ctx
+
+    def read() -> tuple[SlotState, int]:
+        tokens, data, size = slotfile.read(
+            path, info.n_vocab, info.state_version, most_tokens=most_tokens, most_bytes=quota.max_bytes
+        )
+        return SlotState(tokens, data, slotfile.scales(path)), size
+
+    async with quota.turn():
+        state, size = await context.blocking(read)
+        restored = await context.engine.restore_slot(slot, state, tenant_of(request), key_of(request).bound)
     return {
         "id_slot": slot,
         "filename": path.name,

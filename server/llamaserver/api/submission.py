@@ -12,6 +12,16 @@ from .tenants import key_of
 from .traffic import RECORD
 
 
+def check_room(request: web.Request) -> None:
+    """Raise Unavailable or RateLimited if no request of this key can be queued now. Called before the body is read."""
+    context, key = request.app[CONTEXT], key_of(request)
+    context.engine.check_queue(key.identity)
+    try:
+        context.limits.check(key, context.engine.settings.n_slots)
+    except RateLimited as error:
+        raise _in_dialect(request, error) from error
+
+
 def submit(request: web.Request, asked: Request) -> Stream:
     """Queue what a client asks for. Raises RateLimited, and the errors of Engine.submit."""
     context, key, n_prompt = request.app[CONTEXT], key_of(request), len(asked.prompt)

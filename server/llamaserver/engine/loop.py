@@ -16,6 +16,7 @@ from ..scheduling.intake import Request, make_task
 from ..scheduling.request import ActiveRequest
 from ..scheduling.residents import Slot
 from ..scheduling.settings import EngineSettings
+from ..standstill import Alarm
 from .aborts import Aborts
 from .core import Core
 from .slot_states import SlotState
@@ -56,9 +57,8 @@ class Engine:
             ended=self._on_end,
         )
         self._thread = EngineThread(settings, factory, open_store, self._aborts, callbacks)
-        self.watchdog = Watchdog(
-            settings.decode_timeout, lambda: self._thread.activities.now, self._thread.place, self._give_up
-        )
+        self.alarm = Alarm(self._thread.place, self._give_up)
+        self._watchdog = Watchdog(settings.decode_timeout, lambda: self._thread.activities.now, self.alarm)
 
     # ---- life
 
@@ -68,7 +68,7 @@ class Engine:
         self._loaded: asyncio.Future[None] = self._loop.create_future()
         self._quiet = asyncio.Event()
         self._quiet.set()
-        self._watching = asyncio.create_task(self.watchdog.watch())
+        self._watching = asyncio.create_task(self._watchdog.watch())
         self._thread.start()
 
     async def loaded(self) -> None:
@@ -126,7 +126,7 @@ class Engine:
         can never run.
         """
         self._check_ready()
-        self.check_queue()
+        self.check_queue(request.tenant.key)
         self._next_task += 1
         task = make_task(request, self._next_task, self.settings, self.info, self.vocab, scales=self.lora_scales)
         active = ActiveRequest(task)
@@ -136,17 +136,23 @@ class Engine:
         self._thread.send(lambda core: core.enqueue(active))
         return stream
 
-    def check_queue(self) -> None:
-        """Raise Unavailable if no more requests can wait for a slot."""
-        limit = self.settings.max_queue
-        if limit and len(self._streams) >= self.settings.n_slots + limit:
+    def check_queue(self, key: str) -> None:
+        """Raise Unavailable if no more requests of this key can wait for a slot.
+
+        A key without its share of a full queue may still add to it, so that no key can shut out another.
+        """
+        limit, most = self.settings.max_queue, self.settings.n_slots + self.settings.max_queue
+        if limit and len(self._streams) >= most:
+            keys = [request.task.tenant.key for request in self._streams]
+            if keys.count(key) < most // len({*keys, key}):
+                return
             waiting = "1 request is" if limit == 1 else f"{limit} requests are"
             raise Unavailable(f"{waiting} waiting already", retry_after=1)
 
     def _check_ready(self) -> None:
         readiness(Phase.STOPPED if self._stopping else self.snapshot.state).require()
-        if self.watchdog.dead:
-            raise Unavailable(self.watchdog.reason)
+        if self.alarm.dead:
+            raise Unavailable(self.alarm.reason)
 
     def _cancel(self, request: ActiveRequest) -> None:
         """The client has gone: end the request, and the decode too when it serves no other request."""

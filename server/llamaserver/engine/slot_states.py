@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ..errors import Forbidden, InvalidRequest, Unavailable
+from ..files import Bytes
 from ..interfaces.backend import Backend, Batch, Status
 from ..interfaces.tenant import COMMON, Tenant
 from ..scheduling.cache import Cache
@@ -14,7 +15,7 @@ class SlotState:
     """A slot's cache outside the library: token ids, the bytes of `state_get`, and their LoRA scales."""
 
     tokens: tuple[int, ...]
-    data: bytes
+    data: Bytes
     lora: tuple[float, ...] | None = None  # None: unknown, use the current ones
 
 

@@ -6,7 +6,6 @@ Calls reach it through one inbox. After a step it hands events and a snapshot to
 import asyncio
 import logging
 import queue
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from ..scheduling.batches import Work
 from ..scheduling.request import ActiveRequest
 from ..scheduling.residents import Slot
 from ..scheduling.settings import EngineSettings
+from ..standstill import place_of
 from .aborts import Aborts
 from .activity import Activities
 from .core import Core
@@ -109,8 +109,7 @@ class EngineThread:
 
     def place(self) -> str:
         """The line that the thread executes now (from any thread)."""
-        frame = sys._current_frames().get(self._thread.ident or 0)
-        return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}" if frame else "its end"
+        return place_of(self._thread.ident)
 
     def join(self) -> None:
         """Wait for the end of a thread that was started."""

@@ -8,11 +8,12 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from ..files import Bytes
 from .output import TokenProbs
 from .params import Media, Prompt, SamplingParams
 
@@ -170,10 +171,13 @@ class BuiltinTemplates(Protocol):
 class MediaTokenizer(Protocol):
     """Turns text with images into a prompt. Thread-safe."""
 
-    def build(self, parts: Sequence[str | bytes], *, add_special: bool) -> Prompt:
+    def build(
+        self, parts: Sequence[str | bytes], *, add_special: bool, decoded: dict[bytes, Any] | None = None
+    ) -> Prompt:
         """Tokenize text parts (str) and encoded images (bytes), in order.
 
-        Raises InvalidRequest for bytes that are no image the projector understands.
+        `decoded` keeps the images of one request for its next prompts. Equal images are decoded once. Raises
+        InvalidRequest for bytes that are no image the projector understands, or that have too many pixels.
         """
 
 
@@ -247,10 +251,10 @@ class Backend(Protocol):
         A cache with a sliding window may have dropped the cells before it.
         """
 
-    def state_get(self, seq: int) -> bytes:
+    def state_get(self, seq: int) -> Bytes:
         """Serialise the KV state of `seq`. A pending shift or copy needs a decode before this call."""
 
-    def state_set(self, seq: int, data: bytes) -> bool:
+    def state_set(self, seq: int, data: Bytes) -> bool:
         """Restore a state of state_get. False if it does not fit."""
 
     def state_export(self, seq: int) -> ByteArray:

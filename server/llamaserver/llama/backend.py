@@ -14,6 +14,7 @@ import llama_cpp.llama_cpp as lib
 import numpy as np
 
 from ..errors import EngineFailure, ModelLoadError
+from ..files import Bytes
 from ..interfaces.backend import (
     Batch,
     ByteArray,
@@ -130,6 +131,7 @@ class LlamaBackend:
     def _load_projector(self, options: LoadOptions, log: "devices.LogCapture") -> MediaProjector:
         wanted = ProjectorOptions(
             path=options.mmproj,
+            max_pixels=options.max_image_pixels,
             use_gpu=options.n_gpu_layers != 0,
             threads=options.threads_batch,
             n_batch=lib.llama_n_batch(self._context),
@@ -229,11 +231,11 @@ class LlamaBackend:
         """The smallest position from which on no cell is missing, -1 if the sequence is empty."""
         return self._memory.pos_min(seq)
 
-    def state_get(self, seq: int) -> bytes:
+    def state_get(self, seq: int) -> Bytes:
         """Serialise one sequence, in the format of the library's slot files."""
         return self._memory.state_get(seq)
 
-    def state_set(self, seq: int, data: bytes) -> bool:
+    def state_set(self, seq: int, data: Bytes) -> bool:
         """Restore a state of state_get. False if it does not fit."""
         return self._memory.state_set(seq, data)
 

@@ -6,6 +6,7 @@ from typing import Any
 import llama_cpp.llama_cpp as lib
 import numpy as np
 
+from ..files import Bytes
 from ..interfaces.backend import ByteArray, ModelInfo, StateCodec
 from .state import LlamaStateCodec
 
@@ -65,13 +66,13 @@ class LlamaMemory:
         """The smallest position from which on no cell is missing, -1 if the sequence is empty."""
         return int(lib.llama_memory_seq_pos_min(self._memory, seq)) if self._memory else -1
 
-    def state_get(self, seq: int) -> bytes:
+    def state_get(self, seq: int) -> Bytes:
         """Serialise one sequence, in the format of the library's slot files: without the stream header."""
-        return self.state_export(seq)[_HEADER:].tobytes()
+        return self.state_export(seq)[_HEADER:].data
 
-    def state_set(self, seq: int, data: bytes) -> bool:
+    def state_set(self, seq: int, data: Bytes) -> bool:
         """Restore one sequence. If the state does not fit, the sequence is empty."""
-        return self.state_import(seq, np.frombuffer(self._header + data, np.uint8))
+        return self.state_import(seq, np.frombuffer(b"".join([self._header, data]), np.uint8))
 
     def state_export(self, seq: int) -> ByteArray:
         """Serialise one sequence with the library's own header, in the form that the codec and `state_import` take."""

@@ -46,14 +46,15 @@ class LlamaVocab:
         self, text: str, *, add_special: bool, parse_special: bool, cancelled: Callable[[], bool] = never
     ) -> list[int]:
         """Token ids of `text`. Raises CancelledError soon after `cancelled` returns True."""
-        data = text.encode("utf-8", "replace")
-        if len(data) < _LARGE or not self._specials.exact:
-            return self._by_library(data, add_special, parse_special)
 
         def check() -> None:
             if cancelled():
                 raise CancelledError
 
+        check()
+        data = text.encode("utf-8", "replace")
+        if len(data) < _LARGE or not self._specials.exact:
+            return self._by_library(data, add_special, parse_special)
         before, after = self._added() if add_special else ([], [])
         tokens, short = before, dict[bytes, list[int]]()
         for number, piece in enumerate(self._specials.pieces(data, parse_special=parse_special, check=check)):

@@ -92,6 +92,12 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         ),
         Option("mmproj", ("-mm", "--mmproj"), "Multimodal projector file", str, value="FNAME"),
         Option(
+            "max_image_pixels",
+            ("--max-image-pixels",),
+            "Most pixels of one image. All images of a request can have 4 times as many",
+            integer(1, 2**28),
+        ),
+        Option(
             "chat_template",
             ("--chat-template",),
             "Jinja chat template, or the name of a built-in one",
@@ -454,6 +460,31 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             integer(0),
         ),
         Option(
+            "header_timeout",
+            ("--header-timeout",),
+            "Seconds for a TLS handshake, and for a client to send the whole head of a request (0 = no limit)",
+            number(0.0, 86400.0),
+        ),
+        Option(
+            "keep_alive_timeout",
+            ("--keep-alive-timeout",),
+            "Seconds for which an idle connection stays open after an answer",
+            number(1.0, 86400.0),
+        ),
+        Option(
+            "max_connections",
+            ("--max-connections",),
+            "Most open connections of clients. At the limit, the one that was idle longest is closed",
+            integer(1),
+            default="as open files allow, at most 4096",
+        ),
+        Option(
+            "max_connections_per_address",
+            ("--max-connections-per-address",),
+            "Most open connections of one client address (0 = no limit). Behind a proxy all clients have its address",
+            integer(0),
+        ),
+        Option(
             "decode_timeout",
             ("--decode-timeout",),
             "Seconds after which a decode counts as hanging: then the server is unready, and after twice the time not "
@@ -494,6 +525,15 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             "Folder for saved slots. It is created if it is missing",
             str,
             value="PATH",
+        ),
+        Option(
+            "slot_save_max_bytes",
+            ("--slot-save-max-bytes",),
+            "Most bytes of all saved slots together (0 = no limit)",
+            integer(0),
+        ),
+        Option(
+            "slot_save_max_files", ("--slot-save-max-files",), "Most files of saved slots (0 = no limit)", integer(0)
         ),
         Option(
             "drain_delay",

@@ -68,8 +68,8 @@ def make_task(
         truncated=truncated,
         tag=request.tag,
         tenant=request.tenant,
-        system=request.prompt.keys[: request.prompt.common],
         stops=request.stops,
+        system=request.prompt.keys[: request.prompt.common],
         n_keep=_n_keep(params, len(keys), settings, vocab),
     )
 

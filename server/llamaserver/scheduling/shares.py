@@ -6,6 +6,7 @@ known before its end, so tokens are counted when they are evaluated, as in VTC (
 Language Models", OSDI 2024). Both forget the deficit of a key that asks for nothing. Here it keeps `credit` tokens:
 without them, a short prompt would share each step with the prompts of a key that always has some, and take twice as
 long. So no key gets more than `credit` tokens above its fair share, over any time.
+Tokens that delay no other key are not counted (`Roster.costs_nobody`).
 """
 
 import sys

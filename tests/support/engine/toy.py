@@ -14,6 +14,7 @@ from typing import Any
 from zlib import crc32
 
 import numpy as np
+from llamaserver.files import Bytes
 from llamaserver.interfaces.backend import (
     Batch,
     ByteArray,
@@ -80,7 +81,9 @@ class ToyMedia:
 
     vocab: ListVocab
 
-    def build(self, parts: Sequence[str | bytes], *, add_special: bool) -> Prompt:
+    def build(
+        self, parts: Sequence[str | bytes], *, add_special: bool, decoded: dict[bytes, Any] | None = None
+    ) -> Prompt:
         """Text and pictures, in order."""
         keys: array[int] = array("q")
         media: list[Media] = []
@@ -416,14 +419,14 @@ class ToyBackend:
         assert not self._unsettled, "the library would read what a pending copy or shift has not made yet"
         return array("q", chain.from_iterable((c.key, c.position, c.value) for c in self._held[seq])).tobytes()
 
-    def state_set(self, seq: int, data: bytes) -> bool:
+    def state_set(self, seq: int, data: Bytes) -> bool:
         """Restore. False for what is no state, or has no room."""
         self._check_sequence(seq)
         assert not self._unsettled, "the library would spoil a pending copy"
         self.seq_rm(seq, 0)
         if len(data) % 24:
             return False
-        numbers = array("q", data)
+        numbers = array("q", bytes(data))
         if not self._has_room([seq] * (len(numbers) // 3)):
             return False
         for i in range(0, len(numbers), 3):

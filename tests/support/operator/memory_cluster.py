@@ -1,6 +1,6 @@
 """A cluster in memory: what the reconciler reads and writes, without an API server."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -57,6 +57,11 @@ class MemoryCluster:
             for (of, where, _name), item in self.objects.items()
             if (of, where) == (kind.kind, namespace) and wanted.items() <= item["metadata"].get("labels", {}).items()
         ]
+
+    async def list_metadata(self, kind: Kind, namespace: str, selector: str = "") -> AsyncIterator[Manifest]:
+        """The metadata of the objects with these labels."""
+        for item in await self.list(kind, namespace, selector):
+            yield {key: item[key] for key in ("apiVersion", "kind", "metadata")}
 
     async def serves(self, kind: Kind) -> bool:
         """Whether the cluster has a kind."""
