@@ -361,7 +361,7 @@ def test_a_disk_that_fills_up_tells_its_reason(start, folder, tmp_path):
         running = start(http(mirror, url="/untold.gguf"), before=(*private, "sh", "-c", f'{mount} && exec "$@"', "sh"))
         assert running.ends() == 1, running.log
     assert running.reason()["reason"] == "DiskFull"
-    assert "No space left on device" in running.reason()["message"]
+    assert "64 MiB to spare" in running.reason()["message"]
     assert "Traceback" not in running.log
 
 
