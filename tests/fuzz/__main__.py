@@ -4,6 +4,7 @@ A request is drawn from its number and the seed. So `--only NUMBER` sends one re
 """
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,13 +22,14 @@ def main(arguments: list[str]) -> int:
     """Run, print, compare with the bounds."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--requests", type=int, default=100_000)
+    parser.add_argument("--seconds", type=float, default=math.inf, help="send no more requests after this time")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--tiny", action="store_true", help="a model of random weights instead of the default one")
     parser.add_argument("--only", type=int, action="append", help="the number of one request")
     options = parser.parse_args(arguments)
     with TemporaryDirectory() as folder:
         model = Models(Path(folder)).llama() if options.tiny else model_path()
-        outcome = fuzz(model, options.only or range(options.requests), options.seed)
+        outcome = fuzz(model, options.only or range(options.requests), options.seed, seconds=options.seconds)
     print(table(outcome))
     return int(bool(exceeded(outcome)))
 

@@ -3,6 +3,7 @@
 import http.client
 import itertools
 import json
+import math
 import sys
 import time
 from collections import Counter
@@ -77,10 +78,12 @@ class _Seen:
     wrong: list[str] = field(default_factory=list)
 
 
-def _client(target: _Target, numbers: Sequence[int], seed: int) -> _Seen:
-    """Send the requests with these numbers, one after the other."""
+def _client(target: _Target, numbers: Sequence[int], seed: int, end: float) -> _Seen:
+    """Send the requests with these numbers, one after the other, until the time `end`."""
     seen = _Seen()
     for number in numbers:
+        if time.monotonic() > end:
+            break
         drawn = draw(Random(f"{seed}/{number}"))
         data = orjson.dumps(drawn.body)
         began = time.monotonic()
@@ -134,7 +137,7 @@ def _probe(target: _Target, ended: Event, results: "Queue[tuple[list[float], lis
     results.put((times, wrong, most))
 
 
-def _run(target: _Target, numbers: Sequence[int], seed: int, outcome: Outcome) -> None:
+def _run(target: _Target, numbers: Sequence[int], seed: int, seconds: float, outcome: Outcome) -> None:
     """Let the clients run, each in a process of its own: they must not wait for each other."""
     processes = get_context("spawn")
     ended, results = processes.Event(), processes.Queue()
@@ -143,7 +146,7 @@ def _run(target: _Target, numbers: Sequence[int], seed: int, outcome: Outcome) -
     began = time.monotonic()
     with ProcessPoolExecutor(CLIENTS, mp_context=processes) as clients:
         shares = [numbers[client::CLIENTS] for client in range(CLIENTS)]
-        for seen in clients.map(partial(_client, target, seed=seed), shares):
+        for seen in clients.map(partial(_client, target, seed=seed, end=began + seconds), shares):
             outcome.statuses += seen.statuses
             outcome.times += seen.times
             outcome.wrong += seen.wrong
@@ -154,8 +157,8 @@ def _run(target: _Target, numbers: Sequence[int], seed: int, outcome: Outcome) -
     prober.join()
 
 
-def fuzz(model: Path, numbers: Sequence[int], seed: int, *, warm: int = 8) -> Outcome:
-    """Start a server, send the requests with these numbers, and measure."""
+def fuzz(model: Path, numbers: Sequence[int], seed: int, *, seconds: float = math.inf, warm: int = 8) -> Outcome:
+    """Start a server, send the requests with these numbers for so many seconds, and measure."""
     management = free_port()
     with TemporaryDirectory() as folder:
         lag = Path(folder, "lag.json")
@@ -169,7 +172,7 @@ def fuzz(model: Path, numbers: Sequence[int], seed: int, *, warm: int = 8) -> Ou
                 _warm(server, number)
             outcome = Outcome(rss_before=_memory(server.pid, "VmRSS"))
             before = _lags(lag)
-            _run(_Target(server.port, management, server.pid), numbers, seed, outcome)
+            _run(_Target(server.port, management, server.pid), numbers, seed, seconds, outcome)
             assert server.process is not None
             if server.process.poll() is not None:
                 outcome.wrong.append(f"the server ended with {server.process.returncode}: {server.log[-2000:]}")
