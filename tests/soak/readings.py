@@ -39,13 +39,14 @@ class Reading:
 
 def read(pid: int, management: str) -> Reading:
     """Look at a server."""
+    files = Counter(_targets(Path(f"/proc/{pid}/fd")))  # before the question for metrics opens a connection
     status = Path(f"/proc/{pid}/status").read_text()
     metrics = scrape(management)
     return Reading(
         resident=_kibibytes(status, "VmRSS"),
         anonymous=_kibibytes(status, "RssAnon"),
         running=Counter(_names(Path(f"/proc/{pid}/task"))),
-        open=Counter(_targets(Path(f"/proc/{pid}/fd"))),
+        open=files,
         processing=metrics["llamacpp:requests_processing"],
         deferred=metrics["llamacpp:requests_deferred"],
         connections=metrics["llamaserver:connections"],
