@@ -173,6 +173,14 @@ def scrape_config() -> Path:
 
 
 @lru_cache
+def policies() -> Path:
+    """Enforces NetworkPolicies on the node (policies/main.go). It compiles in about a minute on two cores."""
+    folder = HERE / "policies"
+    version = _module_version(folder, "sigs.k8s.io/kube-network-policies")
+    return GoProgram(folder, "policies", version).ensure()
+
+
+@lru_cache
 def kstatus() -> Path:
     """Prints the status of an object as Helm 4 and Flux judge it (kstatus/main.go)."""
     folder = HERE / "kstatus"

@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.support.polling import until
 from tools.cache import cache_dir, say
 
-from . import addresses, dns, images, nodes, storage
+from . import addresses, binaries, dns, images, nodes, storage
 from .components import SOCKET, Components
 from .forward import Relay, listen
 from .kubectl import Kubectl, KubectlError, Object
@@ -21,6 +21,7 @@ from .processes import Processes
 from .sandbox import Sandbox
 
 ROOT = Path(__file__).parent.parent.parent
+_TABLE = "kube-network-policies"  # of nftables
 _AFTER_API = ("kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "coredns")
 
 
@@ -115,6 +116,21 @@ class Cluster:
         """A relay in the other direction: pods reach a port of the host's 127.0.0.1 at the relay's `url`."""
         listener = listen((addresses.NODE, 0), self.sandbox.network)
         return Relay(listener, ("127.0.0.1", port), None)
+
+    @contextmanager
+    def enforcing_policies(self) -> Iterator[None]:
+        """NetworkPolicies are enforced: `with ...`. The CNI plug-in here does not do that."""
+        kubeconfig = self.folder / "policies.kubeconfig"
+        who = self.components.credentials
+        who.write_kubeconfig(kubeconfig, f"https://127.0.0.1:{addresses.API_PORT}", who.admin_token())
+        command = [str(binaries.policies()), f"--kubeconfig={kubeconfig}", f"--node={self.node}"]
+        self.processes.start("policies", command)
+        try:
+            until(lambda: self._alive("policies") and _TABLE in self.run_in_net(["nft", "list", "tables"]), "its rules")
+            yield
+        finally:
+            self.processes.stop("policies")
+            self.processes.run(["nft", "delete", "table", "inet", _TABLE], check=False)
 
     # Images and containers
 

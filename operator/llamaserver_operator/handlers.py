@@ -10,7 +10,7 @@ import logging
 import ssl
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import kopf
@@ -78,6 +78,22 @@ class _Slim(aiohttp.ClientResponse):
         return found
 
 
+class _Lasting:
+    """A session that kopf cannot close.
+
+    When a stream fails, kopf closes the session before it ends the other streams. They would wait forever for a login.
+    """
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._session = session
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    async def close(self) -> None:
+        """Do nothing."""
+
+
 class News:
     """Selects the events of objects that need a reconcile.
 
@@ -98,8 +114,13 @@ class News:
         return state != before
 
 
-def registry(kinds: Iterable[Kind], notify: Callable[[Key], None]) -> kopf.OperatorRegistry:
-    """A new registry with a handler for objects and a handler for their children."""
+def registry(
+    kinds: Iterable[Kind], notify: Callable[[Key], None], sessions: list[aiohttp.ClientSession]
+) -> kopf.OperatorRegistry:
+    """A new registry with a handler for objects and a handler for their children.
+
+    The caller closes `sessions`. Each login leaves one there.
+    """
     chosen = kopf.OperatorRegistry()
 
     async def login(**_: Any) -> kopf.AiohttpSession:
@@ -116,7 +137,10 @@ def registry(kinds: Iterable[Kind], notify: Callable[[Key], None]) -> kopf.Opera
             middlewares=(_metadata_only,),
             response_class=_Slim,
         )
-        return kopf.AiohttpSession(server=found.host, aiohttp_session=session)
+        for older in sessions:
+            await older.close()
+        sessions[:] = [session]
+        return kopf.AiohttpSession(server=found.host, aiohttp_session=cast("aiohttp.ClientSession", _Lasting(session)))
 
     news = News()
 
@@ -199,7 +223,8 @@ class _Thread:
         self._muted = False
         self._receive = notify
         self._kinds = frozenset(kinds)
-        self._registry = registry(self._kinds, self._pass_on)
+        self._sessions: list[aiohttp.ClientSession] = []
+        self._registry = registry(self._kinds, self._pass_on, self._sessions)
         self._namespaces = namespaces
         threading.Thread(target=self._main, name="watch", daemon=True).start()
 
@@ -243,7 +268,11 @@ class _Thread:
         missed = {kind.plural for kind in self._kinds} - {found.plural for found in insights.watched_resources}
         if scanned.done() and missed:  # kopf looks for its kinds once and skips those that do not exist
             self._stop.set()
-        await watching
+        try:
+            await watching
+        finally:
+            for session in self._sessions:
+                await session.close()
         if scanned.done() and missed and not self._muted:
             raise RuntimeError(f"kopf did not find {', '.join(sorted(missed))}")
 

@@ -279,7 +279,10 @@ def test_a_kind_that_goes_is_noticed_by_who_misses_it_not_at_the_next_look(world
         until_served(world.cluster, crd)
         operator = world.start(f"--watch-namespace={world.namespace}", "--discovery-seconds=3600")
         kubectl.create(child(world.namespace, "ServiceMonitor", "monitored"))
-        world.until_more("monitored")
+        seen = world.until_more("monitored")
+        annotated = {"metadata": {"annotations": {"a": "b"}}}
+        kubectl.patch("servicemonitor", "child-monitored", annotated, namespace=world.namespace)
+        world.until_more("monitored", seen)  # by the watch: the first may have been by the list
     finally:
         kubectl.delete("customresourcedefinition", crd)
     until(lambda: operator.said("the cluster serves other kinds now"), "its end is noticed")
