@@ -145,6 +145,7 @@ def test_what_is_not_set_is_the_servers_default(config: Callable[..., Config]):
         "drain_delay": 8.0,
         "slots_endpoint": False,
         "request_system_prompt": False,
+        "unlimited_answers": False,
     }
     differing = {name for name in Config.__slots__ if getattr(plain, name) != getattr(bare, name)}
     assert differing == set(set_here)

@@ -31,9 +31,12 @@ def server_arguments(spec: Spec, files: ModelFiles, namespace: str, name: str) -
 
 
 def server_variables(spec: Spec) -> dict[str, str]:
-    """Variables of the server container."""
+    """Variables of the server container. extraArgs may say --unlimited-answers."""
     allowed = spec.serving.request_system_prompt == "Enabled"
-    return {"LLAMA_ARG_REQUEST_SYSTEM_PROMPT": "true" if allowed else "false"}
+    return {
+        "LLAMA_ARG_REQUEST_SYSTEM_PROMPT": "true" if allowed else "false",
+        "LLAMA_ARG_UNLIMITED_ANSWERS": "false",
+    }
 
 
 def literal(argument: str) -> str:

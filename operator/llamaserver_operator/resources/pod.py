@@ -85,7 +85,8 @@ def _server(spec: Spec, volumes: Volumes, arguments: list[str]) -> Manifest:
     }
     if resources := _resources(spec):
         container["resources"] = resources
-    ours = [{"name": name, "value": value} for name, value in server_variables(spec).items()]
+    given = {item["name"] for item in spec.pod_template.env}
+    ours = [{"name": name, "value": value} for name, value in server_variables(spec).items() if name not in given]
     container["env"] = [*spec.pod_template.env, *ours]
     return container
 
