@@ -15,7 +15,7 @@ ACCEL      ?= cpu
 BASE       ?=
 
 .DEFAULT_GOAL := help
-.PHONY: demo help install model programs serve check layout lint types layers generated docs lint-workflows generate format test test-fast bench soak gpu \
+.PHONY: demo help install model programs serve check layout lint types layers generated docs lint-workflows generate format test test-fast bench fuzz soak gpu \
 	images push bases lock clean
 
 help: ## list the targets
@@ -73,6 +73,9 @@ test: install programs model images ## run all tests, those on the cluster at th
 
 test-fast: install ## run the tests that need no model, browser or cluster; print the coverage and fail below FLOOR percent
 	$(PYTEST) -m "not ($(HEAVY))" --cov --cov-report=term:skip-covered --cov-fail-under=$(FLOOR)
+
+fuzz: install model ## send 100,000 requests as products of maxima, an hour (tests/fuzz; FUZZ_ARGS="--requests 3000" sends fewer)
+	@$(PY) -m tests.fuzz $(FUZZ_ARGS)
 
 bench: install model ## measure against llama-server (compiles it once, 4 minutes on two cores)
 	@peer=$$($(PY) -m tools.peer) && LLAMA_SERVER_BIN="$$peer" $(PY) -m tests.bench $(BENCH_ARGS)

@@ -31,6 +31,7 @@ KV_DIR = "/kv"
 CONFIG_DIR = "/etc/llamaserver/config"
 API_KEYS_DIR = "/etc/llamaserver/api-keys"
 TLS_DIR = "/etc/llamaserver/tls"
+KV_KEY_DIR = "/etc/llamaserver/kv-key"
 SOURCES_DIR = "/sources"
 
 

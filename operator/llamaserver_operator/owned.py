@@ -52,11 +52,13 @@ _FIELDS = {
     "kvCache.maxSize": "--kv-store-max-bytes",
     "kvCache.ttlSeconds": "--kv-store-ttl",
     "kvCache.minTokens": "--kv-store-min-tokens",
+    "kvCache.integritySecretRef": "--kv-store-key-file",
+    "security.cacheIsolation": "--cache-isolation",
+    "serving.requestSystemPrompt": "--request-system-prompt --no-request-system-prompt",
     "rollout.drainTimeoutSeconds": "--drain-timeout",
     _OPERATOR: (
         "--cont-batching --no-cont-batching --host --management-host --management-port --drain-delay --save-timeout "
-        "--stay-on-load-error --log-disable --termination-log --path "
-        "--kv-store-key-file"
+        "--stay-on-load-error --log-disable --termination-log --path"
     ),
 }
 # Variables with another name than the option. HF_TOKEN is allowed, because downloads also read it from podTemplate.env.
@@ -68,9 +70,13 @@ _OTHERWISE = {
     "--api-key": "LLAMA_API_KEY LLAMA_ARG_API_KEY",
     "--slots": "LLAMA_ARG_ENDPOINT_SLOTS LLAMA_ARG_NO_ENDPOINT_SLOTS",
     "--path": "LLAMA_ARG_STATIC_PATH",
+    "--request-system-prompt": "LLAMA_ARG_REQUEST_SYSTEM_PROMPT LLAMA_ARG_NO_REQUEST_SYSTEM_PROMPT",
     "--cont-batching": "LLAMA_ARG_CONT_BATCHING LLAMA_ARG_NO_CONT_BATCHING",
 }
-_WITHOUT_VARIABLE = {"--no-cont-batching", "--embedding", "--gpu-layers", "--no-slots", "--slots-endpoint-disable"}
+_WITHOUT_VARIABLE = {
+    *("--no-cont-batching", "--embedding", "--gpu-layers", "--no-slots", "--slots-endpoint-disable"),
+    "--no-request-system-prompt",
+}
 
 
 def _means(field: str) -> str:

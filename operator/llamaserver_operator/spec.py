@@ -267,6 +267,7 @@ class KvCache(Model, frozen=True):
     min_tokens: int = 0
     ttl_seconds: int = 0
     max_size: str = ""
+    integrity_secret_ref: SecretRef | None = None
 
     def __post_init__(self) -> None:
         if self.volume is None and self.stores:
@@ -321,6 +322,7 @@ class Security(Model, frozen=True):
 
     api_keys_secret_ref: SecretRef | None = None
     tls: Tls | None = None
+    cache_isolation: Literal["PerKey", "Shared"] = "PerKey"
     network_policy: NetworkPolicy = NetworkPolicy()
 
 

@@ -94,7 +94,7 @@ def test_reserved_volume_names_are_those_of_the_operator():
         **downloads,
         "loraAdapters": [{"name": "a", "source": claim}],
         "chatTemplate": {"inline": "text"},
-        "kvCache": {"volume": {"emptyDir": {}}},
+        "kvCache": {"persistence": "Continuous", "volume": {"emptyDir": {}}, "integritySecretRef": {"name": "kv"}},
         "security": {"apiKeysSecretRef": {"name": "keys"}, "tls": {"secretName": "tls"}},
     }
     parsed = parse(given)

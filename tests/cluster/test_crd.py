@@ -189,7 +189,7 @@ def test_defaults(api):
             "upgradePolicy": "Pinned",
         },
         "serving": {"port": 8080, "serviceType": "ClusterIP", **SAFE},
-        "security": {"networkPolicy": {"mode": "Managed", "egress": "Any"}},
+        "security": {"cacheIsolation": "PerKey", "networkPolicy": {"mode": "Managed", "egress": "Any"}},
         "observability": {"serviceMonitor": "Auto"},
     }
 

@@ -15,7 +15,7 @@ from llamaserver_operator.resources.arguments import server_arguments, server_va
 
 # What the image sets: a test of the images holds it there.
 IMAGE = {"LLAMA_ARG_LOG_DISABLE": "true", "LLAMA_ARG_HOST": "0.0.0.0", "LLAMA_ARG_MANAGEMENT_PORT": "8081"}
-FOLDERS = ("MODELS_DIR", "KV_DIR", "CONFIG_DIR", "API_KEYS_DIR", "TLS_DIR", "SOURCES_DIR")
+FOLDERS = ("MODELS_DIR", "KV_DIR", "CONFIG_DIR", "API_KEYS_DIR", "TLS_DIR", "KV_KEY_DIR", "SOURCES_DIR")
 
 
 @pytest.fixture(scope="session")

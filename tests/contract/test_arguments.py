@@ -80,6 +80,8 @@ TABLE = [
     *cases("rollout.drainTimeoutSeconds", PLAIN, "drain_timeout", {0: 0.0, 86400: 86400.0}),
     *cases("serving.maxQueue", PLAIN, "max_queue", {0: 0, 64: 64}),
     *cases("serving.requestTimeoutSeconds", PLAIN, "timeout", {1: 1, 3600: 3600}),
+    *cases("serving.requestSystemPrompt", PLAIN, "request_system_prompt", {"Enabled": True, "Disabled": False}),
+    *cases("security.cacheIsolation", PLAIN, "cache_isolation", {"PerKey": "per-key", "Shared": "shared"}),
     *cases("serving.slotsEndpoint", PLAIN, "slots_endpoint", {"Enabled": True, "Disabled": False}),
 ]
 # Fields below the server's parts of the spec that are no argument, or one of those in tests of their own.
@@ -95,7 +97,7 @@ NOT_HERE = {
     "serving.serviceType": "the Service",
     "kvCache.scope": "what rollouts may do",
     "kvCache.manualSlots": "a folder, in test_the_kv_volume",
-    "serving.requestSystemPrompt": "a variable, in test_template.py",
+    "kvCache.integritySecretRef.name": "a file, in test_the_kv_volume",
 }
 PARTS = ("model", "context", "engine", "serving", "kvCache")
 
@@ -172,6 +174,10 @@ def test_the_kv_volume(config: Callable[..., Config]):
     read = config(STORE)
     assert (read.slot_save_path, read.kv_store) == ("", f"{names.KV_DIR}/store")
     assert (read.kv_store_max_bytes, read.kv_store_ttl, read.cache_ram) == (0, 0.0, 0)
+    assert read.kv_store_key_file == ""
+    (File(names.KV_KEY_DIR) / "key").write_text("k" * 32)
+    signed = {**STORE["kvCache"], "integritySecretRef": {"name": "kv-key"}}
+    assert config({**PLAIN, "kvCache": signed}).kv_store_key_file == f"{names.KV_KEY_DIR}/key"
 
 
 def test_host_memory_alone_needs_no_volume(config: Callable[..., Config]):

@@ -391,9 +391,12 @@ class Gate:
     def __init__(self, media: Any) -> None:
         self._media, self.began, self.opened = media, threading.Event(), threading.Event()
 
-    def build(self, *args: Any, **options: Any) -> Any:
+    def wait(self) -> None:
         self.began.set()
         assert self.opened.wait(30)
+
+    def build(self, *args: Any, **options: Any) -> Any:
+        self.wait()
         return self._media.build(*args, **options)
 
 
@@ -408,3 +411,13 @@ async def test_images_do_not_hold_the_threads_of_texts() -> None:
         assert await api.post("/tokenize", {"content": "ab cd" * 20_100})
         gate.opened.set()
         assert len(await asyncio.gather(*waiting)) == 8
+
+
+async def test_large_bodies_of_one_client_do_not_stop_those_of_another(api: Api) -> None:
+    context = api.clients.server.app[CONTEXT]  # type: ignore[attr-defined]
+    gate = Gate(None)
+    greedy = [asyncio.create_task(context.blocking(gate.wait, 200_000, "greedy")) for _ in range(5)]
+    await eventually(gate.began.is_set, "one of them runs")
+    assert await api.post("/tokenize", {"content": "ab cd" * 20_100})
+    gate.opened.set()
+    await asyncio.gather(*greedy)

@@ -138,6 +138,15 @@ async def test_one_client_has_half_of_the_bytes(ports):
     assert bodies.total == 0
 
 
+async def test_with_keys_a_client_is_a_key(ports, upload):
+    server = await ports(api_keys=("one", "two"))
+    for key in ("one", "two"):
+        await upload(server, 60_000, 10, f"Authorization: Bearer {key}")
+    held = server.context.bodies._held
+    assert sorted(held.values()) == [10, 10]
+    assert "127.0.0.1" not in held
+
+
 # ---- the queue
 
 

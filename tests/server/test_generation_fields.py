@@ -51,8 +51,8 @@ def test_settings_report_all_fields_but_those_of_one_request():
     reported = set(generation_settings(GenerationParams(), n_ctx=8, model="m", stream=False))
     names = {item.names[0] for item in PARAMETERS} - {"penalty_prompt"}
     assert names - reported == {
-        "id_slot",
         "cache_salt",
+        "id_slot",
         "lora",
         "t_max_predict_ms",
         "return_tokens",

@@ -126,6 +126,8 @@ def _kv_cache(cache: KvCache | None) -> list[str]:
         arguments += _option("--kv-store-max-bytes", _most_bytes(cache))
         arguments += _option("--kv-store-ttl", cache.ttl_seconds)
         arguments += ["--save-timeout", str(save_seconds(cache))]
+        if cache.integrity_secret_ref:
+            arguments += ["--kv-store-key-file", f"{names.KV_KEY_DIR}/key"]
     if cache.stores or cache.host_memory:
         arguments += _option("--kv-store-min-tokens", cache.min_tokens)
     return arguments
@@ -161,6 +163,8 @@ def _serving(spec: Spec) -> list[str]:
         arguments += ["--no-slots"]
     if security.api_keys_secret_ref:
         arguments += ["--api-key-file", names.API_KEYS_DIR]
+    if security.cache_isolation == "Shared":
+        arguments += ["--cache-isolation", "shared"]
     if security.tls:
         arguments += ["--ssl-cert-file", f"{names.TLS_DIR}/tls.crt", "--ssl-key-file", f"{names.TLS_DIR}/tls.key"]
     arguments += ["--drain-delay", str(DRAIN_DELAY)]

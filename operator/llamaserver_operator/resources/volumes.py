@@ -62,6 +62,9 @@ def pod_volumes(spec: Spec, files: ModelFiles, name: str) -> Volumes:
             made.add(f"source-{file.index}", {"image": {"reference": image.reference}}, where)
     if spec.kv_cache and (volume := spec.kv_cache.volume):
         made.add("kv", _kv(volume, name), names.KV_DIR, read_only=False)
+    if spec.kv_cache and spec.kv_cache.stores and (key := spec.kv_cache.integrity_secret_ref):
+        only = [{"key": "key", "path": "key"}]
+        made.add("kv-key", {"secret": {"secretName": key.name, "items": only}}, names.KV_KEY_DIR)
     if sources := [_text(path, text, names.config_map(name, spec.inline_texts)) for path, text in spec.texts.items()]:
         made.add("config", {"projected": {"sources": sources}}, names.CONFIG_DIR)
     if keys := spec.security.api_keys_secret_ref:

@@ -16,6 +16,7 @@ _IMAGE = re.compile(r"\[img-([0-9]{1,9})\]")
 _CHARACTERS_PER_TOKEN = 64  # no tokenizer makes longer tokens on average
 _SPARE = 1 << 16  # characters of a prompt beyond the slot: it is cut
 SPARE_OF_TEXT = 1 << 20  # characters of a text that is not evaluated
+_COST_OF_TEXT = 16  # of a text in an array, in characters
 _WHITESPACE = b" \t\r\n\f\v"
 _PLAIN_BASE64 = bytes.maketrans(b"-_", b"+/")
 _PERCENT = tuple(
@@ -93,9 +94,11 @@ def _pieces(value: list[Any], engine: Engine, field: str, *, bos: bool) -> list[
 def check_length(items: list[Any], engine: Engine, field: str, *, spare: int = _SPARE) -> None:
     """Refuse texts and ids that no slot can hold, before they are tokenized. Raises InvalidRequest."""
     most = engine.settings.slot_ctx * _CHARACTERS_PER_TOKEN + spare
-    length = sum(len(item) if isinstance(item, str) else 1 for item in items)
+    length = sum(len(item) + _COST_OF_TEXT if isinstance(item, str) else 1 for item in items)
     if length > most:
-        raise InvalidRequest(f"Field '{field}': has {length} characters or ids, at most {most} fit", field=field)
+        raise InvalidRequest(
+            f"Field '{field}': is too long: {length} characters or ids of {most} that fit", field=field
+        )
 
 
 @dataclass(frozen=True, slots=True)
