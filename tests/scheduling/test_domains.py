@@ -82,7 +82,7 @@ def test_naming_a_slot_gives_nothing_of_its_prompt(unified: bool, id_slot: int) 
 
 @LAYOUTS
 def test_nobody_waits_for_the_prompt_of_another_domain(unified: bool) -> None:
-    driver = make(n_slots=2, slot_ctx=256, n_ctx=512, unified=unified, prompt_budget=8)
+    driver = make(n_slots=3, slot_ctx=256, n_ctx=768, unified=unified, prompt_budget=8)
     prompt = tokens(100 + WORTH_WAITING, 1)
     driver.submit(tokens(9, 3), tenant=Tenant("third", b"third"), n_predict=60)
     driver.step()

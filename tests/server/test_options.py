@@ -225,6 +225,8 @@ def sample(option):
         return ("off", False) if default else ("on", True)
     if option.field == "allowed_origins":
         return "null", ["null"]
+    if option.field == "cache_isolation":
+        return "shared", "shared"
     for text in (
         *("4096", "2", "0.5", "7", "q8_0", "on", "linear", "mean", "row", "isolate", "text", "x:2", "mmap+mlock"),
         *("shutdown", "shared", "x"),
