@@ -69,7 +69,7 @@ _VALUES: dict[str, Callable[[Random, int], Any]] = {
     "stop": lambda rng, units: _split(rng, units, MAX_STOPS, MAX_STOP),
     "dry_sequence_breakers": lambda rng, units: _split(rng, units, MAX_BREAKERS, 1000),
     "grammar": _grammar,
-    "logit_bias": lambda rng, units: [[i % 200, rng.choice((1.5, False))] for i in range(min(MAX_BIASES, units // 3))],
+    "logit_bias": lambda rng, units: [[i % 200, rng.choice((1.5, -1.5))] for i in range(min(MAX_BIASES, units // 3))],
     "penalty_prompt": _penalty_prompt,
     "samplers": lambda rng, _: [KNOWN_SAMPLERS[i % len(KNOWN_SAMPLERS)] for i in range(MAX_SAMPLERS)],
     "lora": lambda _, units: [{"id": 0, "scale": 1.0}] * min(units // 4, 1000),

@@ -25,7 +25,14 @@ _MOST_MASKS = 16  # remembered sets of allowed tokens
 _EMPTY = 0  # the empty stack: nothing is left to match
 
 
-class TooCostlyError(EngineFailure):
+class DeadEndError(EngineFailure):
+    """The answer cannot go on under the grammar of its request. The request is at fault."""
+
+    status = 400
+    kind = "invalid_request_error"
+
+
+class TooCostlyError(DeadEndError):
     """The grammar takes so long that it would delay other requests."""
 
 

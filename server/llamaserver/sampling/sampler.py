@@ -15,7 +15,7 @@ from itertools import islice
 import numpy as np
 
 from ..errors import EngineFailure
-from ..grammar.automaton import Automaton, TooCostlyError
+from ..grammar.automaton import Automaton, DeadEndError, TooCostlyError
 from ..grammar.matcher import GrammarMatcher
 from ..interfaces.backend import FloatArray, Vocab
 from ..interfaces.output import TokenProb, TokenProbs
@@ -154,7 +154,7 @@ class ChainSampler:
             ids = likely  # only the most likely of the allowed tokens
         ids = ids[logits[ids] > -math.inf]
         if ids.shape[0] == 0:
-            raise EngineFailure("the grammar allows no token here", field="grammar")
+            raise DeadEndError("the grammar allows no token here", field="grammar")
         return Candidates(ids, logits[ids], False)
 
     # ---- probabilities
