@@ -15,7 +15,7 @@ ACCEL      ?= cpu
 BASE       ?=
 
 .DEFAULT_GOAL := help
-.PHONY: demo help install model programs serve check layout lint types layers generated docs lint-workflows generate format test test-fast bench gpu \
+.PHONY: demo help install model programs serve check layout lint types layers generated docs lint-workflows generate format test test-fast bench fuzz soak gpu \
 	images push bases lock clean
 
 help: ## list the targets
@@ -74,8 +74,14 @@ test: install programs model images ## run all tests, those on the cluster at th
 test-fast: install ## run the tests that need no model, browser or cluster; print the coverage and fail below FLOOR percent
 	$(PYTEST) -m "not ($(HEAVY))" --cov --cov-report=term:skip-covered --cov-fail-under=$(FLOOR)
 
+fuzz: install model ## send 100,000 requests as products of maxima, an hour (tests/fuzz; FUZZ_ARGS="--requests 3000" sends fewer)
+	@$(PY) -m tests.fuzz $(FUZZ_ARGS)
+
 bench: install model ## measure against llama-server (compiles it once, 4 minutes on two cores)
 	@peer=$$($(PY) -m tools.peer) && LLAMA_SERVER_BIN="$$peer" $(PY) -m tests.bench $(BENCH_ARGS)
+
+soak: install model ## serve mixed traffic for an hour, and check that nothing leaks (SOAK_ARGS="--minutes 10")
+	$(PY) -m tests.soak $(SOAK_ARGS)
 
 gpu: install model ## check and measure on this machine's GPU, 8 minutes (tests/gpu/README.md)
 	@peer=$$($(PY) -m tools.peer) && LLAMA_SERVER_BIN="$$peer" tests/gpu/run $(GPU_ARGS)

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 
-from aiohttp import web
+from aiohttp import web, web_response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from .config import Config
 from .errors import ConfigError
 from .metrics import Metrics
+
+# aiohttp's own text has the versions of aiohttp and Python.
+web_response.SERVER_SOFTWARE = "llamaserver"  # type: ignore[attr-defined]  # no part of its interface
 
 
 class Health:

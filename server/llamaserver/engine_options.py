@@ -35,6 +35,7 @@ def load_options(config: Config, model: Path) -> LoadOptions:
         model=str(model),
         lora=config.lora,
         mmproj=config.mmproj,
+        max_image_pixels=config.max_image_pixels,
         ctx_size=config.ctx_size,
         n_seq_max=_sequences(config),
         n_slots=config.parallel,

@@ -1,18 +1,20 @@
 """Makes the KV store of a loaded model from the configuration. Computes the fingerprint of its states."""
 
 import hashlib
+import hmac
 import json
 import logging
 import os
 import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
 
 from .config import Config
 from .errors import ConfigError
-from .files import write_atomically
+from .files import open_regular, write_atomically
 from .interfaces.backend import Backend, ModelInfo
 from .kvstore import blockfile, identity, key
 from .kvstore.messages import Shape, StoreOptions
@@ -21,7 +23,8 @@ from .models import digest
 
 _log = logging.getLogger(__name__)
 _SPLIT = re.compile(r"(.*-)00001(-of-)([0-9]{5})(\.gguf)")
-_DIGESTS = ".digests"  # subfolder of the store's folder, for models in folders that cannot be written
+_DIGESTS = ".digests"  # subfolder of the store's folder
+_MOST_RECORD = 4096  # bytes
 _MIB = 1024 * 1024
 _FINGERPRINT = 16  # bytes
 # These options change the numbers in a state. The number of slots and the size of the context do not.
@@ -59,7 +62,10 @@ class Identities:
         paths = files(config, model)
         self._before = {path: _stamp(path) for path in paths}
         pool = ThreadPoolExecutor(1, "digest")
-        self._found = pool.submit(digests, paths, config.kv_store) if _on_disk(config) else pool.submit(_names, paths)
+        if _on_disk(config):
+            self._found = pool.submit(digests, paths, config.kv_store, secret(config))
+        else:
+            self._found = pool.submit(_names, paths)
         pool.shutdown(wait=False)
 
     def result(self) -> dict[Path, str] | None:
@@ -94,30 +100,57 @@ def files(config: Config, model: Path) -> list[Path]:
     return [*parts, *([Path(config.mmproj)] if config.mmproj else []), *(Path(path) for path, _ in config.lora)]
 
 
-def digests(paths: Iterable[Path], store: str) -> dict[Path, str]:
-    """The SHA-256 of each file. It is computed once and stored beside the file, or else in the store's folder."""
-    return {path: digest.recorded(path) or _from_store(path, store) for path in paths}
+def digests(paths: Iterable[Path], store: str, given: bytes = b"") -> dict[Path, str]:
+    """The SHA-256 of each file. It is computed once, and kept in the store's folder. `given`: the store's key.
 
-
-def _from_store(path: Path, store: str) -> str:
-    """The digest of a file. It is stored in the folder of the KV store if the file's own folder cannot be written."""
-    record = Path(store, _DIGESTS, hashlib.sha256(str(path.absolute()).encode()).hexdigest()) if store else None
-    status = path.stat()
-    stamp = [status.st_size, status.st_mtime_ns]
+    The record carries a code made with the key. The `.sha256` beside a model does not: with it, whoever can write
+    the model's folder could make one model go on with the states of another.
+    """
     try:
-        known = json.loads(record.read_bytes()) if record else None
-        if isinstance(known, dict) and known.get("stamp") == stamp:
-            return str(known["sha256"])
-    except (OSError, ValueError):
-        pass  # there is none, or it cannot be read
-    found = digest.sha256(path)
-    if record and not digest.recorded(path):
+        secret = given or key.of_folder(Path(store))
+    except OSError as error:
+        _log.warning("cannot read the key of the KV store %s: %s", store, error.strerror or error)
+        secret = b""
+    return {path: _digest(path, Path(store, _DIGESTS), secret) for path in paths}
+
+
+def _digest(path: Path, folder: Path, secret: bytes) -> str:
+    name = str(path.absolute())
+    record, status = folder / hashlib.sha256(name.encode()).hexdigest(), path.stat()
+
+    def sealed(sha256: str) -> bytes:
+        values = json.dumps({"file": name, "stamp": [status.st_size, status.st_mtime_ns], "sha256": sha256})
+        code = blake2b(values.encode(), key=secret, digest_size=32, person=b"kv digest").hexdigest()
+        return json.dumps({"sha256": sha256, "code": code}).encode()
+
+    content = _content(record) if secret else b""
+    known = _sha256_in(content)
+    if known and hmac.compare_digest(content, sealed(known)):
+        return known
+    found = digest.compute(path)
+    if secret:
         try:
-            record.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_atomically(record, [json.dumps({"stamp": stamp, "sha256": found}).encode()], durable=False)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_atomically(record, [sealed(found)], durable=False, mode=0o600)
         except OSError as error:
             _log.info("cannot store the SHA-256 of %s: %s", path, error)
     return found
+
+
+def _content(record: Path) -> bytes:
+    """The bytes of a record. b"" if there is none that can be read."""
+    try:
+        with os.fdopen(open_regular(record), "rb") as file:
+            return file.read(_MOST_RECORD)
+    except OSError:
+        return b""
+
+
+def _sha256_in(content: bytes) -> str:
+    try:
+        return str(json.loads(content)["sha256"])
+    except (ValueError, TypeError, KeyError):
+        return ""
 
 
 def open_store(config: Config, model: Path, backend: Backend, identities: Identities) -> KVStore | None:

@@ -40,7 +40,7 @@ async def test_a_broken_template_is_shown_with_its_field(source: str, tmp_path: 
     server: Any = SimpleNamespace(
         config=Config(chat_template_file=file),
         template_file="{% if" if file else "",
-        engine=SimpleNamespace(info=info),
+        engine=SimpleNamespace(info=info, vocab=SimpleNamespace(bos=-1, eos=-1)),
         builtin=LlamaTemplates(),
     )
     with pytest.raises(TemplateInvalid) as caught:

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from llamaserver.errors import ContextExceeded, EngineFailure, InvalidRequest, M
 from llamaserver.interfaces.backend import Batch, Status
 from llamaserver.interfaces.output import Delta, Embedded, Event, Failed, Finish
 from llamaserver.interfaces.params import GenerationParams, Prompt
+from llamaserver.interfaces.tenant import Tenant
 from llamaserver.scheduling.client_flow import MAX_BACKLOG, ClientFlow
 
 from tests.support.engine.driver import GREEDY, solo, tokens
@@ -222,6 +224,21 @@ async def test_the_queue_is_bounded(limit: int, words: str) -> None:
         answers = [await collect(stream) for stream in streams]
         assert all(isinstance(events[-1], Finish) for events in answers)
         engine.submit(request(engine, tokens(5))).cancel()
+
+
+async def test_a_key_that_fills_the_queue_does_not_shut_out_another() -> None:
+    async with running(engine_settings(n_slots=1, slot_ctx=128, max_queue=5)) as (engine, backend):
+        gate = Gate(backend)
+        heavy, light = Tenant("heavy"), Tenant("light")
+        streams = [engine.submit(replace(request(engine, tokens(5)), tenant=heavy)) for _ in range(6)]
+        with pytest.raises(Unavailable):
+            engine.submit(replace(request(engine, tokens(5)), tenant=heavy))
+        streams += [engine.submit(replace(request(engine, tokens(5)), tenant=light)) for _ in range(3)]
+        with pytest.raises(Unavailable):  # half of the queue is its share
+            engine.submit(replace(request(engine, tokens(5)), tenant=light))
+        gate.open()
+        answers = [await collect(stream) for stream in streams]
+        assert all(isinstance(events[-1], Finish) for events in answers)
 
 
 @pytest.mark.parametrize(

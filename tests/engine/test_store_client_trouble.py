@@ -180,6 +180,8 @@ def test_an_offer_without_room_holds_up_no_request_that_a_copy_would_start(tmp_p
         driver.run(until=lambda: long.n_decoded > 2)
         second = driver.submit(whole, n_predict=2)
         third = driver.submit(tokens(5, 3), n_predict=2)
+        driver.step()
+        until(lambda: not second.awaits_store, "the store answers before the long answer ends")
         driver.run(until=lambda: long.phase is Phase.DONE or second.phase is third.phase is Phase.DONE)
         assert long.phase is Phase.DECODE
         assert driver.finish(second).n_cached >= len(begin) - 2

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 from dataclasses import replace
 
 import pytest
@@ -118,3 +119,25 @@ async def test_it_can_be_switched_off() -> None:
     async with running(replace(SETTINGS, decode_timeout=0.0)) as (engine, _):
         assert engine._watching
         await engine._watching
+
+
+async def test_a_state_that_is_never_saved_is_a_hang_too() -> None:
+    async with running(replace(SETTINGS, decode_timeout=0.5)) as (engine, backend):
+        await collect(engine.submit(request(engine, tokens(9))))
+        reached, opened = threading.Event(), threading.Event()
+        save = backend.state_get
+
+        def hangs(seq: int) -> bytes:
+            reached.set()
+            opened.wait(20)
+            return save(seq)
+
+        backend.state_get = hangs  # type: ignore[method-assign]
+        saving = asyncio.create_task(engine.save_slot(0))
+        await eventually(reached.is_set, "it saves")
+        await eventually(lambda: engine.alarm.dead, "the engine counts as dead")
+        assert engine.alarm.reason.startswith("an engine step hangs since ")
+        with pytest.raises(EngineFailure, match="hangs"):
+            await saving
+        opened.set()
+        await eventually(lambda: not engine.alarm.reason, "it goes on")

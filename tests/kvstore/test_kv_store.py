@@ -440,7 +440,7 @@ def test_killed_hundreds_of_times_while_writing(tmp_path: Path) -> None:
         with opened(tmp_path / "kv", max_bytes=20 * 200 * TOKEN) as store:
             lengths += [found(store, keys(300, seed)) for seed in range(4)]  # `find` compares every byte
             discards = store.stats().discards
-            assert not {"torn", "damaged", "foreign", "collision"} & set(discards), discards
+            assert not {"torn", "forged", "foreign", "collision"} & set(discards), discards
     assert len(set(lengths)) > 10  # kills have hit all kinds of moments
 
 

@@ -244,3 +244,15 @@ def test_a_file_that_is_cut(kind: str) -> None:
     data = encoded(Image.open(io.BytesIO(png(2, 64, 64))), kind)
     with pytest.raises(InvalidRequest, match=r"damaged|not an image|not one of"):
         rgb(open_picture(data[: len(data) // 2]))
+
+
+def test_a_jpeg_file_with_a_thousand_scans() -> None:
+    """Each would be a pass over all pixels."""
+    buffer = io.BytesIO()
+    STORED.resize((500, 500)).save(buffer, "JPEG", progressive=True)
+    data = buffer.getvalue()
+    assert 8 < data.count(b"\xff\xda") < 20
+    open_picture(data)
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    with pytest.raises(InvalidRequest, match="scans"):
+        open_picture(data[:-2] + scan * 1000 + data[-2:])

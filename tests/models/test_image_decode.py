@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from llamaserver.interfaces.backend import Batch, Status
 from llamaserver.interfaces.params import Prompt
+from llamaserver.llama import media
 from llamaserver.llama.backend import LlamaBackend
+from llamaserver.llama.pixels import rgb
 from PIL import ExifTags, Image
 
 from tests.support.engine.native_media import last_logits
@@ -122,3 +124,20 @@ def test_keys_tell_pictures_and_places_apart(models: Models) -> None:
     assert len(set(piece)) == media.n_pos
     assert not set(piece) & set(other.keys[media.start : media.start + media.n_pos])
     assert len(set(both.keys)) == len(both.keys)
+
+
+def test_equal_images_of_a_request_are_decoded_once(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(media, "rgb", lambda image: seen.append(1) or rgb(image))
+    backend = load(models, "llama")
+    try:
+        decoded: dict[bytes, object] = {}
+        parts = [png(1), " and ", png(1), " and ", png(2)]
+        first = backend._projector.build(parts, add_special=True, decoded=decoded)
+        again = backend._projector.build(parts, add_special=True, decoded=decoded)
+        assert len(seen) == len(decoded) == 2
+        assert first.keys == again.keys
+        assert first.keys == backend._projector.build(parts, add_special=True).keys
+        assert len(seen) == 4
+    finally:
+        backend.close()

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import quote
@@ -204,6 +205,37 @@ def test_bad_picture_is_refused(client: Client, data: Any, says: str) -> None:
     error = client.error("/completion", {"prompt": "a [img-1] b", "image_data": [{"data": data, "id": 1}]})
     assert says in error["message"]
     assert error["param"] in ("image_data", "image_data.0", "data")
+
+
+def noise(width: int, height: int) -> str:
+    return base64_of(png(3, width, height))
+
+
+def test_an_image_has_a_bound_and_so_have_all_of_a_request(models: Models, serve: Callable[..., Any]) -> None:
+    options = ("--mmproj", models.projector_of("llama"), "-c", "2048", "--max-image-pixels", "1000")
+    with serve(models.llama(), *options) as client:
+
+        def ask(prompt: Any, *images: str, status: int) -> Any:
+            data = [{"data": image, "id": i} for i, image in enumerate(images)]
+            return client.post("/completion", {"prompt": prompt, "image_data": data, "n_predict": 1}, status)
+
+        ask("[img-0]", noise(40, 25), status=200)
+        assert "1025 pixels, an image may have 1000" in str(ask("[img-0]", noise(41, 25), status=400))
+        five = [noise(20, 40 + i) for i in range(5)]
+        ask("[img-0][img-1][img-2][img-3]", *five, status=200)
+        assert "so far" in str(ask("[img-0][img-1][img-2][img-3][img-4]", *five, status=400))
+        assert "so far" in str(ask("[img-0]" * 6, *five, status=400))
+        assert "so far" in str(ask([f"[img-{i}]" for i in range(5)], *five, status=400))
+        ask(["[img-0]"] * 6, *five, status=200)  # one image, decoded once
+
+
+def test_a_small_file_with_many_pixels_costs_nothing(client: Client) -> None:
+    bomb = blank(8000, 8000, "1")
+    assert len(bomb) < 10_000
+    began = time.monotonic()
+    error = client.error("/completion", {"prompt": "[img-0]" * 50, "image_data": [{"data": base64_of(bomb)}]})
+    assert "64000000 pixels" in error["message"]
+    assert time.monotonic() - began < 10  # it would take minutes
 
 
 def test_unknown_id_is_refused(client: Client) -> None:

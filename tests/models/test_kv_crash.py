@@ -22,7 +22,7 @@ pytestmark = pytest.mark.model
 PROMISE = 2.0  # seconds after an answer's end
 LIVES = 300
 SMALL = 600_000  # bytes: room for fewer conversations than there are
-UNSOUND = {"torn", "damaged", "foreign", "collision", "other_layout", "defect"}
+UNSOUND = {"torn", "forged", "foreign", "collision", "other_layout", "defect"}
 
 
 # ---- the promise

@@ -134,6 +134,16 @@ async def test_requests_and_tokens_are_counted_by_key(api: Api) -> None:
     assert MARK not in text
 
 
+async def test_a_user_sees_the_metrics_of_no_other_key(api: Api) -> None:
+    for name, others in {"alice": False, "root": True}.items():
+        headers = {"Authorization": f"Bearer {KEYS[name]}"}
+        await api.clients.get("/props", headers=headers)
+        await api.clients.get("/props", headers={"X-Api-Key": f"sk-{MARK}"})
+        text = await (await api.clients.get("/metrics", headers=headers)).text()
+        assert f'llamaserver:http_requests_total{{key="{name}",status="2xx"}}' in text
+        assert ('{key="#1",status="2xx"}' in text) == others
+
+
 def test_the_names_in_the_metrics_are_bounded() -> None:
     traffic = Traffic()
     for number in range(1000):

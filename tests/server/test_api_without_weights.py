@@ -3,9 +3,11 @@
 tests/api tests the same endpoints with a real model. These tests need none, so they run with the fast ones.
 """
 
+import asyncio
 import base64
 import io
 import json
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -15,7 +17,9 @@ from typing import Any
 import pytest
 from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient, TestServer
+from llamaserver.api import templates
 from llamaserver.api.app import build_app, build_context, build_management_app
+from llamaserver.api.context import CONTEXT
 from llamaserver.api.system import load_system_prompt
 from llamaserver.config import Config
 from llamaserver.engine.loop import Engine
@@ -24,6 +28,7 @@ from llamaserver.scheduling.settings import EngineSettings
 from PIL import Image
 
 from tests.support.engine.toy import ToyBackend
+from tests.support.polling import eventually
 
 JSON = dict[str, Any]
 SETTINGS = EngineSettings(
@@ -258,6 +263,20 @@ async def test_a_wrong_chat_is_refused(api: Api, fields: JSON) -> None:
     assert answer["error"]["type"] == "invalid_request_error"
 
 
+async def test_a_template_that_spins_holds_no_worker_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(templates, "MAX_SECONDS", 0.05)
+    spin = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    template = "{% for m in messages %}{{ m.content }}{% if m.content == 'spin' %}" + spin + "{% endif %}{% endfor %}"
+    config = Config(alias="toy", chat_template=template, threads_http=1)
+    async with serving(config) as api:
+        body = {"messages": [{"role": "user", "content": "spin"}], "max_tokens": 1}
+        for answer in await asyncio.gather(*(api.post("/v1/chat/completions", body, 500) for _ in range(3))):
+            assert "the template takes too much time" in answer["error"]["message"]
+        tools = {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "none"}
+        await api.post("/v1/chat/completions", body | tools, 400)
+        assert await api.post("/v1/chat/completions", {**CHAT, "max_tokens": 1})
+
+
 async def test_a_text_completion_with_its_prompt(api: Api) -> None:
     body = {"prompt": ["ab", "cd"], "max_tokens": 4, "temperature": 0, "echo": True, "logprobs": 1}
     answer = await api.post("/v1/completions", body)
@@ -364,3 +383,41 @@ async def test_the_system_prompt_comes_first(tmp_path: Path, api: Api) -> None:
         changed = {"prompt": "gh", **GREEDY, "system_prompt": {"prompt": "ef"}}
         await other.post("/completion", changed)
     assert answer["tokens_evaluated"] > without["tokens_evaluated"]
+
+
+class Gate:
+    """A projector that works on nothing until it is opened."""
+
+    def __init__(self, media: Any) -> None:
+        self._media, self.began, self.opened = media, threading.Event(), threading.Event()
+
+    def wait(self) -> None:
+        self.began.set()
+        assert self.opened.wait(30)
+
+    def build(self, *args: Any, **options: Any) -> Any:
+        self.wait()
+        return self._media.build(*args, **options)
+
+
+async def test_images_do_not_hold_the_threads_of_texts() -> None:
+    async with serving(Config(mmproj="projector.gguf", alias="toy")) as api:
+        engine = api.clients.server.app[CONTEXT].engine  # type: ignore[attr-defined]
+        gate = engine.media = Gate(engine.media)
+        body = {"prompt": "ab [img-0]", "image_data": [{"data": picture()}], **GREEDY}
+        waiting = [asyncio.create_task(api.post("/completion", body)) for _ in range(8)]
+        await eventually(gate.began.is_set, "an image is decoded")
+        assert await api.post("/tokenize", {"content": "ab cd"})
+        assert await api.post("/tokenize", {"content": "ab cd" * 20_100})
+        gate.opened.set()
+        assert len(await asyncio.gather(*waiting)) == 8
+
+
+async def test_large_bodies_of_one_client_do_not_stop_those_of_another(api: Api) -> None:
+    context = api.clients.server.app[CONTEXT]  # type: ignore[attr-defined]
+    gate = Gate(None)
+    greedy = [asyncio.create_task(context.blocking(gate.wait, 200_000, "greedy")) for _ in range(5)]
+    await eventually(gate.began.is_set, "one of them runs")
+    assert await api.post("/tokenize", {"content": "ab cd" * 20_100})
+    gate.opened.set()
+    await asyncio.gather(*greedy)

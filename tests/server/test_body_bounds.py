@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import json
 import re
+from unittest.mock import Mock
 
 import pytest
 from llamaserver.api.body import parse
@@ -137,12 +138,21 @@ async def test_one_client_has_half_of_the_bytes(ports):
     assert bodies.total == 0
 
 
+async def test_with_keys_a_client_is_a_key(ports, upload):
+    server = await ports(api_keys=("one", "two"))
+    for key in ("one", "two"):
+        await upload(server, 60_000, 10, f"Authorization: Bearer {key}")
+    held = server.context.bodies._held
+    assert sorted(held.values()) == [10, 10]
+    assert "127.0.0.1" not in held
+
+
 # ---- the queue
 
 
 async def test_a_full_queue_is_told_before_the_body_is_read(ports):
     server = await ports(max_queue=1)
-    server.context.engine._streams = {object(): object() for _ in range(2)}
+    server.context.engine._streams = {Mock(**{"task.tenant.key": ""}): Mock() for _ in range(2)}
     for path in ("/completion", "/infill", "/v1/completions", "/v1/chat/completions", "/v1/embeddings", "/embedding"):
         data = head(60_000).replace(b"/completion", path.encode())
         status, first, error = await ask(server, data)

@@ -16,7 +16,7 @@ from tests.support.server.traffic import at_once
 
 pytestmark = pytest.mark.model
 MIB = 2**20
-BOMB = gzip.compress(b'{"prompt": "' + b" " * 94_000_000 + b'"}')
+BOMB = gzip.compress(b'{"prompt": "x", "unknown": [' + b'{"":0},' * 9_500_000 + b"0]}")  # 67 MB, and 2 GB when parsed
 OBJECTS = b'{"prompt": "x", "unknown": [' + b'{"":0},' * 1_150_000 + b"0]}"  # 8 MiB, and 270 MiB when parsed
 FLOATS = [1.5] * 1_000_000  # 4 MB, and 32 MB when parsed
 

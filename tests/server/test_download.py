@@ -3,7 +3,6 @@
 import asyncio
 import errno
 import hashlib
-import os
 import shutil
 
 import pytest
@@ -259,17 +258,23 @@ async def test_a_cached_file_with_another_hash_is_replaced_only_by_the_right_one
     assert digest.recorded(target) == sha(DATA)
 
 
-async def test_a_file_whose_digest_is_kept_is_not_read_again(mirror, target, monkeypatch):
-    source, read = Source(mirror.url, sha(DATA)), []
+async def test_a_pinned_file_is_read_at_each_start_and_tells_how_far_it_is(mirror, target):
+    source, seen = Source(mirror.url, sha(DATA)), []
     await fetch(source, target, ignore)
-    monkeypatch.setattr(digest, "compute", lambda path: read.append(path) or sha(path.read_bytes()))
-    await fetch(source, target, ignore)
-    assert read == []
-    target.write_bytes(DATA)  # another time: the kept digest may not be its own
-    os.utime(target, (1, 1))
-    await fetch(source, target, ignore)
-    await fetch(source, target, ignore)
-    assert read == [target]
+    await fetch(source, target, lambda have, total: seen.append((have, total)))
+    await asyncio.sleep(0)
+    assert seen[-1] == (len(DATA), len(DATA))
+    target.write_bytes(DATA[::-1])
+    digest.record(target, target.stat(), sha(DATA))
+    with pytest.raises(DownloadError, match="has SHA-256") as refused:
+        await fetch(source, target, ignore)
+    assert refused.value.reason == "ChecksumMismatch"
+
+
+async def test_a_file_without_a_digest_is_not_read_again(mirror, target, monkeypatch):
+    await fetch(Source(mirror.url), target, ignore)
+    monkeypatch.setattr(digest, "compute", lambda path: pytest.fail("read again"))
+    await fetch(Source(mirror.url), target, ignore)
 
 
 async def test_two_writers_of_the_same_part_make_the_right_file(mirror, target):

@@ -12,8 +12,7 @@ from pathlib import Path
 import httpx2
 import pytest
 from llamaserver.errors import DownloadError
-from llamaserver.models import cache, fetch, fetch_run, http_client, origin, transfer
-from llamaserver.models.digest import recorded
+from llamaserver.models import cache, digest, fetch, fetch_run, http_client, origin, transfer
 from llamaserver.models.spec import wanted
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -136,7 +135,7 @@ def no_client(tmp_path):
 
 def test_where_all_is_there_nothing_is_made_ready_for_a_download(start, folder, mirror, no_client):
     """It is what most pods start with: it has to be quick."""
-    files = (http(mirror), http(mirror, "http-2/other.gguf", sha256=mirror.sha256))
+    files = (http(mirror), http(mirror, "http-2/other.gguf"))
     assert start(*files, args=("--owner", "ns/first")).ends() == 0
     quick = start(*files, args=("--owner", "ns/second"), env=no_client)
     assert quick.ends() == 0, quick.log
@@ -182,7 +181,7 @@ def test_files_land_where_the_operator_says_with_their_owner(start, folder, mirr
     )  # fmt: skip
     assert json.loads((folder / ".users" / f"{owner}.{host}").read_text()) == [KEY, "http-1"]
     assert (folder / "http-1/model.gguf").read_bytes() == mirror.data
-    assert recorded(folder / KEY / "model-Q4_1.gguf") == mirror.sha256
+    assert digest.recorded(folder / KEY / "model-Q4_1.gguf") == mirror.sha256
     assert ("/who/what/resolve/main/model-Q4_1.gguf", "", "Bearer hf_secret") in mirror.requests
     assert ("/model.gguf", "", "Bearer b-secret") in mirror.requests
 
@@ -193,7 +192,23 @@ def test_a_second_start_asks_nobody(start, folder, mirror):
     again = start(http(mirror, sha256=mirror.sha256))
     assert again.ends() == 0
     assert len(mirror.requests) == before
-    assert not again.reason_file.exists()
+    assert not again.reason_file.exists() or not again.reason_file.read_text()
+
+
+def test_a_pinned_file_is_read_whatever_is_written_beside_it(start, folder, mirror):
+    """Who can write the claim can write all that stands for the file's soundness, but not its bytes."""
+    pinned, path = http(mirror, sha256=mirror.sha256), folder / "http-1/model.gguf"
+    assert start(pinned).ends() == 0
+    right = path.read_bytes()
+    tampered = right[:-1] + bytes([right[-1] ^ 1])
+    path.write_bytes(tampered)
+    digest.record(path, path.stat(), mirror.sha256)
+    origin.record(path, path.stat(), origin.Origin("http://there/model.gguf"))
+    again = start(pinned)
+    assert again.ends() == 0, again.log
+    assert path.read_bytes() == right
+    assert "checking the SHA-256" in again.log
+    assert f"expected {mirror.sha256}" in again.log
 
 
 def test_the_management_port_tells_the_progress(start, folder, held):
@@ -346,7 +361,7 @@ def test_a_disk_that_fills_up_tells_its_reason(start, folder, tmp_path):
         running = start(http(mirror, url="/untold.gguf"), before=(*private, "sh", "-c", f'{mount} && exec "$@"', "sh"))
         assert running.ends() == 1, running.log
     assert running.reason()["reason"] == "DiskFull"
-    assert "No space left on device" in running.reason()["message"]
+    assert "64 MiB to spare" in running.reason()["message"]
     assert "Traceback" not in running.log
 
 

@@ -50,5 +50,12 @@ def test_bounds_are_checked_under_every_name(item, bound, step):
 def test_settings_report_all_fields_but_those_of_one_request():
     reported = set(generation_settings(GenerationParams(), n_ctx=8, model="m", stream=False))
     names = {item.names[0] for item in PARAMETERS} - {"penalty_prompt"}
-    assert names - reported == {"id_slot", "lora", "t_max_predict_ms", "return_tokens", "post_sampling_probs"}
+    assert names - reported == {
+        "cache_salt",
+        "id_slot",
+        "lora",
+        "t_max_predict_ms",
+        "return_tokens",
+        "post_sampling_probs",
+    }
     assert reported - names == {"n_ctx", "model", "stream", "penalty_prompt_tokens", "use_penalty_prompt_tokens"}

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -138,3 +139,20 @@ def test_a_hung_server_ends_at_sigterm(start: Start) -> None:
         until(lambda: faulty.probe("/livez").status_code == 500, "it is not alive")
         assert asked.result(20).status_code == 500
         assert faulty.server.stop(signal.SIGTERM) == 0
+
+
+def test_clients_that_leave_in_a_stream_are_no_errors_of_the_server(start: Start) -> None:
+    """A write may notice it before the connection's end is reported."""
+    faulty = start()
+    body = json.dumps({"prompt": "ab c", "n_predict": 200, "ignore_eos": True, "stream": True}).encode()
+    head = f"POST /completion HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    for lines in range(60):
+        with socket.create_connection(("127.0.0.1", faulty.server.port), timeout=20) as client:
+            client.sendall(head + body)
+            with client.makefile("rb") as answer:
+                for _ in range(8 + lines % 10):
+                    answer.readline()
+    until(lambda: faulty.metric("llamaserver:connections") == 0, "all have left")
+    until(lambda: faulty.metric("llamacpp:requests_processing") == 0, "no slot is busy")
+    assert "Traceback" not in faulty.server.log
+    assert '"status": 500' not in faulty.server.log

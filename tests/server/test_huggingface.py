@@ -112,6 +112,12 @@ async def test_a_repository_that_is_not_there(hub, monkeypatch):
         await huggingface.choose_file("who/what", "", "main", hub.environ)
 
 
+async def test_a_listing_has_a_bound(hub):
+    hub.files = ["x" * 1_000_000] * 20
+    with pytest.raises(ModelLoadError, match="answered with more than 16 MiB"):
+        await huggingface.choose_file("who/what", "", "main", hub.environ)
+
+
 async def test_the_token_goes_to_the_hub_and_not_to_where_it_redirects(hub, tmp_path):
     other = Hub()
     async with TestServer(application(other)) as server:

@@ -87,17 +87,12 @@ def test_every_part_of_a_split_model_counts(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_a_digest_that_cannot_be_kept_beside_the_model_is_kept_in_the_store(
+def test_a_digest_is_computed_once_and_kept_in_the_store(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def read_only(*_: object) -> None:
-        raise OSError(30, "Read-only file system")
-
-    monkeypatch.setattr(digest, "record", read_only)
     store = tmp_path / "kv"
     found = store_setup.digests([model], str(store))
-    computed = digest.compute(model)
-    assert found == {model: computed}
+    assert found == {model: digest.compute(model)}
     monkeypatch.setattr(digest, "compute", lambda path: pytest.fail("read again"))
     assert store_setup.digests([model], str(store)) == found
     os.utime(model, (1, 1))  # another file, for all we know
@@ -106,6 +101,32 @@ def test_a_digest_that_cannot_be_kept_beside_the_model_is_kept_in_the_store(
     for path in (store / ".digests").iterdir():
         path.write_text("{half")
     assert store_setup.digests([model], str(store)) == {model: "anew"}
+
+
+def test_a_digest_that_others_have_written_is_not_believed(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither beside the model, nor in the store without its key."""
+    digest.record(model, model.stat(), "0" * 64)
+    right = {model: digest.compute(model)}
+    ours, theirs = tmp_path / "kv", tmp_path / "other"
+    assert store_setup.digests([model], str(ours)) == right
+    with monkeypatch.context() as patched:
+        patched.setattr(digest, "compute", lambda path: "1" * 64)
+        store_setup.digests([model], str(theirs))
+    for record in (ours / ".digests").iterdir():
+        record.write_bytes((theirs / ".digests" / record.name).read_bytes())
+    assert store_setup.digests([model], str(ours)) == right
+    for record in (ours / ".digests").iterdir():
+        record.unlink()
+        os.mkfifo(record)
+    assert store_setup.digests([model], str(ours)) == right
+    assert store_setup.digests([model], str(ours), bytes(32)) == right
+
+
+def test_without_a_folder_to_write_a_digest_is_computed_each_time(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert store_setup.digests([model], str(tmp_path / "file" / "kv")) == {model: digest.compute(model)}
 
 
 def replaced(path: Path) -> None:
@@ -142,7 +163,7 @@ def test_a_file_that_changed_while_it_was_loaded_has_no_store(
     monkeypatch.setattr(store_setup, "digests", held)
     identities = store_setup.Identities(config, paths["model"])
     if when == "after it was read":
-        until(lambda: digest.recorded(paths[what]), "it has been read")
+        until(lambda: len(list((tmp_path / "kv").glob(".digests/*"))) == len(paths), "they have been read")
     change(paths[what])
     gate.set()
     if change is Path.unlink and when == "before it is read":
@@ -161,7 +182,9 @@ def test_an_unchanged_file_has_a_store(model: Path, tmp_path: Path) -> None:
     assert store.shape.fingerprint == made(config, model, ToyBackend().info)
 
 
-def test_a_digest_is_not_kept_for_the_file_that_came_after(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_digest_is_not_kept_for_the_file_that_came_after(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     compute = digest.compute
 
     def slowly(path: Path) -> str:
@@ -170,8 +193,8 @@ def test_a_digest_is_not_kept_for_the_file_that_came_after(model: Path, monkeypa
         return found
 
     monkeypatch.setattr(digest, "compute", slowly)
-    digest.sha256(model)
-    assert digest.recorded(model) == ""
+    store_setup.digests([model], str(tmp_path / "kv"))
+    assert store_setup.digests([model], str(tmp_path / "kv")) == {model: compute(model)}
 
 
 def test_nothing_is_read_for_what_stays_in_memory(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """The limits of API keys: 429 with Retry-After, and their change while the server runs."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,28 @@ async def test_a_key_over_its_limit_is_refused_and_others_are_not(
         await refused(api, "a", "/completion", {"prompt": ["ab", "cd"], **GREEDY})
         running.close()
         await ask(api, "a", "POST", "/completion", {"prompt": "ab", **GREEDY})
+
+
+async def test_a_key_over_its_limit_is_told_before_its_body_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    write(file, "a name=alice requests=1 queued=0\n")
+    async with serving(Config(api_key_file=str(file))) as api:
+        running = await api.clients.post("/completion", json=ENDLESS, headers={"Authorization": "Bearer a"})
+        for path in (
+            "/completion",
+            "/infill",
+            "/v1/completions",
+            "/v1/chat/completions",
+            "/v1/embeddings",
+            "/embedding",
+        ):
+            reader, writer = await asyncio.open_connection("127.0.0.1", api.clients.port)
+            writer.write(
+                f"POST {path} HTTP/1.1\r\nHost: localhost\r\nX-Api-Key: a\r\nContent-Length: 9\r\n\r\n".encode()
+            )
+            assert b" 429 " in await asyncio.wait_for(reader.readline(), 30), path
+            writer.close()
+        running.close()
 
 
 async def test_tokens_of_prompts_and_answers_are_paid(tmp_path: Path) -> None:

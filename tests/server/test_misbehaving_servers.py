@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import re
+import shutil
 import ssl
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -218,6 +219,20 @@ async def test_a_file_that_is_said_to_be_compressed_and_is_not(encoding, tmp_pat
     async with Wire(answer(f"200 OK\r\nContent-Encoding: {encoding}", DATA)) as wire:
         target = await fetch(Source(f"{wire.url}/m.gguf"), tmp_path / "m.gguf", lambda *_: None)
     assert target.read_bytes() == DATA
+
+
+async def test_a_file_without_a_length_leaves_room_on_the_disk(told, tmp_path, monkeypatch):
+    part, usage = tmp_path / "models" / "model.gguf.part", shutil.disk_usage("/")
+
+    def filling(_):
+        return usage._replace(free=(66 << 20) - (part.stat().st_size if part.exists() else 0))
+
+    monkeypatch.setattr(shutil, "disk_usage", filling)
+    async with Wire(answer("200 OK", DATA, length=None)) as wire:
+        failure = await told(f"{wire.url}/m.gguf")
+    assert failure.reason == "DiskFull"
+    assert "64 MiB to spare" in str(failure)
+    assert not part.exists()  # others need the room
 
 
 async def test_a_page_of_a_hub_in_place_of_its_file(told):

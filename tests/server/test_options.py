@@ -227,7 +227,7 @@ def sample(option):
         return "null", ["null"]
     for text in (
         *("4096", "2", "0.5", "7", "q8_0", "on", "linear", "mean", "row", "isolate", "text", "x:2", "mmap+mlock"),
-        *("shutdown", "x"),
+        *("shutdown", "shared", "x"),
     ):
         try:
             value = option.read(text)
@@ -416,3 +416,13 @@ def test_no_two_options_share_a_spelling_or_a_variable():
 
 def test_the_page_of_options_is_current():
     assert DOCS.read_text() == options.markdown(), "run: python -m llamaserver.options > docs/reference/options.md"
+
+
+def test_the_limits_of_hangs_and_connections():
+    plain = options.parse(MODEL, {})
+    assert (plain.decode_timeout, plain.header_timeout, plain.keep_alive_timeout) == (None, 10.0, 75.0)
+    assert (plain.max_connections, plain.max_connections_per_address) == (0, 0)
+    given = ["--decode-timeout", "0", "--header-timeout", "0", "--keep-alive-timeout", "5", "--max-connections", "9"]
+    limits = options.parse([*MODEL, *given], {"LLAMA_ARG_MAX_CONNECTIONS_PER_ADDRESS": "4"})
+    assert (limits.decode_timeout, limits.header_timeout, limits.keep_alive_timeout) == (0.0, 0.0, 5.0)
+    assert (limits.max_connections, limits.max_connections_per_address) == (9, 4)

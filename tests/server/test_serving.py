@@ -207,7 +207,7 @@ class SlowReader:
         self.sock.connect(("127.0.0.1", port))
         fields = {"prompt": "Once", "n_predict": -1, "ignore_eos": True, "stream": True, "n_probs": 300, "id_slot": 0}
         body = json.dumps(fields).encode()
-        head = f"POST /completion HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"POST /completion HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
         self.sock.sendall(head.encode() + body)
 
     def closed(self):

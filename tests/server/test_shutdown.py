@@ -72,7 +72,7 @@ class Held:
     def __init__(self, port):
         body = json.dumps({"prompt": "held", "n_predict": 3, "temperature": 0, "ignore_eos": True}).encode()
         self.sock = socket.create_connection(("127.0.0.1", port), timeout=60)
-        head = f"POST /completion HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"POST /completion HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
         self.sock.sendall(head.encode() + body[:10])
         self.rest = body[10:]
 
@@ -181,7 +181,7 @@ class Kept:
         requests = []
         for fields in bodies:
             body = json.dumps({"prompt": "Once upon a time", "temperature": 0, "ignore_eos": True, **fields}).encode()
-            head = f"POST /completion HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+            head = f"POST /completion HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
             requests.append(head.encode() + body)
         self.sock.sendall(b"".join(requests))
 

@@ -52,7 +52,9 @@ class ChatTemplate:
         if tools and can.tools:
             try:
                 return self._render(fitted(messages, tools, can), tools, variables, generate=generate)
-            except TemplateFailure:
+            except TemplateFailure as error:
+                if isinstance(error.__cause__, TimeoutError):
+                    raise
                 can = replace(can, tools=False)
         return self._render(fitted(messages, tools, can), (), variables, generate=generate)
 

@@ -1,7 +1,7 @@
 """Typed reading of request bodies. Each error names its field. Null means absent."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import InvalidRequest
@@ -107,3 +107,9 @@ def token_id(value: Any, n_vocab: int, field: str) -> int:
     if not 0 <= value < n_vocab:
         raise InvalidRequest(f"Field '{field}': token id {value} is not in [0, {n_vocab})", field=field)
     return value
+
+
+def token_ids(values: list[Any], n_vocab: int, name: Callable[[int], str]) -> list[int]:
+    """Check many token ids. `name` gives the field of a place, for the error. Raises InvalidRequest."""
+    fits = set(map(type, values)) <= {int} and min(values, default=0) >= 0 and max(values, default=0) < n_vocab
+    return values if fits else [token_id(value, n_vocab, name(place)) for place, value in enumerate(values)]

@@ -1,6 +1,6 @@
 """From a checked request to jobs of the engine. The base of every dialect."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from .body import dumps
 from .context import Context
 from .fields import Fields
 from .pricing import check_price
-from .prompt import build_prompt, numbered
+from .prompt import Images, build_prompt, numbered
 from .schema import RANDOM_SEED, Limits, parse_generation
 from .settings import generation_settings
 
@@ -57,7 +57,7 @@ def model_name(context: Context) -> str:
 
 
 def text_inputs(
-    context: Context, prompts: list[Any], system: tuple[int, ...], images: Mapping[int, bytes] | None = None
+    context: Context, prompts: list[Any], system: tuple[int, ...], images: Images | None = None
 ) -> list[Input]:
     """Tokenize the prompts of the field `prompt`, each after the system prompt. Raises InvalidRequest."""
     engine = context.engine

@@ -18,6 +18,7 @@ from ..errors import NotSupported
 from ..kvstore.messages import StoreStats
 from .connections import Counts
 from .context import CONTEXT, Context
+from .tenants import key_of
 from .traffic import Traffic
 
 S = TypeVar("S")
@@ -202,8 +203,9 @@ CONNECTION_LABELLED: tuple[tuple[str, _Row[Counts, Mapping[str, int]]], ...] = (
 
 
 class _Engine(Collector):
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, only: str | None) -> None:
         self._context = context
+        self._only = only
 
     def collect(self) -> Iterator[Metric]:
         """One metric family after the other."""
@@ -212,7 +214,7 @@ class _Engine(Collector):
         yield from _labelled(LABELLED, snapshot.counters)
         yield from _gauges(GAUGES, snapshot)
         yield from _counters(UNAUTHORIZED, self._context.traffic)
-        yield from _traffic(self._context.traffic)
+        yield from _traffic(self._context.traffic, self._only)
         if snapshot.kv_store is not None:
             yield from _gauges(STORE_GAUGES, snapshot.kv_store)
             yield from _counters(STORE_COUNTERS, snapshot.kv_store)
@@ -242,11 +244,12 @@ def _labelled(rows: tuple[tuple[str, _Row[S, Mapping[str, int]]], ...], source: 
         yield family
 
 
-def _traffic(traffic: Traffic) -> Iterator[Metric]:
+def _traffic(traffic: Traffic, only: str | None) -> Iterator[Metric]:
     for labels, row in TRAFFIC:
         family = CounterMetricFamily(row.name, row.text, labels=labels)
         for values, number in sorted(row.value(traffic).copy().items()):
-            family.add_metric(values, number)
+            if only in (None, values[0]):
+                family.add_metric(values, number)
         yield family
 
 
@@ -256,24 +259,24 @@ def _family(name: str, text: str, histogram: Histogram) -> HistogramMetricFamily
     return HistogramMetricFamily(name, text, buckets=buckets, sum_value=histogram.total)
 
 
-def exposition(context: Context) -> bytes:
-    """The text format 0.0.4."""
+def exposition(context: Context, only: str | None = None) -> bytes:
+    """The text format 0.0.4. Of the metrics by API key, those of the key `only`. None: all."""
     registry = CollectorRegistry()
-    registry.register(_Engine(context))
+    registry.register(_Engine(context, only))
     return generate_latest(registry)
 
 
 async def metrics(request: web.Request) -> web.StreamResponse:
-    """GET /metrics."""
-    context = request.app[CONTEXT]
+    """GET /metrics. Other keys' names and numbers are for admins only."""
+    context, key = request.app[CONTEXT], key_of(request)
     if not context.config.metrics:
         raise NotSupported("This server does not support metrics endpoint.")
-    return metrics_response(context)
+    return metrics_response(context, None if key.bound is None else key.name)
 
 
-def metrics_response(context: Context) -> web.Response:
+def metrics_response(context: Context, only: str | None = None) -> web.Response:
     """The exposition with the process's start time."""
-    response = web.Response(body=exposition(context))
+    response = web.Response(body=exposition(context, only))
     response.headers["Content-Type"] = "text/plain; version=0.0.4"
     response.headers["Process-Start-Time-Unix"] = str(int(context.started))
     return response

@@ -1,5 +1,6 @@
 """The middlewares around every handler: origins, CORS, draining and errors. access.py and authorize.py have more."""
 
+import asyncio
 import logging
 
 from aiohttp import web
@@ -78,7 +79,8 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
             raise
         return _from_http(request, error)
     except (ConnectionResetError, ConnectionAbortedError):
-        raise
+        # The client has gone, and a write has found that out first. aiohttp would log it as an error of the server.
+        raise asyncio.CancelledError from None
     except Exception:
         _log.exception("%s %s failed", request.method, request.path)
         return error_response(ServerError("internal error. See the server's log"))

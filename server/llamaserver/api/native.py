@@ -18,6 +18,7 @@ from .jobs import Input, Job, make_jobs, submit, text_inputs
 from .lanes import cancelled
 from .prompt import check_length, read_images, required_prompts
 from .sse import gather, respond
+from .submission import check_room
 from .system import requested_system_prompt, set_system_prompt
 
 MAX_PROMPTS = 256
@@ -36,8 +37,7 @@ class Call:
 
 async def completion(request: web.Request) -> web.StreamResponse:
     """POST /completion and /completions."""
-    context = request.app[CONTEXT]
-    context.engine.check_queue()
+    check_room(request)
     call = await read_fields(request, lambda fields: _completion_call(request, fields))
     if call.system is not None:
         set_system_prompt(request, call.system)
@@ -63,9 +63,9 @@ def _completion_call(request: web.Request, fields: Fields) -> Call:
 
 def _inputs(context: Context, fields: Fields, prompts: list[Any], system: SystemPrompt) -> list[Input]:
     images = read_images(fields)
-    if images and context.engine.media is None:
+    if images.files and context.engine.media is None:
         raise NotSupported("This server does not support images: it was started without --mmproj")
-    if images and len(prompts) > MAX_PROMPTS_WITH_IMAGES:
+    if images.files and len(prompts) > MAX_PROMPTS_WITH_IMAGES:
         raise InvalidRequest(f"Field 'prompt': at most {MAX_PROMPTS_WITH_IMAGES} prompts with images", field="prompt")
     return text_inputs(context, prompts, system.tokens, images)
 
@@ -153,8 +153,8 @@ def _select(value: dict[str, Any], wanted: tuple[str, ...]) -> dict[str, Any]:
 
 async def infill(request: web.Request) -> web.StreamResponse:
     """POST /infill. It streams unless `stream` is false."""
+    check_room(request)
     context = request.app[CONTEXT]
-    context.engine.check_queue()
     return await _run(request, await read_fields(request, lambda fields: _infill_call(context, fields)))
 
 

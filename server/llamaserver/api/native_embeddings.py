@@ -7,13 +7,14 @@ from ..interfaces.output import Embedded
 from .body import dumps, long_response, read_fields
 from .context import CONTEXT, Context
 from .fields import Fields
+from .submission import check_room
 from .vectors import Inputs, embed, read_inputs, require_embeddings, size_of, unit
 
 
 async def embedding(request: web.Request) -> web.StreamResponse:
     """POST /embedding and /embeddings: unit vectors of `content`, which is one text or an array of texts."""
     context = request.app[CONTEXT]
-    context.engine.check_queue()
+    check_room(request)
     inputs, many = await read_fields(request, lambda fields: _inputs(context, fields))
     results = await embed(request, inputs)
     return await long_response(request, lambda: _answer(results, many), size_of(results))

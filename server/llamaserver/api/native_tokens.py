@@ -8,7 +8,7 @@ from aiohttp import web
 from ..interfaces.backend import Vocab
 from .body import dumps, encoded_response, read_fields
 from .context import CONTEXT, Context
-from .fields import Fields, token_id
+from .fields import Fields, token_id, token_ids
 from .lanes import cancelled
 from .prompt import SPARE_OF_TEXT, check_length
 
@@ -65,7 +65,7 @@ async def detokenize(request: web.Request) -> web.StreamResponse:
 def _detokenize(context: Context, fields: Fields) -> dict[str, Any]:
     items, vocab = fields.array("tokens"), context.engine.vocab
     check_length(items, context.engine, "tokens", spare=SPARE_OF_TEXT)
-    ids = [token_id(item, vocab.n_vocab, f"tokens.{place}") for place, item in enumerate(items)]
+    ids = token_ids(items, vocab.n_vocab, lambda place: f"tokens.{place}")
     return {"content": vocab.detokenize(ids)}
 
 

@@ -19,6 +19,7 @@ from .openai_answer import Call, Chunks, whole
 from .pricing import check_echo
 from .prompt import prompt_text, required_prompts
 from .sse import gather, respond
+from .submission import check_room
 
 MAX_CHOICES = 128
 MAX_TOP_LOGPROBS = 20
@@ -37,8 +38,8 @@ async def completions(request: web.Request) -> web.StreamResponse:
 
 
 async def _answer(request: web.Request, read: Callable[[Context, Fields], Call]) -> web.StreamResponse:
+    check_room(request)
     context = request.app[CONTEXT]
-    context.engine.check_queue()
     return await _run(request, await read_fields(request, lambda fields: read(context, fields), _DEFAULTS))
 
 

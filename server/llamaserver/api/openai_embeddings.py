@@ -14,6 +14,7 @@ from .body import dumps, long_response, read_fields
 from .context import CONTEXT, Context
 from .fields import Fields
 from .jobs import model_name
+from .submission import check_room
 from .vectors import Inputs, embed, read_inputs, require_embeddings, size_of, unit
 
 
@@ -26,7 +27,7 @@ class _Call:
 async def embeddings(request: web.Request) -> web.StreamResponse:
     """POST /v1/embeddings: unit vectors of a text, texts, token ids or arrays of them."""
     context = request.app[CONTEXT]
-    context.engine.check_queue()
+    check_room(request)
     call = await read_fields(request, lambda fields: _call(context, fields))
     results = await embed(request, call.inputs)
     name = model_name(context)

@@ -53,7 +53,8 @@ _SHAPES: dict[str, dict[str, Any]] = {
 
 def field_schema(item: Parameter) -> dict[str, Any]:
     """The JSON schema of one generation field."""
-    return {**(_SHAPES.get(item.attribute) or _plain(item)), "description": item.text}
+    cost = f" At most {item.budget.most:,} {item.budget.unit} for all answers together." if item.budget else ""
+    return {**(_SHAPES.get(item.attribute) or _plain(item)), "description": item.text + cost}
 
 
 def _plain(item: Parameter) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from ..interfaces.declare import Budget, size
 from ..interfaces.params import GENERATION_PARAMETERS, SAMPLING_PARAMETERS
 from .fields import Fields
 
+_COUNTED = 1 << 20  # units that are counted beyond a bound
 MAX_ECHO = 1 << 22  # characters of prompts that one answer repeats
 _OTHERS = (  # fields that the engine does not see
     (("json_schema",), Budget(1 << 20, "characters")),
@@ -50,9 +51,9 @@ def _refused(name: str, budget: Budget, value: str, prompts: int, choices: int) 
 
 
 def _known(value: Any, most: int) -> str:
-    """The size of a value. Counting ends soon after `most`."""
-    found = _size(value, 8 * most)
-    return f"more than {found}" if found > 8 * most else str(found)
+    """The size of a value for an error. It is not counted to the end where that takes long."""
+    found = _size(value, most + _COUNTED)
+    return f"more than {found}" if found > most + _COUNTED and not isinstance(value, str | int) else str(found)
 
 
 def _size(value: Any, most: int) -> int:

@@ -3,8 +3,7 @@
 import base64
 import re
 from array import array
-from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..engine.loop import Engine
@@ -17,6 +16,7 @@ _IMAGE = re.compile(r"\[img-([0-9]{1,9})\]")
 _CHARACTERS_PER_TOKEN = 64  # no tokenizer makes longer tokens on average
 _SPARE = 1 << 16  # characters of a prompt beyond the slot: it is cut
 SPARE_OF_TEXT = 1 << 20  # characters of a text that is not evaluated
+_COST_OF_TEXT = 16  # of a text in an array, in characters
 _WHITESPACE = b" \t\r\n\f\v"
 _PLAIN_BASE64 = bytes.maketrans(b"-_", b"+/")
 _PERCENT = tuple(
@@ -60,7 +60,7 @@ def build_prompt(
     engine: Engine,
     *,
     system: tuple[int, ...] = (),
-    images: Mapping[int, bytes] | None = None,
+    images: "Images | None" = None,
     field: str = "prompt",
 ) -> Prompt:
     """Tokenize one prompt: a string, or an array of strings and token ids. Raises InvalidRequest.
@@ -70,7 +70,7 @@ def build_prompt(
     """
     if isinstance(value, str):
         check_length([value], engine, field)
-        if images and _IMAGE.search(value):
+        if images is not None and images.files and _IMAGE.search(value):
             return _with_images(value, engine, images, system, field)
         tokens = engine.vocab.tokenize(value, add_special=not system, parse_special=True, cancelled=cancelled)
         return after(system, tokens)
@@ -94,12 +94,22 @@ def _pieces(value: list[Any], engine: Engine, field: str, *, bos: bool) -> list[
 def check_length(items: list[Any], engine: Engine, field: str, *, spare: int = _SPARE) -> None:
     """Refuse texts and ids that no slot can hold, before they are tokenized. Raises InvalidRequest."""
     most = engine.settings.slot_ctx * _CHARACTERS_PER_TOKEN + spare
-    length = sum(len(item) if isinstance(item, str) else 1 for item in items)
+    length = sum(len(item) + _COST_OF_TEXT if isinstance(item, str) else 1 for item in items)
     if length > most:
-        raise InvalidRequest(f"Field '{field}': has {length} characters or ids, at most {most} fit", field=field)
+        raise InvalidRequest(
+            f"Field '{field}': is too long: {length} characters or ids of {most} that fit", field=field
+        )
 
 
-def read_images(fields: Fields) -> dict[int, bytes]:
+@dataclass(frozen=True, slots=True)
+class Images:
+    """The images of a request, by the numbers that its prompts use."""
+
+    files: dict[int, bytes]
+    decoded: dict[bytes, Any] = field(default_factory=dict)  # see MediaTokenizer
+
+
+def read_images(fields: Fields) -> Images:
     """`image_data`: [{"data": base64, "id": number}]."""
     images: dict[int, bytes] = {}
     for place, item in enumerate(fields.array("image_data")):
@@ -108,7 +118,7 @@ def read_images(fields: Fields) -> dict[int, bytes]:
         one = Fields(item)
         data = decode_base64(one.string("data"), f"image_data.{place}")
         images[one.integer("id", default=len(images), low=0)] = data
-    return images
+    return Images(images)
 
 
 def decode_base64(text: str, field: str) -> bytes:
@@ -133,24 +143,26 @@ def is_data_url(text: str) -> bool:
     return text[:64].lstrip()[:5].lower() == "data:"
 
 
-def _with_images(text: str, engine: Engine, images: Mapping[int, bytes], system: tuple[int, ...], field: str) -> Prompt:
+def _with_images(text: str, engine: Engine, images: Images, system: tuple[int, ...], field: str) -> Prompt:
     parts: list[str | bytes] = []
     at = 0
     for match in _IMAGE.finditer(text):
         number = int(match[1])
-        if number not in images:
+        if number not in images.files:
             raise InvalidRequest(f"Field '{field}': [img-{number}] is not in image_data", field="image_data")
-        parts += [text[at : match.start()], images[number]]
+        parts += [text[at : match.start()], images.files[number]]
         at = match.end()
     parts.append(text[at:])
-    return prepend(system, media_prompt(parts, engine, add_special=not system))
+    return prepend(system, media_prompt(parts, engine, add_special=not system, decoded=images.decoded))
 
 
-def media_prompt(parts: list[str | bytes], engine: Engine, *, add_special: bool) -> Prompt:
+def media_prompt(
+    parts: list[str | bytes], engine: Engine, *, add_special: bool, decoded: dict[bytes, Any] | None = None
+) -> Prompt:
     """A prompt of texts and images through the projector."""
     if engine.media is None:
         raise NotSupported("This server does not support images: it was started without --mmproj")
-    return engine.media.build(parts, add_special=add_special)
+    return engine.media.build(parts, add_special=add_special, decoded=decoded)
 
 
 def after(system: tuple[int, ...], tokens: list[int]) -> Prompt:

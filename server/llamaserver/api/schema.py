@@ -21,7 +21,7 @@ from ..interfaces.params import (
     GenerationParams,
     SamplingParams,
 )
-from .fields import Fields, token_id
+from .fields import Fields, token_id, token_ids
 from .lanes import cancelled
 
 RANDOM_SEED = 2**32 - 1  # the value of -1 in llama.cpp's unsigned field
@@ -32,7 +32,6 @@ MAX_STOP = 4096  # characters
 MAX_BREAKERS = 64
 MAX_SAMPLERS = 64
 MAX_SALT = 256  # characters
-MAX_TEXT = 1 << 20  # characters or ids of penalty_prompt
 _SAMPLER_NAMES = {
     **{name: name for name in KNOWN_SAMPLERS},
     "typ_p": "typical_p",
@@ -169,11 +168,9 @@ def _penalty_prompt(fields: Fields, limits: Limits) -> tuple[int, ...] | None:
     name, value = fields.get("penalty_prompt")
     if value is None:
         return None
-    if isinstance(value, str | list) and len(value) > MAX_TEXT:
-        raise InvalidRequest(f"Field '{name}': longer than {MAX_TEXT}", field=name)
     if isinstance(value, str):
         return tuple(limits.vocab.tokenize(value, add_special=False, parse_special=True, cancelled=cancelled))
-    return tuple(token_id(item, limits.vocab.n_vocab, name) for item in fields.array(name))
+    return tuple(token_ids(fields.array(name), limits.vocab.n_vocab, lambda _: name))
 
 
 def _logit_bias(fields: Fields, vocab: Vocab) -> tuple[tuple[int, float], ...]:

@@ -24,6 +24,7 @@ from ..files import Bytes
 MAGIC = 0x67677371
 _HEADER = struct.Struct("<III")
 _MAX_NAME = 200
+_MAX_SIDECAR = 64 << 10  # bytes
 _LORA = "# lora"  # begins the sidecar's line of scales; a comment to sha256sum
 _LOCKS = tuple(Lock() for _ in range(16))  # two saves under one name must not mix
 
@@ -110,18 +111,26 @@ def _whole(path: Path, most_bytes: int) -> memoryview:
 
 
 def _verify(path: Path, data: memoryview) -> None:
-    with suppress(FileNotFoundError):
-        expected = _sidecar(path).read_text().split()
-        if not expected or expected[0] != hashlib.sha256(data).hexdigest():
-            raise _damaged(path, "its checksum does not match")
+    if (text := _noted(path)) is not None and text.split()[:1] != [hashlib.sha256(data).hexdigest()]:
+        raise _damaged(path, "its checksum does not match")
 
 
 def scales(path: Path) -> tuple[float, ...] | None:
     """The LoRA scales that the state was computed with. None if they are not recorded."""
-    with suppress(OSError, ValueError):
-        lines = [line for line in _sidecar(path).read_text().splitlines() if line.startswith(_LORA)]
+    with suppress(ValueError):
+        lines = [line for line in (_noted(path) or "").splitlines() if line.startswith(_LORA)]
         return tuple(float(text) for text in lines[0][len(_LORA) :].split()) if lines else None
     return None
+
+
+def _noted(path: Path) -> str | None:
+    """The text beside a slot file: checksum and scales. None without one. Raises InvalidRequest if it is damaged."""
+    try:
+        return bytes(_whole(_sidecar(path), _MAX_SIDECAR)).decode("utf-8", "replace")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _damaged(path, f"its checksum cannot be read: {error.strerror}") from error
 
 
 def _scales(lora: tuple[float, ...] | None) -> str:

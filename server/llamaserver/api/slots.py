@@ -12,11 +12,12 @@ from ..engine.snapshot import SlotView
 from ..errors import InvalidRequest, NotSupported, Unavailable
 from ..interfaces.params import GenerationParams
 from . import slotfile
-from .body import json_response, read_fields
+from .body import dumps, json_response, long_response, read_fields
 from .context import CONTEXT, Context
 from .jobs import Tag, model_name
 from .settings import generation_settings
-from .tenants import key_of, tenant_of
+from .submission import tenant_of
+from .tenants import key_of
 
 
 async def slots(request: web.Request) -> web.StreamResponse:
@@ -28,7 +29,8 @@ async def slots(request: web.Request) -> web.StreamResponse:
     snapshot = context.engine.snapshot
     if "fail_on_no_slot" in request.query and snapshot.requests_processing == len(snapshot.slots):
         raise Unavailable("no slot available", retry_after=1)
-    return json_response(slot_views(request))
+    views = slot_views(request)
+    return await long_response(request, lambda: dumps(views), sum(len(view["prompt"]) for view in views))
 
 
 def slot_views(request: web.Request) -> list[dict[str, Any]]:

@@ -1,7 +1,8 @@
 """Server-sent events.
 
 The response is opened with the first event or after ten seconds, so that an early failure is a plain HTTP error. A
-later failure is an event of the stream. Comments keep a waiting stream alive. A slow reader delays its own stream.
+later failure is an event of the stream. Comments keep a waiting stream alive. A slow reader delays its own stream,
+and unread.py cuts off one that does not read at all.
 """
 
 import asyncio
@@ -19,7 +20,6 @@ from .body import dumps
 from .context import CONTEXT
 
 PING_AFTER = 10.0  # seconds without an event
-_UNWAITED = 1 << 15  # bytes: smaller writes into an empty buffer do not wait for the reader
 _PING = b": ping\n\n"
 _JOINED_FROM = 256  # events of an answer in one piece: an event takes more memory than its text
 
@@ -31,20 +31,15 @@ class EventStream:
 
     def __init__(self, request: web.Request) -> None:
         self._request = request
-        self._timeout = request.app[CONTEXT].config.timeout or None
         self._response: web.StreamResponse | None = None
         self._opening = asyncio.Lock()
         self._wrote = False  # since the last look of the pinger
 
     async def write(self, data: bytes) -> None:
-        """Send bytes. Waits at most --timeout seconds for a slow reader."""
+        """Send bytes. Waits for a slow reader."""
         response = self._response or await self._open()
         self._wrote = True
-        transport = self._request.transport
-        if transport is not None and transport.get_write_buffer_size() == 0 and len(data) < _UNWAITED:
-            await response.write(data)
-        else:
-            await asyncio.wait_for(response.write(data), self._timeout)
+        await response.write(data)
 
     async def _open(self) -> web.StreamResponse:
         async with self._opening:
@@ -78,7 +73,7 @@ class EventStream:
     async def finish(self) -> web.StreamResponse:
         """End the response."""
         response = self._response or await self._open()
-        await asyncio.wait_for(response.write_eof(), self._timeout)
+        await response.write_eof()
         return response
 
 
@@ -99,8 +94,6 @@ async def respond(
         if tail:
             await out.write(tail)
         return await out.finish()
-    except TimeoutError:
-        return _gone(request)
     finally:
         pinger.cancel()
         with contextlib.suppress(asyncio.CancelledError, Exception):
@@ -113,13 +106,6 @@ async def _fail(out: EventStream, failure: Failed) -> web.StreamResponse:
         raise error
     await out.write(sse(error.body()))
     return await out.finish()
-
-
-def _gone(request: web.Request) -> web.StreamResponse:
-    """Abort the connection of a client that has read nothing for --timeout seconds."""
-    if request.transport is not None:
-        request.transport.abort()
-    raise ConnectionResetError("the client does not read")
 
 
 def sse(value: Any) -> bytes:

@@ -6,9 +6,20 @@ from aiohttp import web
 
 from ..engine.loop import Request, Stream
 from ..errors import RateLimited
+from ..interfaces.tenant import Tenant
 from .context import CONTEXT
-from .tenants import key_of, tenant_of
+from .tenants import key_of
 from .traffic import RECORD
+
+
+def check_room(request: web.Request) -> None:
+    """Raise Unavailable or RateLimited if no request of this key can be queued now. Called before the body is read."""
+    context, key = request.app[CONTEXT], key_of(request)
+    context.engine.check_queue(key.identity)
+    try:
+        context.limits.check(key, context.engine.settings.n_slots)
+    except RateLimited as error:
+        raise _in_dialect(request, error) from error
 
 
 def submit(request: web.Request, asked: Request) -> Stream:
@@ -43,3 +54,14 @@ def _in_dialect(request: web.Request, error: RateLimited) -> RateLimited:
     if request.path.startswith("/v1/"):
         error.extra["code"] = "rate_limit_exceeded"
     return error
+
+
+def tenant_of(request: web.Request, salt: str = "") -> Tenant:
+    """The tenant of a request, for scheduling and for the cache. `salt` is its `cache_salt`."""
+    key, isolated = key_of(request), request.app[CONTEXT].config.cache_isolation == "per-key"
+    return Tenant(key.identity, _domain(key.domain if isolated else "", salt), key.limits.requests or 0)
+
+
+def _domain(name: str, salt: str) -> bytes:
+    """The cache domain of a name, narrowed by a salt. Without both, it is the one that all requests share."""
+    return f"{name}\0{salt}".encode("utf-8", "surrogatepass") if name or salt else b""

@@ -1,6 +1,7 @@
 """Embedding requests, for both dialects of the API."""
 
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ def read_inputs(context: Context, inputs: list[Any], field: str) -> Inputs:
 
 
 async def embed(request: web.Request, inputs: Inputs) -> list[Embedded]:
-    """One result per input: vectors of shape (1, n_embd), or (n_tokens, n_embd) without pooling."""
+    """One result per input, each with one vector: without pooling, that of the last token."""
     with ExitStack() as stack:
         streams = [(stack.enter_context(_submit(request, prompt, name)), name) for prompt, name in inputs]
         return [await _result(stream, name) for stream, name in streams]
@@ -56,7 +57,7 @@ async def _result(stream: Stream, field: str) -> Embedded:
         error = as_server_error(event.error)
         raise error.named(field) if isinstance(error, InvalidRequest | EngineFailure) else error
     assert isinstance(event, Embedded)
-    return event
+    return replace(event, vectors=event.vectors[-1:].copy())  # not the others of a long text, while the next is awaited
 
 
 def size_of(results: list[Embedded]) -> int:

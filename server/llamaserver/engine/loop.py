@@ -126,7 +126,7 @@ class Engine:
         can never run.
         """
         self._check_ready()
-        self.check_queue()
+        self.check_queue(request.tenant.key)
         self._next_task += 1
         task = make_task(request, self._next_task, self.settings, self.info, self.vocab, scales=self.lora_scales)
         active = ActiveRequest(task)
@@ -136,10 +136,16 @@ class Engine:
         self._thread.send(lambda core: core.enqueue(active))
         return stream
 
-    def check_queue(self) -> None:
-        """Raise Unavailable if no more requests can wait for a slot."""
-        limit = self.settings.max_queue
-        if limit and len(self._streams) >= self.settings.n_slots + limit:
+    def check_queue(self, key: str) -> None:
+        """Raise Unavailable if no more requests of this key can wait for a slot.
+
+        A key without its share of a full queue may still add to it, so that no key can shut out another.
+        """
+        limit, most = self.settings.max_queue, self.settings.n_slots + self.settings.max_queue
+        if limit and len(self._streams) >= most:
+            keys = [request.task.tenant.key for request in self._streams]
+            if keys.count(key) < most // len({*keys, key}):
+                return
             waiting = "1 request is" if limit == 1 else f"{limit} requests are"
             raise Unavailable(f"{waiting} waiting already", retry_after=1)
 

@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -171,10 +171,13 @@ class BuiltinTemplates(Protocol):
 class MediaTokenizer(Protocol):
     """Turns text with images into a prompt. Thread-safe."""
 
-    def build(self, parts: Sequence[str | bytes], *, add_special: bool) -> Prompt:
+    def build(
+        self, parts: Sequence[str | bytes], *, add_special: bool, decoded: dict[bytes, Any] | None = None
+    ) -> Prompt:
         """Tokenize text parts (str) and encoded images (bytes), in order.
 
-        Raises InvalidRequest for bytes that are no image the projector understands.
+        `decoded` keeps the images of one request for its next prompts. Equal images are decoded once. Raises
+        InvalidRequest for bytes that are no image the projector understands, or that have too many pixels.
         """
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+_SCALARS = {int, float, bool, type(None)}
 _KEY = "parameter"  # of a dataclass field's metadata
 
 
@@ -28,7 +29,13 @@ def size(value: Any, most: int) -> int:
             total += sum(map(len, one))
             todo.extend(one.values())
         elif isinstance(one, list):
-            todo.extend(one)
+            kinds = set(map(type, one))
+            if kinds <= _SCALARS:  # counted at once: such arrays can be long
+                total += len(one)
+            elif kinds == {str}:
+                total += len(one) + sum(map(len, one))
+            else:
+                todo.extend(one)
     return total
 
 

@@ -18,6 +18,7 @@ MAX_PROBS = 1024
 _CHARACTERS = Budget(1 << 16, "characters")
 _VALUES = Budget(1 << 18, "values")
 _TEXT = Budget(1 << 20, "characters")
+_PENALTY_PROMPT = Budget(1 << 18, "characters or ids")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ class SamplingParams:
         0.0, "Subtracted from the logits of tokens for each time that they are in the text already.", low=-1e3, high=1e3
     )
     penalty_prompt: tuple[int, ...] | None = parameter(
-        None, "Text or token ids that the penalties use instead of the prompt.", budget=_TEXT
+        None, "Text or token ids that the penalties use instead of the prompt.", budget=_PENALTY_PROMPT
     )
     penalize_nl: bool = parameter(True, "Whether the penalties include the newline token.")
     dry_multiplier: float = parameter(0.0, "Strength of the DRY penalty. 0 is off.", low=0.0, high=1e3)
@@ -185,6 +186,7 @@ class GenerationParams:
         "",
         "Reuse cached prompts of requests with the same text here only. At most 256 characters.",
         reported=False,
+        budget=_CHARACTERS,
     )
     lora: tuple[float, ...] | None = parameter(
         None, "Scales of the LoRA adapters. Adapters that are not named are off.", reported=False, budget=_VALUES

@@ -54,6 +54,7 @@ class DiskTier(Tier):
         self._folder = self._volume.own
         self._fingerprint = fingerprint
         self._secret = secret
+        self._made: Format | None = None
         self._counters = counters
         self._lock = threading.Lock()  # for the names and the bytes, never held during a file operation
         self._listing = threading.Lock()  # one thread lists at a time
@@ -77,7 +78,9 @@ class DiskTier(Tier):
 
     @property
     def _format(self) -> Format:
-        return Format(self._fingerprint, self._secret)
+        if self._made is None:
+            self._made = Format(self._fingerprint, self._secret)
+        return self._made
 
     def size(self) -> int:
         """Bytes of the files of all models."""

@@ -131,6 +131,7 @@ class LlamaBackend:
     def _load_projector(self, options: LoadOptions, log: "devices.LogCapture") -> MediaProjector:
         wanted = ProjectorOptions(
             path=options.mmproj,
+            max_pixels=options.max_image_pixels,
             use_gpu=options.n_gpu_layers != 0,
             threads=options.threads_batch,
             n_batch=lib.llama_n_batch(self._context),

@@ -17,6 +17,7 @@ import llama_cpp.llama_cpp as lib
 import numpy as np
 import numpy.typing as npt
 from llama_cpp import mtmd_cpp as mtmd
+from PIL.ImageFile import ImageFile
 
 from ..errors import InvalidRequest, ModelLoadError, NotSupported
 from ..interfaces.backend import Status
@@ -24,7 +25,7 @@ from ..interfaces.params import Media, Prompt
 from . import devices
 from .pixels import open_picture, rgb
 
-MAX_PIXELS = 64 * 1024 * 1024  # of all images of a prompt together
+_TIMES = 4  # the pixels of the largest image: for all images of a prompt, and for all that a request has decoded
 _NODES_PER_LOOK = 16  # graph nodes of the vision model between two looks at the abort flag
 _KEY_BITS = (1 << 62) - 1
 _ODD = 0x9E3779B97F4A7C15
@@ -42,11 +43,30 @@ class _Chunk:
             self.handle = None
 
 
+class _Bitmap:
+    """A decoded image of the library, with its own copy of the pixels. It is freed with the last one who holds it."""
+
+    def __init__(self, file: ImageFile) -> None:
+        self.pixels = file.width * file.height
+        image = rgb(file)
+        content = image.tobytes()
+        address = ctypes.cast(ctypes.c_char_p(content), ctypes.POINTER(ctypes.c_uint8))
+        self.handle = mtmd.mtmd_bitmap_init(image.width, image.height, address)
+        identity = hashlib.sha256(b"%dx%d/" % image.size)
+        identity.update(content)  # equal pixels are the same image, in any file format
+        mtmd.mtmd_bitmap_set_id(self.handle, identity.hexdigest().encode())
+
+    def __del__(self) -> None:
+        if handle := self.__dict__.pop("handle", None):
+            mtmd.mtmd_bitmap_free(handle)
+
+
 @dataclass(frozen=True, slots=True)
 class ProjectorOptions:
     """`n_batch` is the largest number of rows of one decode. A decode ends while the byte `abort_flag` is not zero."""
 
     path: str
+    max_pixels: int  # of one image
     use_gpu: bool
     threads: int
     n_batch: int
@@ -92,14 +112,16 @@ class MediaProjector:
 
     # ---- any thread
 
-    def build(self, parts: Sequence[str | bytes], *, add_special: bool) -> Prompt:
+    def build(
+        self, parts: Sequence[str | bytes], *, add_special: bool, decoded: dict[bytes, Any] | None = None
+    ) -> Prompt:
         """Tokenize texts (str) and images (bytes) in order. Raises InvalidRequest for bytes that are not an image.
 
-        Images are decoded one at a time. A decoded image takes up to 16 bytes a pixel until it is cut to the
-        model's size.
+        Images are decoded one at a time. That takes up to 16 bytes a pixel, and then 3 bytes a pixel as long as
+        `decoded` holds the image.
         """
         with self._lock, ExitStack() as stack:
-            inputs = _Inputs(stack)
+            inputs = _Inputs(self._options.max_pixels, {} if decoded is None else decoded)
             for part in parts:
                 if isinstance(part, bytes):
                     inputs.image(part)
@@ -180,10 +202,11 @@ class MediaProjector:
 
 
 class _Inputs:
-    """The library's array of parts. `stack` frees the objects that they point to."""
+    """The library's array of parts. `decoded` has the images of the request by the hashes of their files."""
 
-    def __init__(self, stack: ExitStack) -> None:
-        self._stack = stack
+    def __init__(self, max_pixels: int, decoded: dict[bytes, Any]) -> None:
+        self._max_pixels = max_pixels
+        self._decoded: dict[bytes, _Bitmap] = decoded
         self._parts: list[Any] = []
         self._images = 0
         self._pixels = 0
@@ -199,23 +222,28 @@ class _Inputs:
             bitmap = self._bitmap(data)
         except InvalidRequest as error:
             raise InvalidRequest(f"image {self._images}: {error.message}", field="image_data") from error
-        self._stack.callback(mtmd.mtmd_bitmap_free, bitmap)
-        self._parts.append(mtmd.mtmd_input_part(None, bitmap))
+        self._parts.append(mtmd.mtmd_input_part(None, bitmap.handle))
 
-    def _bitmap(self, data: bytes) -> Any:
-        """A bitmap with its own copy of the pixels. Equal pixels are the same image, in any file format."""
-        file = open_picture(data)
-        self._pixels += file.width * file.height
-        if self._pixels > MAX_PIXELS:
-            raise InvalidRequest(f"{self._pixels} pixels so far, a prompt may have {MAX_PIXELS}")
-        image = rgb(file)
-        pixels = image.tobytes()
-        address = ctypes.cast(ctypes.c_char_p(pixels), ctypes.POINTER(ctypes.c_uint8))
-        bitmap = mtmd.mtmd_bitmap_init(image.width, image.height, address)
-        identity = hashlib.sha256(b"%dx%d/" % image.size)
-        identity.update(pixels)
-        mtmd.mtmd_bitmap_set_id(bitmap, identity.hexdigest().encode())
+    def _bitmap(self, data: bytes) -> _Bitmap:
+        key = hashlib.sha256(data).digest()
+        if (bitmap := self._decoded.get(key)) is None:
+            file = open_picture(data)  # reads the size only
+            self._check(file.width * file.height)
+            bitmap = self._decoded[key] = _Bitmap(file)
+        self._pixels += bitmap.pixels
+        self._check_all(self._pixels)
         return bitmap
+
+    def _check(self, pixels: int) -> None:
+        """Refuse an image that is too large, alone or with those that the request has decoded already."""
+        if pixels > self._max_pixels:
+            raise InvalidRequest(f"{pixels} pixels, an image may have {self._max_pixels} (--max-image-pixels)")
+        self._check_all(pixels + max(self._pixels, sum(bitmap.pixels for bitmap in self._decoded.values())))
+
+    def _check_all(self, pixels: int) -> None:
+        if pixels > _TIMES * self._max_pixels:
+            most = f"{_TIMES} times --max-image-pixels, {_TIMES * self._max_pixels}"
+            raise InvalidRequest(f"{pixels} pixels so far, all images of a request may have {most}")
 
     def pointers(self) -> tuple[Any, int]:
         count = len(self._parts)

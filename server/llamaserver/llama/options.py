@@ -13,6 +13,7 @@ class LoadOptions:
     model: str
     lora: tuple[tuple[str, float], ...]
     mmproj: str
+    max_image_pixels: int
     ctx_size: int  # 0: from the model
     n_seq_max: int
     n_slots: int

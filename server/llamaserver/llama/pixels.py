@@ -22,17 +22,22 @@ _TURNS = {  # by EXIF's orientation: the operation that turns the picture uprigh
     8: Image.Transpose.ROTATE_90,
 }
 _DEEP = ("I", "I;16", "I;16B", "I;16L", "F")  # greys of 0 to 65,535
+_MOST_SCANS = 100  # of a JPEG file; each is a pass over all pixels, and cameras and editors write at most 14
+_SCAN = b"\xff\xda"  # stands nowhere else in coded pixels
 _GREY_STEPS = {"L;2": 85, "L;4": 17}  # factors by which Pillow multiplies greys of few bits
 
 
 def open_picture(data: bytes) -> ImageFile.ImageFile:
     """Read only the header. Raises InvalidRequest for bytes that are no picture, or a picture of another format."""
     try:
-        return Image.open(io.BytesIO(data), formats=_FORMATS)
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
     except UnidentifiedImageError as error:
         raise InvalidRequest(f"not one of {', '.join(_FORMATS)}") from error
     except Exception as error:  # a decoder may raise anything on hostile bytes
         raise InvalidRequest(f"not an image: {error}") from error
+    if image.format == "JPEG" and data.count(_SCAN) > _MOST_SCANS:
+        raise InvalidRequest(f"a JPEG file of more than {_MOST_SCANS} scans")
+    return image
 
 
 def rgb(image: ImageFile.ImageFile) -> Image.Image:

@@ -1,17 +1,22 @@
-"""The SHA-256 of a model, stored beside it. So a start does not have to read 100 GB to compute it.
+"""The SHA-256 of a model.
 
-`FILE.sha256` is JSON: {sha256, size, mtime_ns}.
+`FILE.sha256` beside a downloaded file says what it was at the download, as JSON: {sha256, size, mtime_ns}. Whoever
+can write the folder can write that too. So it tells a damaged file from a sound one, and proves nothing.
 """
 
 import hashlib
-import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from . import sidecar
 
-_log = logging.getLogger(__name__)
 _ENDING = ".sha256"
+_PIECE = 4 << 20  # bytes that are read at a time
+
+
+def _nobody(have: int, total: int) -> None:
+    """The default: nobody wants to know."""
 
 
 def recorded(path: Path) -> str:
@@ -19,23 +24,16 @@ def recorded(path: Path) -> str:
     return str(sidecar.read(path, _ENDING).get("sha256", ""))
 
 
-def sha256(path: Path) -> str:
-    """The stored digest of the file, or else the computed one. It is then stored, if the folder can be written."""
-    if found := recorded(path):
-        return found
-    status = path.stat()  # before the read: a file that takes the name during the read gets no digest
-    found = compute(path)
-    try:
-        record(path, status, found)
-    except OSError as error:
-        _log.info("cannot store the SHA-256 of %s: %s", path, error)
-    return found
-
-
-def compute(path: Path) -> str:
-    """Read the whole file and return its digest."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def compute(path: Path, progress: Callable[[int, int], None] = _nobody) -> str:
+    """Read the whole file and return its digest. `progress` gets the bytes read so far, and all bytes."""
+    digest, buffer, have = hashlib.sha256(), bytearray(_PIECE), 0
+    with path.open("rb", buffering=0) as file:
+        total = os.fstat(file.fileno()).st_size
+        while size := file.readinto(buffer):
+            digest.update(memoryview(buffer)[:size])
+            have += size
+            progress(have, total)
+    return digest.hexdigest()
 
 
 def record(path: Path, status: os.stat_result, digest: str) -> None:

@@ -62,9 +62,13 @@ async def fetch(
     `replace`, it is replaced. If a server could not load the file, the source is asked for another one. The old
     file stays until then.
     """
+    loop = asyncio.get_running_loop()
+
+    def checked(have: int, total: int) -> None:
+        loop.call_soon_threadsafe(progress, have, total)
 
     async def look() -> _Found:
-        return await asyncio.to_thread(_look, source, target, replace)
+        return await asyncio.to_thread(_look, source, target, replace, checked)
 
     found = _Found.NOTHING
     try:
@@ -96,8 +100,8 @@ def _lock_file(target: Path) -> Path:
     return target.with_name(f"{target.name}.lock")
 
 
-def _look(source: Source, target: Path, replace: bool) -> _Found:
-    """Find the kind of file at the target, without a request to a server."""
+def _look(source: Source, target: Path, replace: bool, progress: Progress) -> _Found:
+    """Find the kind of file at the target, without a request to a server. With a SHA-256, reads the whole file."""
     if origin.vouches(target, source.sha256):
         return _Found.GOOD
     if not target.exists():
@@ -108,7 +112,7 @@ def _look(source: Source, target: Path, replace: bool) -> _Found:
     if suspect and _is_damaged(target):
         return _Found.BROKEN
     if source.sha256:
-        return _compared(source, target, replace)
+        return _compared(source, target, replace, progress)
     if known is None and (problem := _first_check(target)):
         if not replace and not digest.recorded(target):
             raise DownloadError(f"{target} {problem}; remove it", "NotGGUF")
@@ -117,8 +121,9 @@ def _look(source: Source, target: Path, replace: bool) -> _Found:
     return _Found.SUSPECT if suspect else _Found.GOOD
 
 
-def _compared(source: Source, target: Path, replace: bool) -> _Found:
-    if (found := digest.sha256(target)) == source.sha256.lower():
+def _compared(source: Source, target: Path, replace: bool, progress: Progress) -> _Found:
+    _log.info("checking the SHA-256 of %s", target)
+    if (found := digest.compute(target, progress)) == source.sha256.lower():
         return _Found.GOOD
     problem = f"{target} has SHA-256 {found}, expected {source.sha256}"
     if not replace:

@@ -100,6 +100,16 @@ def check_status(response: aiohttp.ClientResponse, source: Source) -> None:
     raise DownloadError(text, _REASONS.get(status, "DownloadFailed"))
 
 
+async def read_at_most(response: aiohttp.ClientResponse, most: int) -> bytes:
+    """The body. Raises DownloadError if it has more bytes than that."""
+    body = bytearray()
+    async for piece in response.content.iter_any():
+        body += piece
+        if len(body) > most:
+            raise DownloadError(f"{shown(str(response.url))} answered with more than {most >> 20} MiB")
+    return bytes(body)
+
+
 def redirected(response: aiohttp.ClientResponse) -> str:
     """The URL that the response came from, if there was a redirect."""
     first = response.history[0].url if response.history else response.url

@@ -3,6 +3,7 @@
 HF_ENDPOINT names a mirror. HF_TOKEN gives access to repositories that are not public.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import aiohttp
 
 _TOKEN = "HF_TOKEN"  # noqa: S105  a variable's name
+_LONGEST_LISTING = 16 << 20  # bytes
 
 
 def source(repo: str, file: str, revision: str, environ: Mapping[str, str]) -> Source:
@@ -47,12 +49,12 @@ def _source(path: str, repo: str, environ: Mapping[str, str]) -> Source:
 
 
 async def _listing(client: "aiohttp.ClientSession", source: Source) -> dict[str, Any]:
-    from .http_client import check_status
+    from .http_client import check_status, read_at_most
 
-    async with client.get(source.url, headers=dict(source.headers)) as response:
+    async with client.get(source.url, headers=dict(source.headers), auto_decompress=False) as response:
         check_status(response, source)
         try:
-            listing = await response.json(content_type=None)
+            listing = json.loads(await read_at_most(response, _LONGEST_LISTING))
         except ValueError as error:
             raise ModelLoadError(f"{shown(source.url)} did not answer with JSON") from error
     if not isinstance(listing, dict):

@@ -181,6 +181,8 @@ class Transfer:
                 have += file.write(head)
                 async for chunk in response.content.iter_chunked(_CHUNK):
                     self.lock.check()
+                    if length is None:  # it may never end: leave room for others
+                        self._check_room(len(chunk))
                     await asyncio.to_thread(file.write, chunk)
                     have += len(chunk)
                     self.progress(have, total)
@@ -193,6 +195,13 @@ class Transfer:
         if total and have != total:
             raise RetryableError(f"the connection was lost at {amount(have, total)}")
         return have
+
+    def _check_room(self, needed: int) -> None:
+        try:
+            _check_space(self._part.parent, needed)
+        except DownloadError:
+            self._drop()
+            raise
 
     async def _head(self, response: aiohttp.ClientResponse) -> bytes:
         """The first bytes of a GGUF file. For other files, such as a web page, the download ends here."""

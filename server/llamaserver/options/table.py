@@ -92,6 +92,12 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         ),
         Option("mmproj", ("-mm", "--mmproj"), "Multimodal projector file", str, value="FNAME"),
         Option(
+            "max_image_pixels",
+            ("--max-image-pixels",),
+            "Most pixels of one image. All images of a request can have 4 times as many",
+            integer(1, 2**28),
+        ),
+        Option(
             "chat_template",
             ("--chat-template",),
             "Jinja chat template, or the name of a built-in one",

@@ -25,6 +25,11 @@ class Roster:
         tenant = request.task.tenant
         return 0 < tenant.most_running <= sum(r.task.tenant.key == tenant.key for r in self.running())
 
+    def costs_nobody(self) -> bool:
+        """Whether what runs delays no other key: one key alone runs, leaves a slot idle, and nobody waits."""
+        keys = {request.task.tenant.key for request in self.running()}
+        return len(keys) < 2 and None in self.on_slot and not self.queue
+
     def bind(self, request: ActiveRequest, slot: Slot) -> None:
         """Move a request from the queue to a slot. It has no resident yet."""
         self.queue.remove(request)

@@ -203,8 +203,10 @@ class Scheduler:
     def commit(self, work: Work) -> None:
         """The decode succeeded: its keys are in the cache."""
         self.cache.settled()
+        counts = not self.roster.costs_nobody()
         for request, resident, count in work.parts:
-            self._shares.charge(request, count)
+            if counts:
+                self._shares.charge(request, count)
             if request.resident is None:
                 continue
             if request.phase is Phase.DECODE:

@@ -6,6 +6,7 @@ known before its end, so tokens are counted when they are evaluated, as in VTC (
 Language Models", OSDI 2024). Both forget the deficit of a key that asks for nothing. Here it keeps `credit` tokens:
 without them, a short prompt would share each step with the prompts of a key that always has some, and take twice as
 long. So no key gets more than `credit` tokens above its fair share, over any time.
+Tokens that delay no other key are not counted (`Roster.costs_nobody`).
 """
 
 import sys
@@ -14,6 +15,7 @@ from collections.abc import Iterable
 from .request import ActiveRequest
 
 _MOST_KEYS = 4096  # remembered
+_MARGIN = 32  # tokens: for a smaller advantage no running request is preempted
 
 
 class Shares:
@@ -52,12 +54,12 @@ class Shares:
     def victim(self, request: ActiveRequest, running: list[ActiveRequest]) -> ActiveRequest | None:
         """The running request of another key that is to make room for `request`: the one that loses least.
 
-        Only a key that is ahead by more than the tokens that have to be evaluated again gives room, so that less
-        is lost than gained.
+        Only a key that is ahead by more than the tokens that have to be evaluated again gives room, so that more
+        is gained than lost.
         """
         own = self.served(request.task.tenant.key)
         others = [r for r in running if r.task.tenant.key != request.task.tenant.key and not r.client.cancelled]
-        behind = [r for r in others if self.served(r.task.tenant.key) - own >= min(max(1, r.n_past), self._credit)]
+        behind = [r for r in others if self.served(r.task.tenant.key) - own >= min(r.n_past + _MARGIN, self._credit)]
         most = max((self.served(r.task.tenant.key) for r in behind), default=0)
         first = [r for r in behind if self.served(r.task.tenant.key) == most]
         return min(first, key=lambda r: (r.n_past, -r.task.id_task), default=None)

@@ -90,7 +90,6 @@ class Driver:
         n_keep: int = 0,
         tag: Any = None,
         tenant: Tenant = COMMON,
-        domain: bytes = b"",
         system: Sequence[int] = (),
         **fields: Any,
     ) -> ActiveRequest:
@@ -108,7 +107,7 @@ class Driver:
             n_predict=params.n_predict,
             n_keep=n_keep,
             tag=tag,
-            tenant=replace(tenant, domain=domain) if domain else tenant,
+            tenant=tenant,
             system=array("q", system),
         )
         request = ActiveRequest(task)

@@ -81,7 +81,9 @@ class ToyMedia:
 
     vocab: ListVocab
 
-    def build(self, parts: Sequence[str | bytes], *, add_special: bool) -> Prompt:
+    def build(
+        self, parts: Sequence[str | bytes], *, add_special: bool, decoded: dict[bytes, Any] | None = None
+    ) -> Prompt:
         """Text and pictures, in order."""
         keys: array[int] = array("q")
         media: list[Media] = []
@@ -424,7 +426,7 @@ class ToyBackend:
         self.seq_rm(seq, 0)
         if len(data) % 24:
             return False
-        numbers = array("q", data)
+        numbers = array("q", bytes(data))
         if not self._has_room([seq] * (len(numbers) // 3)):
             return False
         for i in range(0, len(numbers), 3):

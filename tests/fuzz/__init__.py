@@ -1,0 +1,1 @@
+"""Requests as products of maxima, and what they cost the server (`make fuzz`)."""
