@@ -58,8 +58,7 @@ _FIELDS = {
     "rollout.drainTimeoutSeconds": "--drain-timeout",
     _OPERATOR: (
         "--cont-batching --no-cont-batching --host --management-host --management-port --drain-delay --save-timeout "
-        "--stay-on-load-error --log-disable --termination-log --path "
-        "--kv-store-key-file"
+        "--stay-on-load-error --log-disable --termination-log --path"
     ),
 }
 # Variables with another name than the option. HF_TOKEN is allowed, because downloads also read it from podTemplate.env.
