@@ -1,7 +1,7 @@
 """What the platform holds pods to: network policy, disruption budget, service account, Pod Security, read-only root.
 
-The namespace enforces the restricted Pod Security profile. The network plugin here does not enforce
-NetworkPolicies, so of these the content is looked at.
+The namespace enforces the restricted Pod Security profile. Of NetworkPolicies, the content is looked at here. In
+test_network.py they are enforced.
 """
 
 import json
