@@ -8,7 +8,7 @@ from unittest.mock import Mock
 
 import pytest
 from llamaserver.api.body import parse
-from llamaserver.api.json_size import MAX_CONTAINERS, MAX_VALUES
+from llamaserver.api.json_size import MAX_CONTAINERS, MAX_MEMBERS, MAX_VALUES
 from llamaserver.errors import InvalidRequest, Unavailable
 
 from tests.support.polling import eventually
@@ -168,6 +168,7 @@ def test_a_text_with_too_many_values_is_refused_before_it_is_parsed():
         b'{"a":[' + b'{"":0},' * MAX_CONTAINERS + b"0]}",
         b'{"a":[' + b"[]," * MAX_CONTAINERS + b"0]}",
         b'{"a":[' + b"1," * MAX_VALUES + b"0]}",
+        b'{"a":{' + b'"":0,' * MAX_MEMBERS + b'"":0}}',
         b'{"a":[' + b'"\\\\","\\"",' * MAX_VALUES + b"0]}",
     ):
         with pytest.raises(InvalidRequest, match="more than"):

@@ -9,6 +9,7 @@ import numpy as np
 from ..errors import InvalidRequest
 
 MAX_VALUES = 1 << 21
+MAX_MEMBERS = 1 << 17  # of all objects: the parser takes longest for them
 MAX_CONTAINERS = 1 << 16  # arrays and objects
 _STEP = 1 << 20  # bytes that are looked at in one piece
 _QUOTE = ord('"')
@@ -16,16 +17,17 @@ _QUOTE = ord('"')
 
 def check_size(data: bytes | bytearray) -> None:
     """Raise InvalidRequest for a JSON text with too many values."""
-    if _too_many(*(data.count(letter) for letter in (b",", b"[", b"{"))):  # those in strings are counted too
-        text = _without_strings(data)
-        if _too_many(*(text.count(letter) for letter in (b",", b"[", b"{"))):
-            raise InvalidRequest(
-                f"the body has more than {MAX_VALUES:,} values, or more than {MAX_CONTAINERS:,} arrays and objects"
-            )
+    if _too_many(data) and _too_many(_without_strings(data)):
+        raise InvalidRequest(
+            f"the body has more than {MAX_VALUES:,} values, {MAX_MEMBERS:,} members of objects, "
+            f"or {MAX_CONTAINERS:,} arrays and objects"
+        )
 
 
-def _too_many(commas: int, arrays: int, objects: int) -> bool:
-    return commas >= MAX_VALUES or arrays + objects > MAX_CONTAINERS
+def _too_many(data: bytes | bytearray) -> bool:
+    """Whether a text has too many values. Letters in its strings are counted too."""
+    values, members, arrays, objects = (data.count(letter) for letter in (b",", b":", b"[", b"{"))
+    return values >= MAX_VALUES or members > MAX_MEMBERS or arrays + objects > MAX_CONTAINERS
 
 
 def _without_strings(data: bytes | bytearray) -> bytes:
