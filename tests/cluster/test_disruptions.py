@@ -188,7 +188,8 @@ def refuses(url: str) -> bool:
 
 def test_connections_that_idle_in_a_rollout_are_of_use_after_it(llama: Llama) -> None:
     """Used while the old pod lives, such a connection gets an answer that ends it; used later, it has been closed."""
-    llama.spec = spec_of(replicas=2, rollout={"drainTimeoutSeconds": 60})
+    engine = {"extraArgs": ["--unlimited-answers"]}
+    llama.spec = spec_of(replicas=2, rollout={"drainTimeoutSeconds": 60}, engine=engine)
     llama.apply().until_ready()
     with llama.service() as relay, ExitStack() as stack:
         sooner, later = ([stack.enter_context(Client(relay.url, keeps=True)) for _ in range(4)] for _ in range(2))
