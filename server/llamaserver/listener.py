@@ -18,6 +18,7 @@ from pathlib import Path
 from aiohttp import web
 
 from .api.connections import Connection, Counts
+from .api.unread import Unread
 
 _log = logging.getLogger(__name__)
 _BACKLOG = 512  # connections that wait to be accepted
@@ -36,11 +37,12 @@ _TEXT = {
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Most connections, most of one address (0: no limit), and seconds for a request's head (0: no limit)."""
+    """What a port allows. 0 is no limit, except for `most`."""
 
-    most: int
-    of_address: int
-    head: float
+    most: int  # connections
+    of_address: int  # connections of one address
+    head: float  # seconds for the head of a request
+    unread: float = 0.0  # seconds in which a client must take something of its answer
 
 
 class Listener:
@@ -59,6 +61,7 @@ class Listener:
         self._of_address: Counter[str] = Counter()
         self._oldest: deque[tuple[Connection, float]] = deque()  # idle ones, as of the last time it was made
         self._logged: dict[str, float] = {}
+        self._watching: asyncio.Task[None] | None = None
 
     async def listen(self, host: str, port: int) -> str:
         """Listen on an address, or on a UNIX socket whose path ends in .sock. Returns the addresses. Raises OSError."""
@@ -67,6 +70,8 @@ class Listener:
             sock.listen(_BACKLOG)
             sock.setblocking(False)
             self._loop.add_reader(sock, self._accept, sock)
+        if self._limits.unread:
+            self._watching = self._loop.create_task(Unread(self._open, self._limits.unread).watch())
         return ", ".join(str(sock.getsockname()) for sock in self._sockets)
 
     def close(self) -> None:
@@ -75,6 +80,8 @@ class Listener:
             self._loop.remove_reader(sock)
             sock.close()
         self._sockets = []
+        if self._watching is not None:
+            self._watching.cancel()
         for connection in [each for each in self._open if each.opening is not None]:
             self._drop(connection)
 

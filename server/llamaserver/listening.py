@@ -58,7 +58,7 @@ class Ports:
         await self._runner.setup()
         assert self._runner.server is not None
         most = config.max_connections or default_connections()
-        limits = Limits(most, config.max_connections_per_address, config.header_timeout)
+        limits = Limits(most, config.max_connections_per_address, config.header_timeout, config.timeout)
         self._listener = Listener(self._runner.server, limits, self._context.connections, secure)
         try:
             addresses = await self._listener.listen(config.host, config.port)

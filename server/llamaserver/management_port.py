@@ -4,6 +4,7 @@ import asyncio
 import logging
 import threading
 from concurrent.futures import Future
+from dataclasses import replace
 
 from aiohttp import web
 
@@ -62,7 +63,7 @@ class ManagementPort:
         )
         await runner.setup()
         assert runner.server is not None
-        listener = Listener(runner.server, _LIMITS, Counts())
+        listener = Listener(runner.server, replace(_LIMITS, unread=config.timeout), Counts())
         try:
             _log.info(
                 "the management port listens on %s",

@@ -17,6 +17,7 @@ import pytest
 from aiohttp import web
 from llamaserver import file_limit
 from llamaserver.api.connections import Counts
+from llamaserver.api.unread import Unread
 from llamaserver.listener import Limits, Listener
 
 from tests.support.polling import eventually, until
@@ -213,6 +214,34 @@ async def test_handshakes_that_never_end_count_and_are_cut_off(tmp_path: Path) -
             assert await head(pair) == b""
         assert it.counts.limited["head"] > 0
         await eventually(lambda: it.counts.open == 1, "only the client is left")
+
+
+# ---- answers that nobody reads
+
+
+class Stuck:
+    """A connection whose client takes nothing. One that is broken cannot even be asked."""
+
+    def __init__(self, *, broken: bool = False) -> None:
+        self.wire, self.broken, self.dropped = self, broken, False
+
+    def get_write_buffer_size(self) -> int:
+        if self.broken:
+            raise RuntimeError
+        return 9
+
+    def get_extra_info(self, name: str) -> None:
+        return None
+
+    def drop(self) -> None:
+        self.dropped = True
+
+
+async def test_a_fault_of_one_connection_does_not_end_the_watch_over_the_others() -> None:
+    stuck = Stuck()
+    watching = asyncio.create_task(Unread([Stuck(broken=True), stuck], 0.05).watch())  # type: ignore[list-item]
+    await eventually(lambda: stuck.dropped, "it is cut off")
+    watching.cancel()
 
 
 # ---- descriptors

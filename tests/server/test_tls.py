@@ -2,16 +2,21 @@
 
 import asyncio
 import contextlib
+import json
+import socket
 import ssl
 import subprocess
 import sys
+from pathlib import Path
 
+import httpx2
 import pytest
 from llamaserver import tls
 from llamaserver.errors import ConfigError
 
-from tests.support.polling import eventually
+from tests.support.polling import eventually, until
 from tests.support.server import certificates
+from tests.support.server.process import ServerProcess
 
 
 @pytest.fixture(scope="module")
@@ -138,3 +143,44 @@ def test_the_command_refuses_bad_files_with_2(tmp_path):
     assert done.returncode == 2
     assert "--ssl-cert-file no.crt" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_server_answers_over_tls(pairs, tmp_path):
+    """The command itself, with its event loop, for whole answers, streams, files, and clients that do not read."""
+    certificate, key = pairs["one"]
+    options = (
+        "--ssl-cert-file",
+        str(certificate),
+        "--ssl-key-file",
+        str(key),
+        "--timeout",
+        "1",
+        "--path",
+        str(tmp_path),
+    )
+    (tmp_path / "page").write_bytes(b"x" * 7_000_000)
+    command = (sys.executable, "-m", "tests.support.server.toy_server", str(tmp_path), "-m", "toy")
+    with ServerProcess(*options, command=command, cwd=Path(__file__).parents[2], wait=False) as server:
+        trusting = ssl.create_default_context(cafile=certificate)
+        url = server.url.replace("http:", "https:")
+        with httpx2.Client(base_url=url, verify=trusting, trust_env=False, timeout=20) as client:
+
+            def healthy():
+                with contextlib.suppress(httpx2.ConnectError):
+                    return client.get("/health").status_code == 200
+                return False
+
+            until(healthy, "the server is healthy", 60)
+            for stream in (False, True):
+                body = json.dumps({"prompt": "ab", "n_predict": 2, "stream": stream})
+                answer = client.post("/completion", content=body)
+                assert answer.status_code == 200
+                assert "tokens_predicted" in answer.text
+            assert len(client.get("/page").content) == 7_000_000
+        with socket.socket() as plain:
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            plain.connect(("127.0.0.1", server.port))
+            with trusting.wrap_socket(plain, server_hostname="127.0.0.1") as unread:
+                unread.sendall(b"GET /page HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                until(lambda: "a client has read nothing for 1 s" in server.log, "it is cut off")
+        assert "Traceback" not in server.log

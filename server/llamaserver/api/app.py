@@ -29,7 +29,6 @@ from .authorize import authorize
 from .context import CONTEXT, Context
 from .keys import KeyStore
 from .middleware import allow_origin, count_bodies, draining, errors, known_origin, preflight
-from .unread import cut_off_unread
 
 
 def build_context(config: Config, engine: Engine, builtin: BuiltinTemplates) -> Context:
@@ -46,7 +45,6 @@ def build_app(context: Context) -> web.Application:
     app[CONTEXT] = context
     logging.getLogger("aiohttp.server").addFilter(without_content)
     app.on_response_prepare.extend((headers.protect, allow_origin, answer_id))
-    cut_off_unread(app, context.config.timeout)
     health.add_routes(app)
     kv_store.add_routes(app)
     lora.add_routes(app)
@@ -68,6 +66,5 @@ def build_management_app(context: Context) -> web.Application:
     app = web.Application(middlewares=[errors])
     app[CONTEXT] = context
     app.on_response_prepare.append(headers.protect)
-    cut_off_unread(app, context.config.timeout)
     management.add_routes(app)
     return app

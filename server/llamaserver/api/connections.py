@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import cast
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
@@ -25,7 +26,7 @@ class Connection(RequestHandler):
     when it ends.
     """
 
-    __slots__ = ("_accepted", "_counts", "_head_timeout", "_head_timer", "_lost", "address", "opening")
+    __slots__ = ("_accepted", "_counts", "_head_timeout", "_head_timer", "_lost", "address", "opening", "wire")
 
     def __init__(
         self,
@@ -40,6 +41,7 @@ class Connection(RequestHandler):
         super().__init__(server, loop=loop, **server._kwargs)
         self.address = address
         self.opening: asyncio.Task[None] | None = None  # until the protocol has a transport
+        self.wire: asyncio.Transport | None = None  # aiohttp forgets its own before all is sent
         self._accepted = loop.time()
         self._head_timeout = head_timeout
         self._head_timer: asyncio.TimerHandle | None = None
@@ -51,6 +53,7 @@ class Connection(RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The handshake is over."""
         self.opening = None
+        self.wire = cast(asyncio.Transport, transport)
         super().connection_made(transport)
         self._limit_head()
 
@@ -65,6 +68,7 @@ class Connection(RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """It has ended."""
         self._stop_timer()
+        self.wire = None
         super().connection_lost(exc)
         self._lost(self)
 
@@ -87,8 +91,8 @@ class Connection(RequestHandler):
         """Close at once, also during a handshake or with an answer that is not read."""
         if self.opening is not None:
             self.opening.cancel()
-        if (transport := self.transport) is not None:
-            transport.abort()
+        if self.wire is not None:
+            self.wire.abort()
 
     # ---- the time of a head
 

@@ -6,37 +6,16 @@ import logging
 import socket
 import struct
 import termios
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
-from weakref import WeakSet
-
-from aiohttp import web
+from typing import Protocol
 
 _log = logging.getLogger(__name__)
 _LOOKS = 4  # in one time-out
 _LONGEST_PAUSE = 5.0  # seconds between two looks
 _BYTES_ACKED = struct.Struct("120xQ")  # in Linux's struct tcp_info
-
-
-def cut_off_unread(app: web.Application, timeout: float) -> None:
-    """Abort a connection when its client has taken nothing of an answer for `timeout` seconds. 0: never."""
-    if not timeout:
-        return
-    transports: WeakSet[asyncio.Transport] = WeakSet()
-
-    async def remember(request: web.Request, _: web.StreamResponse) -> None:
-        if request.transport is not None:
-            transports.add(request.transport)
-
-    async def watching(_: web.Application) -> AsyncIterator[None]:
-        task = asyncio.create_task(_watch(transports, timeout))
-        yield
-        task.cancel()
-
-    app.on_response_prepare.append(remember)
-    app.cleanup_ctx.append(watching)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,25 +29,55 @@ class _Sent:
 
 def _sent(transport: asyncio.Transport) -> _Sent:
     queued, taken = bytearray(4), 0
-    sock = transport.get_extra_info("socket")
+    try:
+        buffered, sock = transport.get_write_buffer_size(), transport.get_extra_info("socket")
+    except AttributeError:  # asyncio's TLS transport after a second close: it ends by itself
+        return _Sent(0, 0, 0)
     with suppress(OSError, AttributeError, ValueError, struct.error):  # closed, or another kernel
         fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, queued)
         (taken,) = _BYTES_ACKED.unpack(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED.size))
-    return _Sent(transport.get_write_buffer_size(), int.from_bytes(queued, "little"), taken)
+    return _Sent(buffered, int.from_bytes(queued, "little"), taken)
 
 
-async def _watch(transports: Iterable[asyncio.Transport], limit: float) -> None:
-    before: dict[asyncio.Transport, tuple[_Sent, float]] = {}  # and since when it is so
-    while True:
-        await asyncio.sleep(min(limit / _LOOKS, _LONGEST_PAUSE))
-        now, known, before = monotonic(), before, {}
-        for transport in list(transports):
-            sent = _sent(transport)
-            if not (sent.buffered or sent.queued):
-                continue
-            last, since = known.get(transport, (sent, now))
-            if sent == last and now - since >= limit:
-                _log.info("a client has read nothing for %g s: its connection is closed", limit)
-                transport.abort()
-            else:
-                before[transport] = (sent, since if sent == last else now)
+class Client(Protocol):
+    """One connection. `wire` is None before it begins and after it has ended."""
+
+    @property
+    def wire(self) -> asyncio.Transport | None:
+        """Where answers are written."""
+
+    def drop(self) -> None:
+        """Close at once."""
+
+
+class Unread:
+    """Looks at the open connections of a port, which others add and remove."""
+
+    def __init__(self, connections: Collection[Client], limit: float) -> None:
+        self._connections = connections
+        self._limit = limit
+        self._before: dict[Client, tuple[_Sent, float]] = {}  # and since when it is so
+
+    async def watch(self) -> None:
+        """Cut off a connection when its client has taken nothing of an answer for `limit` seconds. Until cancelled."""
+        while True:
+            await asyncio.sleep(min(self._limit / _LOOKS, _LONGEST_PAUSE))
+            known, self._before = self._before, {}
+            for connection in list(self._connections):
+                try:
+                    self._look(connection, known)
+                except Exception:
+                    _log.exception("a connection cannot be looked at")
+
+    def _look(self, connection: Client, known: dict[Client, tuple[_Sent, float]]) -> None:
+        if connection.wire is None:
+            return
+        sent, now = _sent(connection.wire), monotonic()
+        if not (sent.buffered or sent.queued):
+            return
+        last, since = known.get(connection, (sent, now))
+        if sent == last and now - since >= self._limit:
+            _log.info("a client has read nothing for %g s: its connection is closed", self._limit)
+            connection.drop()
+        else:
+            self._before[connection] = (sent, since if sent == last else now)
