@@ -27,6 +27,7 @@ _PAUSE = 0.1  # seconds without accepting where there is no room
 _GRACE = 0.1  # seconds in which a new connection may send a head before it can make room for another
 _LOG_EVERY = 10.0  # seconds
 _SCARCE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_LACKING = {errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.EADDRNOTAVAIL}  # an address that is not of this machine
 _TEXT = {
     "address": "a client's address has --max-connections-per-address connections: closing new ones",
     "busy": "all --max-connections connections are busy: new ones have to wait",
@@ -96,18 +97,19 @@ class Listener:
                 return
             try:
                 client, address = sock.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            except BlockingIOError:
                 return
             except OSError as error:
-                self._no_descriptor(sock, error)
+                if error.errno not in _SCARCE:  # an error of the new connection's network, as accept(2) says
+                    _log.debug("a connection failed before it was accepted: %s", error)
+                    continue
+                self._no_descriptor(sock)
                 return
             if full:
                 self._make_room()
             self._take(client, str(address[0]) if sock.family != socket.AF_UNIX else "")
 
-    def _no_descriptor(self, sock: socket.socket, error: OSError) -> None:
-        if error.errno not in _SCARCE:
-            _log.error("cannot accept a connection: %s", error)
+    def _no_descriptor(self, sock: socket.socket) -> None:
         self._limited("files")
         if self._oldest_idle() is not None:
             self._make_room()
@@ -216,19 +218,35 @@ def _unix_socket(path: str) -> socket.socket:
 
 
 async def _tcp_sockets(loop: asyncio.AbstractEventLoop, host: str, port: int) -> list[socket.socket]:
-    """One socket for each address of the host."""
+    """One socket for each address of the host that this kernel has: one without IPv6 still finds ::1 in /etc/hosts."""
     found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     sockets: list[socket.socket] = []
+    lacking: OSError | None = None
     try:
         for family, kind, protocol, _, address in dict.fromkeys(found):
-            sock = socket.socket(family, kind, protocol)
-            sockets.append(sock)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind(address)
+            try:
+                sockets.append(_tcp_socket(family, kind, protocol, address))
+            except OSError as error:
+                if error.errno not in _LACKING:
+                    raise
+                lacking = error
+        if lacking is not None and not sockets:
+            raise lacking
     except OSError:
         for sock in sockets:
             sock.close()
         raise
     return sockets
+
+
+def _tcp_socket(family: int, kind: int, protocol: int, address: tuple[object, ...]) -> socket.socket:
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(address)
+    except OSError:
+        sock.close()
+        raise
+    return sock

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import json
 import resource
 import socket
@@ -242,6 +243,56 @@ async def test_a_fault_of_one_connection_does_not_end_the_watch_over_the_others(
     watching = asyncio.create_task(Unread([Stuck(broken=True), stuck], 0.05).watch())  # type: ignore[list-item]
     await eventually(lambda: stuck.dropped, "it is cut off")
     watching.cancel()
+
+
+# ---- what the kernel lacks
+
+HERE = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))
+NOT_HERE = (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("2001:db8::1", 0, 0, 0))  # for documents, of no machine
+NO_FAMILY = (socket.AF_X25, socket.SOCK_STREAM, 0, "", ("1", 0))
+
+
+async def test_addresses_that_the_machine_lacks_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def found(*_: object, **__: object) -> list[object]:
+        return addresses
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", found)
+    listener = Listener(web.Server(web.Response), Limits(1, 0, 0.0), Counts())
+    addresses = [NO_FAMILY, NOT_HERE, HERE]
+    assert (await listener.listen("localhost", 0)).startswith("('127.0.0.1', ")
+    listener.close()
+    for lacking in (NO_FAMILY, NOT_HERE):
+        addresses = [lacking]
+        with pytest.raises(OSError, match="not"):
+            await listener.listen("localhost", 0)
+
+
+class Troubled:
+    """A listening socket whose first connections fail in the network."""
+
+    family = socket.AF_INET
+
+    def __init__(self, *errors: int) -> None:
+        self.errors = [OSError(number, "network") for number in errors]
+        self.ends, self.pair = list[socket.socket](), socket.socketpair()
+
+    def accept(self) -> tuple[socket.socket, tuple[str, int]]:
+        if self.errors:
+            raise self.errors.pop()
+        if self.ends:
+            raise BlockingIOError
+        self.ends.append(self.pair[0])
+        return self.pair[0], ("192.0.2.1", 9)
+
+
+async def test_a_network_error_is_that_of_one_connection() -> None:
+    async with port() as it:
+        waiting = Troubled(errno.EPROTO, errno.ENETDOWN, errno.EHOSTUNREACH, errno.ECONNABORTED)
+        it.listener._accept(waiting)  # type: ignore[arg-type]
+        assert it.counts.open == 1, "the next connection was accepted in the same go"
+        assert it.counts.limited["files"] == 0
+        for end in waiting.pair:
+            end.close()
 
 
 # ---- descriptors
