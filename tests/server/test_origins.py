@@ -1,5 +1,7 @@
 """A server without keys on a loopback address is not for web pages of others (Ollama: CVE-2024-28224)."""
 
+import socket
+
 import pytest
 from llamaserver.api.origins import Origins, is_loopback
 from llamaserver.config import Config
@@ -10,12 +12,14 @@ EVIL = "https://evil.example"
 PATHS = [("GET", "/"), ("GET", "/health"), ("GET", "/slots"), ("POST", "/completion"), ("GET", "/nothing")]
 LOOPBACK_HOSTS = [
     "localhost", "localhost:8080", "LOCALHOST", "localhost.", "a.localhost:1", "127.0.0.1", "127.0.0.1:8080",
-    "127.9.9.9", "[::1]", "[::1]:8080", "[::ffff:127.0.0.1]", "",
+    "127.9.9.9", "[::1]", "[::1]:8080", "[::ffff:127.0.0.1]", "", "host.docker.internal:8080",
+    "host.containers.internal", socket.gethostname(), f"{socket.gethostname()}:8080",
 ]  # fmt: skip
 OTHER_HOSTS = [
     "evil.example", "evil.example:8080", "localhost.evil.example", "127.0.0.1.evil.example", "127.evil.example",
     "localhost@evil.example", "evil.example@localhost", "10.0.0.1", "0.0.0.0:8080", "169.254.169.254", "[::2]", "[::1",
     "::1]", "2130706433", "local host", "localhost/", "localhost:80:80", "xlocalhost", "localhost#",
+    "internal", "host.docker.internal.evil.example", f"{socket.gethostname()}.evil.example",
 ]  # fmt: skip
 LOOPBACK_ORIGINS = [
     "http://localhost", "http://localhost:3000", "https://127.0.0.1:8443", "http://[::1]:5173", "http://ui.localhost",
@@ -104,6 +108,18 @@ def test_limits_that_are_asked_for_count_for_every_server():
     assert not allows("evil.example", allowed_hosts=("llm.example.com",), **options)
     assert allows("evil.example", EVIL, allowed_hosts=("*",), **options)
     assert not allows("llm.example.com", EVIL, allowed_origins=("https://ui.example.com",), **options)
+    assert not allows("host.docker.internal", allowed_hosts=("llm.example.com",), **options)
+
+
+def test_a_page_is_the_servers_own_only_if_the_host_is_checked():
+    """By DNS rebinding, a foreign page has the same name in both headers."""
+    options = {"host": "0.0.0.0", "keyless": False}
+    own = ("llm.example.com", "https://llm.example.com")
+    listed = {"allowed_origins": ("https://ui.example.com",)}
+    assert allows(*own, **options)
+    assert not allows(*own, **listed, **options)
+    assert allows(*own, allowed_hosts=("llm.example.com",), **listed, **options)
+    assert not allows(*own, allowed_hosts=("other.example.com",), **listed, **options)
 
 
 def test_every_value_of_a_repeated_header_counts():

@@ -3,11 +3,14 @@
 A server without keys on a loopback address serves the programs of its own machine. A page of a foreign website, open in
 a browser on this machine, is none of them. It can send requests to 127.0.0.1, with its own `Origin`. By DNS rebinding
 it can also send them under its own name, with that name as `Host`. Ollama had this problem as CVE-2024-28224. Such a
-server therefore takes loopback names only, unless --allowed-hosts and --allowed-origins name others.
+server therefore takes names of this machine only, unless --allowed-hosts and --allowed-origins name others. Its names
+are those of its loopback addresses, its host name, and what containers call it, such as host.docker.internal. The
+public DNS has no names that end in .internal, so no foreign website can have one.
 """
 
 import ipaddress
 import re
+import socket
 from urllib.parse import urlsplit
 
 from ..config import Config
@@ -22,10 +25,10 @@ class Origins:
     """The hosts and origins of one server. Without a limit, everything is allowed."""
 
     def __init__(self, config: Config, *, keyless: bool) -> None:
-        private = keyless and is_loopback(config.host)
+        self._private = private = keyless and is_loopback(config.host)
         self._hosts = _limit(config.allowed_hosts, private)
         self._origins = _limit(config.allowed_origins, private)
-        self._why = "A server without API keys on a loopback address allows only localhost. " if private else ""
+        self._why = "A server without API keys on a loopback address is for its own machine. " if private else ""
 
     def check(self, hosts: list[str], origins: list[str]) -> None:
         """Raise Forbidden if a header `Host` or `Origin` has a value that is not allowed."""
@@ -39,11 +42,17 @@ class Origins:
     def _host(self, host: str) -> bool:
         if self._hosts is None or not host:
             return True
-        found = _HOST.fullmatch(host)
-        return found is not None and (is_loopback(found["name"]) or _plain(found["name"]) in self._hosts)
+        if (found := _HOST.fullmatch(host)) is None:
+            return False
+        name = _plain(found["name"])
+        return is_loopback(name) or name in self._hosts or (self._private and _is_of_this_machine(name))
 
     def _origin(self, origin: str, hosts: list[str]) -> bool:
-        """Whether it is allowed: one that is listed, one of this machine, or the server's own page."""
+        """Whether it is allowed: one that is listed, one of this machine, or the server's own page.
+
+        A page is the server's own if its name is that in `Host`. Where any `Host` is allowed, this tells nothing: a
+        foreign page has it too after DNS rebinding.
+        """
         if self._origins is None or origin.lower() in self._origins:
             return True
         try:
@@ -51,7 +60,8 @@ class Origins:
             name = parts.hostname or ""
         except ValueError:
             return False
-        return parts.scheme in _PROGRAMS or is_loopback(name) or (bool(name) and parts.netloc.lower() in hosts)
+        own = self._hosts is not None and bool(name) and parts.netloc.lower() in hosts
+        return own or parts.scheme in _PROGRAMS or is_loopback(name)
 
 
 def is_loopback(host: str) -> bool:
@@ -65,6 +75,10 @@ def is_loopback(host: str) -> bool:
         return False
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return (mapped or address).is_loopback
+
+
+def _is_of_this_machine(name: str) -> bool:
+    return name.endswith(".internal") or name == socket.gethostname().lower()
 
 
 def _plain(host: str) -> str:

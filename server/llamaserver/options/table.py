@@ -433,7 +433,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             words,
             many=True,
             value="NAME",
-            default="any; without API keys on a loopback --host: localhost only",
+            default="any; without API keys on a loopback --host: names of this machine only",
         ),
         Option(
             "allowed_origins",
