@@ -33,7 +33,8 @@ class Watched:
     def __init__(self, timeout: float | None) -> None:
         self.clock, self.activities, self.ends = Clock(), Activities(), list[str]()
         self.alarm = Alarm(lambda: "here", self.ends.append, self.clock)
-        self.dog = Watchdog(timeout, lambda: self.activities.now, self.alarm)
+        self.faults = 0
+        self.dog = Watchdog(timeout, lambda: self.activities.now, self.alarm, lambda: self.faults)
 
     def after(self, seconds: float) -> tuple[bool, bool]:
         """Whether it is unready, and dead."""
@@ -76,6 +77,20 @@ def test_rest_and_a_row_of_decodes_are_no_standstill() -> None:
         assert watched.after(1) == (False, False)
     watched.activities.rest()
     assert watched.after(100) == (False, False)
+
+
+def test_a_model_that_is_paged_in_again_is_no_standstill() -> None:
+    watched = Watched(60)
+    watched.activities.begin("a decode", 0.1)
+    for _ in range(20):  # 200 seconds, and a page now and then
+        watched.faults += 1
+        assert watched.after(10) == (False, False)
+    assert watched.after(61) == (True, False)
+    watched.faults += 1
+    assert watched.after(1) == (False, False)
+    assert watched.after(120) == (True, True)
+    watched.faults += 1
+    assert watched.after(1) == (True, True), "its requests have ended, so a page of another thread changes nothing"
 
 
 def test_time_in_which_the_observer_itself_stood_still_does_not_count() -> None:

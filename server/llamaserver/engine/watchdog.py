@@ -3,9 +3,13 @@
 It looks from the event loop. A decode that takes too long first makes the server unready, so that clients use another
 one. When it takes twice as long, the server is not alive any more, and every request ends with an error. If the thread
 goes on after all, both come back.
+
+A decode that reads pages from a file does not hang. A mapped model whose pages were dropped is read again that way, and
+a large one takes minutes. The kernel counts such reads as major page faults of the process.
 """
 
 import asyncio
+import resource
 from collections.abc import Callable
 
 from ..standstill import TICK, Alarm
@@ -24,13 +28,29 @@ def limit(timeout: float | None, activity: Activity) -> float:
     return max(_LEAST, _TIMES * activity.usual) if activity.usual else _UNKNOWN
 
 
-class Watchdog:
-    """Watches one engine thread. `timeout` is --decode-timeout, `current` tells what the thread does."""
+def major_faults() -> int:
+    """Page faults of this process so far that have read from a file."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_majflt
 
-    def __init__(self, timeout: float | None, current: Callable[[], Activity | None], alarm: Alarm) -> None:
+
+class Watchdog:
+    """Watches one engine thread. `timeout` is --decode-timeout, `current` tells what the thread does.
+
+    `faults` counts the pages that were read.
+    """
+
+    def __init__(
+        self,
+        timeout: float | None,
+        current: Callable[[], Activity | None],
+        alarm: Alarm,
+        faults: Callable[[], int] = major_faults,
+    ) -> None:
         self.alarm = alarm
         self._timeout = timeout
         self._current = current
+        self._faults = faults
+        self._faulted = faults()
 
     async def watch(self) -> None:
         """Look again and again until cancelled. Ends at once when --decode-timeout is 0."""
@@ -39,7 +59,10 @@ class Watchdog:
             await asyncio.sleep(TICK)
 
     def look(self) -> None:
-        """Compare the current activity with its limit."""
+        """Compare the current activity with its limit, from the last page on that was read."""
         activity = self._current()
+        before, self._faulted = self._faulted, self._faults()
+        if self._faulted > before and not self.alarm.dead:
+            self.alarm.look(None, "", 0.0, 0.0)
         most = limit(self._timeout, activity) if activity else 0.0
         self.alarm.look(activity, activity.what if activity else "", most, _DEAD * most)
