@@ -118,6 +118,19 @@ def test_the_limits_of_the_loop() -> None:
     assert len(questions) == 2
 
 
+async def test_probes_that_wait_leave_room_for_others() -> None:
+    async with serving() as (context, url):
+        context.settled.clear()
+        with ThreadPoolExecutor(64) as pool:
+            asked = [pool.submit(probe, f"{url}/readyz?wait=99") for _ in range(64)]
+            try:
+                await eventually(lambda: sum(one.done() for one in asked) == 64 - 16, "most do not wait")
+                assert await asyncio.to_thread(probe, f"{url}/livez") == (200, "ok\n")
+            finally:
+                context.settled.set()
+        assert {one.result() for one in asked} == {(200, "ok\n")}
+
+
 async def test_a_port_that_is_taken_is_an_error_of_the_start() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -19,6 +19,8 @@ from .metrics import metrics_response
 from .quantization import quantization
 
 _POLL = 0.05  # seconds between two looks while the model loads
+_MOST_WAIT = 16  # probes that wait at the same time. The port has room for more connections than that
+_WAITING = web.AppKey("waiting", asyncio.Semaphore)
 
 
 async def livez(request: web.Request) -> web.StreamResponse:
@@ -30,17 +32,27 @@ async def livez(request: web.Request) -> web.StreamResponse:
 
 
 async def readyz(request: web.Request) -> web.StreamResponse:
-    """GET /readyz: whether clients should send requests. With ?wait=SECONDS, it waits for the end of loading."""
+    """GET /readyz: whether clients should send requests. With ?wait=SECONDS, it waits for the end of loading.
+
+    When many wait already, it answers at once.
+    """
     context = request.app[CONTEXT]
     text = request.query.get("wait", "0")
     if not re.fullmatch("[0-9]{1,2}", text):
         raise InvalidRequest("wait must be a number of seconds from 0 to 99", field="wait")
-    clock = asyncio.get_running_loop().time
-    end = clock() + int(text)
-    while not context.settled.is_set() and clock() < end:  # noqa: ASYNC110  another thread sets it
-        await asyncio.sleep(_POLL)
+    waiting = request.app[_WAITING]
+    if not waiting.locked():
+        async with waiting:
+            await _settled(context, int(text))
     reason = context.readiness().reason
     return web.Response(text=f"{reason or 'ok'}\n", status=503 if reason else 200)
+
+
+async def _settled(context: Context, seconds: int) -> None:
+    clock = asyncio.get_running_loop().time
+    end = clock() + seconds
+    while not context.settled.is_set() and clock() < end:  # noqa: ASYNC110  another thread sets it
+        await asyncio.sleep(_POLL)
 
 
 async def management_metrics(request: web.Request) -> web.StreamResponse:
@@ -107,6 +119,7 @@ async def no_management_path(request: web.Request) -> web.StreamResponse:
 
 def add_routes(app: web.Application) -> None:
     """Mount the endpoints of the management port."""
+    app[_WAITING] = asyncio.Semaphore(_MOST_WAIT)
     app.router.add_get("/livez", livez)
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/metrics", management_metrics)
