@@ -48,3 +48,24 @@ def test_requests_without_duration_divide_by_nothing() -> None:
     stats = Stats()
     stats.prompt_done(10, 0, 0.0)
     assert stats.freeze(0, {}).prompt_tokens_seconds == 0.0
+
+
+def test_the_usual_time_is_that_of_decodes_whatever_a_request_waits() -> None:
+    stats = Stats()
+    assert stats.usual_seconds(512) == 0.0
+    stats.decoded("prompt", 100, 1.0)
+    for _ in range(_WINDOW):
+        stats.decoded("mixed", 10, 0.1)
+        stats.prompt_done(1, 500, 30.0)  # a chat from the cache that had to wait for its turn
+        stats.decoded("generate", 1, 0.5)
+    assert abs(stats.usual_seconds(512) - 5.12) < 1e-9
+    assert abs(stats.prompt_token_seconds() - 0.01) < 1e-9
+
+
+def test_an_image_takes_an_unknown_time_until_one_was_evaluated() -> None:
+    stats = Stats()
+    stats.decoded("prompt", 100, 1.0)
+    assert stats.usual_seconds(256, "media") == 0.0
+    stats.decoded("media", 256, 64.0)
+    assert stats.usual_seconds(128, "media") == 32.0
+    assert stats.usual_seconds(128, "prompt") == 1.28, "an image tells nothing about text"

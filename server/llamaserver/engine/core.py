@@ -127,7 +127,7 @@ class Core:
         after = self._clock()
         self.failures.decoded(status)
         if status is Status.OK:
-            self.stats.decodes += 1
+            self.stats.decoded(work.kind, work.n_tokens, after - before)
             self.stats.busy_slots += len(work.parts)
             self.scheduler.commit(work)
             self._results(work, after)

@@ -9,7 +9,7 @@ from .snapshot import Counters, Histogram
 
 _TTFT = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 _INTER = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-_WINDOW = 32  # finished requests over which the rates are averaged
+_WINDOW = 32  # finished requests, or decodes, over which the rates are averaged
 
 
 class Observations:
@@ -55,6 +55,8 @@ class Stats:
     inter_token: Observations = field(default_factory=lambda: Observations(_INTER))
     _prompt_window: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=_WINDOW))
     _predict_window: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=_WINDOW))
+    _prompt_decodes: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=_WINDOW))
+    _media_decodes: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=_WINDOW))
 
     def prompt_done(self, evaluated: int, cached: int, seconds: float) -> None:
         """One prompt has been evaluated."""
@@ -63,15 +65,24 @@ class Stats:
         self.prompt_seconds += seconds
         self._prompt_window.append((evaluated, seconds))
 
-    def prompt_token_seconds(self) -> float:
-        """Seconds that a prompt token has taken lately, 0 while unknown."""
-        tokens = sum(count for count, _ in self._prompt_window)
-        return sum(seconds for _, seconds in self._prompt_window) / tokens if tokens else 0.0
+    def decoded(self, kind: str, tokens: int, seconds: float) -> None:
+        """One decode of this kind (see Work) has succeeded."""
+        self.decodes += 1
+        if kind == "media":
+            self._media_decodes.append((tokens, seconds))
+        elif kind != "generate":
+            self._prompt_decodes.append((tokens, seconds))
 
-    def usual_seconds(self, tokens: int = 1) -> float:
-        """Seconds that a decode of `tokens` tokens usually takes, 0 while nothing was measured."""
+    def prompt_token_seconds(self) -> float:
+        """Seconds inside decodes that a prompt token has taken lately, 0 while unknown."""
+        return _token_seconds(self._prompt_decodes)
+
+    def usual_seconds(self, tokens: int = 1, kind: str = "generate") -> float:
+        """Seconds that a decode of `tokens` tokens usually takes, 0 while nothing like it was measured."""
         mean = self.decode_seconds / self.decodes if self.decodes else 0.0
-        return max(mean, tokens * self.prompt_token_seconds())
+        if kind != "media":
+            return max(mean, tokens * self.prompt_token_seconds())
+        return max(mean, tokens * _token_seconds(self._media_decodes)) if self._media_decodes else 0.0
 
     def answer_done(self, tokens: int, seconds: float) -> None:
         """One answer has ended. Its tokens were counted one by one."""
@@ -105,6 +116,11 @@ class Stats:
             time_to_first_token=self.first_token.freeze(),
             inter_token=self.inter_token.freeze(),
         )
+
+
+def _token_seconds(window: deque[tuple[int, float]]) -> float:
+    tokens = sum(count for count, _ in window)
+    return sum(seconds for _, seconds in window) / tokens if tokens else 0.0
 
 
 def _rate(window: deque[tuple[int, float]]) -> float:

@@ -220,7 +220,7 @@ class EngineThread:
         self._deliver()
         self._publish(force=work.kind != "generate")  # it may take seconds: show before it who was admitted
         stats = self._core.stats
-        self.activities.begin(f"a decode of {work.n_tokens} tokens", stats.usual_seconds(work.n_tokens))
+        self.activities.begin(f"a decode of {work.n_tokens} tokens", stats.usual_seconds(work.n_tokens, work.kind))
         with self._aborts.decoding(work):
             yield
         self.activities.begin("an engine step", stats.usual_seconds())
