@@ -20,7 +20,7 @@ from .kinds import Kind, kind_of
 from .manifests import Claim, Manifest, Pod, ReplicaSet
 from .observed import Observed, container_statuses, ending, is_ready, owner_uid
 from .parsing import parse
-from .plan import Plan, cost_annotation, make_plan
+from .plan import Plan, cost_annotation, make_plan, scales_down
 from .podreader import PodReader
 from .problems import Problem
 from .remedies import mounts_images
@@ -123,7 +123,7 @@ class Reconciler:
             claims=await self._claims(namespace, claims_named(spec) if spec else set()),
             has_service_monitors=has_monitors,
         )
-        observed = replace(observed, reports=await self._reports(observed))
+        observed = replace(observed, reports=await self._reports(spec, observed))
         return await self._with_details(observed)
 
     async def _labelled(self, kind: Kind, namespace: str, selector: str) -> list[Manifest]:
@@ -132,9 +132,10 @@ class Reconciler:
             return [item async for item in self._cluster.list_metadata(kind, namespace, selector)]
         return await self._cluster.list(kind, namespace, selector)
 
-    async def _reports(self, observed: Observed) -> dict[str, Report]:
+    async def _reports(self, spec: Spec | None, observed: Observed) -> dict[str, Report]:
         """Reports of the object's own pods that can answer. Others with its label are not asked."""
-        return await self._pods.reports(pod for pod in observed.own_pods() if not _is_over(pod))
+        asked = (pod for pod in observed.own_pods() if not _is_over(pod))
+        return await self._pods.reports(asked, exact=spec is not None and scales_down(spec, observed))
 
     async def _named(self, kind: Kind, namespace: str, wanted: set[str]) -> dict[str, Manifest | None]:
         found = await asyncio.gather(*(self._cluster.get(kind, namespace, name) for name in sorted(wanted)))

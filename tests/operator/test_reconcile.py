@@ -136,6 +136,17 @@ async def test_a_status_of_an_object_that_is_gone_is_dropped() -> None:
     assert cluster.events == []
 
 
+async def test_a_scale_down_asks_for_the_present_state_of_the_pods() -> None:
+    cluster, _ = world({**SPEC, "replicas": 1, "model": {"source": HF}})
+    reports = Reports()
+    reconciler = Reconciler(cluster, CONFIG, reports)  # type: ignore[arg-type]
+    await reconciler.reconcile("models", "demo")
+    cluster.objects["Deployment", "models", "demo"]["spec"]["replicas"] = 2
+    await reconciler.reconcile("models", "demo")
+    await reconciler.reconcile("models", "demo")
+    assert reports.exact == [False, True, False]
+
+
 def pod(**status: Any) -> Manifest:
     """A pod of the Deployment's ReplicaSet."""
     about = {

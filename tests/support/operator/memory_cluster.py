@@ -110,8 +110,10 @@ class Reports:
 
     def __init__(self, **reports: Manifest) -> None:
         self._known = reports
+        self.exact: list[bool] = []  # whether the present state was asked for, by call
 
-    async def reports(self, pods: Iterable[Mapping[str, Any]]) -> dict[str, Manifest]:
+    async def reports(self, pods: Iterable[Mapping[str, Any]], *, exact: bool = False) -> dict[str, Manifest]:
         """Those of the pods that answer."""
+        self.exact.append(exact)
         names = [pod["metadata"]["name"] for pod in pods]
         return {name: self._known[name] for name in names if name in self._known}
