@@ -17,7 +17,8 @@ from .cluster import Cluster
 from .config import Config
 from .errors import ClusterError, Conflict, Forbidden, Invalid, InvalidSpec, NotFound
 from .kinds import Kind, kind_of
-from .manifests import Claim, Manifest, Pod, ReplicaSet
+from .labelled import labelled
+from .manifests import Claim, Manifest, Pod
 from .observed import Observed, container_statuses, ending, is_ready, owner_uid
 from .parsing import parse
 from .plan import Plan, cost_annotation, make_plan, scales_down
@@ -105,32 +106,22 @@ class Reconciler:
     # ---- read
 
     async def _observe(self, owner: Manifest, spec: Spec | None) -> Observed:
-        namespace, name = owner["metadata"]["namespace"], owner["metadata"]["name"]
+        namespace = owner["metadata"]["namespace"]
         monitor = kinds.SERVICE_MONITOR
         has_monitors = await self._cluster.serves(monitor)
         listed = (*_CHILDREN, monitor) if has_monitors else _CHILDREN
-        mine = names.selector_text({names.NAME_LABEL: name})
-        lists = await asyncio.gather(
-            *(self._labelled(kind, namespace, mine) for kind in (*listed, kinds.REPLICA_SET, kinds.POD))
-        )
-        *children, replica_sets, pods = lists
+        found = await labelled(self._cluster, owner, listed)
         observed = Observed(
             owner=owner,
-            children=dict(zip(listed, children, strict=True)),
-            replica_sets=cast("list[ReplicaSet]", replica_sets),
-            pods=cast("list[Pod]", pods),
+            children=found.children,
+            replica_sets=found.replica_sets,
+            pods=found.pods,
             config_maps=await self._named(kinds.CONFIG_MAP, namespace, _config_maps_named(spec) if spec else set()),
             claims=await self._claims(namespace, claims_named(spec) if spec else set()),
             has_service_monitors=has_monitors,
         )
         observed = replace(observed, reports=await self._reports(spec, observed))
         return await self._with_details(observed)
-
-    async def _labelled(self, kind: Kind, namespace: str, selector: str) -> list[Manifest]:
-        """The objects with a label. Anybody may make many large ones, so of texts only the metadata is read."""
-        if kind == kinds.CONFIG_MAP:
-            return [item async for item in self._cluster.list_metadata(kind, namespace, selector)]
-        return await self._cluster.list(kind, namespace, selector)
 
     async def _reports(self, spec: Spec | None, observed: Observed) -> dict[str, Report]:
         """Reports of the object's own pods that can answer. Others with its label are not asked."""

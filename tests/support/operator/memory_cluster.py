@@ -58,6 +58,11 @@ class MemoryCluster:
             if (of, where) == (kind.kind, namespace) and wanted.items() <= item["metadata"].get("labels", {}).items()
         ]
 
+    async def pages(self, kind: Kind, namespace: str, selector: str = "") -> AsyncIterator[Manifest]:
+        """The objects with these labels."""
+        for item in await self.list(kind, namespace, selector):
+            yield item
+
     async def list_metadata(self, kind: Kind, namespace: str, selector: str = "") -> AsyncIterator[Manifest]:
         """The metadata of the objects with these labels."""
         for item in await self.list(kind, namespace, selector):
