@@ -166,13 +166,13 @@ class Cluster:
         return self.pages(kind, namespace, selector, accept=_METADATA)
 
     async def pages(
-        self, kind: Kind, namespace: str, selector: str = "", *, accept: str = _JSON
+        self, kind: Kind, namespace: str, selector: str = "", field_selector: str = "", *, accept: str = _JSON
     ) -> AsyncIterator[Manifest]:
         """The objects of a namespace ("" means all) that match, read page by page.
 
         Thus objects that the caller drops never fill the memory.
         """
-        limit, query = _PAGE, {"labelSelector": selector, "continue": ""}
+        limit, query = _PAGE, {"labelSelector": selector, "fieldSelector": field_selector, "continue": ""}
         while True:
             query["limit"], most = str(limit), _MOST_OF_PAGE if limit > 1 else _MOST_BYTES
             try:

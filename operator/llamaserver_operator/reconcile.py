@@ -7,6 +7,7 @@ import asyncio
 import hashlib
 import json
 import logging
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -36,6 +37,8 @@ _CHILDREN = (
     kinds.DEPLOYMENT, kinds.SERVICE, kinds.CLAIM, kinds.SERVICE_ACCOUNT, kinds.CONFIG_MAP,
     kinds.DISRUPTION_BUDGET, kinds.NETWORK_POLICY,
 )  # fmt: skip
+_MOST_EVENTS = 500  # of one pod or claim; the names of later ones come later in a list
+_LONGEST = 4096  # characters of the message of an Event
 # Seconds until the next reconcile, where no event will cause one.
 _COLLECTING = 1.0
 _STARTING = 3.0
@@ -153,7 +156,12 @@ class Reconciler:
 
     async def _events(self, namespace: str, about: Pod | Claim, kind: str = "") -> list[Manifest]:
         selector = f"involvedObject.uid={about['metadata']['uid']}" + (f",type={kind}" if kind else "")
-        return await self._cluster.list(kinds.EVENT, namespace, field_selector=selector)
+        found = deque[Manifest](maxlen=_MOST_EVENTS)  # anybody may write many, and large ones
+        async for event in self._cluster.pages(kinds.EVENT, namespace, field_selector=selector):
+            kept = {key: event.get(key) for key in ("type", "reason", "lastTimestamp", "eventTime")}
+            uid, message = event.get("involvedObject", {}).get("uid"), str(event.get("message") or "")
+            found.append({**kept, "involvedObject": {"uid": uid}, "message": message[-_LONGEST:]})
+        return list(found)
 
     async def _node_info(self, name: str) -> dict[str, str]:
         """Versions on a node. Empty when the operator may not read nodes, as when it watches single namespaces."""

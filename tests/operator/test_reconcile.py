@@ -192,6 +192,18 @@ async def test_events_of_a_pod_that_does_not_start_are_read() -> None:
     assert condition(cluster, "Ready")[0] == "False"
 
 
+async def test_many_large_events_are_not_kept() -> None:
+    cluster, reconciler = world()
+    for number in range(600):
+        about = {"name": f"e{number:03}", "namespace": "models", "annotations": {"a": "x" * 10_000}}
+        event = {"type": "Warning", "reason": "FailedMount", "message": f"{'x' * 10_000}{number}"}
+        cluster.put({"apiVersion": "v1", "kind": "Event", "metadata": about, "involvedObject": {"uid": "pod"}, **event})
+    kept = await reconciler._events("models", {"metadata": {"uid": "pod"}})
+    assert len(kept) == 500
+    assert kept[-1]["message"].endswith("599"), "the latest"
+    assert max(len(str(event)) for event in kept) < 5000
+
+
 async def test_claims_of_a_pod_without_a_node_are_read() -> None:
     cluster, reconciler = world()
     await reconciler.reconcile("models", "demo")

@@ -58,7 +58,9 @@ class MemoryCluster:
             if (of, where) == (kind.kind, namespace) and wanted.items() <= item["metadata"].get("labels", {}).items()
         ]
 
-    async def pages(self, kind: Kind, namespace: str, selector: str = "") -> AsyncIterator[Manifest]:
+    async def pages(
+        self, kind: Kind, namespace: str, selector: str = "", field_selector: str = ""
+    ) -> AsyncIterator[Manifest]:
         """The objects with these labels."""
         for item in await self.list(kind, namespace, selector):
             yield item
