@@ -4,6 +4,7 @@ Only discovery is cached. While `may_write` returns False, writes raise NotLeadi
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -27,6 +28,7 @@ from .errors import (
     Invalid,
     NotFound,
     NotLeading,
+    TooLarge,
     Unreachable,
     WebhookFailed,
 )
@@ -37,8 +39,11 @@ from .metrics import Metrics
 _log = logging.getLogger(__name__)
 _TIMEOUT = 10.0
 _MESSAGE = 1024  # characters; the API server refuses a longer message of an Event
-_MOST_BYTES = 16 << 20  # of an answer; more may not fit in memory several times
-_PAGE = 25  # objects; the metadata of one may have hundreds of KiB
+_MOST_BYTES = 16 << 20  # of an answer; more than any object has
+_MOST_OF_PAGE = 4 << 20  # bytes of several objects; Python needs many times as much for them
+_LARGE = 1 << 20  # bytes; longer answers are read one after another
+_PAGE = 50  # objects
+_FEWER = 5  # a page that is too long is asked for again with so many times fewer objects
 _JSON = "application/json"
 _METADATA = f"{_JSON};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _MERGE = "application/merge-patch+json"
@@ -99,17 +104,6 @@ def _error(status: int, data: bytes) -> ClusterError:
     return kind(message or f"the API server answered {status}")
 
 
-async def _read(answer: aiohttp.ClientResponse) -> bytes:
-    """The body. Invalid when it is too long: whoever fills a namespace with labelled objects stops only that one."""
-    data = bytearray()
-    async with answer:
-        async for chunk in answer.content.iter_any():
-            data += chunk
-            if len(data) > _MOST_BYTES:
-                raise Invalid(f"the answer to {answer.method} {answer.url.path} is larger than {_MOST_BYTES >> 20} MiB")
-    return bytes(data)
-
-
 class Cluster:
     """An async client. Use it as a context manager, or call close()."""
 
@@ -123,6 +117,7 @@ class Cluster:
         self._client.user_agent = names.MANAGER
         self._metrics = metrics
         self._timeout = timeout
+        self._large = asyncio.Lock()
         self._served: dict[str, frozenset[str]] = {}
         self.doubted = asyncio.Event()  # set when a requested kind does not exist: discovery is out of date
         self.may_write: Callable[[], bool] = lambda: True
@@ -166,15 +161,32 @@ class Cluster:
         # the API server omits apiVersion and kind of list items
         return [{"apiVersion": kind.api_version, "kind": kind.kind, **item} for item in answer.get("items") or []]
 
-    async def list_metadata(self, kind: Kind, namespace: str, selector: str = "") -> AsyncIterator[Manifest]:
-        """The objects of a namespace ("" means all) that match, with their metadata only, page by page."""
-        query = {"labelSelector": selector, "limit": str(_PAGE), "continue": ""}
+    def list_metadata(self, kind: Kind, namespace: str, selector: str = "") -> AsyncIterator[Manifest]:
+        """As `pages`, with the metadata only."""
+        return self.pages(kind, namespace, selector, accept=_METADATA)
+
+    async def pages(
+        self, kind: Kind, namespace: str, selector: str = "", field_selector: str = "", *, accept: str = _JSON
+    ) -> AsyncIterator[Manifest]:
+        """The objects of a namespace ("" means all) that match, read page by page.
+
+        Thus objects that the caller drops never fill the memory.
+        """
+        limit, query = _PAGE, {"labelSelector": selector, "fieldSelector": field_selector, "continue": ""}
         while True:
+            query["limit"], most = str(limit), _MOST_OF_PAGE if limit > 1 else _MOST_BYTES
             try:
-                answer = await self._send("GET", kind, kind.path(namespace), query, verb="LIST", accept=_METADATA)
+                answer = await self._send(
+                    "GET", kind, kind.path(namespace), query, verb="LIST", accept=accept, most=most
+                )
             except NotFound:
                 self.doubted.set()
                 raise
+            except TooLarge:
+                if limit == 1:
+                    raise
+                limit = max(1, limit // _FEWER)
+                continue
             for item in answer.get("items") or []:
                 yield {**item, "apiVersion": kind.api_version, "kind": kind.kind}
             query["continue"] = answer.get("metadata", {}).get("continue", "")
@@ -294,6 +306,7 @@ class Cluster:
         *,
         verb: str = "",
         accept: str = _JSON,
+        most: int = _MOST_BYTES,
     ) -> Manifest:
         headers = {"Accept": accept, "Content-Type": content_type, **self._client.default_headers}
         count = self._metrics.api_requests
@@ -304,7 +317,7 @@ class Cluster:
                 self._check_fence(method, kind)  # just before the request is sent
                 url, bound = self._url(path, query), aiohttp.ClientTimeout(total=self._timeout)
                 answer = await self._client.call_api(method, url, headers, body, _request_timeout=bound)
-                data = await _read(answer.response)
+                data = await self._read(answer.response, most)
         except (aiohttp.ClientError, OSError, TimeoutError, ConfigException) as error:
             count.labels(*what, 0).inc()
             raise Unreachable(f"the API server does not answer: {str(error) or type(error).__name__}") from error
@@ -317,6 +330,18 @@ class Cluster:
         except ValueError as error:
             raise Unreachable(f"the API server's answer is not JSON: {error}") from error
         return parsed
+
+    async def _read(self, answer: aiohttp.ClientResponse, most: int) -> bytes:
+        """The body. TooLarge when it has more bytes than `most`. Long ones take turns, so that they fit in memory."""
+        data = bytearray()
+        async with answer, contextlib.AsyncExitStack() as turn:
+            async for chunk in answer.content.iter_any():
+                if len(data) <= _LARGE < len(data) + len(chunk):
+                    await turn.enter_async_context(self._large)
+                data += chunk
+                if len(data) > most:
+                    raise TooLarge(f"the answer to {answer.method} {answer.url.path} is larger than {most >> 20} MiB")
+        return bytes(data)
 
     def _check_fence(self, method: str, kind: Kind | None) -> None:
         if method != "GET" and (kind is None or kind.kind != "Lease") and not self.may_write():

@@ -8,6 +8,7 @@ ClusterError        a request to the API server failed
 ├── NotFound        404: the object, its namespace or its kind does not exist
 ├── Conflict        409: another writer was faster, or the object was replaced
 ├── Invalid         400, 422: the API server refuses the content
+│   └── TooLarge    the answer is longer than the operator reads
 ├── Unreachable     no answer, or an answer that may change on a retry (429, 5xx)
 └── NotLeading      not sent, because this instance does not hold the Lease
 """
@@ -43,6 +44,10 @@ class Conflict(ClusterError):
 
 class Invalid(ClusterError):
     """The API server refuses the content."""
+
+
+class TooLarge(Invalid):
+    """The answer is longer than the operator reads."""
 
 
 class Unreachable(ClusterError):

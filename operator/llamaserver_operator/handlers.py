@@ -29,6 +29,7 @@ _log = logging.getLogger(__name__)
 _LOOK_AGAIN = 60.0  # seconds until the next check of kinds that were forbidden
 _PAGE = 25  # objects; the metadata of one may have hundreds of KiB
 _METADATA = "application/json;as={};g=meta.k8s.io;v=v1"
+_SAME_AGAIN = 1.0  # seconds before a login with a token that was refused; kopf would try it again at once, forever
 _GOODBYE = 0.2  # seconds that the thread has to end
 
 
@@ -94,6 +95,37 @@ class _Lasting:
         """Do nothing."""
 
 
+class Login:
+    """Makes the sessions of kopf. The caller closes `sessions`. Each login leaves one there."""
+
+    def __init__(self, sessions: list[aiohttp.ClientSession]) -> None:
+        self._sessions = sessions
+        self._last: str | None = None
+
+    async def login(self, **_: Any) -> kopf.AiohttpSession:
+        """A session with the present credentials."""
+        found = await credentials()  # read each time, because tokens of service accounts are renewed
+        header = await found.get_api_key_with_prefix("BearerToken", "authorization") or ""
+        if header == self._last:
+            await asyncio.sleep(_SAME_AGAIN)
+        self._last = header
+        context = ssl.create_default_context(cafile=found.ssl_ca_cert)
+        if not found.verify_ssl:
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        if found.cert_file:
+            context.load_cert_chain(found.cert_file, found.key_file)
+        session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ssl=context),
+            headers={"User-Agent": names.MANAGER, **({"Authorization": header} if header else {})},
+            middlewares=(_metadata_only,),
+            response_class=_Slim,
+        )
+        for older in self._sessions:
+            await older.close()
+        self._sessions[:] = [session]
+        return kopf.AiohttpSession(server=found.host, aiohttp_session=cast("aiohttp.ClientSession", _Lasting(session)))
+
+
 class News:
     """Selects the events of objects that need a reconcile.
 
@@ -117,30 +149,8 @@ class News:
 def registry(
     kinds: Iterable[Kind], notify: Callable[[Key], None], sessions: list[aiohttp.ClientSession]
 ) -> kopf.OperatorRegistry:
-    """A new registry with a handler for objects and a handler for their children.
-
-    The caller closes `sessions`. Each login leaves one there.
-    """
+    """A new registry with a handler for objects and a handler for their children. For `sessions`, see Login."""
     chosen = kopf.OperatorRegistry()
-
-    async def login(**_: Any) -> kopf.AiohttpSession:
-        found = await credentials()  # read each time, because tokens of service accounts are renewed
-        header = await found.get_api_key_with_prefix("BearerToken", "authorization")
-        context = ssl.create_default_context(cafile=found.ssl_ca_cert)
-        if not found.verify_ssl:
-            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        if found.cert_file:
-            context.load_cert_chain(found.cert_file, found.key_file)
-        session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ssl=context),
-            headers={"User-Agent": names.MANAGER, **({"Authorization": header} if header else {})},
-            middlewares=(_metadata_only,),
-            response_class=_Slim,
-        )
-        for older in sessions:
-            await older.close()
-        sessions[:] = [session]
-        return kopf.AiohttpSession(server=found.host, aiohttp_session=cast("aiohttp.ClientSession", _Lasting(session)))
 
     news = News()
 
@@ -153,7 +163,7 @@ def registry(
         if (key := names.key_of(body)) is not None:
             notify(key)
 
-    kopf.on.login(registry=chosen, retries=1)(login)
+    kopf.on.login(registry=chosen, retries=1)(Login(sessions).login)
     for kind in kinds:
         handler = on_object if kind == LLAMA_SERVER else on_child
         kopf.on.event(group=kind.group, version=kind.version, plural=kind.plural, registry=chosen)(handler)

@@ -56,6 +56,12 @@ def kv_claim(name: str) -> str:
     return f"{name}-kv-cache"
 
 
+def may_be_of(name: str, child: str) -> bool:
+    """Whether an object of this name may be a child."""
+    whole = (name, management_service(name), model_claim(name), kv_claim(name))
+    return child in whole or child.startswith(f"{name}-config-")
+
+
 def selector(name: str) -> dict[str, str]:
     """The labels that select the pods. They never change while the object exists."""
     return {APP: "llamaserver", NAME_LABEL: name}

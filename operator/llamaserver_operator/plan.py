@@ -165,10 +165,14 @@ def _mounted(observed: Observed) -> Iterable[tuple[str, str]]:
                     yield kinds.CONFIG_MAP.kind, texts.get("name", "")
 
 
+def scales_down(spec: Spec, observed: Observed) -> bool:
+    """Whether some of several pods end, so that it matters which are idle."""
+    return 0 < spec.replicas < (observed.deployment or {}).get("spec", {}).get("replicas", 0)
+
+
 def _costs(spec: Spec, observed: Observed) -> Mapping[str, int] | None:
     """Deletion costs by pod for a scale-down. Busy pods cost more, so that idle pods are deleted first."""
-    before = (observed.deployment or {}).get("spec", {}).get("replicas", 0)
-    if not 0 < spec.replicas < before:
+    if not scales_down(spec, observed):
         return None
     pods = (pod["metadata"]["name"] for pod in observed.own_pods())
     return {pod: _busy(observed.reports.get(pod)) for pod in pods}

@@ -12,6 +12,7 @@ from .spec import Accelerator, Spec
 
 _MISSING = re.compile(r'(secret|configmap)s? "([^"]+)" not found')
 _MISSING_KEY = re.compile(r"couldn't find key (\S+) in (Secret|ConfigMap) (\S+)")
+_MISSING_ENTRY = re.compile(r"references non-existent (secret|config) key: \S+")  # of a volume
 _PULLING = {"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
 _MODEL = {
     "ModelNotFound", "Unauthorized", "SourceNotAllowed", "NotGGUF", "ChecksumMismatch", "DiskFull", "DownloadFailed",
@@ -115,6 +116,8 @@ def _missing(text: str) -> str:
         return "SecretNotFound" if found[1] == "secret" else "ConfigMapNotFound"
     if found := _MISSING_KEY.search(text):
         return f"{found[2]}KeyNotFound"
+    if found := _MISSING_ENTRY.search(text):
+        return "SecretKeyNotFound" if found[1] == "secret" else "ConfigMapKeyNotFound"
     return ""
 
 

@@ -7,6 +7,7 @@ import asyncio
 import hashlib
 import json
 import logging
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -17,10 +18,11 @@ from .cluster import Cluster
 from .config import Config
 from .errors import ClusterError, Conflict, Forbidden, Invalid, InvalidSpec, NotFound
 from .kinds import Kind, kind_of
-from .manifests import Claim, Manifest, Pod, ReplicaSet
+from .labelled import labelled
+from .manifests import Claim, Manifest, Pod
 from .observed import Observed, container_statuses, ending, is_ready, owner_uid
 from .parsing import parse
-from .plan import Plan, cost_annotation, make_plan
+from .plan import Plan, cost_annotation, make_plan, scales_down
 from .podreader import PodReader
 from .problems import Problem
 from .remedies import mounts_images
@@ -35,6 +37,8 @@ _CHILDREN = (
     kinds.DEPLOYMENT, kinds.SERVICE, kinds.CLAIM, kinds.SERVICE_ACCOUNT, kinds.CONFIG_MAP,
     kinds.DISRUPTION_BUDGET, kinds.NETWORK_POLICY,
 )  # fmt: skip
+_MOST_EVENTS = 500  # of one pod or claim; the names of later ones come later in a list
+_LONGEST = 4096  # characters of the message of an Event
 # Seconds until the next reconcile, where no event will cause one.
 _COLLECTING = 1.0
 _STARTING = 3.0
@@ -105,36 +109,27 @@ class Reconciler:
     # ---- read
 
     async def _observe(self, owner: Manifest, spec: Spec | None) -> Observed:
-        namespace, name = owner["metadata"]["namespace"], owner["metadata"]["name"]
+        namespace = owner["metadata"]["namespace"]
         monitor = kinds.SERVICE_MONITOR
         has_monitors = await self._cluster.serves(monitor)
         listed = (*_CHILDREN, monitor) if has_monitors else _CHILDREN
-        mine = names.selector_text({names.NAME_LABEL: name})
-        lists = await asyncio.gather(
-            *(self._labelled(kind, namespace, mine) for kind in (*listed, kinds.REPLICA_SET, kinds.POD))
-        )
-        *children, replica_sets, pods = lists
+        found = await labelled(self._cluster, owner, listed)
         observed = Observed(
             owner=owner,
-            children=dict(zip(listed, children, strict=True)),
-            replica_sets=cast("list[ReplicaSet]", replica_sets),
-            pods=cast("list[Pod]", pods),
+            children=found.children,
+            replica_sets=found.replica_sets,
+            pods=found.pods,
             config_maps=await self._named(kinds.CONFIG_MAP, namespace, _config_maps_named(spec) if spec else set()),
             claims=await self._claims(namespace, claims_named(spec) if spec else set()),
             has_service_monitors=has_monitors,
         )
-        observed = replace(observed, reports=await self._reports(observed))
+        observed = replace(observed, reports=await self._reports(spec, observed))
         return await self._with_details(observed)
 
-    async def _labelled(self, kind: Kind, namespace: str, selector: str) -> list[Manifest]:
-        """The objects with a label. Anybody may make many large ones, so of texts only the metadata is read."""
-        if kind == kinds.CONFIG_MAP:
-            return [item async for item in self._cluster.list_metadata(kind, namespace, selector)]
-        return await self._cluster.list(kind, namespace, selector)
-
-    async def _reports(self, observed: Observed) -> dict[str, Report]:
+    async def _reports(self, spec: Spec | None, observed: Observed) -> dict[str, Report]:
         """Reports of the object's own pods that can answer. Others with its label are not asked."""
-        return await self._pods.reports(pod for pod in observed.own_pods() if not _is_over(pod))
+        asked = (pod for pod in observed.own_pods() if not _is_over(pod))
+        return await self._pods.reports(asked, exact=spec is not None and scales_down(spec, observed))
 
     async def _named(self, kind: Kind, namespace: str, wanted: set[str]) -> dict[str, Manifest | None]:
         found = await asyncio.gather(*(self._cluster.get(kind, namespace, name) for name in sorted(wanted)))
@@ -161,7 +156,12 @@ class Reconciler:
 
     async def _events(self, namespace: str, about: Pod | Claim, kind: str = "") -> list[Manifest]:
         selector = f"involvedObject.uid={about['metadata']['uid']}" + (f",type={kind}" if kind else "")
-        return await self._cluster.list(kinds.EVENT, namespace, field_selector=selector)
+        found = deque[Manifest](maxlen=_MOST_EVENTS)  # anybody may write many, and large ones
+        async for event in self._cluster.pages(kinds.EVENT, namespace, field_selector=selector):
+            kept = {key: event.get(key) for key in ("type", "reason", "lastTimestamp", "eventTime")}
+            uid, message = event.get("involvedObject", {}).get("uid"), str(event.get("message") or "")
+            found.append({**kept, "involvedObject": {"uid": uid}, "message": message[-_LONGEST:]})
+        return list(found)
 
     async def _node_info(self, name: str) -> dict[str, str]:
         """Versions on a node. Empty when the operator may not read nodes, as when it watches single namespaces."""

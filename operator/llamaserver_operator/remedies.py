@@ -22,6 +22,12 @@ _TLS_FILE = re.compile(rf"--ssl-(?:cert|key)-file {re.escape(names.TLS_DIR)}/")
 _VOLUMES = ("CreateContainerError", "FailedMount")
 _NO_RUNTIME = 'mkdir ""'  # a runtime without image volumes reads them as paths of the node
 _NO_KUBELET = "no volume plugin matched"
+_NO_ENTRY = re.compile(r'volume "([^"]+)" ?: references non-existent secret key: ([^\s,\]]+)')
+_FIELDS_OF_SECRETS = {
+    "kv-key": "spec.kvCache.integritySecretRef",
+    "tls": "spec.security.tls",
+    "api-keys": "spec.security.apiKeysSecretRef",
+}
 _FULL_VOLUME = re.compile(r'EmptyDir volume "([^"]+)" exceeds')
 
 
@@ -111,7 +117,13 @@ def _ends(pod: Pod) -> Iterator[End]:
 def _eviction(found: Trouble, pod: Pod, observed: Observed) -> Trouble:
     text = found.message
     if full := _FULL_VOLUME.search(text):
-        fields = {"kv": "Raise spec.kvCache.volume.emptyDir.sizeLimit, or lower spec.kvCache.maxSize"}
+        fields = {
+            "kv": "Raise spec.kvCache.volume.emptyDir.sizeLimit, or lower spec.kvCache.maxSize",
+            "tmp": (
+                "Add a larger volume to volumes and volumeMounts of spec.podTemplate, and set the variable TMPDIR in "
+                "spec.podTemplate.env to its path"
+            ),
+        }
         remedy = fields.get(full[1], "Raise its sizeLimit in spec.podTemplate.volumes")
     elif "ephemeral" in text:
         remedy = _room(text, pod, observed)
@@ -169,24 +181,38 @@ def mounts_images(pod: Pod) -> bool:
 
 def _files(found: Trouble, pod: Pod, observed: Observed) -> Trouble:
     """Replaces files in a message of the server by the Secret, or the field, that they come from."""
-    text = found.message
-    secrets = {item["name"]: item["secret"] for item in pod["spec"].get("volumes", ()) if "secret" in item}
-    if "tls" in secrets and _TLS_FILE.search(text):
-        name = secrets["tls"].get("secretName", "")
-        text = f'Secret "{name}" (spec.security.tls): {_TLS_FILE.sub("", text)}'
-    if "api-keys" in secrets:
-        name = secrets["api-keys"].get("secretName", "")
-        place = f'Secret "{name}" (spec.security.apiKeysSecretRef)'
-        text = text.replace(f"--api-key-file {names.API_KEYS_DIR}", place)
+    text, places = found.message, _secrets(pod)
+    if "tls" in places and _TLS_FILE.search(text):
+        text = f"{places['tls']}: {_TLS_FILE.sub('', text)}"
+    if "api-keys" in places:
+        text = text.replace(f"--api-key-file {names.API_KEYS_DIR}", places["api-keys"])
+    if "kv-key" in places:
+        text = text.replace(f"--kv-store-key-file {names.KV_KEY_DIR}/key", places["kv-key"])
     text = text.replace(f"--chat-template-file {names.CONFIG_DIR}/chat-template", "spec.chatTemplate")
     text = text.replace("(--chat-template names another)", "(spec.chatTemplate names another)")
     text = text.replace(f"--system-prompt-file {names.CONFIG_DIR}/system-prompt", "spec.systemPrompt")
     return replace(found, message=text)
 
 
+def _no_entry(found: Trouble, pod: Pod, observed: Observed) -> Trouble:
+    """A Secret that lacks an entry. The kubelet names only the volume of the pod."""
+    entry, places = _NO_ENTRY.search(found.message), _secrets(pod)
+    if entry is None or entry[1] not in places:
+        return _files(found, pod, observed)
+    return replace(found, message=f'{places[entry[1]]} has no entry "{entry[2]}"')
+
+
+def _secrets(pod: Pod) -> dict[str, str]:
+    """Secret and field by name of the volume."""
+    secrets = {item["name"]: item["secret"] for item in pod["spec"].get("volumes", ()) if "secret" in item}
+    fields = {volume: _FIELDS_OF_SECRETS.get(volume, "spec.podTemplate.volumes") for volume in secrets}
+    return {name: f'Secret "{secret.get("secretName", "")}" ({fields[name]})' for name, secret in secrets.items()}
+
+
 _BY_REASON: dict[str, Callable[[Trouble, Pod, Observed], Trouble]] = {
     "OOMKilled": _memory,
     "Evicted": _eviction,
+    "SecretKeyNotFound": _no_entry,
 }
 
 

@@ -52,8 +52,32 @@ def test_the_operator_writes_only_children(served: Llama, cluster: Cluster) -> N
     kubectl.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "theirs", "namespace": space}})
     refused("only objects that a LlamaServer owns", "delete", "configmap", "theirs")
     refused("only objects with the labels of a child", "annotate", "configmap", "theirs", "a=b")
+    claimed = json.dumps({"metadata": {"labels": LABELS, "ownerReferences": [owner]}})
+    refused(
+        "only objects that already belong to a LlamaServer",
+        *("patch", "configmap", "theirs", "--type=merge", f"--patch={claimed}"),
+    )
     kubectl.patch("configmap", "theirs", {"metadata": {"labels": LABELS}}, namespace=space)
     kubectl.delete("configmap", "theirs", space)
+
+
+def test_an_owner_that_another_has_added_to_a_kept_claim_locks_nobody_out(served: Llama, cluster: Cluster) -> None:
+    kubectl, space = cluster.kubectl, served.namespace
+    about = {"name": "theirs", "namespace": space}
+    kubectl.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": about})
+    theirs: Object = {"apiVersion": "v1", "kind": "ConfigMap", "name": "theirs"}
+    theirs["uid"] = kubectl.get("configmap", "theirs", space)["metadata"]["uid"]
+
+    def claim(name: str, **reference: Any) -> None:
+        made = {"name": name, "namespace": space, "labels": LABELS, "ownerReferences": [theirs | reference]}
+        size = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Mi"}}}
+        kubectl.create({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": made, "spec": size})
+
+    claim("kept")
+    kubectl("annotate", "persistentvolumeclaim", "kept", "a=b", OPERATOR, f"--namespace={space}")
+    claim("controlled", controller=True)
+    with pytest.raises(KubectlError, match="only objects that the LlamaServer of their label owns"):
+        kubectl("annotate", "persistentvolumeclaim", "controlled", "a=b", OPERATOR, f"--namespace={space}")
 
 
 def test_the_operator_changes_one_annotation_of_a_pod(served: Llama, cluster: Cluster) -> None:

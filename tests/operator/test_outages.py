@@ -11,7 +11,7 @@ from aiohttp import web
 from kubernetes.aio.client import Configuration
 from llamaserver_operator.cluster import Cluster
 from llamaserver_operator.errors import Conflict, Forbidden, Invalid, NotFound, NotLeading, Unreachable, WebhookFailed
-from llamaserver_operator.kinds import CONFIG_MAP, LEASE, SERVICE_MONITOR, Kind
+from llamaserver_operator.kinds import CONFIG_MAP, LEASE, POD, SERVICE_MONITOR, Kind
 from llamaserver_operator.metrics import Metrics
 from llamaserver_operator.podreader import PodReader
 
@@ -192,6 +192,65 @@ async def test_names_and_selectors_cannot_change_the_path(fake: Fake) -> None:
         ("GET", "/api/v1/namespaces/ns/configmaps/..%2F..%2Fsecrets%2Fx%3Fa=b%23c"),
         ("GET", "/api/v1/namespaces/ns/configmaps?labelSelector=a%3Db%26watch%3D1"),
     ]
+
+
+def pods_of(size: int, count: int) -> Handler:
+    """A list of pods of this size, page by page."""
+
+    async def handler(request: web.Request) -> web.Response:
+        begin = int(request.query.get("continue", "0"))
+        end = min(count, begin + int(request.query.get("limit", count)))
+        items = [{"metadata": {"name": str(number)}, "spec": "x" * size} for number in range(begin, end)]
+        about = {"continue": str(end)} if end < count else {}
+        return web.json_response({"metadata": about, "items": items})
+
+    return handler
+
+
+@pytest.mark.parametrize(
+    ("size", "count", "limits"),
+    [
+        (1_000, 120, [50, 50, 50]),
+        (200_000, 30, [50, 10, 10, 10]),  # 50 are too long
+        (1_400_000, 3, [50, 10, 2, 2]),
+        (9_000_000, 2, [50, 10, 2, 1, 1]),  # 1.5 MB that JSON escapes
+    ],
+)
+async def test_a_list_is_read_in_pages_that_fit(fake: Fake, size: int, count: int, limits: list[int]) -> None:
+    cluster = await fake.cluster(pods_of(size, count), 30)
+    found = [item["metadata"]["name"] async for item in cluster.pages(POD, "ns", "a=b")]
+    assert found == [str(number) for number in range(count)]
+    assert [int(path.partition("limit=")[2].partition("&")[0]) for _, path in fake.requests] == limits
+
+
+async def test_an_object_that_is_larger_than_any_is_not_read(fake: Fake) -> None:
+    cluster = await fake.cluster(pods_of(17 << 20, 1), 30)
+    with pytest.raises(Invalid, match="larger than 16 MiB"):
+        assert [item async for item in cluster.pages(POD, "ns")]
+
+
+async def test_long_answers_are_read_one_after_another(fake: Fake) -> None:
+    """Whoever makes many large objects must not fill the memory. Short answers do not wait."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b'{"text": "' + b"x" * (0 if request.path.endswith("short") else 2 << 20))
+        if request.path.endswith("held"):
+            await fake.release.wait()
+        await response.write(b'"}')
+        return response
+
+    cluster = await fake.cluster(handler)
+    held = asyncio.create_task(cluster.get(CONFIG_MAP, "ns", "held"))
+    while not cluster._large.locked():  # noqa: ASYNC110 - no event tells
+        await asyncio.sleep(0.01)
+    long = asyncio.create_task(cluster.get(CONFIG_MAP, "ns", "long"))
+    assert await cluster.get(CONFIG_MAP, "ns", "short") == {"text": ""}
+    done, _ = await asyncio.wait({long}, timeout=0.2)
+    assert not done
+    fake.release.set()
+    assert await held == await long == {"text": "x" * (2 << 20)}
 
 
 OTHER = Kind("monitoring.coreos.com", "v1", "PodMonitor", "podmonitors")

@@ -136,6 +136,17 @@ async def test_a_status_of_an_object_that_is_gone_is_dropped() -> None:
     assert cluster.events == []
 
 
+async def test_a_scale_down_asks_for_the_present_state_of_the_pods() -> None:
+    cluster, _ = world({**SPEC, "replicas": 1, "model": {"source": HF}})
+    reports = Reports()
+    reconciler = Reconciler(cluster, CONFIG, reports)  # type: ignore[arg-type]
+    await reconciler.reconcile("models", "demo")
+    cluster.objects["Deployment", "models", "demo"]["spec"]["replicas"] = 2
+    await reconciler.reconcile("models", "demo")
+    await reconciler.reconcile("models", "demo")
+    assert reports.exact == [False, True, False]
+
+
 def pod(**status: Any) -> Manifest:
     """A pod of the Deployment's ReplicaSet."""
     about = {
@@ -179,6 +190,18 @@ async def test_events_of_a_pod_that_does_not_start_are_read() -> None:
     cluster.put(event)
     await reconciler.reconcile("models", "demo")
     assert condition(cluster, "Ready")[0] == "False"
+
+
+async def test_many_large_events_are_not_kept() -> None:
+    cluster, reconciler = world()
+    for number in range(600):
+        about = {"name": f"e{number:03}", "namespace": "models", "annotations": {"a": "x" * 10_000}}
+        event = {"type": "Warning", "reason": "FailedMount", "message": f"{'x' * 10_000}{number}"}
+        cluster.put({"apiVersion": "v1", "kind": "Event", "metadata": about, "involvedObject": {"uid": "pod"}, **event})
+    kept = await reconciler._events("models", {"metadata": {"uid": "pod"}})
+    assert len(kept) == 500
+    assert kept[-1]["message"].endswith("599"), "the latest"
+    assert max(len(str(event)) for event in kept) < 5000
 
 
 async def test_claims_of_a_pod_without_a_node_are_read() -> None:

@@ -119,6 +119,11 @@ KV_LIMIT = {**CACHED, "kvCache": {"volume": {"emptyDir": {"sizeLimit": "1Gi"}}}}
             'Usage of EmptyDir volume "mine" exceeds the limit "1Gi". Raise its sizeLimit in spec.podTemplate.volumes',
         ),
         (
+            PLAIN, 'Usage of EmptyDir volume "tmp" exceeds the limit "1Gi". ', {},
+            'Usage of EmptyDir volume "tmp" exceeds the limit "1Gi". Add a larger volume to volumes and volumeMounts '
+            "of spec.podTemplate, and set the variable TMPDIR in spec.podTemplate.env to its path",
+        ),
+        (
             PLAIN, "The node was low on resource: memory. ", {},
             "The node was low on resource: memory. Set spec.resources.requests.memory to what the server needs. "
             "Then it gets a node with that much memory",
@@ -195,6 +200,8 @@ def test_other_mount_failures_are_not_about_image_volumes(raw: Manifest, message
 
 
 SECURED: Manifest = {**PLAIN, "security": {"tls": {"secretName": "cert"}, "apiKeysSecretRef": {"name": "keys"}}}
+KV = {"volume": {"emptyDir": {}}, "persistence": "Continuous", "integritySecretRef": {"name": "sign"}}
+SIGNED: Manifest = {**PLAIN, "kvCache": KV}
 TEXTS: Manifest = {**PLAIN, "chatTemplate": {"inline": "t"}, "systemPrompt": {"inline": "p"}}
 
 
@@ -220,6 +227,10 @@ TEXTS: Manifest = {**PLAIN, "chatTemplate": {"inline": "t"}, "systemPrompt": {"i
             'Secret "keys" (spec.security.apiKeysSecretRef) is no file or folder that can be read',
         ),
         (
+            SIGNED, "--kv-store-key-file /etc/llamaserver/kv-key/key: a key needs at least 32 bytes",
+            'Secret "sign" (spec.kvCache.integritySecretRef): a key needs at least 32 bytes',
+        ),
+        (
             TEXTS, "--chat-template-file /etc/llamaserver/config/chat-template is not valid Jinja: line 1: no",
             "spec.chatTemplate is not valid Jinja: line 1: no",
         ),
@@ -239,6 +250,34 @@ def test_files_are_replaced_by_the_fields_they_come_from(raw: Manifest, message:
     for reason in ("BadArguments", "TemplateInvalid"):
         found = told(raw, ends(2, message=json.dumps({"reason": reason, "message": message})))
         assert found == ("Progressing", reason, expected)
+
+
+MINE = {"name": "mine", "secret": {"secretName": "theirs", "items": [{"key": "a", "path": "a"}]}}
+
+
+@pytest.mark.parametrize(
+    ("raw", "said", "reason", "message"),
+    [
+        (
+            SIGNED, '"kv-key" : references non-existent secret key: key', "SecretKeyNotFound",
+            'Secret "sign" (spec.kvCache.integritySecretRef) has no entry "key"',
+        ),
+        (
+            {**PLAIN, "podTemplate": {"volumes": [MINE]}}, '"mine" : references non-existent secret key: a',
+            "SecretKeyNotFound", 'Secret "theirs" (spec.podTemplate.volumes) has no entry "a"',
+        ),
+        (
+            PLAIN, '"other" : references non-existent config key: a', "ConfigMapKeyNotFound",
+            'MountVolume.SetUp failed for volume "other" : references non-existent config key: a',
+        ),
+    ],
+)  # fmt: skip
+def test_a_volume_without_an_entry(raw: Manifest, said: str, reason: str, message: str) -> None:
+    about = {
+        **{"involvedObject": {"uid": "uid-of-new-0"}, "type": "Warning", "reason": "FailedMount"},
+        "message": f"MountVolume.SetUp failed for volume {said}",
+    }
+    assert told(raw, pod(phase="Pending"), warnings=[about]) == ("Progressing", reason, message)
 
 
 # ---- quotas

@@ -18,7 +18,8 @@ class Reader:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    async def reports(self, pods: Iterable[Manifest]) -> dict[str, Manifest]:
+    async def reports(self, pods: Iterable[Manifest], *, exact: bool) -> dict[str, Manifest]:
+        assert not exact
         self.asked += [pod["metadata"]["name"] for pod in pods]
         return {}
 
@@ -33,7 +34,7 @@ async def test_only_own_pods_that_can_answer_are_asked(gone: dict[str, str]) -> 
     pods = [pod("new"), pod("old", "old"), pod("theirs", "another"), pod("gone", **gone), ending]
     reader = Reader()
     reconciler = Reconciler(None, CONFIG, reader)  # type: ignore[arg-type]  # no cluster is asked
-    await reconciler._reports(rolled_out(spec, plan, pods, counts(3)))
+    await reconciler._reports(spec, rolled_out(spec, plan, pods, counts(3)))
     assert reader.asked == ["new", "old"]
 
 

@@ -69,8 +69,8 @@ def rules(raw: Raw, config: Any = CONFIG) -> list[Any]:
 
 
 def ports(raw: Raw, config: Any = CONFIG) -> list[int]:
-    dns, download = rules(raw, config)
-    assert [port["port"] for port in dns["ports"]] == [53, 53]
+    dns, download, *_ = rules(raw, config)
+    assert [port["port"] for port in dns["ports"]] == [53, 53, 5353, 5353]
     return [port["port"] for port in download["ports"]]
 
 
@@ -84,6 +84,28 @@ def test_pods_may_connect_to_name_servers_and_to_the_ports_of_their_sources() ->
     assert ports({"model": {"source": HUB}, "podTemplate": proxy}) == [81, 443, 3128]
     (_, open_to) = rules({"model": {"source": GOOD}})
     assert "169.254.0.0/16" in open_to["to"][0]["ipBlock"]["except"]
+    assert {"fd00:ec2::254/128", "fd20:ce::254/128"} < set(open_to["to"][1]["ipBlock"]["except"])
+    assert open_to["to"][2] == {"namespaceSelector": {}}, "an ipBlock may not match pods"
+
+
+@pytest.mark.parametrize(
+    ("url", "opens"),
+    [
+        ("http://mirror/m.gguf", True),
+        ("http://mirror.models.svc:81/m.gguf", True),
+        ("http://mirror.models.svc.cluster.local/m.gguf", True),
+        ("http://mirror.models.svc.example.com./m.gguf", True),
+        ("http://models.example:8000/m.gguf", False),
+        ("http://10.96.0.7/m.gguf", False),
+        ("http://[fd12::1]/m.gguf", False),
+    ],
+)
+def test_a_source_behind_a_service_opens_all_ports_of_pods(url: str, opens: bool) -> None:
+    """A policy is matched after the port of the Service was replaced by that of the pod."""
+    source = {"model": {"source": {"http": {"url": url}}}}
+    proxy = {"model": {"source": GOOD}, "podTemplate": {"env": [{"name": "HTTP_PROXY", "value": url}]}}
+    for raw in (source, proxy):
+        assert rules(raw)[2:] == ([{"to": [{"namespaceSelector": {}}]}] if opens else [])
 
 
 def test_pods_without_a_download_connect_to_nothing() -> None:

@@ -15,8 +15,8 @@ _REFUSED = tuple(
     ip_network(text)
     for text in (
         *("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "::/128", "::1/128", "fe80::/10"),
-        # Metadata services at other addresses: AWS (IPv6), Alibaba, Azure, Oracle.
-        *("fd00:ec2::254/128", "100.100.100.200/32", "168.63.129.16/32", "192.0.0.192/32"),
+        # Metadata services at other addresses: AWS and Google (IPv6), Alibaba, Azure, Oracle.
+        *("fd00:ec2::254/128", "fd20:ce::254/128", "100.100.100.200/32", "168.63.129.16/32", "192.0.0.192/32"),
     )
 )
 _NAT64 = ip_network("64:ff9b::/96")

@@ -58,6 +58,13 @@ class MemoryCluster:
             if (of, where) == (kind.kind, namespace) and wanted.items() <= item["metadata"].get("labels", {}).items()
         ]
 
+    async def pages(
+        self, kind: Kind, namespace: str, selector: str = "", field_selector: str = ""
+    ) -> AsyncIterator[Manifest]:
+        """The objects with these labels."""
+        for item in await self.list(kind, namespace, selector):
+            yield item
+
     async def list_metadata(self, kind: Kind, namespace: str, selector: str = "") -> AsyncIterator[Manifest]:
         """The metadata of the objects with these labels."""
         for item in await self.list(kind, namespace, selector):
@@ -110,8 +117,10 @@ class Reports:
 
     def __init__(self, **reports: Manifest) -> None:
         self._known = reports
+        self.exact: list[bool] = []  # whether the present state was asked for, by call
 
-    async def reports(self, pods: Iterable[Mapping[str, Any]]) -> dict[str, Manifest]:
+    async def reports(self, pods: Iterable[Mapping[str, Any]], *, exact: bool = False) -> dict[str, Manifest]:
         """Those of the pods that answer."""
+        self.exact.append(exact)
         names = [pod["metadata"]["name"] for pod in pods]
         return {name: self._known[name] for name in names if name in self._known}
