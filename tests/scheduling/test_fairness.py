@@ -159,3 +159,18 @@ def test_a_client_that_does_not_read_gives_its_slot_to_one_that_waits() -> None:
     resting.client.taken, resting.client.resting = resting.client.emitted, False
     driver.run()
     assert same_as_alone(driver, resting, tokens(4))
+
+
+@pytest.mark.parametrize("every", [6, 10])
+def test_many_short_requests_do_not_stop_the_answer_of_another_key(every: int) -> None:
+    driver = make(n_slots=1, slot_ctx=1024, prompt_budget=16, backend={"n_batch": 128, "n_ubatch": 64})
+    for seed in range(3):
+        driver.submit(tokens(900, 77 + seed), n_predict=60, tenant=HEAVY)
+    driver.run()
+    long = driver.submit(tokens(700, 3), n_predict=250, tenant=HEAVY)
+    driver.steps(60)
+    for number in range(1500):
+        if number % every == 0:
+            driver.submit([*tokens(1, number), *tokens(7, number % 40)], n_predict=3, tenant=LIGHT)
+        driver.step()
+    assert long.phase is Phase.DONE

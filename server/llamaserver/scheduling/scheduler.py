@@ -192,6 +192,7 @@ class Scheduler:
         What it has computed stays as cache.
         """
         resident = request.resident
+        self._shares.preempted(request)
         self.roster.requeue(request, _keys_to_repeat(request, resident.keys) if resident else request.keys)
         if resident is not None:
             self._release(request, resident)
