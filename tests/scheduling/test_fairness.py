@@ -174,3 +174,22 @@ def test_many_short_requests_do_not_stop_the_answer_of_another_key(every: int) -
             driver.submit([*tokens(1, number), *tokens(7, number % 40)], n_predict=3, tenant=LIGHT)
         driver.step()
     assert long.phase is Phase.DONE
+
+
+def test_nothing_is_preempted_for_a_prompt_that_still_would_not_fit() -> None:
+    limits = {"n_batch": 128, "n_ubatch": 64}
+    driver = make(n_slots=4, slot_ctx=1024, n_ctx=1024, unified=True, prompt_budget=64, backend=limits)
+    third = Tenant("third")
+    stays = driver.submit(tokens(500, 1), n_predict=300, tenant=third)
+    short = [driver.submit(tokens(100, seed), n_predict=150, tenant=HEAVY) for seed in (2, 3)]
+    driver.steps(25)
+    shares = driver.core.scheduler._shares
+    shares._served = {HEAVY.key: 1000, third.key: 750, LIGHT.key: 600}  # only HEAVY is far enough ahead
+    shares._most = 1000
+    large = driver.submit(tokens(700, 5), n_predict=20, tenant=LIGHT)
+    driver.steps(50)
+    assert large.phase is Phase.QUEUED
+    assert stays.phase is Phase.DECODE
+    assert all(request.n_decoded > 50 for request in short)
+    assert driver.core.scheduler.preemptions == 0
+    driver.run()

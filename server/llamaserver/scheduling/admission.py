@@ -31,21 +31,24 @@ class Admission:
 
         Returns None when a unified cache has room for neither beside the running requests.
         """
-        if self._fits(request, plan):
+        running = self._roster.running()
+        if self.fits_beside(request, running, plan):
             return plan
         if plan.how is How.RESTORE:
             plain = self._placement.decide(request, restore=False)
-            if plain is not None and self._fits(request, plain):
+            if plain is not None and self.fits_beside(request, running, plain):
                 self._store.drop_lookup(request, Discard.NOT_NOW)
                 return plain
         return None
 
-    def _fits(self, request: ActiveRequest, plan: PlacementPlan) -> bool:
-        running = self._roster.running()
+    def fits_beside(
+        self, request: ActiveRequest, running: list[ActiveRequest], plan: PlacementPlan | None = None
+    ) -> bool:
+        """Whether a unified cache has room for the prompt if these requests run. No plan: by the best one."""
         if self._residents.ledger is None or not running:
             return True
         waiting = sum(r.remaining for r in running if r.phase in (Phase.PREFILL, Phase.FOLLOWING))
-        return waiting + len(running) <= self._placement.room_beside(request, plan)
+        return waiting + len(running) <= self._placement.room_beside(request, running, plan)
 
     def start(self, request: ActiveRequest, plan: PlacementPlan) -> bool:
         """Begin prefill by the plan. Returns False when a later step is better."""

@@ -60,10 +60,11 @@ class Placement:
         """The plan for a request that has its slot already."""
         return self._plan(request, slot, *self._start(request))
 
-    def room_beside(self, request: ActiveRequest, plan: PlacementPlan) -> int:
-        """Cells of a unified cache that the prompt leaves free beside the busy residents."""
-        used = {cell for resident in self._residents if resident.busy for cell in resident.cells}
-        shared = sum(cell in used for cell in plan.source.cells[: plan.length]) if plan.source else 0
+    def room_beside(self, request: ActiveRequest, running: list[ActiveRequest], plan: PlacementPlan | None) -> int:
+        """Cells of a unified cache that the prompt leaves free beside those requests. No plan: the best one."""
+        length, source = (plan.length, plan.source) if plan is not None else self.best_source(request)
+        used = {cell for other in running if other.resident for cell in other.resident.cells}
+        shared = sum(cell in used for cell in source.cells[:length]) if source else 0
         return self._info.n_ctx - len(used) - (len(request.keys) - shared)
 
     def best_source(self, request: ActiveRequest) -> tuple[int, Resident | None]:

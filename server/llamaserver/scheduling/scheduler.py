@@ -88,21 +88,30 @@ class Scheduler:
 
     def _plan_for(self, request: ActiveRequest) -> PlacementPlan | None:
         """Where a queued request starts. None if no slot, or no room in the cache, can be had for it now."""
-        while True:
-            decided = self.placement.decide(request)
-            plan = self._admission.fitting(request, decided) if decided is not None else None
-            if plan is not None or not self._take_slot(request):
-                return plan
+        plan = self._plan_now(request)
+        if plan is not None:
+            return plan
+        victims, running = self._victims(request), self.running()
+        if not victims or not self._admission.fits_beside(request, [r for r in running if r not in victims]):
+            return None  # to preempt them all would not help
+        for victim in victims:
+            self._requeue(victim)
+            plan = self._plan_now(request)
+            if plan is not None:
+                break
+        return plan
 
-    def _take_slot(self, request: ActiveRequest) -> bool:
-        """Preempt a request that rests, or one of a key that was served more. Returns False if there is none."""
+    def _plan_now(self, request: ActiveRequest) -> PlacementPlan | None:
+        plan = self.placement.decide(request)
+        return self._admission.fitting(request, plan) if plan is not None else None
+
+    def _victims(self, request: ActiveRequest) -> list[ActiveRequest]:
+        """Whom to preempt for a request, in this order: those that rest, then those of keys that were served more."""
         wanted = request.task.params.id_slot
         running = [r for r in self.running() if r.slot is not None and wanted in (-1, r.slot.id)]
         resting = [r for r in running if r.resident and r.client.resting]
-        victim = max(resting, key=lambda r: r.task.id_task, default=None) or self._shares.victim(request, running)
-        if victim is not None:
-            self._requeue(victim)
-        return victim is not None
+        resting.sort(key=lambda r: -r.task.id_task)
+        return resting + [r for r in self._shares.victims(request, running) if r not in resting]
 
     # ---- planning
 

@@ -60,8 +60,8 @@ class Shares:
     def _stands_still(self, request: ActiveRequest) -> bool:
         return request.progress < request.preempted_at + _MARGIN
 
-    def victim(self, request: ActiveRequest, running: list[ActiveRequest]) -> ActiveRequest | None:
-        """The running request of another key that is to make room for `request`: the one that loses least.
+    def victims(self, request: ActiveRequest, running: list[ActiveRequest]) -> list[ActiveRequest]:
+        """The running requests of other keys that may make room for `request`: first the one that loses least.
 
         Only a key that is ahead by more than the tokens that have to be evaluated again gives room, so that more
         is gained than lost. What is evaluated again counts for its key, though, and puts it further ahead. So a
@@ -71,6 +71,4 @@ class Shares:
         others = [r for r in running if r.task.tenant.key != request.task.tenant.key and not r.client.cancelled]
         others = [r for r in others if r.preempted < _MOST_PREEMPTIONS or not self._stands_still(r)]
         behind = [r for r in others if self.served(r.task.tenant.key) - own >= min(r.n_past + _MARGIN, self._credit)]
-        most = max((self.served(r.task.tenant.key) for r in behind), default=0)
-        first = [r for r in behind if self.served(r.task.tenant.key) == most]
-        return min(first, key=lambda r: (r.n_past, -r.task.id_task), default=None)
+        return sorted(behind, key=lambda r: (-self.served(r.task.tenant.key), r.n_past, -r.task.id_task))
