@@ -4,7 +4,8 @@ Time is counted in steps. The bound of the tests is the one of docs/how-to/tenan
 times as much changes the steps to another key's first token by a fifth of what they are alone, and one step.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from llamaserver.interfaces.tenant import Tenant
@@ -193,3 +194,35 @@ def test_nothing_is_preempted_for_a_prompt_that_still_would_not_fit() -> None:
     assert all(request.n_decoded > 50 for request in short)
     assert driver.core.scheduler.preemptions == 0
     driver.run()
+
+
+def test_what_waits_for_the_limit_of_its_own_key_costs_nobody() -> None:
+    driver = machine(unified=False)
+    limited = Tenant("limited", most_running=1)
+    for seed in range(2):
+        driver.submit(tokens(10, seed), n_predict=20, tenant=limited)
+    driver.run()
+    assert driver.core.scheduler._shares.served(limited.key) == driver.core.scheduler._shares.served(LIGHT.key)
+
+
+@pytest.mark.parametrize("blocked_by", ["limit", "slot"])
+def test_a_step_does_not_try_every_request_of_a_long_queue(blocked_by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = machine(unified=False)
+    tenant = Tenant("many", most_running=1) if blocked_by == "limit" else HEAVY
+    for seed in range(200):
+        driver.submit(tokens(10, seed % 50), n_predict=100, tenant=tenant, id_slot=0 if blocked_by == "slot" else -1)
+    driver.steps(5)
+    scheduler, tried = driver.core.scheduler, 0
+
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal tried
+            tried += 1
+            return function(*args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr(scheduler.roster, "running", counted(scheduler.roster.running))
+    monkeypatch.setattr(scheduler.placement, "decide", counted(scheduler.placement.decide))
+    scheduler.admit()
+    assert 0 < tried < 10

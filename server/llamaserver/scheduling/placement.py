@@ -56,6 +56,11 @@ class Placement:
         length, source = self._start(request) if restore else self.best_source(request)
         return self._plan(request, self._choose_slot(idle, request, length, source), length, source)
 
+    def waits_for_slot(self, request: ActiveRequest) -> bool:
+        """Whether the slot that the request names is busy."""
+        wanted = request.task.params.id_slot
+        return wanted >= 0 and self._residents.slots[wanted].busy
+
     def decide_on(self, slot: Slot, request: ActiveRequest) -> PlacementPlan:
         """The plan for a request that has its slot already."""
         return self._plan(request, slot, *self._start(request))

@@ -72,46 +72,36 @@ class Scheduler:
         following = [(r, slot) for slot, r in pairs if r is not None and r.phase is Phase.FOLLOWING]
         following.sort(key=lambda pair: pair[0].task.id_task)
         started = [r for r, slot in following if self._admission.start(r, self.placement.decide_on(slot, r))]
-        for request in self.queue:
-            if request.rests() or not self._store.answered(request) or self.roster.at_limit(request):
+        refused: set[tuple[str, int]] = set()  # keys, and the busy slots that they want
+        for request in self.roster.startable():
+            wanted = (request.task.tenant.key, request.task.params.id_slot)
+            if wanted in refused or request.rests() or not self._store.answered(request):
                 continue
             plan = self._plan_for(request)
             if plan is None:
-                wanted = request.task.params.id_slot
-                if wanted >= 0 and self.residents.slots[wanted].busy:
+                if self.placement.waits_for_slot(request):
+                    refused.add(wanted)
                     continue
                 break  # smaller requests must not overtake for ever
-            self.roster.bind(request, plan.slot)
+            self._admission.bind(request, plan.slot)
             if self._admission.start(request, plan):
                 started.append(request)
         return started
 
     def _plan_for(self, request: ActiveRequest) -> PlacementPlan | None:
         """Where a queued request starts. None if no slot, or no room in the cache, can be had for it now."""
-        plan = self._plan_now(request)
+        plan = self._admission.plan(request)
         if plan is not None:
             return plan
-        victims, running = self._victims(request), self.running()
+        victims, running = self._admission.victims(request), self.running()
         if not victims or not self._admission.fits_beside(request, [r for r in running if r not in victims]):
             return None  # to preempt them all would not help
         for victim in victims:
             self._requeue(victim)
-            plan = self._plan_now(request)
+            plan = self._admission.plan(request)
             if plan is not None:
                 break
         return plan
-
-    def _plan_now(self, request: ActiveRequest) -> PlacementPlan | None:
-        plan = self.placement.decide(request)
-        return self._admission.fitting(request, plan) if plan is not None else None
-
-    def _victims(self, request: ActiveRequest) -> list[ActiveRequest]:
-        """Whom to preempt for a request, in this order: those that rest, then those of keys that were served more."""
-        wanted = request.task.params.id_slot
-        running = [r for r in self.running() if r.slot is not None and wanted in (-1, r.slot.id)]
-        resting = [r for r in running if r.resident and r.client.resting]
-        resting.sort(key=lambda r: -r.task.id_task)
-        return resting + [r for r in self._shares.victims(request, running) if r not in resting]
 
     # ---- planning
 
