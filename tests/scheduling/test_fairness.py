@@ -226,3 +226,38 @@ def test_a_step_does_not_try_every_request_of_a_long_queue(blocked_by: str, monk
     monkeypatch.setattr(scheduler.placement, "decide", counted(scheduler.placement.decide))
     scheduler.admit()
     assert 0 < tried < 10
+
+
+def test_a_prompt_that_is_preempted_before_its_answer_counts_once() -> None:
+    driver = make(n_slots=1, slot_ctx=SLOT_CTX, prompt_budget=16, backend={"n_batch": 32, "n_ubatch": 32})
+    request = driver.submit(tokens(100), n_predict=4, tenant=HEAVY)
+    driver.run(until=lambda: request.n_past >= 64)
+    driver.core.scheduler.preempt(request)
+    driver.run()
+    assert driver.backend.evaluated > 100 + 3
+    assert request.client.evaluated == 100
+
+
+def test_prompts_of_one_key_take_turns_beside_another_key() -> None:
+    limits = {"n_batch": 32, "n_ubatch": 32}
+    driver = make(n_slots=4, slot_ctx=1024, prompt_budget=32, backend=limits)
+    pairs = [
+        [driver.submit(tokens(900, 2 * n + m), n_predict=1, tenant=t) for m in (0, 1)]
+        for n, t in enumerate((HEAVY, LIGHT))
+    ]
+    driver.steps(30)
+    for one, other in pairs:
+        assert abs(one.n_past - other.n_past) <= 32
+
+
+@pytest.mark.parametrize(("ahead", "phase"), [(20, Phase.FOLLOWING), (1000, Phase.PREFILL)])
+def test_no_request_waits_for_a_common_prefix_that_comes_late(ahead: int, phase: Phase) -> None:
+    driver = make(n_slots=4, slot_ctx=1024, prompt_budget=16, backend={"n_batch": 32, "n_ubatch": 32})
+    driver.submit(tokens(400), n_predict=1, tenant=HEAVY)
+    driver.steps(1)
+    driver.core.scheduler._shares._served = {HEAVY.key: ahead, LIGHT.key: 0}
+    driver.core.scheduler._shares._most = ahead
+    request = driver.submit([*tokens(400), 5], n_predict=1, tenant=LIGHT)
+    driver.core.scheduler.admit()
+    assert request.phase is phase
+    driver.run()

@@ -78,13 +78,17 @@ class Admission:
         return True
 
     def _has_leader(self, request: ActiveRequest, plan: PlacementPlan) -> bool:
-        """Whether a prompt in progress will compute much more of this one than can be reused now."""
+        """Whether a prompt in progress will compute much more of this one than can be reused now.
+
+        A prompt of a key that is ahead by more than that has its turn too late.
+        """
         if not request.task.params.cache_prompt or not self._info.partial_reuse:
             return False
-        wanted, scope = max(plan.length, request.offered) + WORTH_WAITING, request.scope
-        most = self._placement.most_reused(request)
+        have, scope = max(plan.length, request.offered), request.scope
+        most, shares = self._placement.most_reused(request), self._roster.shares
         return any(
-            min(common_prefix(other.keys, request.keys), other.scope.shared(scope), most) >= wanted
+            min(common_prefix(other.keys, request.keys), other.scope.shared(scope), most) - have
+            >= max(WORTH_WAITING, shares.lead(other, request))
             for other in self._roster.running()
             if other is not request
             and other.phase is Phase.PREFILL

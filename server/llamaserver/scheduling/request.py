@@ -75,6 +75,8 @@ class ActiveRequest:
     cached_from: str = ""  # slot, ram or disk
     truncated: bool = field(init=False)
     lookup: Lookup | None = None  # the question to the KV store, once it has been asked
+    most_past: int = 0  # the most keys of the prompt that were in the cache so far
+    turn: int = 0  # when it last got its turn among the prompts of its key
     preempted: int = 0  # times, since it last made progress
     preempted_at: int = 0  # the most progress it had when it was preempted
 

@@ -215,7 +215,8 @@ class Scheduler:
                 start = len(resident.keys)
                 self.cache.extend(resident, request.keys[start : start + count])
                 if request.n_decoded == 0:  # a repetition after a preemption costs the client nothing
-                    request.client.evaluated += count
+                    request.client.evaluated += max(0, start + count - max(start, request.most_past))
+                    request.most_past = max(request.most_past, start + count)
 
     def begin_decode(self, request: ActiveRequest) -> None:
         """The whole prompt is in the cache, and an answer is wanted."""

@@ -41,6 +41,10 @@ class Shares:
         floor = self._most - self._credit
         return max(self._served.get(key, floor), floor)
 
+    def lead(self, other: ActiveRequest, request: ActiveRequest) -> int:
+        """Tokens that the key of `other` was served more than the key of `request`."""
+        return self.served(other.task.tenant.key) - self.served(request.task.tenant.key)
+
     def least(self, requests: Iterable[ActiveRequest]) -> int:
         """The least tokens that a key of these requests was served."""
         return min((self.served(request.task.tenant.key) for request in requests), default=sys.maxsize)
