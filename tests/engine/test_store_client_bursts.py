@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from llamaserver.engine.stats import Stats
+from llamaserver.interfaces.tenant import Tenant
 from llamaserver.kvstore import disk as kvdisk
 from llamaserver.kvstore.messages import Lookup, Offer
 from llamaserver.scheduling.client_flow import MAX_BACKLOG
@@ -217,3 +218,46 @@ def test_waiting_requests_start_in_the_order_of_arrival(tmp_path: Path, monkeypa
             begun += [one.task.id_task for one in (leader, *later) if one.resident and one.task.id_task not in begun]
         assert begun == sorted(begun)
         assert lost(driver) == {}
+
+
+def test_a_key_at_its_limit_takes_no_lookup_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    limited, other = Tenant("limited", b"limited", most_running=1), Tenant("other", b"other")
+    limits = {"n_batch": 128, "n_ubatch": 64}
+    with engine(None, ram_bytes=1 << 24, mode="continuous", n_slots=3, slot_ctx=512, backend=limits) as driver:
+        prompts = [[*tokens(1, seed), *tokens(200, 2)] for seed in range(8)]
+        for prompt in prompts:  # the slots lose most of them, the store has them all
+            driver.submit(prompt, n_predict=1, tenant=limited)
+            driver.run()
+            quiet(driver)
+        monkeypatch.setattr(Stats, "prompt_token_seconds", lambda stats: 0.01)
+        driver.core.scheduler._shares._served = {other.key: 900}
+        driver.core.scheduler._shares._most = 900
+        running = driver.submit(tokens(5, 40), n_predict=300, tenant=limited)
+        driver.run(until=lambda: running.phase is Phase.DECODE)
+        waiting = [driver.submit([*prompt, *tokens(8, 41)], n_predict=1, tenant=limited) for prompt in prompts]
+        driver.steps(2)
+        request = driver.submit(tokens(20, 42), n_predict=2, tenant=other)
+        driver.run(until=lambda: request.phase is Phase.DONE or running.phase is Phase.DONE)
+        assert running.phase is Phase.DECODE
+        assert all(one.lookup is None for one in waiting)
+        driver.run()
+
+
+def test_a_key_that_reaches_its_limit_gives_its_offers_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    limited = Tenant("limited", b"limited", most_running=1)
+    with engine(None, ram_bytes=1 << 24, mode="continuous", n_slots=3, slot_ctx=512) as driver:
+        prompts = [[*tokens(1, seed), *tokens(200, 2)] for seed in range(8)]
+        for prompt in prompts:
+            driver.submit(prompt, n_predict=1, tenant=limited)
+            driver.run()
+            quiet(driver)
+        monkeypatch.setattr(Stats, "prompt_token_seconds", lambda stats: 0.01)
+        first, second = (
+            driver.submit([*prompt, *tokens(8, 41)], n_predict=9, tenant=limited) for prompt in prompts[:2]
+        )
+        driver.core.store_client.look_up(driver.core.scheduler.queue)
+        until(lambda: first.offer is not None and second.offer is not None, "the store answers")
+        driver.core.scheduler.admit()
+        assert first.phase is Phase.PREFILL
+        assert second.lookup is None
+        driver.run()

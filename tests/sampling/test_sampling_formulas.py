@@ -281,3 +281,11 @@ def test_tail_free_of_an_even_slope(z: float, expected: int) -> None:
 @pytest.mark.parametrize("size", [1, 2])
 def test_tail_free_leaves_one_or_two_alone(size: int) -> None:
     assert len(ours.tfs_z(0.1, 1)(whole(np.zeros(size, np.float32))).logits) == size
+
+
+def test_dry_compares_a_bounded_number_of_tokens_for_each_new_one() -> None:
+    window = 1 << 15
+    dry = Dry(DryParams(1.0, 1.05, 0, window), {})
+    dry.extend([5] * window)
+    measured = math.log(dry.penalties()[5], 1.05)
+    assert 30 <= measured <= (1 << 20) / window + 1

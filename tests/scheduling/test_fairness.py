@@ -4,7 +4,8 @@ Time is counted in steps. The bound of the tests is the one of docs/how-to/tenan
 times as much changes the steps to another key's first token by a fifth of what they are alone, and one step.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from llamaserver.interfaces.tenant import Tenant
@@ -159,3 +160,104 @@ def test_a_client_that_does_not_read_gives_its_slot_to_one_that_waits() -> None:
     resting.client.taken, resting.client.resting = resting.client.emitted, False
     driver.run()
     assert same_as_alone(driver, resting, tokens(4))
+
+
+@pytest.mark.parametrize("every", [6, 10])
+def test_many_short_requests_do_not_stop_the_answer_of_another_key(every: int) -> None:
+    driver = make(n_slots=1, slot_ctx=1024, prompt_budget=16, backend={"n_batch": 128, "n_ubatch": 64})
+    for seed in range(3):
+        driver.submit(tokens(900, 77 + seed), n_predict=60, tenant=HEAVY)
+    driver.run()
+    long = driver.submit(tokens(700, 3), n_predict=250, tenant=HEAVY)
+    driver.steps(60)
+    for number in range(1500):
+        if number % every == 0:
+            driver.submit([*tokens(1, number), *tokens(7, number % 40)], n_predict=3, tenant=LIGHT)
+        driver.step()
+    assert long.phase is Phase.DONE
+
+
+def test_nothing_is_preempted_for_a_prompt_that_still_would_not_fit() -> None:
+    limits = {"n_batch": 128, "n_ubatch": 64}
+    driver = make(n_slots=4, slot_ctx=1024, n_ctx=1024, unified=True, prompt_budget=64, backend=limits)
+    third = Tenant("third")
+    stays = driver.submit(tokens(500, 1), n_predict=300, tenant=third)
+    short = [driver.submit(tokens(100, seed), n_predict=150, tenant=HEAVY) for seed in (2, 3)]
+    driver.steps(25)
+    shares = driver.core.scheduler._shares
+    shares._served = {HEAVY.key: 1000, third.key: 750, LIGHT.key: 600}  # only HEAVY is far enough ahead
+    shares._most = 1000
+    large = driver.submit(tokens(700, 5), n_predict=20, tenant=LIGHT)
+    driver.steps(50)
+    assert large.phase is Phase.QUEUED
+    assert stays.phase is Phase.DECODE
+    assert all(request.n_decoded > 50 for request in short)
+    assert driver.core.scheduler.preemptions == 0
+    driver.run()
+
+
+def test_what_waits_for_the_limit_of_its_own_key_costs_nobody() -> None:
+    driver = machine(unified=False)
+    limited = Tenant("limited", most_running=1)
+    for seed in range(2):
+        driver.submit(tokens(10, seed), n_predict=20, tenant=limited)
+    driver.run()
+    assert driver.core.scheduler._shares.served(limited.key) == driver.core.scheduler._shares.served(LIGHT.key)
+
+
+@pytest.mark.parametrize("blocked_by", ["limit", "slot"])
+def test_a_step_does_not_try_every_request_of_a_long_queue(blocked_by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = machine(unified=False)
+    tenant = Tenant("many", most_running=1) if blocked_by == "limit" else HEAVY
+    for seed in range(200):
+        driver.submit(tokens(10, seed % 50), n_predict=100, tenant=tenant, id_slot=0 if blocked_by == "slot" else -1)
+    driver.steps(5)
+    scheduler, tried = driver.core.scheduler, 0
+
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal tried
+            tried += 1
+            return function(*args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr(scheduler.roster, "running", counted(scheduler.roster.running))
+    monkeypatch.setattr(scheduler.placement, "decide", counted(scheduler.placement.decide))
+    scheduler.admit()
+    assert 0 < tried < 10
+
+
+def test_a_prompt_that_is_preempted_before_its_answer_counts_once() -> None:
+    driver = make(n_slots=1, slot_ctx=SLOT_CTX, prompt_budget=16, backend={"n_batch": 32, "n_ubatch": 32})
+    request = driver.submit(tokens(100), n_predict=4, tenant=HEAVY)
+    driver.run(until=lambda: request.n_past >= 64)
+    driver.core.scheduler.preempt(request)
+    driver.run()
+    assert driver.backend.evaluated > 100 + 3
+    assert request.client.evaluated == 100
+
+
+def test_prompts_of_one_key_take_turns_beside_another_key() -> None:
+    limits = {"n_batch": 32, "n_ubatch": 32}
+    driver = make(n_slots=4, slot_ctx=1024, prompt_budget=32, backend=limits)
+    pairs = [
+        [driver.submit(tokens(900, 2 * n + m), n_predict=1, tenant=t) for m in (0, 1)]
+        for n, t in enumerate((HEAVY, LIGHT))
+    ]
+    driver.steps(30)
+    for one, other in pairs:
+        assert abs(one.n_past - other.n_past) <= 32
+
+
+@pytest.mark.parametrize(("ahead", "phase"), [(20, Phase.FOLLOWING), (1000, Phase.PREFILL)])
+def test_no_request_waits_for_a_common_prefix_that_comes_late(ahead: int, phase: Phase) -> None:
+    driver = make(n_slots=4, slot_ctx=1024, prompt_budget=16, backend={"n_batch": 32, "n_ubatch": 32})
+    driver.submit(tokens(400), n_predict=1, tenant=HEAVY)
+    driver.steps(1)
+    driver.core.scheduler._shares._served = {HEAVY.key: ahead, LIGHT.key: 0}
+    driver.core.scheduler._shares._most = ahead
+    request = driver.submit([*tokens(400), 5], n_predict=1, tenant=LIGHT)
+    driver.core.scheduler.admit()
+    assert request.phase is phase
+    driver.run()

@@ -63,7 +63,7 @@ class Core:
     def step(self) -> bool:
         """Run one step. Its events are in `outbox` by the next decode. Returns False when nothing moved."""
         began, preempted = self._clock(), self.scheduler.preemptions
-        self.store_client.look_up(self.scheduler.queue)
+        self.store_client.look_up(self.scheduler.roster.startable())
         for request in self.scheduler.admit():
             if not request.answer.started:
                 request.answer.started = began

@@ -98,7 +98,7 @@ class StoreClient:
         for request in queue:
             if room <= 0:
                 return
-            if self._waits_for_its_slot(request) or request.rests():
+            if self._placement.waits_for_slot(request) or request.rests():
                 self.drop_lookup(request)  # an offer would only take memory, and the turn of other requests
                 continue
             lookup = request.lookup or self._ask(request)
@@ -110,10 +110,6 @@ class StoreClient:
     def answered(self, request: ActiveRequest) -> bool:
         """Whether the request need not wait for the store any longer."""
         return request.lookup is not None and request.lookup.done
-
-    def _waits_for_its_slot(self, request: ActiveRequest) -> bool:
-        wanted = request.task.params.id_slot
-        return wanted >= 0 and self._residents.slots[wanted].busy
 
     def _give_up(self, request: ActiveRequest) -> None:
         """The volume hangs: go on without an offer, and ask nothing more until it has answered this question."""

@@ -16,6 +16,7 @@ from .chain import Candidates
 _MOST_BYTES = 40  # of a breaker's text
 _MOST_LENGTH = 256  # measured tokens of a match. Longer matches cost as much
 _MOST_TAIL = 20  # tokens of a breaker after its first token
+_MOST_COMPARED = 1 << 20  # tokens, for one new token: about 10 ms. Of more matches a shorter length is measured
 _LOG_OF_LARGEST_FLOAT = 88.7228391
 
 # first token -> the token sequences that complete a breaker after it
@@ -110,7 +111,7 @@ class Dry:
         size = len(recent)
         if not self._breakers:
             return size
-        for back in range(size):
+        for back in range(min(size, self._longest + _MOST_TAIL)):
             rests = self._breakers.get(recent[size - 1 - back])
             if rests is None:
                 continue
@@ -126,17 +127,21 @@ class Dry:
         last = tokens.shape[0] - 1
         lengths = np.zeros(last, np.intp)
         ends = np.arange(last)
+        compared = 0
         for length in range(min(limit, self._longest, last)):
+            if compared >= _MOST_COMPARED:
+                break
             ends = ends[ends >= length]
+            compared += ends.shape[0]
             ends = ends[tokens[ends - length] == tokens[last - length]]
             if ends.shape[0] == 0:
                 break
             lengths[ends] = length + 1
         followed = np.arange(last) if self._params.allowed_length <= 0 else np.flatnonzero(lengths)
-        longest: dict[int, int] = {}
-        for token, length in zip(tokens[followed + 1].tolist(), lengths[followed].tolist(), strict=True):
-            longest[token] = max(longest.get(token, 0), length)
-        return longest
+        found, at = np.unique(tokens[followed + 1], return_inverse=True)
+        longest = np.zeros(found.shape[0], np.intp)
+        np.maximum.at(longest, at, lengths[followed])
+        return dict(zip(found.tolist(), longest.tolist(), strict=True))
 
     def __call__(self, c: Candidates) -> Candidates:
         """The candidates after the penalties."""

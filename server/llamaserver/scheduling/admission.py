@@ -7,7 +7,7 @@ from .cache import Cache
 from .placement import How, Placement, PlacementPlan
 from .prefix_store import PrefixStore
 from .request import ActiveRequest, Phase
-from .residents import Resident
+from .residents import Resident, Slot
 from .roster import Roster
 
 WORTH_WAITING = 32  # tokens that another request is about to compute: to compute fewer is faster than to wait
@@ -26,26 +26,44 @@ class Admission:
         self._residents = cache.residents
         self._store = store
 
-    def fitting(self, request: ActiveRequest, plan: PlacementPlan) -> PlacementPlan | None:
-        """The plan, else one without the store's offer: a copy shares cells, a restored state does not.
+    def plan(self, request: ActiveRequest) -> PlacementPlan | None:
+        """Where a queued request can start now. None if no slot is idle that it may have, or the cache has no room.
 
-        Returns None when a unified cache has room for neither beside the running requests.
+        A copy shares cells, a restored state does not. So there may be room without the store's offer alone.
         """
-        if self._fits(request, plan):
+        plan, running = self._placement.decide(request), self._roster.running()
+        if plan is None or self.fits_beside(request, running, plan):
             return plan
         if plan.how is How.RESTORE:
             plain = self._placement.decide(request, restore=False)
-            if plain is not None and self._fits(request, plain):
+            if plain is not None and self.fits_beside(request, running, plain):
                 self._store.drop_lookup(request, Discard.NOT_NOW)
                 return plain
         return None
 
-    def _fits(self, request: ActiveRequest, plan: PlacementPlan) -> bool:
-        running = self._roster.running()
+    def fits_beside(
+        self, request: ActiveRequest, running: list[ActiveRequest], plan: PlacementPlan | None = None
+    ) -> bool:
+        """Whether a unified cache has room for the prompt if these requests run. No plan: by the best one."""
         if self._residents.ledger is None or not running:
             return True
         waiting = sum(r.remaining for r in running if r.phase in (Phase.PREFILL, Phase.FOLLOWING))
-        return waiting + len(running) <= self._placement.room_beside(request, plan)
+        return waiting + len(running) <= self._placement.room_beside(request, running, plan)
+
+    def victims(self, request: ActiveRequest) -> list[ActiveRequest]:
+        """Whom to preempt for a request, in this order: those that rest, then those of keys that were served more."""
+        wanted = request.task.params.id_slot
+        running = [r for r in self._roster.running() if r.slot is not None and wanted in (-1, r.slot.id)]
+        resting = [r for r in running if r.resident and r.client.resting]
+        resting.sort(key=lambda r: -r.task.id_task)
+        return resting + [r for r in self._roster.shares.victims(request, running) if r not in resting]
+
+    def bind(self, request: ActiveRequest, slot: Slot) -> None:
+        """Give the request its slot. Drops the offers to others of its key if they must wait for this one."""
+        self._roster.bind(request, slot)
+        if self._roster.at_limit(request):
+            for other in self._roster.queue.of(request.task.tenant.key):
+                self._store.drop_lookup(other)  # it would only take memory, and the turn of other keys
 
     def start(self, request: ActiveRequest, plan: PlacementPlan) -> bool:
         """Begin prefill by the plan. Returns False when a later step is better."""
@@ -60,13 +78,17 @@ class Admission:
         return True
 
     def _has_leader(self, request: ActiveRequest, plan: PlacementPlan) -> bool:
-        """Whether a prompt in progress will compute much more of this one than can be reused now."""
+        """Whether a prompt in progress will compute much more of this one than can be reused now.
+
+        A prompt of a key that is ahead by more than that has its turn too late.
+        """
         if not request.task.params.cache_prompt or not self._info.partial_reuse:
             return False
-        wanted, scope = max(plan.length, request.offered) + WORTH_WAITING, request.scope
-        most = self._placement.most_reused(request)
+        have, scope = max(plan.length, request.offered), request.scope
+        most, shares = self._placement.most_reused(request), self._roster.shares
         return any(
-            min(common_prefix(other.keys, request.keys), other.scope.shared(scope), most) >= wanted
+            min(common_prefix(other.keys, request.keys), other.scope.shared(scope), most) - have
+            >= max(WORTH_WAITING, shares.lead(other, request))
             for other in self._roster.running()
             if other is not request
             and other.phase is Phase.PREFILL

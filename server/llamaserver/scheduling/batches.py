@@ -76,9 +76,9 @@ class Batches:
 
         Returns what is left of the budget.
         """
-        turn = self._turn % len(waiting)
-        self._turn += 1
-        for request in waiting[turn:] + waiting[:turn]:
+        for request in waiting:
+            request.turn = request.turn or self._next_turn()
+        for request in sorted(waiting, key=lambda request: request.turn):
             resident = request.resident
             if resident is None:
                 continue
@@ -91,8 +91,13 @@ class Batches:
                 continue
             if budget <= 0 or (budget == 1 and works):
                 break  # leave the rest to the next step, so that no chunk has one row
+            request.turn = self._next_turn()
             budget -= self._prompt_chunk(works, request, resident, budget)
         return budget
+
+    def _next_turn(self) -> int:
+        self._turn += 1
+        return self._turn
 
     def _prompt_chunk(self, works: list[Work], request: ActiveRequest, resident: Resident, budget: int) -> int:
         """Add the next part of one prompt. Returns the tokens that it takes from the budget."""

@@ -56,14 +56,20 @@ class Placement:
         length, source = self._start(request) if restore else self.best_source(request)
         return self._plan(request, self._choose_slot(idle, request, length, source), length, source)
 
+    def waits_for_slot(self, request: ActiveRequest) -> bool:
+        """Whether the slot that the request names is busy."""
+        wanted = request.task.params.id_slot
+        return wanted >= 0 and self._residents.slots[wanted].busy
+
     def decide_on(self, slot: Slot, request: ActiveRequest) -> PlacementPlan:
         """The plan for a request that has its slot already."""
         return self._plan(request, slot, *self._start(request))
 
-    def room_beside(self, request: ActiveRequest, plan: PlacementPlan) -> int:
-        """Cells of a unified cache that the prompt leaves free beside the busy residents."""
-        used = {cell for resident in self._residents if resident.busy for cell in resident.cells}
-        shared = sum(cell in used for cell in plan.source.cells[: plan.length]) if plan.source else 0
+    def room_beside(self, request: ActiveRequest, running: list[ActiveRequest], plan: PlacementPlan | None) -> int:
+        """Cells of a unified cache that the prompt leaves free beside those requests. No plan: the best one."""
+        length, source = (plan.length, plan.source) if plan is not None else self.best_source(request)
+        used = {cell for other in running if other.resident for cell in other.resident.cells}
+        shared = sum(cell in used for cell in source.cells[:length]) if source else 0
         return self._info.n_ctx - len(used) - (len(request.keys) - shared)
 
     def best_source(self, request: ActiveRequest) -> tuple[int, Resident | None]:

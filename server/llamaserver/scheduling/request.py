@@ -75,6 +75,10 @@ class ActiveRequest:
     cached_from: str = ""  # slot, ram or disk
     truncated: bool = field(init=False)
     lookup: Lookup | None = None  # the question to the KV store, once it has been asked
+    most_past: int = 0  # the most keys of the prompt that were in the cache so far
+    turn: int = 0  # when it last got its turn among the prompts of its key
+    preempted: int = 0  # times, since it last made progress
+    preempted_at: int = 0  # the most progress it had when it was preempted
 
     def __post_init__(self) -> None:
         self.answer = Answer(TextStream(self.task.stops or Stops(self.task.params.stop)))
@@ -94,6 +98,11 @@ class ActiveRequest:
     def n_past(self) -> int:
         """Keys of this request that are in the cache."""
         return len(self.resident.keys) if self.resident else 0
+
+    @property
+    def progress(self) -> int:
+        """Tokens done for the client. To evaluate them again after a preemption is no progress."""
+        return self.n_prompt + self.n_decoded if self.n_decoded else self.n_past
 
     @property
     def remaining(self) -> int:

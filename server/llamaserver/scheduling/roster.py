@@ -1,6 +1,7 @@
 """Which request waits, which one has which slot, and every change of a request's phase."""
 
 from array import array
+from collections.abc import Iterator
 
 from .fair_queue import FairQueue
 from .request import ActiveRequest, Phase
@@ -12,6 +13,7 @@ class Roster:
     """The queue, and the requests on slots by slot id."""
 
     def __init__(self, n_slots: int, shares: Shares) -> None:
+        self.shares = shares
         self.queue = FairQueue(shares)
         self.on_slot: list[ActiveRequest | None] = [None] * n_slots
         self.last: list[ActiveRequest | None] = [None] * n_slots  # the latest request, for monitoring
@@ -20,15 +22,19 @@ class Roster:
         """Requests on slots, in the order of the slots."""
         return [request for request in self.on_slot if request is not None]
 
+    def startable(self) -> Iterator[ActiveRequest]:
+        """Queued requests in the order in which they should start, without those of keys that are at their limit."""
+        return self.queue.order(self.at_limit)
+
     def at_limit(self, request: ActiveRequest) -> bool:
         """Whether as many requests of its key have slots as its limit allows."""
         tenant = request.task.tenant
         return 0 < tenant.most_running <= sum(r.task.tenant.key == tenant.key for r in self.running())
 
     def costs_nobody(self) -> bool:
-        """Whether what runs delays no other key: one key alone runs, leaves a slot idle, and nobody waits."""
+        """Whether what runs delays no other key: no other one runs or waits, and a slot is idle."""
         keys = {request.task.tenant.key for request in self.running()}
-        return len(keys) < 2 and None in self.on_slot and not self.queue
+        return None in self.on_slot and len(keys.union(self.queue.keys())) < 2
 
     def bind(self, request: ActiveRequest, slot: Slot) -> None:
         """Move a request from the queue to a slot. It has no resident yet."""

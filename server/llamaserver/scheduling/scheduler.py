@@ -72,37 +72,36 @@ class Scheduler:
         following = [(r, slot) for slot, r in pairs if r is not None and r.phase is Phase.FOLLOWING]
         following.sort(key=lambda pair: pair[0].task.id_task)
         started = [r for r, slot in following if self._admission.start(r, self.placement.decide_on(slot, r))]
-        for request in self.queue:
-            if request.rests() or not self._store.answered(request) or self.roster.at_limit(request):
+        refused: set[tuple[str, int]] = set()  # keys, and the busy slots that they want
+        for request in self.roster.startable():
+            wanted = (request.task.tenant.key, request.task.params.id_slot)
+            if wanted in refused or request.rests() or not self._store.answered(request):
                 continue
             plan = self._plan_for(request)
             if plan is None:
-                wanted = request.task.params.id_slot
-                if wanted >= 0 and self.residents.slots[wanted].busy:
+                if self.placement.waits_for_slot(request):
+                    refused.add(wanted)
                     continue
                 break  # smaller requests must not overtake for ever
-            self.roster.bind(request, plan.slot)
+            self._admission.bind(request, plan.slot)
             if self._admission.start(request, plan):
                 started.append(request)
         return started
 
     def _plan_for(self, request: ActiveRequest) -> PlacementPlan | None:
         """Where a queued request starts. None if no slot, or no room in the cache, can be had for it now."""
-        while True:
-            decided = self.placement.decide(request)
-            plan = self._admission.fitting(request, decided) if decided is not None else None
-            if plan is not None or not self._take_slot(request):
-                return plan
-
-    def _take_slot(self, request: ActiveRequest) -> bool:
-        """Preempt a request that rests, or one of a key that was served more. Returns False if there is none."""
-        wanted = request.task.params.id_slot
-        running = [r for r in self.running() if r.slot is not None and wanted in (-1, r.slot.id)]
-        resting = [r for r in running if r.resident and r.client.resting]
-        victim = max(resting, key=lambda r: r.task.id_task, default=None) or self._shares.victim(request, running)
-        if victim is not None:
+        plan = self._admission.plan(request)
+        if plan is not None:
+            return plan
+        victims, running = self._admission.victims(request), self.running()
+        if not victims or not self._admission.fits_beside(request, [r for r in running if r not in victims]):
+            return None  # to preempt them all would not help
+        for victim in victims:
             self._requeue(victim)
-        return victim is not None
+            plan = self._admission.plan(request)
+            if plan is not None:
+                break
+        return plan
 
     # ---- planning
 
@@ -192,6 +191,7 @@ class Scheduler:
         What it has computed stays as cache.
         """
         resident = request.resident
+        self._shares.preempted(request)
         self.roster.requeue(request, _keys_to_repeat(request, resident.keys) if resident else request.keys)
         if resident is not None:
             self._release(request, resident)
@@ -215,7 +215,8 @@ class Scheduler:
                 start = len(resident.keys)
                 self.cache.extend(resident, request.keys[start : start + count])
                 if request.n_decoded == 0:  # a repetition after a preemption costs the client nothing
-                    request.client.evaluated += count
+                    request.client.evaluated += max(0, start + count - max(start, request.most_past))
+                    request.most_past = max(request.most_past, start + count)
 
     def begin_decode(self, request: ActiveRequest) -> None:
         """The whole prompt is in the cache, and an answer is wanted."""

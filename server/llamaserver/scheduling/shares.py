@@ -15,7 +15,8 @@ from collections.abc import Iterable
 from .request import ActiveRequest
 
 _MOST_KEYS = 4096  # remembered
-_MARGIN = 32  # tokens: for a smaller advantage no running request is preempted
+_MARGIN = 32  # tokens: for a smaller advantage no running request is preempted, and so many are progress
+_MOST_PREEMPTIONS = 8  # of one request without progress. Fewer would make short prompts of other keys wait more often
 
 
 class Shares:
@@ -40,6 +41,10 @@ class Shares:
         floor = self._most - self._credit
         return max(self._served.get(key, floor), floor)
 
+    def lead(self, other: ActiveRequest, request: ActiveRequest) -> int:
+        """Tokens that the key of `other` was served more than the key of `request`."""
+        return self.served(other.task.tenant.key) - self.served(request.task.tenant.key)
+
     def least(self, requests: Iterable[ActiveRequest]) -> int:
         """The least tokens that a key of these requests was served."""
         return min((self.served(request.task.tenant.key) for request in requests), default=sys.maxsize)
@@ -51,15 +56,23 @@ class Shares:
             groups.setdefault(request.task.tenant.key, []).append(request)
         return [groups[key] for key in sorted(groups, key=self.served)]
 
-    def victim(self, request: ActiveRequest, running: list[ActiveRequest]) -> ActiveRequest | None:
-        """The running request of another key that is to make room for `request`: the one that loses least.
+    def preempted(self, request: ActiveRequest) -> None:
+        """The request is about to lose its slot."""
+        request.preempted = request.preempted + 1 if self._stands_still(request) else 1
+        request.preempted_at = max(request.preempted_at, request.progress)
+
+    def _stands_still(self, request: ActiveRequest) -> bool:
+        return request.progress < request.preempted_at + _MARGIN
+
+    def victims(self, request: ActiveRequest, running: list[ActiveRequest]) -> list[ActiveRequest]:
+        """The running requests of other keys that may make room for `request`: first the one that loses least.
 
         Only a key that is ahead by more than the tokens that have to be evaluated again gives room, so that more
-        is gained than lost.
+        is gained than lost. What is evaluated again counts for its key, though, and puts it further ahead. So a
+        request that was preempted often keeps its slot until it has made progress.
         """
         own = self.served(request.task.tenant.key)
         others = [r for r in running if r.task.tenant.key != request.task.tenant.key and not r.client.cancelled]
+        others = [r for r in others if r.preempted < _MOST_PREEMPTIONS or not self._stands_still(r)]
         behind = [r for r in others if self.served(r.task.tenant.key) - own >= min(r.n_past + _MARGIN, self._credit)]
-        most = max((self.served(r.task.tenant.key) for r in behind), default=0)
-        first = [r for r in behind if self.served(r.task.tenant.key) == most]
-        return min(first, key=lambda r: (r.n_past, -r.task.id_task), default=None)
+        return sorted(behind, key=lambda r: (-self.served(r.task.tenant.key), r.n_past, -r.task.id_task))
