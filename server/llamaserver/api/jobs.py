@@ -1,6 +1,7 @@
 """From a checked request to jobs of the engine. The base of every dialect."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -144,9 +145,22 @@ def _settings(context: Context, params: GenerationParams, *, stream: bool) -> di
     return generation_settings(params, n_ctx=slot_ctx, model=model_name(context), stream=stream)
 
 
-def submit(request: web.Request, job: Job) -> Stream:
-    """Give a job to the engine. In a batch, its errors name the prompt."""
+def submit(request: web.Request, jobs: list[Job], stack: ExitStack) -> list[Stream]:
+    """Give the jobs of a request to the engine. The stack ends them. Raises InvalidRequest, RateLimited, Unavailable.
+
+    The choices of one prompt follow each other, and share it.
+    """
+    submission.check_limits(request, len(jobs))
+    before = [None, *(job.request.prompt for job in jobs)]
+    return [
+        stack.enter_context(_submit(request, job, paid=job.request.prompt is prompt))
+        for job, prompt in zip(jobs, before, strict=False)
+    ]
+
+
+def _submit(request: web.Request, job: Job, *, paid: bool) -> Stream:
+    """In a batch, errors name the prompt."""
     try:
-        return submission.submit(request, job.request)
+        return submission.submit(request, job.request, paid=paid)
     except InvalidRequest as error:
         raise (error.named(job.field) if "." in job.field else error) from error

@@ -39,6 +39,7 @@ def read_inputs(context: Context, inputs: list[Any], field: str) -> Inputs:
 
 async def embed(request: web.Request, inputs: Inputs) -> list[Embedded]:
     """One result per input, each with one vector: without pooling, that of the last token."""
+    submission.check_limits(request, len(inputs))
     with ExitStack() as stack:
         streams = [(stack.enter_context(_submit(request, prompt, name)), name) for prompt, name in inputs]
         return [await _result(stream, name) for stream, name in streams]
