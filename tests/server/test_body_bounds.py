@@ -8,7 +8,9 @@ from unittest.mock import Mock
 
 import pytest
 from llamaserver.api.body import parse
+from llamaserver.api.fields import Fields
 from llamaserver.api.json_size import MAX_CONTAINERS, MAX_MEMBERS, MAX_VALUES
+from llamaserver.api.messages import read_messages
 from llamaserver.errors import InvalidRequest, Unavailable
 
 from tests.support.polling import eventually
@@ -164,7 +166,7 @@ async def test_a_full_queue_is_told_before_the_body_is_read(ports):
 
 
 def test_a_text_with_too_many_values_is_refused_before_it_is_parsed():
-    for body in (
+    for text in (
         b'{"a":[' + b'{"":0},' * MAX_CONTAINERS + b"0]}",
         b'{"a":[' + b"[]," * MAX_CONTAINERS + b"0]}",
         b'{"a":[' + b"1," * MAX_VALUES + b"0]}",
@@ -172,7 +174,7 @@ def test_a_text_with_too_many_values_is_refused_before_it_is_parsed():
         b'{"a":[' + b'"\\\\","\\"",' * MAX_VALUES + b"0]}",
     ):
         with pytest.raises(InvalidRequest, match="more than"):
-            parse(body)
+            parse(text)
 
 
 @pytest.mark.parametrize("text", ["{[,", '\\",{[', "\\\\{[,", "é{,"])
@@ -183,3 +185,39 @@ def test_what_stands_in_strings_is_not_counted(text):
 
 def test_as_many_values_as_are_allowed_are_parsed():
     assert len(parse(b'{"a":[' + b"[]," * (MAX_CONTAINERS - 3) + b"0]}")["a"]) == MAX_CONTAINERS - 2
+
+
+def calls(arguments, count):
+    return Fields(
+        {
+            "messages": [
+                {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": arguments}}] * 2},
+                {"role": "assistant", "function_call": {"name": "f", "arguments": arguments}},
+            ]
+            * count
+        },
+        None,
+    )
+
+
+def test_the_arguments_of_all_calls_have_the_bounds_of_one_body():
+    """Each would pass by itself, and together they would take gigabytes."""
+    arguments = '{"a":[' + "[]," * (MAX_CONTAINERS // 4) + "0]}"
+    messages = read_messages(calls(arguments, 1), [])
+    assert len(messages[1]["tool_calls"][0]["function"]["arguments"]["a"]) == MAX_CONTAINERS // 4 + 1
+    with pytest.raises(InvalidRequest, match=r"arguments as JSON: .* more than") as caught:
+        read_messages(calls(arguments, 2), [])
+    assert caught.value.field == "messages"
+
+
+@pytest.mark.parametrize("arguments", [" ", "", None, {}, "{}"])
+def test_calls_without_arguments(arguments):
+    messages = read_messages(calls(arguments, 1), [])
+    assert [call["function"]["arguments"] for call in messages[0]["tool_calls"]] == [{}, {}]
+
+
+@pytest.mark.parametrize("arguments", ["[1]", "{", [1], 5])
+def test_wrong_arguments_name_their_call(arguments):
+    with pytest.raises(InvalidRequest) as caught:
+        read_messages(calls(arguments, 1), [])
+    assert caught.value.field == "messages[0].tool_calls[0].function.arguments"
