@@ -421,3 +421,18 @@ async def test_large_bodies_of_one_client_do_not_stop_those_of_another(api: Api)
     assert await api.post("/tokenize", {"content": "ab cd" * 20_100})
     gate.opened.set()
     await asyncio.gather(*greedy)
+
+
+# ---- what is kept of a body
+
+
+@pytest.mark.parametrize("path", ["/completion", "/v1/completions"])
+async def test_an_answer_holds_the_bytes_of_its_prompt_only(path: str) -> None:
+    """The rest of the body is gone, however long the answer takes."""
+    async with serving() as api:
+        bodies = api.clients.app[CONTEXT].bodies
+        body = {"prompt": "abc", "padding": "x" * 50_000, "n_predict": 10**6, "ignore_eos": True, "stream": True}
+        running = await api.clients.post(path, json=body)
+        assert bodies.total == 3
+        running.close()
+        await eventually(lambda: bodies.total == 0, "all is released")

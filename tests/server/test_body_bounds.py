@@ -132,12 +132,27 @@ async def test_one_client_has_half_of_the_bytes(ports):
     with bodies.hold("a") as one, bodies.hold("a") as two, bodies.hold("b") as other:
         one.add(30_000)
         two.add(20_000)
+        other.add(1)
         with pytest.raises(Unavailable):
             two.add(1)
-        other.add(50_000)
+        other.add(49_999)
         with pytest.raises(Unavailable):
             other.check(1)
     assert bodies.total == 0
+
+
+async def test_a_client_alone_leaves_room_for_one_body_of_others(ports):
+    """All clients behind a proxy are one."""
+    bodies = (await ports(max_body=1024, max_body_bytes_in_flight=100_000)).context.bodies
+    with bodies.hold("a") as one, bodies.hold("b") as other:
+        one.add(100_000 - 1024)
+        with pytest.raises(Unavailable):
+            one.add(1)
+        other.add(1024)
+        one.keep(49_000)
+        one.keep(60_000)  # no more than before
+        assert bodies.total == 50_024
+        one.add(1000)
 
 
 async def test_with_keys_a_client_is_a_key(ports, upload):

@@ -13,7 +13,7 @@ from ..errors import InvalidRequest
 from ..interfaces.params import GenerationParams, Prompt
 from ..scheduling.text_stream import Stops
 from . import submission
-from .body import dumps
+from .body import HOLD, dumps
 from .context import Context
 from .fields import Fields
 from .pricing import check_price
@@ -151,6 +151,8 @@ def submit(request: web.Request, jobs: list[Job], stack: ExitStack) -> list[Stre
     The choices of one prompt follow each other, and share it.
     """
     submission.check_limits(request, len(jobs))
+    if not any(job.request.prompt.media for job in jobs):  # images are kept, and larger than their part of the body
+        request[HOLD].keep(sum({id(job.request.prompt): len(job.request.tag.prompt) for job in jobs}.values()))
     before = [None, *(job.request.prompt for job in jobs)]
     return [
         stack.enter_context(_submit(request, job, paid=job.request.prompt is prompt))
