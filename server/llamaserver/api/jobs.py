@@ -22,7 +22,7 @@ from .schema import RANDOM_SEED, Limits, parse_generation
 from .settings import generation_settings
 
 MAX_TOKENS = 1 << 17  # of all answers that come in one piece, if that is more than their slots hold
-MAX_PROBABILITIES = 1 << 16  # candidates that an answer may carry when it comes in one piece
+MAX_PROBABILITIES = 1 << 18  # candidates that all answers may carry that come in one piece: about 50 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +93,9 @@ def make_jobs(
     params = parse_generation(fields, Limits(engine.vocab, engine.settings.n_slots, engine.info.n_lora))
     if stops:
         params = replace(params, stop=(*params.stop, *stops))
-    if not stream:
-        params = _bounded(params, prompts * choices)
     sampler = engine.make_sampler(params.sampling, slot_ctx)
     ordered = Stops(params.stop)
+    most_tokens = -1 if stream else _most_tokens(slot_ctx, params.sampling.n_probs, prompts * choices)
     variants = _variants(params, _settings(context, params, stream=stream), choices)
     jobs: list[Job] = []
     for entry in inputs():
@@ -109,24 +108,16 @@ def make_jobs(
                 tag=Tag(settings, shown),
                 stops=ordered,
                 ends_with_slot=ends_with_slot,
-                most_tokens=-1 if stream else max(slot_ctx, MAX_TOKENS // (prompts * choices)),
+                most_tokens=most_tokens,
             )
             jobs.append(Job(request, settings, entry.echo, entry.field))
     return jobs
 
 
-def _bounded(params: GenerationParams, answers: int) -> GenerationParams:
-    """Limit the answers so that the probabilities of all of them fit into memory."""
-    n_probs = params.sampling.n_probs
-    if not n_probs:
-        return params
-    most = max(1, MAX_PROBABILITIES // (n_probs * answers))
-    if params.n_predict > most:
-        raise InvalidRequest(
-            f"Field 'n_probs': {n_probs} for {params.n_predict} tokens is too much for one answer. Use stream",
-            field="n_probs",
-        )
-    return replace(params, n_predict=most) if params.n_predict < 0 else params
+def _most_tokens(slot_ctx: int, n_probs: int, answers: int) -> int:
+    """The most tokens of each of several answers that come in one piece, so that all fit into memory."""
+    most = max(slot_ctx, MAX_TOKENS // answers)
+    return min(most, max(1, MAX_PROBABILITIES // (n_probs * answers))) if n_probs else most
 
 
 def _variants(
