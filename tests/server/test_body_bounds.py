@@ -7,6 +7,7 @@ import re
 from unittest.mock import Mock
 
 import pytest
+from llamaserver.api import body
 from llamaserver.api.body import parse
 from llamaserver.api.fields import Fields
 from llamaserver.api.json_size import MAX_CONTAINERS, MAX_MEMBERS, MAX_VALUES
@@ -236,3 +237,29 @@ def test_wrong_arguments_name_their_call(arguments):
     with pytest.raises(InvalidRequest) as caught:
         read_messages(calls(arguments, 1), [])
     assert caught.value.field == "messages[0].tool_calls[0].function.arguments"
+
+
+# ---- halves of emoji
+
+
+def test_halves_are_replaced_wherever_a_text_is_cut(monkeypatch):
+    halves = rb"\ud83d\ude00 \ud83d x\ude00\ud83d\ud83d\ude00\ude00 \\ud83d \\\ud83d."
+    whole = rb"\ud83d\ude00 \ufffd x\ufffd\ufffd\ud83d\ude00\ufffd \\ud83d \\\ufffd."
+    for step in range(1, len(halves) + 1):
+        monkeypatch.setattr(body, "_STEP", step)
+        assert body._without_halves(halves * 3) == whole * 3
+
+
+def test_no_search_for_halves_is_long(monkeypatch):
+    """It holds the interpreter, and so all answers."""
+    spans = []
+
+    class Spy:
+        def finditer(self, text, start, end):
+            spans.append(end - start)
+            return iter(())
+
+    monkeypatch.setattr(body, "_HALF", Spy())
+    assert body._without_halves(b"x" * (1 << 20)) == b"x" * (1 << 20)
+    assert len(spans) == 4
+    assert max(spans) < 1 << 19
