@@ -18,7 +18,7 @@ from .context import CONTEXT, Context
 from .jobs import Tag, model_name
 from .settings import generation_settings
 from .slot_quota import FOLDER_OF_USER
-from .submission import tenant_of
+from .submission import has_salt, tenant_of
 from .tenants import key_of
 
 _MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # bytes; no state is larger
@@ -103,6 +103,9 @@ async def _save(request: web.Request, context: Context, slot: int) -> dict[str, 
     info, quota, began = context.engine.info, context.slot_quota, monotonic()
 
     def write(state: SlotState) -> int:
+        if has_salt(state.domain):  # a file has no domain: whoever restores it could share it
+            text = f"slot {slot} holds the state of a request with a cache_salt, and cannot be saved"
+            raise InvalidRequest(text, field="id_slot")
         quota.check(path, slotfile.size(state.tokens, state.data))
         return slotfile.write(path, state.tokens, state.data, info.state_version, state.lora)
 

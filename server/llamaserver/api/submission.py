@@ -66,6 +66,11 @@ def tenant_of(request: web.Request, salt: str = "") -> Tenant:
     return Tenant(key.identity, _domain(key.domain if isolated else "", salt), key.limits.requests or 0)
 
 
+def has_salt(domain: bytes) -> bool:
+    """Whether a cache domain is that of a `cache_salt`."""
+    return bool(domain.partition(b"\0")[2])
+
+
 def _domain(name: str, salt: str) -> bytes:
     """The cache domain of a name, narrowed by a salt. Without both, it is the one that all requests share."""
     return f"{name}\0{salt}".encode("utf-8", "surrogatepass") if name or salt else b""
