@@ -454,3 +454,23 @@ async def test_an_answer_ends_when_its_probabilities_are_many(monkeypatch: pytes
         answer = await api.post("/v1/chat/completions", {**chat, "n": 2, "ignore_eos": True})
         assert [choice["finish_reason"] for choice in answer["choices"]] == ["length"] * 2
         assert answer["usage"]["completion_tokens"] == 8
+
+
+# ---- bounds of texts
+
+
+async def test_a_prompt_that_no_slot_can_hold_is_refused(api: Api) -> None:
+    most = SETTINGS.slot_ctx * 64 + 65_536
+    for prompt in ("x" * (most + 1), [1] * (most + 1)):
+        error = (await api.post("/completion", {"prompt": prompt, **GREEDY}, 400))["error"]
+        assert error["param"] == "prompt"
+        assert f"characters or ids of {most} that fit" in error["message"]
+    answer = await api.post("/completion", {"prompt": [1] * most, **GREEDY})
+    assert answer["truncated"]
+
+
+async def test_texts_for_tokenize_have_a_bound(api: Api) -> None:
+    most = SETTINGS.slot_ctx * 64 + 2**20
+    error = (await api.post("/tokenize", {"content": "x" * (most + 1)}, 400))["error"]
+    assert error["param"] == "content"
+    await api.post("/tokenize", {"content": "x" * (most // 8)})
