@@ -156,7 +156,6 @@ def test_many_images_are_refused_before_any_work(client: Client) -> None:
         ("/v1/completions", {"prompt": ["a"] * 100_000}, "n"),
         ("/completion", {"prompt": ["a"] * 100_000}, "prompt"),
         ("/completion", {"prompt": "x", "stop": ["x" * 5000]}, "stop"),
-        ("/completion", {"prompt": "x", "n_probs": 1024, "n_predict": 100_000}, "n_probs"),
         ("/completion", {"prompt": "x", "logit_bias": [[i % 1000, 1] for i in range(20_000)]}, "logit_bias"),
         ("/completion", {"prompt": "x", "penalty_prompt": "x" * 2_000_000}, "penalty_prompt"),
         ("/completion", {"prompt": "x", "system_prompt": {"prompt": "x" * 4_000_000}}, "system_prompt"),

@@ -142,6 +142,7 @@ async def test_a_user_sees_the_metrics_of_no_other_key(api: Api) -> None:
         text = await (await api.clients.get("/metrics", headers=headers)).text()
         assert f'llamaserver:http_requests_total{{key="{name}",status="2xx"}}' in text
         assert ('{key="#1",status="2xx"}' in text) == others
+        assert ("llamacpp:prompt_tokens_total" in text) == others
 
 
 def test_the_names_in_the_metrics_are_bounded() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient, TestServer
-from llamaserver.api import templates
+from llamaserver.api import jobs, templates
 from llamaserver.api.app import build_app, build_context, build_management_app
 from llamaserver.api.context import CONTEXT
 from llamaserver.api.system import load_system_prompt
@@ -421,3 +421,56 @@ async def test_large_bodies_of_one_client_do_not_stop_those_of_another(api: Api)
     assert await api.post("/tokenize", {"content": "ab cd" * 20_100})
     gate.opened.set()
     await asyncio.gather(*greedy)
+
+
+# ---- what is kept of a body
+
+
+@pytest.mark.parametrize("path", ["/completion", "/v1/completions"])
+async def test_an_answer_holds_the_bytes_of_its_prompt_only(path: str) -> None:
+    """The rest of the body is gone, however long the answer takes."""
+    async with serving() as api:
+        bodies = api.clients.app[CONTEXT].bodies
+        body = {"prompt": "abc", "padding": "x" * 50_000, "n_predict": 10**6, "ignore_eos": True, "stream": True}
+        running = await api.clients.post(path, json=body)
+        assert bodies.total == 3
+        running.close()
+        await eventually(lambda: bodies.total == 0, "all is released")
+
+
+# ---- probabilities in one piece
+
+
+async def test_an_answer_ends_when_its_probabilities_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "MAX_PROBABILITIES", 40)
+    async with serving() as api:
+        body = {"prompt": "ab", **GREEDY, "n_predict": 100, "ignore_eos": True, "n_probs": 5}
+        answer = await api.post("/completion", body)
+        assert (answer["tokens_predicted"], answer["stop_type"]) == (8, "limit")
+        assert answer["generation_settings"]["n_predict"] == 100
+        events = await api.events("/completion", body)
+        assert events[-1]["tokens_predicted"] == 100  # a stream may carry as many as it likes
+        chat = {"messages": [{"role": "user", "content": "ab"}], "max_tokens": 100, "logprobs": True, "top_logprobs": 5}
+        answer = await api.post("/v1/chat/completions", {**chat, "n": 2, "ignore_eos": True, "temperature": 0})
+        assert [choice["finish_reason"] for choice in answer["choices"]] == ["length"] * 2
+        assert answer["usage"]["completion_tokens"] < 20  # an answer that ends inside a character goes on a little
+
+
+# ---- bounds of texts
+
+
+async def test_a_prompt_that_no_slot_can_hold_is_refused(api: Api) -> None:
+    most = SETTINGS.slot_ctx * 64 + 65_536
+    for prompt in ("x" * (most + 1), [1] * (most + 1)):
+        error = (await api.post("/completion", {"prompt": prompt, **GREEDY}, 400))["error"]
+        assert error["param"] == "prompt"
+        assert f"characters or ids of {most} that fit" in error["message"]
+    answer = await api.post("/completion", {"prompt": [1] * most, **GREEDY})
+    assert answer["truncated"]
+
+
+async def test_texts_for_tokenize_have_a_bound(api: Api) -> None:
+    most = SETTINGS.slot_ctx * 64 + 2**20
+    error = (await api.post("/tokenize", {"content": "x" * (most + 1)}, 400))["error"]
+    assert error["param"] == "content"
+    await api.post("/tokenize", {"content": "x" * (most // 8)})

@@ -7,8 +7,11 @@ import re
 from unittest.mock import Mock
 
 import pytest
+from llamaserver.api import body
 from llamaserver.api.body import parse
+from llamaserver.api.fields import Fields
 from llamaserver.api.json_size import MAX_CONTAINERS, MAX_MEMBERS, MAX_VALUES
+from llamaserver.api.messages import read_messages
 from llamaserver.errors import InvalidRequest, Unavailable
 
 from tests.support.polling import eventually
@@ -130,12 +133,27 @@ async def test_one_client_has_half_of_the_bytes(ports):
     with bodies.hold("a") as one, bodies.hold("a") as two, bodies.hold("b") as other:
         one.add(30_000)
         two.add(20_000)
+        other.add(1)
         with pytest.raises(Unavailable):
             two.add(1)
-        other.add(50_000)
+        other.add(49_999)
         with pytest.raises(Unavailable):
             other.check(1)
     assert bodies.total == 0
+
+
+async def test_a_client_alone_leaves_room_for_one_body_of_others(ports):
+    """All clients behind a proxy are one."""
+    bodies = (await ports(max_body=1024, max_body_bytes_in_flight=100_000)).context.bodies
+    with bodies.hold("a") as one, bodies.hold("b") as other:
+        one.add(100_000 - 1024)
+        with pytest.raises(Unavailable):
+            one.add(1)
+        other.add(1024)
+        one.keep(49_000)
+        one.keep(60_000)  # no more than before
+        assert bodies.total == 50_024
+        one.add(1000)
 
 
 async def test_with_keys_a_client_is_a_key(ports, upload):
@@ -164,7 +182,7 @@ async def test_a_full_queue_is_told_before_the_body_is_read(ports):
 
 
 def test_a_text_with_too_many_values_is_refused_before_it_is_parsed():
-    for body in (
+    for text in (
         b'{"a":[' + b'{"":0},' * MAX_CONTAINERS + b"0]}",
         b'{"a":[' + b"[]," * MAX_CONTAINERS + b"0]}",
         b'{"a":[' + b"1," * MAX_VALUES + b"0]}",
@@ -172,7 +190,7 @@ def test_a_text_with_too_many_values_is_refused_before_it_is_parsed():
         b'{"a":[' + b'"\\\\","\\"",' * MAX_VALUES + b"0]}",
     ):
         with pytest.raises(InvalidRequest, match="more than"):
-            parse(body)
+            parse(text)
 
 
 @pytest.mark.parametrize("text", ["{[,", '\\",{[', "\\\\{[,", "é{,"])
@@ -183,3 +201,65 @@ def test_what_stands_in_strings_is_not_counted(text):
 
 def test_as_many_values_as_are_allowed_are_parsed():
     assert len(parse(b'{"a":[' + b"[]," * (MAX_CONTAINERS - 3) + b"0]}")["a"]) == MAX_CONTAINERS - 2
+
+
+def calls(arguments, count):
+    return Fields(
+        {
+            "messages": [
+                {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": arguments}}] * 2},
+                {"role": "assistant", "function_call": {"name": "f", "arguments": arguments}},
+            ]
+            * count
+        },
+        None,
+    )
+
+
+def test_the_arguments_of_all_calls_have_the_bounds_of_one_body():
+    """Each would pass by itself, and together they would take gigabytes."""
+    arguments = '{"a":[' + "[]," * (MAX_CONTAINERS // 4) + "0]}"
+    messages = read_messages(calls(arguments, 1), [])
+    assert len(messages[1]["tool_calls"][0]["function"]["arguments"]["a"]) == MAX_CONTAINERS // 4 + 1
+    with pytest.raises(InvalidRequest, match=r"arguments as JSON: .* more than") as caught:
+        read_messages(calls(arguments, 2), [])
+    assert caught.value.field == "messages"
+
+
+@pytest.mark.parametrize("arguments", [" ", "", None, {}, "{}"])
+def test_calls_without_arguments(arguments):
+    messages = read_messages(calls(arguments, 1), [])
+    assert [call["function"]["arguments"] for call in messages[0]["tool_calls"]] == [{}, {}]
+
+
+@pytest.mark.parametrize("arguments", ["[1]", "{", [1], 5])
+def test_wrong_arguments_name_their_call(arguments):
+    with pytest.raises(InvalidRequest) as caught:
+        read_messages(calls(arguments, 1), [])
+    assert caught.value.field == "messages[0].tool_calls[0].function.arguments"
+
+
+# ---- halves of emoji
+
+
+def test_halves_are_replaced_wherever_a_text_is_cut(monkeypatch):
+    halves = rb"\ud83d\ude00 \ud83d x\ude00\ud83d\ud83d\ude00\ude00 \\ud83d \\\ud83d."
+    whole = rb"\ud83d\ude00 \ufffd x\ufffd\ufffd\ud83d\ude00\ufffd \\ud83d \\\ufffd."
+    for step in range(1, len(halves) + 1):
+        monkeypatch.setattr(body, "_STEP", step)
+        assert body._without_halves(halves * 3) == whole * 3
+
+
+def test_no_search_for_halves_is_long(monkeypatch):
+    """It holds the interpreter, and so all answers."""
+    spans = []
+
+    class Spy:
+        def finditer(self, text, start, end):
+            spans.append(end - start)
+            return iter(())
+
+    monkeypatch.setattr(body, "_HALF", Spy())
+    assert body._without_halves(b"x" * (1 << 20)) == b"x" * (1 << 20)
+    assert len(spans) == 4
+    assert max(spans) < 1 << 19

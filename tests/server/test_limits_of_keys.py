@@ -10,7 +10,7 @@ from llamaserver.api.key_file import Key
 from llamaserver.api.key_file import Limits as KeyLimits
 from llamaserver.api.limits import Limits
 from llamaserver.config import Config
-from llamaserver.errors import RateLimited
+from llamaserver.errors import InvalidRequest, RateLimited
 
 from .test_api_without_weights import GREEDY, Api, serving
 from .test_tenants import ask
@@ -33,34 +33,45 @@ def test_answers_that_run_and_wait_are_counted() -> None:
     limits = Limits(Clock())
     alice = key(requests=2, queued=1)
     for _ in range(3):
-        limits.begin(alice, 4, 10)
+        limits.check(alice, 4)
+        limits.begin(alice, 10)
     with pytest.raises(RateLimited, match="3 answers"):
-        limits.begin(alice, 4, 10)
-    limits.begin(key(requests=2, queued=2), 4, 10)  # the limit has been raised
+        limits.check(alice, 4)
+    limits.check(key(requests=2, queued=2), 4)  # the limit has been raised
     limits.end(alice, 10, 10)
-    limits.end(alice, 10, 10)
-    limits.begin(alice, 4, 10)
+    limits.check(alice, 4)
+
+
+def test_the_answers_of_a_request_are_checked_together() -> None:
+    limits = Limits(Clock())
+    alice = key(requests=2, queued=1)
+    limits.check(alice, 4, 3)
+    limits.begin(alice, 10)
+    with pytest.raises(RateLimited):
+        limits.check(alice, 4, 3)
+    with pytest.raises(InvalidRequest, match=r"4 answers to one request: .* 2 running and 1 queued"):
+        limits.check(alice, 4, 4)  # no later try would succeed
 
 
 def test_no_more_run_than_there_are_slots() -> None:
     limits = Limits(Clock())
     alice = key(requests=9, queued=0)
-    limits.begin(alice, 1, 10)
+    limits.begin(alice, 10)
     with pytest.raises(RateLimited):
-        limits.begin(alice, 1, 10)
+        limits.check(alice, 1)
 
 
 def test_tokens_come_back_at_the_rate_of_the_limit() -> None:
     clock = Clock()
     limits, alice = Limits(clock), key(tokens_per_minute=600)
-    limits.begin(alice, 1, 500)
+    limits.begin(alice, 500)
     limits.end(alice, 500, 100 + 50)  # 400 of the prompt were in the cache, 50 were generated
-    limits.begin(alice, 1, 500)
+    limits.begin(alice, 500)
     with pytest.raises(RateLimited, match="600 tokens per minute") as caught:
         limits.check(alice, 1)
     assert caught.value.retry_after == 6  # 51 tokens at 10 a second
     clock.now += 6
-    limits.begin(alice, 1, 10)
+    limits.begin(alice, 10)
     limits.end(alice, 10, 10)
     limits.end(alice, 500, 1100)  # its answer has overdrawn the bucket
     with pytest.raises(RateLimited) as caught:
@@ -74,10 +85,10 @@ def test_tokens_come_back_at_the_rate_of_the_limit() -> None:
 def test_a_bucket_never_holds_more_than_a_minute() -> None:
     clock = Clock()
     limits, alice = Limits(clock), key(tokens_per_minute=60)
-    limits.begin(alice, 1, 30)
+    limits.begin(alice, 30)
     limits.end(alice, 30, 30)
     clock.now += 10**6
-    limits.begin(alice, 1, 60)
+    limits.begin(alice, 60)
     with pytest.raises(RateLimited):
         limits.check(alice, 1)
 
@@ -112,6 +123,43 @@ async def test_a_key_over_its_limit_is_refused_and_others_are_not(
         await refused(api, "a", "/completion", {"prompt": ["ab", "cd"], **GREEDY})
         running.close()
         await ask(api, "a", "POST", "/completion", {"prompt": "ab", **GREEDY})
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/completion", {"prompt": ["ab"] * 3, **GREEDY}),
+        ("/v1/completions", {"prompt": ["ab"] * 3, "max_tokens": 4}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "ab"}], "n": 3, "max_tokens": 4}),
+        ("/v1/embeddings", {"input": ["ab"] * 3}),
+    ],
+)
+async def test_all_answers_of_a_request_begin_or_none(tmp_path: Path, path: str, body: Any) -> None:
+    """Otherwise no retry of a batch would succeed."""
+    file = tmp_path / "keys"
+    write(
+        file,
+        "a name=alice requests=2 queued=1 tokens-per-minute=1\n"
+        "b name=bob requests=1 queued=1\nc name=carol requests=2 queued=1\n",
+    )
+    async with serving(Config(api_key_file=str(file), embedding=True)) as api:
+        await ask(api, "a", "POST", path, body)
+        error = (await ask(api, "b", "POST", path, body, 400))["error"]
+        assert "3 answers to one request: this API key may have 1 running and 1 queued" in error["message"]
+        running = await api.clients.post("/completion", json=ENDLESS, headers={"Authorization": "Bearer c"})
+        await refused(api, "c", path, body)
+        assert (await api.get("/health"))["status"] == "ok"
+        running.close()
+
+
+async def test_the_choices_of_one_prompt_pay_for_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "keys"
+    write(file, "a name=alice\n")
+    paid, begin = [], Limits.begin
+    monkeypatch.setattr(Limits, "begin", lambda *args: (paid.append(args[-1]), begin(*args)))
+    async with serving(Config(api_key_file=str(file))) as api:
+        await ask(api, "a", "POST", "/v1/completions", {"prompt": ["abcd", "efg"], "n": 3, "max_tokens": 4})
+    assert [count > 0 for count in paid] == [True, False, False] * 2
 
 
 async def test_a_key_over_its_limit_is_told_before_its_body_is_read(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ def test_all_folders_count_and_a_file_that_is_replaced_does_not(tmp_path: Path) 
     write(tmp_path, ".tmp-left", 5000)
     write(tmp_path, "user-x/two", 300)
     quota.check(old, 650)
+    quota.check(old, 600)
     with pytest.raises(InsufficientStorage, match="--slot-save-max-bytes"):
         quota.check(old, 651)
     with pytest.raises(InsufficientStorage, match="--slot-save-max-bytes"):
@@ -39,6 +41,49 @@ def test_all_folders_count_and_a_file_that_is_replaced_does_not(tmp_path: Path) 
     with pytest.raises(InsufficientStorage, match="3 slot files already"):
         quota.check(tmp_path / "four", 0)
     SlotQuota(tmp_path, 0, 0).check(tmp_path / "four", 1 << 40)
+
+
+def test_a_file_that_does_not_grow_is_always_saved(tmp_path: Path) -> None:
+    """Also where a folder of an older version has more than the limits allow."""
+    quota = SlotQuota(tmp_path, max_bytes=1000, max_files=1)
+    files = [write(tmp_path, name, 900) for name in ("one", "two")]
+    quota.check(files[0], 900)
+    quota.check(files[1], 0)
+    with pytest.raises(InsufficientStorage, match="--slot-save-max-bytes"):
+        quota.check(files[0], 901)
+
+
+def test_only_slot_files_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quota = SlotQuota(tmp_path / "later", max_bytes=1000, max_files=2)
+    quota.check(quota.folder / "one", 1000)  # saving makes the folder
+    quota.folder.mkdir()
+    write(quota.folder, "models/large", 5000)
+    write(quota.folder, "user-x/one", 500)
+    quota.check(quota.folder / "two", 500)
+    with pytest.raises(InsufficientStorage, match="--slot-save-max-bytes"):
+        quota.check(quota.folder / "two", 501)
+    scan = os.scandir
+
+    def unreadable(folder: Path) -> object:
+        if folder.name == "user-x":
+            raise PermissionError(folder)
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", unreadable)
+    quota.check(quota.folder / "two", 1000)
+
+
+def test_one_client_cannot_take_all_places(tmp_path: Path) -> None:
+    quota = SlotQuota(tmp_path, 0, 0)
+    with ExitStack() as stack:
+        for _ in range(32):
+            stack.enter_context(quota.place("a"))
+        with pytest.raises(Unavailable, match="of this client"), quota.place("a"):
+            pass
+        with quota.place("b"):
+            pass
+    with quota.place("a"):
+        pass
 
 
 async def test_requests_take_turns_and_few_may_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,6 +147,8 @@ def test_a_client_cannot_fill_the_volume(tmp_path: Path) -> None:
         assert statuses.count(200) == len(files) <= 8
         assert sum(path.stat().st_size for path in folder.iterdir()) < 20_100_000
         name = files[0].name
+        for path in files[1:]:
+            path.write_bytes(bytes(20_000_000))  # as before the limits were lowered
         error = client.error("/slots/0?action=save", {"filename": "other"}, 507)
         assert "--slot-save-max" in error["message"]
         client.post("/slots/0?action=save", filename=name)

@@ -56,6 +56,17 @@ async def test_slots_show_requests_to_their_own_key_and_to_admins(api: Api, path
         assert set(slots[0]) == set(slots[1])
 
 
+@pytest.mark.parametrize("key", ["secret-a", "secret-r"])
+async def test_the_state_of_a_request_with_a_salt_is_not_saved(api: Api, config: Config, key: str) -> None:
+    """A restored state is in the cache domain without the salt."""
+    await complete(api, key, id_slot=1, cache_salt="x")
+    body = {"filename": "state"}
+    error = (await ask(api, key, "POST", "/slots/1?action=save", body, 400))["error"]
+    assert "cache_salt" in error["message"]
+    await complete(api, key, id_slot=1)
+    await ask(api, key, "POST", "/slots/1?action=save", body)
+
+
 async def test_a_server_without_keys_shows_all_slots_to_all() -> None:
     async with serving() as api:
         await complete(api, "")

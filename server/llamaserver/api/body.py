@@ -6,7 +6,8 @@ can be much larger than the text, does not live longer than that call.
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from typing import Any, TypeVar
 
 import orjson
@@ -24,7 +25,9 @@ HOLD = web.RequestKey("hold", Hold)
 _BOM = b"\xef\xbb\xbf"  # .NET and PowerShell write it before UTF-8
 _FIRST, _SECOND = rb"\\u[dD][89abAB][0-9a-fA-F]{2}", rb"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 _HALF = re.compile(rb"%b(?!%b)|%b(?<!%b%b)" % (_FIRST, _SECOND, _SECOND, _FIRST, _SECOND))
+_PAIR = len(rb"\ud83d\ude00")
 _MOST_HALVES = 10_000
+_STEP = 1 << 18  # bytes that are searched in one piece
 _IMAGE_FIELDS = (b"image_url", b"image_data")
 _ENCODED_BY_THREAD_FROM = 1 << 16  # bytes of an answer
 
@@ -111,7 +114,22 @@ def _without_halves(data: bytes | bytearray) -> bytes:
     Escaped backslashes are hidden first, because the letters after them are no escape.
     """
     hidden = data.replace(rb"\\", b"\0\0")
-    return _HALF.sub(rb"\\ufffd", hidden, count=_MOST_HALVES).replace(b"\0\0", rb"\\")
+    parts: list[bytes | bytearray] = []
+    at = 0
+    for half in islice(_halves(hidden), _MOST_HALVES):
+        parts += [hidden[at : half.start()], rb"\ufffd"]
+        at = half.end()
+    return b"".join([*parts, hidden[at:]]).replace(b"\0\0", rb"\\")
+
+
+def _halves(text: bytes | bytearray) -> Iterator[re.Match[bytes]]:
+    """Find all halves in order. Each search is short, because it holds the interpreter."""
+    for start in range(0, len(text), _STEP):
+        end = start + _STEP
+        for half in _HALF.finditer(text, start, end + _PAIR):
+            if half.start() >= end:
+                break
+            yield half
 
 
 def _object(value: Any) -> dict[str, Any]:

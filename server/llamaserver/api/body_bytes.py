@@ -10,13 +10,15 @@ from ..errors import Unavailable
 class BodyBytes:
     """The bodies of all requests that are read, parsed or answered now. Used on the event loop's thread only.
 
-    `limit` is in bytes. One client can hold half of it, or one body of `largest` bytes if that is more.
+    `limit` is in bytes. While others hold bytes too, one client can hold half of it, or one body of `largest` bytes if
+    that is more. Alone it can hold all but room for the body of another client.
     """
 
     def __init__(self, limit: int, largest: int) -> None:
         self.total = 0  # bytes that are held now
         self._limit = limit
         self._share = min(limit, max(limit // 2, largest))
+        self._alone = max(self._share, limit - largest)
         self._held: Counter[str] = Counter()  # by client
 
     def hold(self, client: str) -> "Hold":
@@ -25,7 +27,9 @@ class BodyBytes:
 
     def check(self, client: str, count: int) -> None:
         """Raise Unavailable if the client cannot have so many bytes more."""
-        if self._held[client] + count > self._share or self.total + count > self._limit:
+        held = self._held[client]
+        most = self._alone if held == self.total else self._share
+        if held + count > most or self.total + count > self._limit:
             raise Unavailable("too many bytes of request bodies (--max-body-bytes-in-flight)", retry_after=1)
 
     def change(self, client: str, count: int) -> None:
@@ -54,11 +58,16 @@ class Hold:
         self._bodies.change(self._client, count)
         self.count += count
 
+    def keep(self, count: int) -> None:
+        """Hold at most so many bytes from now on: the rest of the body is gone."""
+        if count < self.count:
+            self._bodies.change(self._client, count - self.count)
+            self.count = count
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bodies.change(self._client, -self.count)
-        self.count = 0
+        self.keep(0)

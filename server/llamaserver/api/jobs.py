@@ -1,6 +1,7 @@
 """From a checked request to jobs of the engine. The base of every dialect."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from ..errors import InvalidRequest
 from ..interfaces.params import GenerationParams, Prompt
 from ..scheduling.text_stream import Stops
 from . import submission
-from .body import dumps
+from .body import HOLD, dumps
 from .context import Context
 from .fields import Fields
 from .pricing import check_price
@@ -21,7 +22,7 @@ from .schema import RANDOM_SEED, Limits, parse_generation
 from .settings import generation_settings
 
 MAX_TOKENS = 1 << 17  # of all answers that come in one piece, if that is more than their slots hold
-MAX_PROBABILITIES = 1 << 16  # candidates that an answer may carry when it comes in one piece
+MAX_PROBABILITIES = 1 << 18  # candidates that all answers may carry that come in one piece: about 50 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +93,9 @@ def make_jobs(
     params = parse_generation(fields, Limits(engine.vocab, engine.settings.n_slots, engine.info.n_lora))
     if stops:
         params = replace(params, stop=(*params.stop, *stops))
-    if not stream:
-        params = _bounded(params, prompts * choices)
     sampler = engine.make_sampler(params.sampling, slot_ctx)
     ordered = Stops(params.stop)
+    most_tokens = -1 if stream else _most_tokens(slot_ctx, params.sampling.n_probs, prompts * choices)
     variants = _variants(params, _settings(context, params, stream=stream), choices)
     jobs: list[Job] = []
     for entry in inputs():
@@ -108,24 +108,16 @@ def make_jobs(
                 tag=Tag(settings, shown),
                 stops=ordered,
                 ends_with_slot=ends_with_slot,
-                most_tokens=-1 if stream else max(slot_ctx, MAX_TOKENS // (prompts * choices)),
+                most_tokens=most_tokens,
             )
             jobs.append(Job(request, settings, entry.echo, entry.field))
     return jobs
 
 
-def _bounded(params: GenerationParams, answers: int) -> GenerationParams:
-    """Limit the answers so that the probabilities of all of them fit into memory."""
-    n_probs = params.sampling.n_probs
-    if not n_probs:
-        return params
-    most = max(1, MAX_PROBABILITIES // (n_probs * answers))
-    if params.n_predict > most:
-        raise InvalidRequest(
-            f"Field 'n_probs': {n_probs} for {params.n_predict} tokens is too much for one answer. Use stream",
-            field="n_probs",
-        )
-    return replace(params, n_predict=most) if params.n_predict < 0 else params
+def _most_tokens(slot_ctx: int, n_probs: int, answers: int) -> int:
+    """The most tokens of each of several answers that come in one piece, so that all fit into memory."""
+    most = max(slot_ctx, MAX_TOKENS // answers)
+    return min(most, max(1, MAX_PROBABILITIES // (n_probs * answers))) if n_probs else most
 
 
 def _variants(
@@ -144,9 +136,24 @@ def _settings(context: Context, params: GenerationParams, *, stream: bool) -> di
     return generation_settings(params, n_ctx=slot_ctx, model=model_name(context), stream=stream)
 
 
-def submit(request: web.Request, job: Job) -> Stream:
-    """Give a job to the engine. In a batch, its errors name the prompt."""
+def submit(request: web.Request, jobs: list[Job], stack: ExitStack) -> list[Stream]:
+    """Give the jobs of a request to the engine. The stack ends them. Raises InvalidRequest, RateLimited, Unavailable.
+
+    The choices of one prompt follow each other, and share it.
+    """
+    submission.check_limits(request, len(jobs))
+    if not any(job.request.prompt.media for job in jobs):  # images are kept, and larger than their part of the body
+        request[HOLD].keep(sum({id(job.request.prompt): len(job.request.tag.prompt) for job in jobs}.values()))
+    before = [None, *(job.request.prompt for job in jobs)]
+    return [
+        stack.enter_context(_submit(request, job, paid=job.request.prompt is prompt))
+        for job, prompt in zip(jobs, before, strict=False)
+    ]
+
+
+def _submit(request: web.Request, job: Job, *, paid: bool) -> Stream:
+    """In a batch, errors name the prompt."""
     try:
-        return submission.submit(request, job.request)
+        return submission.submit(request, job.request, paid=paid)
     except InvalidRequest as error:
         raise (error.named(job.field) if "." in job.field else error) from error

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
 
-from ..errors import RateLimited
+from ..errors import InvalidRequest, RateLimited
 from .key_file import Key
 
 _MINUTE = 60.0
@@ -32,22 +32,27 @@ class Limits:
         self._accounts: dict[str, _Account] = {}
         self._clock = clock
 
-    def check(self, key: Key, n_slots: int) -> None:
-        """Raise RateLimited if the key may not send a request now."""
+    def check(self, key: Key, n_slots: int, answers: int = 1) -> None:
+        """Raise RateLimited if the key may not send a request with so many answers now, InvalidRequest if never."""
         account, queued = self._account(key), key.limits.queued
         if queued is not None:
             running = min(n_slots, key.limits.requests or n_slots)
-            if account.answers >= running + queued:
-                text = f"this API key has {account.answers} answers running or waiting already, its limit"
+            if answers > running + queued:
+                text = f"{answers} answers to one request: this API key may have {running} running and {queued} queued"
+                raise InvalidRequest(text)
+            if account.answers + answers > running + queued:
+                text = (
+                    f"this API key has {account.answers} answers running or waiting already, "
+                    f"and may have {running + queued}"
+                )
                 raise RateLimited(text, retry_after=1)
         rate = key.limits.tokens_per_minute
         if rate is not None and account.spent >= rate:
             wait = math.ceil((account.spent - rate + 1) / rate * _MINUTE)
             raise RateLimited(f"this API key has used its {rate} tokens per minute", retry_after=wait)
 
-    def begin(self, key: Key, n_slots: int, n_prompt: int) -> None:
-        """Count an answer to a prompt of `n_prompt` tokens. Raises RateLimited."""
-        self.check(key, n_slots)
+    def begin(self, key: Key, n_prompt: int) -> None:
+        """Count an answer to a prompt of `n_prompt` tokens. The request has been checked."""
         account = self._account(key)
         account.answers += 1
         account.spent += n_prompt

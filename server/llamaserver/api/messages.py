@@ -7,6 +7,7 @@ from ..errors import InvalidRequest
 from .body import parse
 from .capabilities import Message, Tool
 from .fields import Fields
+from .json_size import check_size
 from .prompt import decode_base64, is_data_url
 
 MAX_MESSAGES = 4096
@@ -28,7 +29,9 @@ def read_messages(fields: Fields, images: Images) -> list[Message]:
         raise InvalidRequest("Field 'messages': must be a non-empty array", field="messages")
     if len(items) > MAX_MESSAGES:
         raise InvalidRequest(f"Field 'messages': at most {MAX_MESSAGES} messages", field="messages")
-    return _linked([_message(item, f"messages[{i}]", images) for i, item in enumerate(items)])
+    messages = [_message(item, f"messages[{i}]", images) for i, item in enumerate(items)]
+    _parse_arguments(messages)
+    return _linked(messages)
 
 
 def read_tools(fields: Fields) -> list[Tool]:
@@ -79,21 +82,38 @@ def _call(call: Any, where: str) -> dict[str, Any]:
         raise InvalidRequest(f"Field '{where}.function.name': must be a string", field=where)
     if call.get("type", "function") != "function":
         raise InvalidRequest(f"Unsupported tool call type: {call['type']!r:.60}", field=f"{where}.type")
-    arguments = function.get("arguments")
-    try:
-        if isinstance(arguments, str):
-            arguments = parse(arguments.encode()) if arguments.strip() else {}
-        if not isinstance(arguments, dict | None):
-            raise InvalidRequest("not an object")
-    except InvalidRequest as error:
-        field = f"{where}.function.arguments"
-        raise InvalidRequest(f"Failed to parse tool call arguments as JSON: {error.message}", field=field) from error
+    arguments = function.get("arguments") or {}
+    if not isinstance(arguments, dict | str):
+        raise _bad_arguments(f"{where}.function.arguments", "not an object")
     name = call.get("id")
     return {
         "id": name if isinstance(name, str) else "",
         "type": "function",
-        "function": {"name": function["name"], "arguments": arguments or {}},
+        "function": {"name": function["name"], "arguments": arguments},
     }
+
+
+def _parse_arguments(messages: list[Message]) -> None:
+    """Parse the arguments of calls that are JSON texts. All texts of a request together have the bounds of one body."""
+    texts = [
+        (call["function"], f"messages[{i}].tool_calls[{j}].function.arguments")
+        for i, message in enumerate(messages)
+        for j, call in enumerate(message.get("tool_calls", ()))
+        if isinstance(call["function"]["arguments"], str)
+    ]
+    try:
+        check_size(b",".join(function["arguments"].encode() for function, _ in texts))
+    except InvalidRequest as error:
+        raise _bad_arguments("messages", error.message) from error
+    for function, field in texts:
+        try:
+            function["arguments"] = parse(function["arguments"].encode())
+        except InvalidRequest as error:
+            raise _bad_arguments(field, error.message) from error
+
+
+def _bad_arguments(field: str, why: str) -> InvalidRequest:
+    return InvalidRequest(f"Failed to parse tool call arguments as JSON: {why}", field=field)
 
 
 def _linked(messages: list[Message]) -> list[Message]:

@@ -209,6 +209,9 @@ class _Engine(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """One metric family after the other."""
+        if self._only is not None:  # from the numbers of all keys, a user could tell what others do
+            yield from _traffic(self._context.traffic, self._only)
+            return
         snapshot = self._context.engine.snapshot
         yield from _counters(COUNTERS, snapshot.counters)
         yield from _labelled(LABELLED, snapshot.counters)
@@ -260,14 +263,14 @@ def _family(name: str, text: str, histogram: Histogram) -> HistogramMetricFamily
 
 
 def exposition(context: Context, only: str | None = None) -> bytes:
-    """The text format 0.0.4. Of the metrics by API key, those of the key `only`. None: all."""
+    """The text format 0.0.4. Only the metrics of the key `only`. None: all metrics."""
     registry = CollectorRegistry()
     registry.register(_Engine(context, only))
     return generate_latest(registry)
 
 
 async def metrics(request: web.Request) -> web.StreamResponse:
-    """GET /metrics. Other keys' names and numbers are for admins only."""
+    """GET /metrics. The numbers of other keys and of the whole server are for admins only."""
     context, key = request.app[CONTEXT], key_of(request)
     if not context.config.metrics:
         raise NotSupported("This server does not support metrics endpoint.")

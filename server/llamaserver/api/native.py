@@ -74,7 +74,7 @@ async def _run(request: web.Request, call: Call) -> web.StreamResponse:
     """Send the jobs to the engine and answer in the document's shape."""
     jobs, wanted = call.jobs, call.wanted
     with ExitStack() as stack:
-        streams = [stack.enter_context(submit(request, job)) for job in jobs]
+        streams = submit(request, jobs, stack)
         if call.stream:
             return await respond(request, streams, lambda i, event: _encode(jobs[i], i, event, len(jobs) > 1, wanted))
         answers = [join(events) for events in await gather(streams)]

@@ -177,7 +177,7 @@ def _choices(fields: Fields, prompts: int) -> int:
 
 async def _run(request: web.Request, call: Call) -> web.StreamResponse:
     with ExitStack() as stack:
-        streams = [stack.enter_context(submit(request, job)) for job in call.jobs]
+        streams = submit(request, call.jobs, stack)
         if call.stream:
             writer = Chunks(call)
             return await respond(request, streams, writer.encode, head=writer.head(), tail=b"data: [DONE]\n\n")

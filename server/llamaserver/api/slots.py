@@ -1,5 +1,6 @@
 """The endpoint /slots: list the slots, and save, restore or erase the cache of one."""
 
+import os
 import re
 from pathlib import Path
 from time import monotonic
@@ -12,12 +13,15 @@ from ..engine.snapshot import SlotView
 from ..errors import InvalidRequest, NotSupported, Unavailable
 from ..interfaces.params import GenerationParams
 from . import slotfile
-from .body import dumps, json_response, long_response, read_fields
+from .body import client_of, dumps, json_response, long_response, read_fields
 from .context import CONTEXT, Context
 from .jobs import Tag, model_name
 from .settings import generation_settings
-from .submission import tenant_of
+from .slot_quota import FOLDER_OF_USER
+from .submission import has_salt, tenant_of
 from .tenants import key_of
+
+_MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # bytes; no state is larger
 
 
 async def slots(request: web.Request) -> web.StreamResponse:
@@ -90,7 +94,8 @@ async def slot_action(request: web.Request) -> web.StreamResponse:
     action = actions.get(request.query.get("action", ""))
     if action is None:
         raise InvalidRequest("Field 'action': must be save, restore or erase", field="action")
-    return json_response(await action(request, context, int(text)))
+    with context.slot_quota.place(client_of(request)):
+        return json_response(await action(request, context, int(text)))
 
 
 async def _save(request: web.Request, context: Context, slot: int) -> dict[str, Any]:
@@ -98,6 +103,9 @@ async def _save(request: web.Request, context: Context, slot: int) -> dict[str, 
     info, quota, began = context.engine.info, context.slot_quota, monotonic()
 
     def write(state: SlotState) -> int:
+        if has_salt(state.domain):  # a file has no domain: whoever restores it could share it
+            text = f"slot {slot} holds the state of a request with a cache_salt, and cannot be saved"
+            raise InvalidRequest(text, field="id_slot")
         quota.check(path, slotfile.size(state.tokens, state.data))
         return slotfile.write(path, state.tokens, state.data, info.state_version, state.lora)
 
@@ -121,7 +129,7 @@ async def _restore(request: web.Request, context: Context, slot: int) -> dict[st
 
     def read() -> tuple[SlotState, int]:
         tokens, data, size = slotfile.read(
-            path, info.n_vocab, info.state_version, most_tokens=most_tokens, most_bytes=quota.max_bytes
+            path, info.n_vocab, info.state_version, most_tokens=most_tokens, most_bytes=_MEMORY
         )
         return SlotState(tokens, data, slotfile.scales(path)), size
 
@@ -145,7 +153,7 @@ async def _path(request: web.Request) -> Path:
     """The file that the body names. The files of each user are in a folder of their own."""
     key, folder = key_of(request), Path(request.app[CONTEXT].config.slot_save_path)
     if key.bound is not None:
-        folder /= f"user-{key.identity.replace(':', '-')}"
+        folder /= f"{FOLDER_OF_USER}{key.identity.replace(':', '-')}"
     return await read_fields(request, lambda fields: slotfile.path_for(str(folder), fields.string("filename")))
 
 

@@ -14,33 +14,44 @@ from .traffic import RECORD
 
 def check_room(request: web.Request) -> None:
     """Raise Unavailable or RateLimited if no request of this key can be queued now. Called before the body is read."""
-    context, key = request.app[CONTEXT], key_of(request)
-    context.engine.check_queue(key.identity)
+    request.app[CONTEXT].engine.check_queue(key_of(request).identity)
+    check_limits(request)
+
+
+def check_limits(request: web.Request, answers: int = 1) -> None:
+    """Raise RateLimited if the key may not begin so many answers now, InvalidRequest if it never may.
+
+    A request is checked as a whole: then all of its answers begin.
+    """
+    context = request.app[CONTEXT]
     try:
-        context.limits.check(key, context.engine.settings.n_slots)
+        context.limits.check(key_of(request), context.engine.settings.n_slots, answers)
     except RateLimited as error:
-        raise _in_dialect(request, error) from error
+        if request.path.startswith("/v1/"):
+            error.extra["code"] = "rate_limit_exceeded"  # as OpenAI's clients know it
+        raise
 
 
-def submit(request: web.Request, asked: Request) -> Stream:
-    """Queue what a client asks for. Raises RateLimited, and the errors of Engine.submit."""
+def submit(request: web.Request, asked: Request, *, paid: bool = False) -> Stream:
+    """Queue what a client asks for, after `check_limits`. `paid`: another answer to the same prompt has paid for it.
+
+    Raises the errors of Engine.submit.
+    """
     context, key, n_prompt = request.app[CONTEXT], key_of(request), len(asked.prompt)
-    try:
-        context.limits.begin(key, context.engine.settings.n_slots, n_prompt)
-    except RateLimited as error:
-        raise _in_dialect(request, error) from error
+    in_advance = 0 if paid else n_prompt
+    context.limits.begin(key, in_advance)
     try:
         stream = context.engine.submit(replace(asked, tenant=tenant_of(request, asked.params.cache_salt)))
     except BaseException:
-        context.limits.end(key, n_prompt, 0)
+        context.limits.end(key, in_advance, 0)
         raise
-    stream.on_exit = lambda: _end(request, stream, n_prompt)
+    stream.on_exit = lambda: _end(request, stream, n_prompt, in_advance)
     return stream
 
 
-def _end(request: web.Request, stream: Stream, n_prompt: int) -> None:
+def _end(request: web.Request, stream: Stream, n_prompt: int, in_advance: int) -> None:
     """The answer has been sent, or its client has left: settle its cost."""
-    request.app[CONTEXT].limits.end(key_of(request), n_prompt, stream.evaluated + stream.generated)
+    request.app[CONTEXT].limits.end(key_of(request), in_advance, stream.evaluated + stream.generated)
     record = request[RECORD]
     record.prompt += n_prompt
     record.evaluated += stream.evaluated
@@ -49,17 +60,15 @@ def _end(request: web.Request, stream: Stream, n_prompt: int) -> None:
         record.first_token = min(stream.waited, record.first_token or stream.waited)
 
 
-def _in_dialect(request: web.Request, error: RateLimited) -> RateLimited:
-    """The error with OpenAI's code, where OpenAI's clients see it."""
-    if request.path.startswith("/v1/"):
-        error.extra["code"] = "rate_limit_exceeded"
-    return error
-
-
 def tenant_of(request: web.Request, salt: str = "") -> Tenant:
     """The tenant of a request, for scheduling and for the cache. `salt` is its `cache_salt`."""
     key, isolated = key_of(request), request.app[CONTEXT].config.cache_isolation == "per-key"
     return Tenant(key.identity, _domain(key.domain if isolated else "", salt), key.limits.requests or 0)
+
+
+def has_salt(domain: bytes) -> bool:
+    """Whether a cache domain is that of a `cache_salt`."""
+    return bool(domain.partition(b"\0")[2])
 
 
 def _domain(name: str, salt: str) -> bytes:

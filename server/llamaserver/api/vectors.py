@@ -14,6 +14,7 @@ from ..errors import EngineFailure, InvalidRequest, NotSupported, as_server_erro
 from ..interfaces.output import Embedded, Failed
 from ..interfaces.params import GenerationParams, Prompt
 from . import submission
+from .body import HOLD
 from .context import Context
 from .prompt import build_prompt, numbered
 
@@ -39,6 +40,8 @@ def read_inputs(context: Context, inputs: list[Any], field: str) -> Inputs:
 
 async def embed(request: web.Request, inputs: Inputs) -> list[Embedded]:
     """One result per input, each with one vector: without pooling, that of the last token."""
+    submission.check_limits(request, len(inputs))
+    request[HOLD].keep(sum(prompt.keys.itemsize * len(prompt) for prompt, _ in inputs))
     with ExitStack() as stack:
         streams = [(stack.enter_context(_submit(request, prompt, name)), name) for prompt, name in inputs]
         return [await _result(stream, name) for stream, name in streams]

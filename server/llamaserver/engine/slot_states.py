@@ -17,6 +17,7 @@ class SlotState:
     tokens: tuple[int, ...]
     data: Bytes
     lora: tuple[float, ...] | None = None  # None: unknown, use the current ones
+    domain: bytes = b""  # the cache domain that it was read in
 
 
 class SlotStates:
@@ -41,7 +42,9 @@ class SlotStates:
             return SlotState((), b"", slot.resident.lora if slot.resident else None)
         if any(key < 0 for key in resident.keys):
             raise InvalidRequest(f"slot {slot.id} holds an image and cannot be saved", field="id_slot")
-        return SlotState(tuple(resident.keys), self._backend.state_get(resident.seq), resident.lora)
+        return SlotState(
+            tuple(resident.keys), self._backend.state_get(resident.seq), resident.lora, resident.scope.domain
+        )
 
     def restore(self, slot: Slot, state: SlotState, tenant: Tenant = COMMON) -> int:
         """Put a saved state into an idle slot. Returns its tokens. Raises InvalidRequest if it does not fit."""

@@ -501,7 +501,8 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             "max_body_bytes_in_flight",
             ("--max-body-bytes-in-flight",),
             "Most bytes in the bodies of all requests that are read or answered at the same time. One client can have "
-            "half of them. Requests beyond get 503 (0 = 128 MiB, or 4 times --max-body if that is more)",
+            "half of them while others have some. Requests beyond get 503 (0 = 128 MiB, or 4 times --max-body if that "
+            "is more)",
             integer(0),
         ),
         Option("max_queue", ("--max-queue",), "Most requests that can wait for a slot (0 = no limit)", integer(0)),
