@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 from array import array
+from io import FileIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -64,6 +65,26 @@ def test_a_disk_that_fails_once_costs_one_prompt_only(tmp_path: Path, monkeypatc
 
 def _failing(*_: object) -> None:
     raise OSError(errno.EIO, "Input/output error")
+
+
+class ShortReads(FileIO):
+    """A file that gives at most 100 bytes at once, as Linux gives at most 2 GiB."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return super().read(100)
+
+    def readinto(self, buffer: Any, /) -> int:
+        return super().readinto(memoryview(buffer)[:100])
+
+
+def test_a_block_that_takes_several_reads_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened(tmp_path / "kv") as store:
+        save(store, keys(200))
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fdopen", lambda handle, *_, **__: ShortReads(handle))
+            assert found(store, keys(200)) == 200
+        assert "torn" not in store.stats().discards
+    assert len(files(tmp_path)) == 4
 
 
 def test_without_a_limit_some_of_the_disk_stays_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
