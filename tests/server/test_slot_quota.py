@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,6 +41,19 @@ def test_all_folders_count_and_a_file_that_is_replaced_does_not(tmp_path: Path) 
     with pytest.raises(InsufficientStorage, match="3 slot files already"):
         quota.check(tmp_path / "four", 0)
     SlotQuota(tmp_path, 0, 0).check(tmp_path / "four", 1 << 40)
+
+
+def test_a_missing_folder_and_files_that_vanish_count_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    SlotQuota(tmp_path / "missing", max_bytes=10, max_files=1).check(tmp_path / "missing" / "one", 10)
+    gone, scan = write(tmp_path, "gone", 600), os.scandir
+
+    def scandir(folder: Path) -> Any:
+        entries = list(scan(folder))
+        gone.unlink()
+        return nullcontext(entries)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    SlotQuota(tmp_path, max_bytes=10, max_files=1).check(tmp_path / "one", 10)
 
 
 async def test_requests_take_turns_and_few_may_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,10 +51,11 @@ class SlotQuota:
 
 
 def _sizes(folder: Path) -> Iterator[tuple[str, int]]:
-    """The files in a folder and in its folders, with their sizes in bytes."""
-    with os.scandir(folder) as entries:
+    """The files in a folder and in its folders, with their sizes in bytes. What others remove meanwhile is left out."""
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                yield from _sizes(Path(entry.path))
-            elif not entry.name.startswith(TEMPORARY):
-                yield entry.path, entry.stat(follow_symlinks=False).st_size
+            with suppress(FileNotFoundError):
+                if entry.is_dir(follow_symlinks=False):
+                    yield from _sizes(Path(entry.path))
+                elif not entry.name.startswith(TEMPORARY):
+                    yield entry.path, entry.stat(follow_symlinks=False).st_size
