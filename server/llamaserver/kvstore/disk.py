@@ -272,8 +272,15 @@ class DiskTier(Tier):
         with suppress(OSError):
             until = self._volume.now() + _TOUCH_EVERY
             for block in reversed(blocks):
-                with suppress(FileNotFoundError):
-                    os.utime(self._folder / block.name, (until, until), follow_symlinks=False)
+                with suppress(FileNotFoundError, PermissionError):
+                    self._mark_file(self._folder / block.name, until)
+
+    @staticmethod
+    def _mark_file(path: Path, until: float) -> None:
+        try:
+            os.utime(path, (until, until), follow_symlinks=False)
+        except PermissionError:  # only the owner may set a time. The others may set the present
+            os.utime(path, follow_symlinks=False)
 
     # ---- removing
 
