@@ -4,6 +4,7 @@ A reader of the name sees the old file or the new one, never a part of it.
 """
 
 import errno
+import io
 import os
 import shutil
 import stat
@@ -39,6 +40,17 @@ def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
         os.close(handle)
         raise NotRegularError(errno.EINVAL, "not a regular file", str(path))
     return handle
+
+
+def read_into(file: io.RawIOBase, buffer: memoryview) -> int:
+    """Fill `buffer` from an unbuffered file. Returns the bytes read: fewer only at the end of the file. OSError.
+
+    One read may return less than it was asked for: Linux transfers at most 2 GiB at once.
+    """
+    length = 0
+    while length < len(buffer) and (count := file.readinto(buffer[length:])):
+        length += count
+    return length
 
 
 def remove(path: Path) -> None:

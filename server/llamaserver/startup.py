@@ -115,6 +115,7 @@ class Startup:
 
         self._crash_log.model_bytes = bytes_of(self._model)
         self._crash_log.phase("load")
+        self._progress = progress
         if store_setup.wanted(self._config):
             self._identities = store_setup.Identities(self._config, self._model)
         devices.initialise()
@@ -128,7 +129,7 @@ class Startup:
     def _open_store(self, backend: Backend) -> KVStore | None:
         if self._identities is None:
             return None
-        return store_setup.open_store(self._config, self._model, backend, self._identities)
+        return store_setup.open_store(self._config, self._model, backend, self._identities, self._progress)
 
 
 def bytes_of(model: Path) -> int:

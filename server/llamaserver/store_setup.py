@@ -6,8 +6,8 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +25,7 @@ _log = logging.getLogger(__name__)
 _SPLIT = re.compile(r"(.*-)00001(-of-)([0-9]{5})(\.gguf)")
 _DIGESTS = ".digests"  # subfolder of the store's folder
 _MOST_RECORD = 4096  # bytes
+_POLL = 0.5  # seconds between reports of the progress
 _MIB = 1024 * 1024
 _FINGERPRINT = 16  # bytes
 # These options change the numbers in a state. The number of slots and the size of the context do not.
@@ -61,15 +62,26 @@ class Identities:
     def __init__(self, config: Config, model: Path) -> None:
         paths = files(config, model)
         self._before = {path: _stamp(path) for path in paths}
+        self._read: dict[Path, int] = {}  # bytes
         pool = ThreadPoolExecutor(1, "digest")
         if _on_disk(config):
-            self._found = pool.submit(digests, paths, config.kv_store, secret(config))
+            self._found = pool.submit(digests, paths, config.kv_store, secret(config), self._read)
         else:
             self._found = pool.submit(_names, paths)
         pool.shutdown(wait=False)
 
-    def result(self) -> dict[Path, str] | None:
-        """The identity of each file. None if a file has changed since the start."""
+    def result(self, progress: Callable[[float], bool]) -> dict[Path, str] | None:
+        """Wait for the identity of each file. None if a file has changed since the start.
+
+        Meanwhile, `progress` gets the share of the bytes that are read, from 0 to 1. If it returns False, the result
+        is None.
+        """
+        if not self._found.done():
+            _log.info("checking the model for the KV store: its files are read to the end before the server is ready")
+        size = sum(stamp[1] for stamp in self._before.values() if stamp) or 1
+        while not wait([self._found], _POLL).done:
+            if not progress(sum(self._read.copy().values()) / size):
+                return None
         found = self._found.result()
         for path, stamp in self._before.items():
             if _stamp(path) != stamp:
@@ -100,23 +112,26 @@ def files(config: Config, model: Path) -> list[Path]:
     return [*parts, *([Path(config.mmproj)] if config.mmproj else []), *(Path(path) for path, _ in config.lora)]
 
 
-def digests(paths: Iterable[Path], store: str, given: bytes = b"") -> dict[Path, str]:
+def digests(
+    paths: Iterable[Path], store: str, given: bytes = b"", read: dict[Path, int] | None = None
+) -> dict[Path, str]:
     """The SHA-256 of each file. It is computed once, and kept in the store's folder. `given`: the store's key.
 
-    The record carries a code made with the key. The `.sha256` beside a model does not: with it, whoever can write
-    the model's folder could make one model go on with the states of another.
+    `read` gets the bytes read of each file. The record carries a code made with the key. The `.sha256` beside a model
+    does not: with it, whoever can write the model's folder could make one model go on with the states of another.
     """
     try:
         secret = given or key.of_folder(Path(store))
     except OSError as error:
         _log.warning("cannot read the key of the KV store %s: %s", store, error.strerror or error)
         secret = b""
-    return {path: _digest(path, Path(store, _DIGESTS), secret) for path in paths}
+    return {path: _digest(path, Path(store, _DIGESTS), secret, {} if read is None else read) for path in paths}
 
 
-def _digest(path: Path, folder: Path, secret: bytes) -> str:
-    name = str(path.absolute())
-    record, status = folder / hashlib.sha256(name.encode()).hexdigest(), path.stat()
+def _digest(path: Path, folder: Path, secret: bytes, read: dict[Path, int]) -> str:
+    name, status = str(path.absolute()), path.stat()
+    # The key is in the name, too. So servers with different keys keep their records side by side.
+    record = folder / blake2b(os.fsencode(name), key=secret, digest_size=32, person=b"kv record").hexdigest()
 
     def sealed(sha256: str) -> bytes:
         values = json.dumps({"file": name, "stamp": [status.st_size, status.st_mtime_ns], "sha256": sha256})
@@ -127,7 +142,7 @@ def _digest(path: Path, folder: Path, secret: bytes) -> str:
     known = _sha256_in(content)
     if known and hmac.compare_digest(content, sealed(known)):
         return known
-    found = digest.compute(path)
+    found = digest.compute(path, lambda have, _: read.update({path: have}))
     if secret:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -153,10 +168,16 @@ def _sha256_in(content: bytes) -> str:
         return ""
 
 
-def open_store(config: Config, model: Path, backend: Backend, identities: Identities) -> KVStore | None:
-    """The store for this model. None if its states cannot be saved."""
+def open_store(
+    config: Config,
+    model: Path,
+    backend: Backend,
+    identities: Identities,
+    progress: Callable[[float], bool] = lambda _: True,
+) -> KVStore | None:
+    """The store for this model. None if its states cannot be saved. `progress`: of `Identities.result`."""
     info = backend.info
-    if not info.causal or (known := identities.result()) is None:
+    if not info.causal or (known := identities.result(progress)) is None:
         return None
     options = StoreOptions(
         folder=Path(config.kv_store) if _on_disk(config) else None,

@@ -83,6 +83,15 @@ def test_roles(lacks: str, messages: list[str], expected: list[str]) -> None:
     assert heard(fitted(said(*messages), [], can)) == expected
 
 
+def test_reasoning_without_text_is_kept_and_joined() -> None:
+    thought = {"role": "assistant", "content": "", "reasoning_content": "why"}
+    answer = {"role": "assistant", "content": "b", "reasoning_content": "how"}
+    can = replace(EVERYTHING, any_order=False)
+    messages = fitted([*said("user: a"), thought, answer, *said("user: c"), thought, *said("user: d")], [], can)
+    assert heard(messages) == ["user: a", "assistant: b", "user: c", "assistant:  ", "user: d"]
+    assert [message.get("reasoning_content") for message in messages] == [None, "why\n\nhow", None, "why", None]
+
+
 def test_only_a_developer_at_the_beginning_stays_one() -> None:
     messages = fitted(said("developer: a", "developer: b", "user: c"), [], EVERYTHING)
     assert heard(messages) == ["developer: a", "system: b", "user: c"]

@@ -403,9 +403,12 @@ async def test_a_slot_call_waits_until_the_slot_is_idle() -> None:
         await gate.reached()
         later = engine.submit(request(engine, tokens(9, 1), n_predict=1))
         saving = asyncio.create_task(engine.save_slot(0))
+        hasty = asyncio.create_task(engine.save_slot(0, wait=False))
         await asyncio.sleep(0)
         gate.open()
         await collect(stream)
+        with pytest.raises(Unavailable, match="slot 0 is busy"):
+            await hasty
         assert len((await saving).tokens) == 9 + 29  # before the next request took the slot
         await collect(later)
 

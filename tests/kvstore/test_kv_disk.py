@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 from array import array
+from io import FileIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -64,6 +65,49 @@ def test_a_disk_that_fails_once_costs_one_prompt_only(tmp_path: Path, monkeypatc
 
 def _failing(*_: object) -> None:
     raise OSError(errno.EIO, "Input/output error")
+
+
+class ShortReads(FileIO):
+    """A file that gives at most 100 bytes at once, as Linux gives at most 2 GiB."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return super().read(100)
+
+    def readinto(self, buffer: Any, /) -> int:
+        return super().readinto(memoryview(buffer)[:100])
+
+
+def test_a_block_that_takes_several_reads_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened(tmp_path / "kv") as store:
+        save(store, keys(200))
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fdopen", lambda handle, *_, **__: ShortReads(handle))
+            assert found(store, keys(200)) == 200
+        assert "torn" not in store.stats().discards
+    assert len(files(tmp_path)) == 4
+
+
+def test_blocks_of_another_owner_end_no_marking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a file's owner may set its time. All others may set the present, where they may write."""
+    with opened(tmp_path / "kv") as store:
+        save(store, keys(200))
+        blocks = sorted(store._tiers[-1].index.all(), key=lambda block: block.start)
+        folder, utime, refused = store._tiers[-1]._folder, os.utime, [block.name for block in blocks[-2:]]
+        for block in blocks:
+            utime(folder / block.name, (1, 1))
+
+        def others(path: Any, times: Any = None, **options: Any) -> None:
+            if getattr(path, "name", "") == refused[0] or (times and getattr(path, "name", "") == refused[1]):
+                raise PermissionError(errno.EPERM, "not the owner")
+            utime(path, times, **options)
+
+        monkeypatch.setattr(os, "utime", others)
+        store._tiers[-1]._touched.clear()
+        store._tiers[-1].touch(blocks)
+        monkeypatch.undo()
+        marked = [block.name for block in blocks if (folder / block.name).stat().st_mtime > 1]
+    assert marked == [block.name for block in blocks if block.name != refused[0]]
+    assert len(marked) == 3
 
 
 def test_without_a_limit_some_of_the_disk_stays_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

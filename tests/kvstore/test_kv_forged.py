@@ -179,6 +179,18 @@ def _tried(folder: Path) -> bytes | None:
         return None
 
 
+def test_a_key_whose_writer_has_crashed_is_made_anew(tmp_path: Path) -> None:
+    path = tmp_path / ".key"
+    path.touch()
+    with pytest.raises(OSError, match="not complete"):
+        key.of_folder(tmp_path)
+    assert path.stat().st_size == 0  # somebody may be writing it
+    os.utime(path, (time.time() - 61, time.time() - 61))
+    secret = key.of_folder(tmp_path)
+    assert secret == path.read_bytes() == key.of_folder(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == [".key"]
+
+
 def test_a_key_that_is_a_link_is_not_used(tmp_path: Path) -> None:
     (tmp_path / "mine").write_bytes(bytes(32))
     (tmp_path / ".key").symlink_to(tmp_path / "mine")

@@ -322,6 +322,21 @@ async def test_a_slot_is_saved_restored_and_erased(api: Api, tmp_path: Path) -> 
     await api.post("/slots/0?action=restore", {"filename": "bad.bin"}, 400)
 
 
+@pytest.mark.parametrize("action", ["save", "restore"])
+async def test_who_waits_for_a_busy_slot_holds_up_nobody(api: Api, action: str) -> None:
+    await api.post("/completion", {"prompt": "ab c", "id_slot": 1, **GREEDY})
+    await api.post("/slots/1?action=save", {"filename": "one"})
+    engine = api.clients.server.app[CONTEXT].engine  # type: ignore[union-attr]
+    endless = {"prompt": "ab c", **GREEDY, "id_slot": 0, "n_predict": -1, "ignore_eos": True, "stream": True}
+    unread = await api.clients.post("/completion", json=endless)
+    waiting = asyncio.create_task(api.post(f"/slots/0?action={action}", {"filename": "one"}))
+    await eventually(lambda: engine._futures, "the call waits for its slot")
+    await asyncio.wait_for(api.post("/slots/1?action=save", {"filename": "two"}), 10)
+    assert not waiting.done()
+    unread.close()
+    assert (await waiting)["id_slot"] == 0
+
+
 async def test_slots_and_properties(api: Api) -> None:
     await api.post("/completion", {"prompt": "ab cd", **GREEDY})
     slots = await api.get("/slots")

@@ -25,7 +25,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def made(config: Config, model: Path, info: ModelInfo) -> bytes:
-    known = store_setup.digests(store_setup.files(config, model), "")
+    known = store_setup.digests(store_setup.files(config, model), str(model.parent / "kv"))
     return store_setup.fingerprint(config, model, info, known)
 
 
@@ -93,10 +93,10 @@ def test_a_digest_is_computed_once_and_kept_in_the_store(
     store = tmp_path / "kv"
     found = store_setup.digests([model], str(store))
     assert found == {model: digest.compute(model)}
-    monkeypatch.setattr(digest, "compute", lambda path: pytest.fail("read again"))
+    monkeypatch.setattr(digest, "compute", lambda *_: pytest.fail("read again"))
     assert store_setup.digests([model], str(store)) == found
     os.utime(model, (1, 1))  # another file, for all we know
-    monkeypatch.setattr(digest, "compute", lambda path: "anew")
+    monkeypatch.setattr(digest, "compute", lambda *_: "anew")
     assert store_setup.digests([model], str(store)) == {model: "anew"}
     for path in (store / ".digests").iterdir():
         path.write_text("{half")
@@ -112,16 +112,51 @@ def test_a_digest_that_others_have_written_is_not_believed(
     ours, theirs = tmp_path / "kv", tmp_path / "other"
     assert store_setup.digests([model], str(ours)) == right
     with monkeypatch.context() as patched:
-        patched.setattr(digest, "compute", lambda path: "1" * 64)
+        patched.setattr(digest, "compute", lambda *_: "1" * 64)
         store_setup.digests([model], str(theirs))
+    (forged,) = (theirs / ".digests").iterdir()
     for record in (ours / ".digests").iterdir():
-        record.write_bytes((theirs / ".digests" / record.name).read_bytes())
+        record.write_bytes(forged.read_bytes())
     assert store_setup.digests([model], str(ours)) == right
     for record in (ours / ".digests").iterdir():
         record.unlink()
         os.mkfifo(record)
     assert store_setup.digests([model], str(ours)) == right
     assert store_setup.digests([model], str(ours), bytes(32)) == right
+
+
+def test_servers_with_different_keys_keep_a_record_each(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [store_setup.digests([model], str(tmp_path), bytes([number]) * 32) for number in (1, 2)]
+    monkeypatch.setattr(digest, "compute", lambda *_: pytest.fail("read again"))
+    assert [store_setup.digests([model], str(tmp_path), bytes([number]) * 32) for number in (1, 2)] == found
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_the_check_of_the_model_shows_its_progress_and_can_be_stopped(
+    goes_on: bool, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(store_setup, "_POLL", 0.001)
+    gate, shares = threading.Event(), []
+
+    def slowly(path: Path, progress: Callable[[int, int], None]) -> str:
+        progress(3, 7)
+        assert gate.wait(30)
+        return "0" * 64
+
+    def shown(share: float) -> bool:
+        shares.append(share)
+        if share or not goes_on:
+            gate.set()
+        return goes_on
+
+    monkeypatch.setattr(digest, "compute", slowly)
+    identities = store_setup.Identities(Config(kv_store=str(tmp_path / "kv")), model)
+    assert identities.result(shown) == ({model: "0" * 64} if goes_on else None)
+    assert set(shares) <= {0, 3 / 7}
+    assert "checking the model" in caplog.text
 
 
 def test_without_a_folder_to_write_a_digest_is_computed_each_time(model: Path, tmp_path: Path) -> None:
@@ -187,7 +222,7 @@ def test_a_digest_is_not_kept_for_the_file_that_came_after(
 ) -> None:
     compute = digest.compute
 
-    def slowly(path: Path) -> str:
+    def slowly(path: Path, *_: Any) -> str:
         found = compute(path)
         path.write_bytes(b"other weights")
         return found
@@ -198,7 +233,7 @@ def test_a_digest_is_not_kept_for_the_file_that_came_after(
 
 
 def test_nothing_is_read_for_what_stays_in_memory(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(digest, "compute", lambda path: pytest.fail("read"))
+    monkeypatch.setattr(digest, "compute", lambda *_: pytest.fail("read"))
     adapters = [model.with_name(f"{name}.gguf") for name in "ab"]
     for path in adapters:
         path.write_bytes(b"adapter")

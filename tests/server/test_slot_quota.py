@@ -2,8 +2,9 @@
 
 import asyncio
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,6 +85,19 @@ def test_one_client_cannot_take_all_places(tmp_path: Path) -> None:
             pass
     with quota.place("a"):
         pass
+
+
+def test_a_missing_folder_and_files_that_vanish_count_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    SlotQuota(tmp_path / "missing", max_bytes=10, max_files=1).check(tmp_path / "missing" / "one", 10)
+    gone, scan = write(tmp_path, "gone", 600), os.scandir
+
+    def scandir(folder: Path) -> Any:
+        entries = list(scan(folder))
+        gone.unlink()
+        return nullcontext(entries)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    SlotQuota(tmp_path, max_bytes=10, max_files=1).check(tmp_path / "one", 10)
 
 
 async def test_requests_take_turns_and_few_may_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

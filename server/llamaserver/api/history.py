@@ -89,7 +89,8 @@ def _no_systems(messages: Sequence[Message]) -> Iterator[Message]:
 def _alternating(messages: Iterable[Message]) -> Iterator[Message]:
     """Users and assistants take turns, and a user begins. Calls and results do not count.
 
-    Neighbours of one role are joined, and empty answers left out. Elsewhere, an empty message fills the gap.
+    Neighbours of one role are joined, and answers without text and reasoning left out. Elsewhere, an empty message
+    fills the gap.
     """
     held: list[Message] = []
     last = "assistant"
@@ -101,7 +102,7 @@ def _alternating(messages: Iterable[Message]) -> Iterator[Message]:
             held = []
         elif held and role == last:
             held.append(message)
-        elif message["content"] or role == "user":
+        elif message["content"] or message.get("reasoning_content") or role == "user":
             yield from _merged(held)
             if role == last:
                 other = "assistant" if role == "user" else "user"
@@ -186,8 +187,11 @@ def _thought_as_part(message: Message) -> Message:
 
 
 def _merged(messages: Sequence[Message]) -> Iterator[Message]:
-    if messages:
-        yield messages[0] | {"content": _joined(messages)}
+    if not messages:
+        return
+    merged = messages[0] | {"content": _joined(messages) or _FILLER.get(messages[0]["role"], "")}
+    thoughts = [message["reasoning_content"] for message in messages if message.get("reasoning_content")]
+    yield merged | ({"reasoning_content": _BETWEEN.join(thoughts)} if thoughts else {})
 
 
 def _joined(messages: Iterable[Message]) -> str:

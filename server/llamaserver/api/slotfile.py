@@ -104,10 +104,7 @@ def _whole(path: Path, most_bytes: int) -> memoryview:
         if most_bytes and found.st_size > most_bytes:
             raise _damaged(path, f"it has {found.st_size} bytes, at most {most_bytes} are allowed")
         data = np.empty(found.st_size, np.uint8).data
-        length = 0
-        while length < len(data) and (count := file.readinto(data[length:])):
-            length += count
-        return data[:length]
+        return data[: files.read_into(file, data)]
 
 
 def _verify(path: Path, data: memoryview) -> None:

@@ -109,9 +109,10 @@ async def _save(request: web.Request, context: Context, slot: int) -> dict[str, 
         quota.check(path, slotfile.size(state.tokens, state.data))
         return slotfile.write(path, state.tokens, state.data, info.state_version, state.lora)
 
+    await context.engine.idle_slot(slot, key_of(request).bound)  # nobody waits for a busy slot in a turn
     async with quota.turn():
         await context.blocking(lambda: quota.check(path, 0))  # before the state is read
-        state = await context.engine.save_slot(slot, key_of(request).bound)
+        state = await context.engine.save_slot(slot, key_of(request).bound, wait=False)
         written, saved = await context.blocking(lambda: write(state)), len(state.tokens)
     return {
         "id_slot": slot,
@@ -133,9 +134,10 @@ async def _restore(request: web.Request, context: Context, slot: int) -> dict[st
         )
         return SlotState(tokens, data, slotfile.scales(path)), size
 
+    await context.engine.idle_slot(slot, key_of(request).bound)
     async with quota.turn():
         state, size = await context.blocking(read)
-        restored = await context.engine.restore_slot(slot, state, tenant_of(request), key_of(request).bound)
+        restored = await context.engine.restore_slot(slot, state, tenant_of(request), key_of(request).bound, wait=False)
     return {
         "id_slot": slot,
         "filename": path.name,

@@ -168,15 +168,19 @@ class Engine:
 
     # ---- slots and adapters
 
-    async def save_slot(self, id_slot: int, owner: str | None = None) -> SlotState:
-        """Read a slot's cache (waits while it is busy). Raises Forbidden if it is not of `owner`; None may have all."""
-        state: SlotState = await self._on_slot(id_slot, owner, lambda core, slot: core.slot_states.save(slot))
+    async def idle_slot(self, id_slot: int, owner: str | None = None) -> None:
+        """Wait until a slot is idle. Raises Forbidden if it is not of `owner`; None may have all."""
+        await self._on_slot(id_slot, owner, lambda core, slot: None)
+
+    async def save_slot(self, id_slot: int, owner: str | None = None, *, wait: bool = True) -> SlotState:
+        """Read a slot's cache. `owner` as in idle_slot. While the slot is busy: wait, or raise Unavailable."""
+        state: SlotState = await self._on_slot(id_slot, owner, lambda core, slot: core.slot_states.save(slot), wait)
         return state
 
     async def restore_slot(
-        self, id_slot: int, state: SlotState, tenant: Tenant = COMMON, owner: str | None = None
+        self, id_slot: int, state: SlotState, tenant: Tenant = COMMON, owner: str | None = None, *, wait: bool = True
     ) -> int:
-        """Replace a slot's cache by a state of `tenant`. `owner` as in save_slot.
+        """Replace a slot's cache by a state of `tenant`. `owner` and `wait` as in save_slot.
 
         Returns the tokens restored, raises InvalidRequest if it does not fit.
         """
@@ -185,14 +189,16 @@ class Engine:
             raise InvalidRequest("the state was saved with other LoRA adapters", field="filename")
         known = replace(state, lora=lora)
         return int(
-            await self._on_slot(id_slot, owner, lambda core, slot: core.slot_states.restore(slot, known, tenant))
+            await self._on_slot(id_slot, owner, lambda core, slot: core.slot_states.restore(slot, known, tenant), wait)
         )
 
     async def erase_slot(self, id_slot: int, owner: str | None = None) -> int:
-        """Drop a slot's cache. `owner` as in save_slot. Returns the tokens erased."""
+        """Drop a slot's cache. `owner` as in idle_slot. Returns the tokens erased."""
         return int(await self._on_slot(id_slot, owner, lambda core, slot: core.slot_states.erase(slot)))
 
-    async def _on_slot(self, id_slot: int, owner: str | None, call: Callable[[Core, Slot], Any]) -> Any:
+    async def _on_slot(
+        self, id_slot: int, owner: str | None, call: Callable[[Core, Slot], Any], wait: bool = True
+    ) -> Any:
         self._check_ready()
         if not 0 <= id_slot < self.settings.n_slots:
             raise InvalidRequest(f"slot id must be in 0..{self.settings.n_slots - 1}", field="id_slot")
@@ -204,7 +210,7 @@ class Engine:
             core.slot_states.check(slot, owner)
             return call(core, slot)
 
-        self._thread.call_on_slot(id_slot, checked, future)
+        self._thread.call_on_slot(id_slot, checked, future, wait)
         return await future
 
     def _future(self) -> "asyncio.Future[Any]":

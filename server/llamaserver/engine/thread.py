@@ -35,7 +35,7 @@ _POLL = 0.5  # seconds between looks at a KV store that does not answer, and bet
 
 Factory = Callable[[Callable[[float], bool]], Backend]
 StoreFactory = Callable[[Backend], KVStore | None]
-SlotCall = tuple[int, Callable[[Core, Slot], Any], "asyncio.Future[Any]"]
+SlotCall = tuple[int, Callable[[Core, Slot], Any], "asyncio.Future[Any]", bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +97,11 @@ class EngineThread:
         """Resolve `future` once nothing is left to save."""
         self.send(lambda _: self._waiting_for_saves.append(future))
 
-    def call_on_slot(self, id_slot: int, call: Callable[[Core, Slot], Any], future: "asyncio.Future[Any]") -> None:
-        """Run `call` once the slot is idle."""
-        self.send(lambda _: self._slot_calls.append((id_slot, call, future)))
+    def call_on_slot(
+        self, id_slot: int, call: Callable[[Core, Slot], Any], future: "asyncio.Future[Any]", wait: bool
+    ) -> None:
+        """Run `call` once the slot is idle. Without `wait`, a busy slot is an error (Unavailable)."""
+        self.send(lambda _: self._slot_calls.append((id_slot, call, future, wait)))
 
     def stop(self) -> None:
         """End the thread after the current step."""
@@ -238,14 +240,16 @@ class EngineThread:
     def _run_slot_calls(self) -> None:
         """Run the calls whose slot is idle now. The others wait."""
         waiting, self._slot_calls = self._slot_calls, []
-        for id_slot, call, future in waiting:
+        for id_slot, call, future, wait in waiting:
             if future.done():
                 continue  # the caller has gone
             slot = self._core.residents.slots[id_slot]
-            if slot.busy:
-                self._slot_calls.append((id_slot, call, future))
+            if slot.busy and wait:
+                self._slot_calls.append((id_slot, call, future, wait))
                 continue
             try:
+                if slot.busy:
+                    raise Unavailable(f"slot {id_slot} is busy", retry_after=1)
                 answer = partial(resolve, future, None, call(self._core, slot))
             except Exception as error:
                 answer = partial(resolve, future, error)

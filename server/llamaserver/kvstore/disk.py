@@ -176,14 +176,15 @@ class DiskTier(Tier):
         return None
 
     def _head(self, file: FileIO, block: BlockId) -> Head:
-        return self._format.head(file.read(head_size(block.count)), block)
+        data = memoryview(bytearray(head_size(block.count)))
+        return self._format.head(bytes(data[: files.read_into(file, data)]), block)
 
     def _whole(self, file: FileIO, block: BlockId) -> Block:
         head = self._head(file, block)
         if os.fstat(file.fileno()).st_size != head.file_size:
             raise DamagedBlockError(Discard.TORN)
         payload = np.empty(head.size, np.uint8)
-        return self._format.block(head, payload[: file.readinto(payload.data)])
+        return self._format.block(head, payload[: files.read_into(file, payload.data)])
 
     def _refuse(self, block: BlockId, reason: Discard) -> None:
         self._counters.discard(reason)
@@ -271,8 +272,15 @@ class DiskTier(Tier):
         with suppress(OSError):
             until = self._volume.now() + _TOUCH_EVERY
             for block in reversed(blocks):
-                with suppress(FileNotFoundError):
-                    os.utime(self._folder / block.name, (until, until), follow_symlinks=False)
+                with suppress(FileNotFoundError, PermissionError):
+                    self._mark_file(self._folder / block.name, until)
+
+    @staticmethod
+    def _mark_file(path: Path, until: float) -> None:
+        try:
+            os.utime(path, (until, until), follow_symlinks=False)
+        except PermissionError:  # only the owner may set a time. The others may set the present
+            os.utime(path, follow_symlinks=False)
 
     # ---- removing
 

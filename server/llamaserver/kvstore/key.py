@@ -3,6 +3,7 @@
 import errno
 import os
 import secrets
+import stat
 import uuid
 from contextlib import suppress
 from hashlib import blake2b
@@ -13,6 +14,11 @@ from .. import files
 _NAME = ".key"
 _BYTES = 32
 LEAST = 32  # bytes of a file with a key
+_ABANDONED = 60.0  # seconds after which an incomplete file no longer has a writer
+
+
+class _IncompleteError(OSError):
+    """Its writer has not completed the file yet, or has ended before that."""
 
 
 def of_text(text: bytes) -> bytes:
@@ -31,7 +37,7 @@ def of_process() -> bytes:
 def of_folder(folder: Path) -> bytes:
     """The key in a folder of blocks. Makes it once, also if several processes begin at the same time. OSError."""
     path = folder / _NAME
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError, _IncompleteError):
         return _read(path)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     _make(path)
@@ -42,7 +48,7 @@ def _read(path: Path) -> bytes:
     with os.fdopen(files.open_regular(path), "rb") as file:
         key = file.read(_BYTES + 1)
     if len(key) != _BYTES:
-        raise OSError(errno.EINVAL, f"{_NAME} is not complete. If that lasts, remove it")
+        raise _IncompleteError(errno.EINVAL, f"{_NAME} is not complete. If that lasts, remove it")
     return key
 
 
@@ -51,6 +57,7 @@ def _make(path: Path) -> None:
     temporary = path.with_name(f"{files.TEMPORARY}{uuid.uuid4().hex}")
     files.write_atomically(temporary, [secrets.token_bytes(_BYTES)], durable=True, mode=0o600)
     try:
+        _remove_abandoned(path, now=temporary.stat().st_mtime)
         os.link(temporary, path)
     except FileExistsError:
         pass
@@ -61,6 +68,14 @@ def _make(path: Path) -> None:
     finally:
         temporary.unlink()
     files.sync_folder(path.parent)
+
+
+def _remove_abandoned(path: Path, now: float) -> None:
+    """Remove a file whose writer has ended before it was complete. `now`: the volume's time, seconds since 1970."""
+    with suppress(FileNotFoundError):
+        status = path.lstat()
+        if stat.S_ISREG(status.st_mode) and status.st_size < _BYTES and now - status.st_mtime > _ABANDONED:
+            path.unlink()
 
 
 def _make_without_links(path: Path, key: bytes) -> None:
