@@ -108,6 +108,8 @@ def test_without_unlimited_answers_a_stream_ends_when_its_slot_is_full() -> None
         client = Client(process.url)
         fields: dict[str, Any] = {"prompt": list(range(100, 200)), "ignore_eos": True}
         *_, end = client.events("/completion", n_predict=-1, **fields)
-        assert (end["tokens_predicted"], end["stopped_limit"], end["truncated"]) == (156, True, False)
+        assert (end["stopped_limit"], end["truncated"]) == (True, False)
+        assert 156 <= end["tokens_predicted"] < 160  # a few more end a character
         *_, end = client.events("/completion", n_predict=1_000_000, **fields)
-        assert (end["tokens_predicted"], end["stopped_limit"]) == (256, True)
+        assert end["stopped_limit"]
+        assert 256 <= end["tokens_predicted"] < 260

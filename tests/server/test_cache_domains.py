@@ -19,7 +19,13 @@ from tests.support.server.process import ServerProcess
 from .test_api_without_weights import GREEDY, SETTINGS, Api
 from .test_api_without_weights import serving as serving_toy
 
-KEYS = "secret-a name=alice\nsecret-b name=bob domain=team\nsecret-c name=carol domain=team\nsecret-m name=mallory\n"
+KEYS = """
+secret-a name=alice
+secret-b name=bob domain=team
+secret-c name=carol domain=team
+secret-m name=mallory
+secret-r name=root role=admin
+"""
 BEGIN = [300 + i % 40 for i in range(150)]  # "... the PIN of the customer Jane Doe is"
 DIGITS = range(260, 270)
 PIN = [268, 263, 269, 261, 264, 262, 267, 267]
@@ -36,7 +42,7 @@ class Server:
 
     def __init__(self, process: ServerProcess, url: str) -> None:
         self.process = process
-        self.alice, self.bob, self.carol, self.mallory = (Client(url, f"secret-{letter}") for letter in "abcm")
+        self.alice, self.bob, self.carol, self.mallory, self.admin = (Client(url, f"secret-{one}") for one in "abcmr")
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +129,7 @@ def test_so_it_is_on_disk_and_after_a_restart(run: Any, tmp_path: Path) -> None:
     options = ("--kv-store-key-file", secret)
     with run(*options, store=folder) as server:
         timings(server.alice, prompt)
-        saved(server.alice)
+        saved(server.admin)
         for slot in (0, 1):
             timings(server.bob, BEGIN[slot + 1 :], id_slot=slot)
         assert timings(server.mallory, prompt, id_slot=0)["cache_n"] == 0
