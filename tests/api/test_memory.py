@@ -15,7 +15,7 @@ from tests.support.server.process import ServerProcess
 from tests.support.server.traffic import at_once
 
 pytestmark = [pytest.mark.model, pytest.mark.slow]
-REQUESTS = 5000
+REQUESTS = 3000  # make soak runs for an hour
 GROWTH = 20 * 1024 * 1024  # bytes
 MESSAGES = [{"role": "user", "content": "Hello"}]
 
