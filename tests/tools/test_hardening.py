@@ -5,10 +5,8 @@ the process instead of giving it to the attacker.
 """
 
 import io
-import json
 import platform
 import subprocess
-import tarfile
 from pathlib import Path
 
 import llama_cpp
@@ -16,6 +14,7 @@ import pytest
 from elftools.elf.constants import P_FLAGS
 from elftools.elf.elffile import ELFFile
 
+from tests.support import image_archive
 from tools import images
 
 BUILT = {path.name: path for path in sorted(Path(llama_cpp.__file__).parent.glob("lib/*.so"))}
@@ -133,15 +132,11 @@ def test_a_library_without_the_flags_is_seen(tmp_path):
 
 def in_image(path):
     """The shared libraries of an image's archive by their path."""
-    found = {}
-    with tarfile.open(path) as archive:
-        (manifest,) = json.load(archive.extractfile("manifest.json"))
-        for name in manifest["Layers"]:
-            with tarfile.open(fileobj=archive.extractfile(name)) as layer:
-                for entry in layer:
-                    if entry.isreg() and entry.name.endswith(".so") and "/llama_cpp/lib/" in entry.name:
-                        found[Path(entry.name).name] = layer.extractfile(entry).read()
-    return found
+    return {
+        Path(entry.name).name: layer.extractfile(entry).read()
+        for layer, entry in image_archive.entries(path)
+        if entry.isreg() and entry.name.endswith(".so") and "/llama_cpp/lib/" in entry.name
+    }
 
 
 @pytest.mark.slow

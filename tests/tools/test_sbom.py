@@ -9,6 +9,7 @@ import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
+from tests.support import image_archive
 from tools import images, locked, patches, sbom, sdist
 
 VALIDATOR = JsonStrictValidator(SchemaVersion.V1_6)
@@ -148,14 +149,10 @@ def image_files():
 
     def read(path):
         found = {}
-        with tarfile.open(path) as archive:
-            (manifest,) = json.load(archive.extractfile("manifest.json"))
-            for layer_name in manifest["Layers"]:
-                with tarfile.open(fileobj=archive.extractfile(layer_name)) as layer:
-                    for entry in layer:
-                        name = entry.name.removeprefix("./")
-                        wanted = name == "var/lib/dpkg/status"
-                        found[name] = layer.extractfile(entry).read().decode() if wanted else ""
+        for layer, entry in image_archive.entries(path):
+            name = entry.name.removeprefix("./")
+            wanted = name == "var/lib/dpkg/status"
+            found[name] = layer.extractfile(entry).read().decode() if wanted else ""
         return found
 
     return read
