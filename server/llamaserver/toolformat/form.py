@@ -1,0 +1,45 @@
+"""The format of a model's answers."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Mode(Enum):
+    """Where the name and the arguments of a call are."""
+
+    JSON = "json"  # both in one JSON object:      <tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>
+    TAG_JSON = "tag_json"  # the arguments are JSON:       <function=f>{"a": 1}</function>
+    TAGGED = "tagged"  # each argument has tags:       <function=f><parameter=a>1</parameter></function>
+    GEMMA = "gemma"  # objects in Gemma's own form:    <|tool_call>call:f{a:1}<tool_call|>
+    PYTHON = "python"  # calls in Python:              <|tool_call_start|>[f(a=1)]<|tool_call_end|>
+    HARMONY = "harmony"  # channels of gpt-oss:        <|channel|>commentary to=functions.f<|message|>{"a": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """The marks of a format. White space around marks is free. "" is a mark that the format does not have."""
+
+    mode: Mode
+    turn: str = ""  # before everything, as in the prompt
+    think: tuple[str, str] = ("", "")  # around reasoning
+    content: tuple[str, str] = ("", "")  # around content
+    section: tuple[str, str] = ("", "")  # around all calls
+    call: tuple[str, str] = ("", "")  # around one call
+    name_path: tuple[str, ...] = ()  # JSON: keys that lead to the name. "*" is the name itself as the key
+    arguments_path: tuple[str, ...] = ()  # JSON: keys that lead to the arguments
+    id_path: tuple[str, ...] = ()  # JSON: keys that lead to the id
+    id_before: str = ""  # what is between an id and the name that follows it
+    name_end: str = ""  # after the name
+    id_end: str = ""  # after an id that follows the name
+    argument: tuple[str, str] = ("", "")  # around one argument
+    key_end: str = ""  # after the name of an argument
+    attributes_end: str = ""  # after attributes that follow the name of an argument
+
+    @property
+    def openings(self) -> tuple[str, ...]:
+        """The marks that calls can begin with, none if they begin with their JSON.
+
+        Some models leave out a section's mark, or the first line of a call's.
+        """
+        marks = (*self.section[:1], self.call[0], *self.call[0].split("\n")[-1:])
+        return tuple(dict.fromkeys(mark for mark in marks if mark.strip()))

@@ -1,0 +1,71 @@
+"""Collects the events of an answer."""
+
+from collections.abc import Callable, Collection
+
+from .events import Arguments, Call, Content, End, Event, Reasoning
+from .stream import Mismatch
+
+
+class Output:
+    """Events since they were last asked for. White space at the ends of reasoning and content is left out."""
+
+    def __init__(self, names: Collection[str], on_end: Callable[[], None]) -> None:
+        self.calling = False  # between Call and End
+        self._names = names
+        self._on_end = on_end
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what was found."""
+        self._events: list[Event] = []
+        self._held = {Reasoning: "", Content: ""}  # white space that is left out if nothing follows
+        self._begun = {Reasoning: False, Content: False}
+        self._called = False  # after the last content
+
+    def events(self) -> list[Event]:
+        """What was found since the last time."""
+        found, self._events = self._events, []
+        return found
+
+    def reasoning(self, text: str) -> None:
+        """More of the thoughts."""
+        self._text(Reasoning, text)
+
+    def content(self, text: str) -> None:
+        """More of the content."""
+        self._text(Content, text)
+
+    def call(self, name: str, call_id: str = "") -> None:
+        """Begin a call. Raises Mismatch for a function that the request does not have."""
+        if name not in self._names:
+            raise Mismatch
+        self.calling = self._called = True
+        self._events.append(Call(name, call_id))
+
+    def arguments(self, text: str) -> None:
+        """More of the arguments of the call."""
+        if text:
+            self._events.append(Arguments(text))
+
+    def end(self) -> None:
+        """The call is complete."""
+        self.calling = False
+        self._on_end()
+        self._events.append(End())
+
+    def finish(self) -> None:
+        """The answer ends: its last white space belongs to it, unless a call follows that."""
+        if self._begun[Content] and self._held[Content] and not self._called:
+            self._events.append(Content(self._held[Content]))
+            self._held[Content] = ""
+
+    def _text(self, kind: type[Reasoning] | type[Content], text: str) -> None:
+        text = self._held[kind] + text
+        if not self._begun[kind]:
+            text = text.lstrip()
+        kept = text.rstrip()
+        self._held[kind] = text[len(kept) :]
+        if kept:
+            self._begun[kind] = True
+            self._called = False
+            self._events.append(kind(kept))

@@ -1,0 +1,211 @@
+"""What the templates of llama.cpp's source write is read back: reasoning, content and calls, in pieces of any size."""
+
+import json
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+from llamaserver.api.chat_template import ChatTemplate
+from llamaserver.llama.templates import LlamaTemplates
+from llamaserver.toolformat.events import Arguments, Call, Content, End, Event, Reasoning
+from llamaserver.toolformat.finder import find_format
+from llamaserver.toolformat.form import Format
+from llamaserver.toolformat.parser import Parser
+
+from tests.support.vendored import vendored_templates
+
+JSON = dict[str, Any]
+
+USER = {"role": "user", "content": "Weather in Rome?"}
+TYPES = {"city": "string", "days": "integer", "wide": "boolean", "code": "string", "more": "object"}
+PARAMETERS = {"type": "object", "properties": {name: {"type": kind, "description": ""} for name, kind in TYPES.items()}}
+NAMES = ("get_weather", "run_code")
+TOOLS = [
+    {"type": "function", "function": {"name": name, "description": "d", "parameters": PARAMETERS}} for name in NAMES
+]
+CODE = "if a < b and c > 1:\n    print(\"x\\n\", '<b>')\n"
+ONE = ("get_weather", {"city": "Rome", "days": 3, "wide": True})
+OTHER = ("run_code", {"code": CODE, "more": {"deep": [1, "two", None]}})
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model says, or what was read of it."""
+
+    content: str = ""
+    calls: tuple[tuple[str, JSON], ...] = ()
+    reasoning: str = ""
+
+
+ANSWERS = {
+    "content": Answer("It is sunny."),
+    "one call": Answer(calls=(ONE,)),
+    "code": Answer(calls=(OTHER,)),
+    "two calls": Answer(calls=(ONE, OTHER)),
+    "content and a call": Answer("Let me look.", (ONE,)),
+    "reasoning": Answer("It is sunny.", reasoning="Easy."),
+    "reasoning and a call": Answer(calls=(ONE,), reasoning="I must look."),
+}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A template and its format."""
+
+    template: ChatTemplate
+    form: Format
+
+    def written(self, answer: Answer) -> tuple[str, str]:
+        """What the template has begun, and what the model wrote after that."""
+        message: JSON = {"role": "assistant", "content": answer.content}
+        if answer.reasoning:
+            message |= dict.fromkeys(("reasoning_content", "reasoning", "thinking"), answer.reasoning)
+        if answer.calls:
+            message["tool_calls"] = [
+                {"id": f"{place:09}", "type": "function", "function": {"name": name, "arguments": arguments}}
+                for place, (name, arguments) in enumerate(answer.calls)
+            ]
+        before, prompt, whole = self._text(), self._text(generate=True), self._text(message)
+        begin = next((text for text in (prompt, before) if whole.startswith(text)), whole[: whole.rfind("Rome?") + 5])
+        return begin.removeprefix(before), whole[len(begin) :].removesuffix(self._end())
+
+    def _end(self) -> str:
+        """What follows an answer: the end of a turn, which the engine does not show."""
+        return self._text({"role": "assistant", "content": "plain"}).rpartition("plain")[2]
+
+    def _text(self, *messages: JSON, generate: bool = False) -> str:
+        return self.template.render([USER, *messages], TOOLS, generate=generate, variables={})
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, Model]:
+    found = {}
+    builtin = LlamaTemplates()
+    for name, source in vendored_templates().items():
+        template = ChatTemplate(source, builtin, "<BOS>", "<EOS>")
+        form = find_format(
+            lambda messages, tools, generate, at=template: at.render(messages, tools, generate=generate, variables={}),
+            source,
+        )
+        assert form is not None, name
+        found[name] = Model(template, form)
+    return found
+
+
+def cut(text: str, size: int) -> Iterator[str]:
+    """A text in pieces of a size. 0 is pieces of random sizes."""
+    sizes = random.Random(len(text))
+    place = 0
+    while place < len(text):
+        step = size or sizes.randint(1, 9)
+        yield text[place : place + step]
+        place += step
+
+
+def parsed(model: Model, begun: str, text: str, size: int) -> Answer:
+    parser = Parser(model.form, dict.fromkeys(NAMES, PARAMETERS), begun)
+    events: list[Event] = [event for piece in cut(text, size) for event in parser.feed(piece)]
+    answer = read(events + parser.close())
+    if answer.calls:  # tokens that end a turn after calls, which the engine does not show
+        return replace(answer, content=re.sub(r"\s*(<[^<>\s]+>\s*)+$", "", answer.content))
+    return answer
+
+
+def read(events: list[Event]) -> Answer:
+    """Calls must be complete, and their arguments parse."""
+    calls: list[tuple[str, str]] = []
+    texts = {Content: "", Reasoning: ""}
+    for event in events:
+        match event:
+            case Call(name):
+                calls.append((name, ""))
+            case Arguments(text):
+                calls[-1] = (calls[-1][0], calls[-1][1] + text)
+            case Content(text) | Reasoning(text):
+                texts[type(event)] += text
+    assert sum(isinstance(event, End) for event in events) == len(calls)
+    return Answer(texts[Content], tuple((name, json.loads(text)) for name, text in calls), texts[Reasoning])
+
+
+def keeps(model: Model, answer: Answer) -> Answer:
+    """The answer without reasoning that the template does not write."""
+    return answer if answer.reasoning in model.written(answer)[1] else Answer(answer.content, answer.calls)
+
+
+def can_write(model: Model, answer: Answer) -> bool:
+    """Whether the template writes this into one turn. `api/history.py` makes several turns of it otherwise."""
+    can = model.template.capabilities
+    return not (answer.calls and answer.content and not can.text_with_calls) and not (
+        len(answer.calls) > 1 and not can.parallel_tool_calls and can.tool_calls
+    )
+
+
+SELDOM = {  # what is not read back, and why
+    "Apriel-1.6-15b-Thinker-fixed": ("content", "content and a call"),  # a thought begins with a heading of the prompt
+    "CohereForAI-c4ai-command-r-plus-tool_use": tuple(ANSWERS),  # writes the begin of a turn twice, and always
+    "CohereForAI-c4ai-command-r7b-12-2024-tool_use": ("content", "reasoning", "reasoning and a call"),  # the same
+    "Kimi-K3": ("one call", "code", "two calls", "content and a call", "reasoning and a call"),  # numbered calls
+    "LFM2.5-8B-A1B": ("code", "two calls"),  # the template does not escape line ends
+    "MiniMax-M3": ("one call", "code", "two calls", "content and a call", "reasoning and a call"),  # keys as tags
+    "NVIDIA-Nemotron-Nano-v2": ("content", "content and a call", "reasoning"),  # content inside the thought
+    "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B": ("content and a call",),  # the template writes content after calls
+    "meetkai-functionary-medium-v3.2": ("content and a call",),  # ends the turn after the content
+    "muse-glimmer": ("one call", "code", "two calls", "content and a call", "reasoning and a call"),  # recipients
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [1, 0, 1 << 20], ids=["letters", "random pieces", "whole"])
+@pytest.mark.parametrize("name", ANSWERS)
+def test_answers_are_read_back(models: dict[str, Model], name: str, size: int) -> None:
+    answer, wrong = ANSWERS[name], []
+    for each, model in models.items():
+        if not can_write(model, answer):
+            continue
+        begun, text = model.written(answer)
+        try:
+            same = parsed(model, begun, text, size) == keeps(model, answer)
+        except (AssertionError, ValueError):
+            same = False
+        if same is (name in SELDOM.get(each, ())):
+            wrong.append(each)
+    assert wrong == []
+
+
+def test_sixty_templates_are_read_back_wholly(models: dict[str, Model]) -> None:
+    assert len(models) - len(SELDOM) == 60
+
+
+def well_formed(events: list[Event]) -> bool:
+    """Arguments are inside calls, and calls are not inside each other."""
+    calling = False
+    for event in events:
+        if isinstance(event, Arguments | End) and not calling:
+            return False
+        calling = isinstance(event, Call) or (calling and isinstance(event, Arguments))
+    return True
+
+
+def hostile(text: str, seed: int) -> Iterator[list[str]]:
+    """Cut at some places, with a letter changed there, one left out, and one added. In two pieces each."""
+    for place in range(seed % 7, len(text), 7):
+        before, after = text[:place], text[place:]
+        yield [before]
+        yield [before, "{" + after[1:]]
+        yield [before, after[1:]]
+        yield [before + "<", after]
+        yield [before + '"', after]
+
+
+def test_no_cut_and_no_corruption_is_an_error(models: dict[str, Model]) -> None:
+    count = 0
+    for seed, model in enumerate(models.values()):
+        begun, text = model.written(ANSWERS["two calls"])
+        for pieces in hostile(text, seed):
+            parser = Parser(model.form, dict.fromkeys(NAMES, PARAMETERS), begun)
+            events = [event for piece in pieces for event in parser.feed(piece)] + parser.close()
+            assert well_formed(events), (model.form, pieces)
+            count += 1
+    assert count > 10_000
