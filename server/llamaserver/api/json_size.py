@@ -37,7 +37,10 @@ def _too_many(data: bytes | bytearray, quotes: int) -> bool:
 
 
 def _without_strings(data: bytes | bytearray) -> bytes:
-    """The text between the strings, each with its last quote. Escapes are hidden first: no backslash is valid outside a string."""
+    """The text between the strings, with one quote of each.
+
+    Escapes are hidden first: no backslash is valid outside a string.
+    """
     letters = np.frombuffer(data.replace(rb"\\", b"__").replace(rb"\"", b"__"), np.uint8)
     outside: list[bytes] = []
     inside = 0  # 1 where a string goes on
