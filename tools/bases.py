@@ -107,10 +107,9 @@ def _token(challenge: str) -> str:
     query = urllib.parse.urlencode({key: about[key] for key in ("service", "scope") if key in about})
     with urllib.request.urlopen(f"{about['realm']}?{query}", timeout=_SECONDS) as answer:
         given = json.load(answer)
-    token = given.get("token") or given.get("access_token") if isinstance(given, dict) else None
-    if not isinstance(token, str):
-        raise ValueError(f"{realm.hostname} answered without a token")
-    return token
+    if isinstance(given, dict) and isinstance(token := given.get("token") or given.get("access_token"), str):
+        return token
+    raise ValueError(f"{realm.hostname} answered without a token")
 
 
 if __name__ == "__main__":
