@@ -130,6 +130,10 @@ class Sampler(Protocol):
     It takes little memory until `prime` or the first `sample`.
     """
 
+    @property
+    def reasoning_tokens(self) -> int:
+        """The number of chosen tokens that belong to thoughts, with their marks."""
+
     def fresh(self, seed: int) -> "Sampler":
         """Another sampler with the same parameters, except for the seed. Any thread, before the first sample."""
 
