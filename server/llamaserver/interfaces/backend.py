@@ -56,6 +56,9 @@ class Vocab(Protocol):
     def detokenize(self, tokens: Sequence[int]) -> str:
         """Text of the ids, with the text of special tokens. Invalid UTF-8 is replaced."""
 
+    def __hash__(self) -> int:
+        """What was found out about a vocabulary is kept by it."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:

@@ -17,7 +17,8 @@ class Thinking:
 
     `begun` says that the prompt has begun a thought. `budget` is the most tokens that all thoughts of the answer have
     between their marks, -1 is no limit. When it is used up, the tokens of `message` follow, and then the mark.
-    A grammar restricts what follows the thoughts. With `in_grammar`, it has the thoughts in it.
+    A grammar restricts what follows the first thought and the tokens of `answer`, which are forced then. With
+    `in_grammar`, it has the thoughts in it.
     """
 
     begin: Mark
@@ -25,4 +26,5 @@ class Thinking:
     begun: bool = False
     budget: int = -1
     message: tuple[int, ...] = ()
+    answer: tuple[int, ...] = ()
     in_grammar: bool = False

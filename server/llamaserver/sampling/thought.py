@@ -19,6 +19,7 @@ class _State(Enum):
     BEFORE = "before"  # nothing but white space and the begin of a mark has come, after earlier thoughts if any
     THINKING = "thinking"
     ENDING = "ending"  # the budget is used up, and the end of the thought is forced
+    ANSWERING = "answering"  # what comes between a thought and the answer is forced
     OVER = "over"  # the answer has begun
 
 
@@ -73,17 +74,23 @@ class Thought:
         piece = self._vocab.special_piece(token)
         if self._state is _State.BEFORE:
             self._look_for_begin(piece)
-        else:
+        elif self._state is not _State.ANSWERING:
             self._think(piece)
+        elif not self._forced:
+            self._state = _State.OVER
         return self._constrained
 
     def _is_space(self, token: int) -> bool:
         return self.n_tokens > 0 and self._pending < _MOST_SPACES and self._vocab.piece(token).isspace()
 
-    def _before(self) -> None:
+    def _end(self) -> None:
+        """The thought has ended. Another one may follow, unless the answer has been begun."""
         self._state = _State.BEFORE
         self._seen = b""
         self._pending = 0
+        if self._constrained and self._thinking.answer:
+            self._state = _State.ANSWERING
+            self._forced.extend(self._thinking.answer)
 
     def _begin(self) -> None:
         self._state = _State.THINKING
@@ -106,12 +113,12 @@ class Thought:
         self.n_tokens += 1
         if self._state is _State.ENDING:
             if not self._forced:
-                self._before()
+                self._end()
             return
         mark = self._thinking.end.text
         self._seen += piece
         if mark in self._seen:
-            self._before()
+            self._end()
             return
         self._seen = self._seen[-len(mark) :]
         self._spend(piece)
