@@ -8,6 +8,7 @@ from ..interfaces.output import Delta, Finish
 from ..toolformat.events import Arguments, Call, Content, End, Event, Reasoning
 from ..toolformat.parser import Parser
 from .answer import Answer
+from .thoughts import Thoughts
 
 StopReason = Literal["stop", "length", "tool_calls"]
 
@@ -35,11 +36,12 @@ class AnswerReader:
 
     finish: Finish  # once it has come
 
-    def __init__(self, parser: Parser | None, *, short_ids: bool = False) -> None:
+    def __init__(self, parser: Parser | None, thoughts: Thoughts | None = None, *, short_ids: bool = False) -> None:
         self._parser = parser
+        self._thoughts = thoughts or Thoughts()
         self._short_ids = short_ids
         self._called = self._calling = False
-        self.reasoning_tokens = 0
+        self.reasoning_tokens = 0  # with the marks around thoughts
 
     @property
     def plain(self) -> bool:
@@ -54,9 +56,9 @@ class AnswerReader:
             found = self._parser.feed(event.content) if event.content else []
             if isinstance(event, Finish):
                 found += self._parser.close()
-            found = [self._seen(one) for one in found]
+            found = [self._seen(placed) for one in found for placed in self._thoughts.placed(one)]
         if isinstance(event, Finish):
-            self.finish = event
+            self.finish, self.reasoning_tokens = event, event.n_reasoning
         return found
 
     @property

@@ -7,16 +7,19 @@ Runs on a worker thread.
 from dataclasses import dataclass
 
 from ..errors import InvalidRequest
-from ..toolformat.form import Format, Mode
+from ..toolformat.form import Format
 from ..toolformat.parser import Parser, types_of
+from ..toolformat.shown import shown_tokens
 from .answer_reader import AnswerReader
 from .capabilities import Tool
-from .chat import chat_prompt, chat_template, render_chat
+from .chat import Chat, chat_prompt, chat_template, render_chat
 from .context import Context
 from .fields import Fields
 from .jobs import Input, Job, make_jobs
 from .messages import read_tools
+from .reasoning import has_ended, thinking
 from .response_format import with_response_format
+from .thoughts import Thoughts
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +38,21 @@ def chat_call(context: Context, fields: Fields, *, stream: bool, choices: int = 
     """Check, price and render a request, and make its jobs. Raises InvalidRequest or TemplateFailure."""
     tools = callable_tools(fields)
     chat = render_chat(context, fields)
+    form, vocab = chat_template(context).form, context.engine.vocab
+    fields = with_response_format(fields)
     jobs = make_jobs(
         context,
-        with_response_format(fields),
+        fields,
         lambda: [Input(chat_prompt(context, chat), chat.text, "prompt")],
         prompts=1,
         stream=stream,
         choices=choices,
         stops=chat.stops,
         ends_with_slot=True,
+        shown=shown_tokens(form.marks, vocab),
+        thinking=thinking(chat.reasoning, form, chat.begun, vocab, grammar=fields.string("grammar")),
     )
-    return ChatCall(jobs, _readers(context, chat.text, tools, choices))
+    return ChatCall(jobs, _readers(context, chat, tools, choices))
 
 
 def callable_tools(fields: Fields) -> list[Tool]:
@@ -56,24 +63,21 @@ def callable_tools(fields: Fields) -> list[Tool]:
     return [] if choice == "none" else read_tools(fields)
 
 
-def _readers(context: Context, prompt: str, tools: list[Tool], choices: int) -> list[AnswerReader]:
+def _readers(context: Context, chat: Chat, tools: list[Tool], choices: int) -> list[AnswerReader]:
     template = chat_template(context)
-    form = template.form
-    if not (tools or _has_thoughts(form)):
+    form, place = template.form, chat.reasoning.place
+    apart = _has_thoughts(form) and (place != "content" or form.content[0])
+    if context.config.skip_chat_parsing or not (tools or apart):
         return [AnswerReader(None) for _ in range(choices)]
     types = types_of({tool["function"]["name"]: tool["function"]["parameters"] for tool in tools})
-    begun = _begun(form, prompt)
     short = not template.capabilities.any_id
-    return [AnswerReader(Parser(form, types, begun), short_ids=short) for _ in range(choices)]
+    begun = form.thought[0].strip() in chat.begun and not has_ended(form, chat.begun)
+    return [
+        AnswerReader(Parser(form, types, chat.begun), Thoughts(place, form.thought, begun=begun), short_ids=short)
+        for _ in range(choices)
+    ]
 
 
 def _has_thoughts(form: Format) -> bool:
     """Whether an answer without calls can be more than content."""
-    return bool(form.think[0] or form.content[0] or form.mode is Mode.HARMONY)
-
-
-def _begun(form: Format, prompt: str) -> str:
-    """What the prompt has begun the answer with."""
-    turn = form.turn.strip()
-    place = prompt.rfind(turn) if turn else -1
-    return prompt[place:] if place >= 0 else ""
+    return bool(form.thought[0] or form.content[0])

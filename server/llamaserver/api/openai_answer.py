@@ -98,6 +98,7 @@ def usage(finishes: Sequence[Finish]) -> dict[str, Any]:
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": sum(finish.n_cached for finish in finishes)},
+        "completion_tokens_details": {"reasoning_tokens": sum(finish.n_reasoning for finish in finishes)},
     }
 
 

@@ -243,6 +243,7 @@ class Core:
             timings=timings,
             tokens=tuple(answer.pending_tokens),
             probs=tuple(answer.pending_probs),
+            n_reasoning=request.task.sampler.reasoning_tokens if request.task.sampler is not None else 0,
         )
         self._end(request, finish)
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ..config import HTTP_THREADS, MAX_SEQUENCES
 from ..option_readers import choice, integer, number
+from .chat_options import CHAT
 from .option import Option
 from .values import (
     adapters,
@@ -114,6 +115,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             value="FNAME",
         ),
     ),
+    "chat": CHAT,
     "context and scheduling": (
         Option(
             "ctx_size",

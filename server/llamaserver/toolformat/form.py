@@ -43,6 +43,16 @@ class Format:
     attributes_end: str = ""  # after attributes that follow the name of an argument
 
     @property
+    def thought(self) -> tuple[str, str]:
+        """What is around a thought, for those who read no headers."""
+        return ("<|channel|>analysis<|message|>", "<|end|>") if self.mode is Mode.HARMONY else self.think
+
+    @property
+    def answer(self) -> str:
+        """What a model writes between its thought and the content."""
+        return "<|start|>assistant<|channel|>final<|message|>" if self.mode is Mode.HARMONY else self.content[0]
+
+    @property
     def marks(self) -> tuple[str, ...]:
         """All marks that the parser looks for."""
         pairs = (self.think, self.content, self.section, self.call, self.argument)

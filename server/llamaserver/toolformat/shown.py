@@ -1,11 +1,12 @@
 """The control tokens that a parser must see in the text of an answer."""
 
-from collections.abc import Iterable
+from functools import lru_cache
 
 from ..interfaces.backend import Vocab
 
 
-def shown_tokens(marks: Iterable[str], vocab: Vocab) -> frozenset[int]:
+@lru_cache(maxsize=8)
+def shown_tokens(marks: tuple[str, ...], vocab: Vocab) -> frozenset[int]:
     """The control tokens in the marks of a format.
 
     Tokens that end an answer are not among them: the end of an answer closes whatever is open.
