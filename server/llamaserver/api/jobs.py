@@ -78,6 +78,7 @@ def make_jobs(
     choices: int = 1,
     stops: tuple[str, ...] = (),
     ends_with_slot: bool = False,
+    shown: frozenset[int] = frozenset(),
 ) -> list[Job]:
     """Check the options of a request, tokenize its prompts, and make `choices` jobs of each (executor thread).
 
@@ -85,6 +86,7 @@ def make_jobs(
     a wrong request costs little. What the jobs have in common is made once.
     Each choice has its own seed. `stops` are further stop strings. With `ends_with_slot`, an answer without n_predict
     ends when its slot is full, as clients of OpenAI expect: a small model that repeats itself would never end.
+    `shown` are the control tokens whose text is part of the answer.
     Raises InvalidRequest.
     """
     check_price(fields, prompts=prompts, choices=choices)
@@ -99,16 +101,17 @@ def make_jobs(
     variants = _variants(params, _settings(context, params, stream=stream), choices)
     jobs: list[Job] = []
     for entry in inputs():
-        shown = entry.echo if isinstance(entry.echo, str) else dumps(entry.echo).decode()
+        echoed = entry.echo if isinstance(entry.echo, str) else dumps(entry.echo).decode()
         for variant, settings in variants:
             request = Request(
                 entry.prompt,
                 variant,
                 sampler.fresh(variant.sampling.seed),
-                tag=Tag(settings, shown),
+                tag=Tag(settings, echoed),
                 stops=ordered,
                 ends_with_slot=ends_with_slot,
                 most_tokens=most_tokens,
+                shown=shown,
             )
             jobs.append(Job(request, settings, entry.echo, entry.field))
     return jobs

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import Enum
+from itertools import chain
 
 
 class Mode(Enum):
@@ -13,6 +14,12 @@ class Mode(Enum):
     GEMMA = "gemma"  # objects in Gemma's own form:    <|tool_call>call:f{a:1}<tool_call|>
     PYTHON = "python"  # calls in Python:              <|tool_call_start|>[f(a=1)]<|tool_call_end|>
     HARMONY = "harmony"  # channels of gpt-oss:        <|channel|>commentary to=functions.f<|message|>{"a": 1}
+
+
+_MARKS_OF_MODE = {
+    Mode.GEMMA: ('<|"|>',),
+    Mode.HARMONY: ("<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +41,14 @@ class Format:
     argument: tuple[str, str] = ("", "")  # around one argument
     key_end: str = ""  # after the name of an argument
     attributes_end: str = ""  # after attributes that follow the name of an argument
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """All marks that the parser looks for."""
+        pairs = (self.think, self.content, self.section, self.call, self.argument)
+        ends = (self.id_before, self.name_end, self.id_end, self.key_end, self.attributes_end)
+        marks = (self.turn, *chain(*pairs), *ends, *_MARKS_OF_MODE.get(self.mode, ()))
+        return tuple(dict.fromkeys(mark for mark in marks if mark.strip()))
 
     @property
     def openings(self) -> tuple[str, ...]:
