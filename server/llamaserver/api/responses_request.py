@@ -82,9 +82,12 @@ def read_request(fields: Fields) -> Asked:
     chat = {name: fields.get(name)[1] for name in fields if name not in _OWN} | values
     summary = reasoning.string("reasoning.summary", "reasoning.generate_summary", default="none") != "none"
     packs = "reasoning.encrypted_content" in fields.strings("include")
+    names = _NAMES | conversation.names | tools.names
+    if "schema" in (values["response_format"] or {}).get("json_schema", {}):
+        names["json_schema"] = "text.format.schema"
     return Asked(
         Fields({name: value for name, value in chat.items() if value is not None}),
-        FieldNames(_NAMES | conversation.names | tools.names),
+        FieldNames(names),
         Form(summary=summary, packs=packs, spaces=tools.spaces),
         dumps(_echo(fields)),
     )
