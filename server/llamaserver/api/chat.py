@@ -74,6 +74,11 @@ def chat_prompt(context: Context, chat: Chat) -> Prompt:
     return after(system, vocab.tokenize(chat.text, add_special=False, parse_special=True, cancelled=cancelled))
 
 
+def count_tokens(context: Context, fields: Fields) -> int:
+    """How many tokens the prompt of a request has."""
+    return len(chat_prompt(context, render_chat(context, fields)))
+
+
 def chat_template(context: Context) -> ChatTemplate:
     """The template in use: of the option, the file or the metadata, else ChatML."""
     vocab = context.engine.vocab

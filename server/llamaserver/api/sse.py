@@ -13,7 +13,7 @@ from typing import Any
 from aiohttp import web
 
 from ..engine.stream import Stream
-from ..errors import as_server_error
+from ..errors import ServerError, as_server_error
 from ..interfaces.output import Delta, Event, Failed
 from .answer import join_deltas
 from .body import dumps
@@ -78,9 +78,18 @@ class EventStream:
 
 
 async def respond(
-    request: web.Request, streams: Sequence[Stream], encode: Encode, *, head: bytes = b"", tail: bytes = b""
+    request: web.Request,
+    streams: Sequence[Stream],
+    encode: Encode,
+    *,
+    head: bytes = b"",
+    tail: bytes = b"",
+    fail: Callable[[ServerError], bytes] = lambda error: sse(error.body()),
 ) -> web.StreamResponse:
-    """Stream the events of all `streams`, with `head` before the first and `tail` after the last one."""
+    """Stream the events of all `streams`, with `head` before the first and `tail` after the last one.
+
+    If a stream that is open fails, `fail` tells the client.
+    """
     out = EventStream(request)
     pinger = asyncio.create_task(out.ping())
     try:
@@ -88,7 +97,7 @@ async def respond(
         async for batch in batches(streams):
             failure = next((event for _, event in batch if isinstance(event, Failed)), None)
             if failure is not None:
-                return await _fail(out, failure)
+                return await _fail(out, failure, pending, fail)
             await out.write(pending + b"".join(encode(index, event) for index, event in batch))
             pending = b""
         if tail:
@@ -100,11 +109,13 @@ async def respond(
             await pinger
 
 
-async def _fail(out: EventStream, failure: Failed) -> web.StreamResponse:
+async def _fail(
+    out: EventStream, failure: Failed, head: bytes, fail: Callable[[ServerError], bytes]
+) -> web.StreamResponse:
     error = as_server_error(failure.error)
     if not out.is_open:
         raise error
-    await out.write(sse(error.body()))
+    await out.write(head + fail(error))
     return await out.finish()
 
 
