@@ -106,7 +106,10 @@ def _token(challenge: str) -> str:
         raise ValueError("the registry asks for a login")
     query = urllib.parse.urlencode({key: about[key] for key in ("service", "scope") if key in about})
     with urllib.request.urlopen(f"{about['realm']}?{query}", timeout=_SECONDS) as answer:
-        return str(json.load(answer)["token"])
+        given = json.load(answer)
+    if isinstance(given, dict) and isinstance(token := given.get("token") or given.get("access_token"), str):
+        return token
+    raise ValueError(f"{realm.hostname} answered without a token")
 
 
 if __name__ == "__main__":

@@ -10,15 +10,17 @@ import sys
 from typing import NoReturn
 
 from . import termination
+from .allocator import give_back_large_blocks
 from .errors import ConfigError, Reason
 
 
 def prepare_environment() -> None:
-    """Set the environment variables that libraries read when they are loaded.
+    """Set what libraries read when they are loaded, and how memory and the interpreter lock are given back.
 
     Without GGML_NO_BACKTRACE, a failing assertion would start a debugger on the process.
     """
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")
+    give_back_large_blocks()
     sys.setswitchinterval(0.0005)  # the engine thread must not wait long for the GIL after a decode
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 MAX_SEQUENCES = 256  # of a llama.cpp context (LLAMA_MAX_SEQ)
 HTTP_THREADS = 4  # the default
@@ -32,6 +32,16 @@ class Config:
     chat_template: str = ""
     chat_template_file: str = ""
     system_prompt_file: str = ""
+    # chats
+    chat_template_kwargs: tuple[tuple[str, Any], ...] = ()
+    reasoning: Literal["auto", "on", "off"] = "auto"
+    reasoning_format: Literal["auto", "none", "deepseek", "deepseek-legacy"] = "auto"
+    reasoning_effort: str = ""  # "": the template's
+    reasoning_budget: int = -1  # tokens, -1: no limit
+    reasoning_budget_message: str = ""
+    reasoning_preserve: bool = True
+    skip_chat_parsing: bool = False
+    prefill_assistant: bool = True
     # context and engine
     ctx_size: int = 512  # 0: from the model
     parallel: int = 1
@@ -98,6 +108,7 @@ class Config:
     decode_timeout: float | None = None  # None: 20 times the usual time, at least 60 s. 0: off
     max_body: int = 0  # bytes. 0: see largest_body
     max_body_bytes_in_flight: int = 0  # 0: see largest_bodies
+    response_store_bytes: int = 16 * _MIB  # 0: no responses are kept
     max_queue: int = 4096
     slots_endpoint: bool = True
     request_system_prompt: bool = True  # with API keys, for admins only

@@ -182,10 +182,10 @@ def test_a_second_turn_reuses_the_first(client: Client) -> None:
     assert second["timings"]["prompt_n"] == second["usage"]["prompt_tokens"] - cached
 
 
-@pytest.mark.parametrize("field", ["tools", "functions"])
-def test_tools_are_refused_by_name(client: Client, field: str) -> None:
+@pytest.mark.parametrize(("field", "param"), [("tools", "tools[0].function.name"), ("functions", "functions[0].name")])
+def test_a_tool_without_a_name_is_refused(client: Client, field: str, param: str) -> None:
     error = client.error("/v1/chat/completions", {"messages": MESSAGES, field: [{"type": "function"}]})
-    assert (error["param"], error["type"]) == (field, "invalid_request_error")
+    assert (error["param"], error["type"]) == (param, "invalid_request_error")
 
 
 @pytest.mark.parametrize(

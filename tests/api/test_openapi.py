@@ -55,7 +55,7 @@ def test_the_server_offers_it(client: Client) -> None:
 def shorten(body: Any) -> None:
     """Long answers would find nothing more."""
     if isinstance(body, dict):
-        for name in ("max_tokens", "max_completion_tokens"):
+        for name in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
             body.pop(name, None)
         if not isinstance(body.get("n_predict"), str) and body.get("n_predict") not in (0, 1, 3):
             body["n_predict"] = 2
@@ -82,7 +82,7 @@ def test_nothing_breaks_the_server(client: Client, path: str, method: str) -> No
         assert answer.status_code != 500, answer.text
         if answer.status_code >= 400:
             error = answer.json()["error"]
-            assert error["code"] in (answer.status_code, "model_not_found")
+            assert error.get("code", answer.status_code) in (answer.status_code, "model_not_found")
             assert error["message"]
 
     fuzz()

@@ -12,6 +12,7 @@ from llamaserver.scheduling.request import Phase
 
 from tests.support.engine.driver import GREEDY, Driver, make, same_as_alone, tokens
 from tests.support.engine.toy import VOCAB, Failure, ScriptedSampler, picture_keys
+from tests.support.engine.vocab import ListVocab
 
 
 def ids(*pieces: bytes) -> list[int]:
@@ -97,6 +98,19 @@ def test_a_stop_string_over_several_tokens_ends_the_text_before_it() -> None:
     driver.run()
     end = driver.finish(request)
     assert (driver.text(request), end.reason, end.stopping_word, end.n_decoded) == ("a ", "word", "astop", 3)
+
+
+def test_a_control_token_has_text_only_where_it_is_shown() -> None:
+    marks = ids(b"a", b"stop")
+    for shown, text in (((), "bb"), (marks, "bstopb"), ((0, *marks), "bstopb")):
+        driver = make()
+        pieces = [VOCAB.special_piece(token) for token in range(VOCAB.n_vocab)]
+        driver.backend.vocab = ListVocab(pieces, eog=[0], special=marks)
+        request = driver.submit(
+            tokens(5), sampler=ScriptedSampler(ids(b"b", b"stop", b"b")), shown=frozenset(shown), stop=("sto!",)
+        )
+        driver.run()
+        assert (driver.text(request), driver.finish(request).reason) == (text, "eos")
 
 
 def test_held_back_text_comes_with_the_finish() -> None:

@@ -12,6 +12,7 @@ from llamaserver.errors import ServerError
 from llamaserver.interfaces.backend import Status
 from llamaserver.interfaces.output import Embedded, Failed
 from llamaserver.interfaces.params import GenerationParams, Media, SamplingParams
+from llamaserver.interfaces.thinking import Mark, Thinking
 from llamaserver.scheduling.request import ActiveRequest, Phase
 
 from tests.support.engine.driver import GREEDY, Driver, make, outcome, solo
@@ -26,6 +27,7 @@ SAMPLINGS = (
     replace(GREEDY, ignore_eos=False),
     SamplingParams(seed=7, repeat_last_n=16),
     SamplingParams(seed=8, mirostat=2, temperature=1.0),
+    SamplingParams(seed=9, thinking=Thinking(Mark(b"a", (2,)), Mark(b"stop", (38,)), begun=True, budget=9)),
 )
 
 

@@ -10,7 +10,7 @@ import pytest
 from llamaserver.api import body
 from llamaserver.api.body import parse
 from llamaserver.api.fields import Fields
-from llamaserver.api.json_size import MAX_CONTAINERS, MAX_MEMBERS, MAX_VALUES
+from llamaserver.api.json_size import MAX_CONTAINERS, MAX_MEMBERS, MAX_STRINGS, MAX_VALUES
 from llamaserver.api.messages import read_messages
 from llamaserver.errors import InvalidRequest, Unavailable
 
@@ -187,13 +187,14 @@ def test_a_text_with_too_many_values_is_refused_before_it_is_parsed():
         b'{"a":[' + b"[]," * MAX_CONTAINERS + b"0]}",
         b'{"a":[' + b"1," * MAX_VALUES + b"0]}",
         b'{"a":{' + b'"":0,' * MAX_MEMBERS + b'"":0}}',
-        b'{"a":[' + b'"\\\\","\\"",' * MAX_VALUES + b"0]}",
+        b'{"a":[' + b'"x",' * MAX_STRINGS + b"0]}",
+        b'{"a":[' + b'"\\\\","\\"",' * MAX_STRINGS + b"0]}",
     ):
         with pytest.raises(InvalidRequest, match="more than"):
             parse(text)
 
 
-@pytest.mark.parametrize("text", ["{[,", '\\",{[', "\\\\{[,", "é{,"])
+@pytest.mark.parametrize("text", ["{[,", '"', '\\",{[', "\\\\{[,", "é{,"])
 def test_what_stands_in_strings_is_not_counted(text):
     value = {"prompt": text * MAX_VALUES, "b": [1, {}]}
     assert parse(json.dumps(value).encode()) == value
@@ -201,6 +202,7 @@ def test_what_stands_in_strings_is_not_counted(text):
 
 def test_as_many_values_as_are_allowed_are_parsed():
     assert len(parse(b'{"a":[' + b"[]," * (MAX_CONTAINERS - 3) + b"0]}")["a"]) == MAX_CONTAINERS - 2
+    assert len(parse(b'{"a":[' + b'"\\"",' * (MAX_STRINGS - 1) + b"0]}")["a"]) == MAX_STRINGS
 
 
 def calls(arguments, count):

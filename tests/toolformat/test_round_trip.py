@@ -13,7 +13,7 @@ from llamaserver.llama.templates import LlamaTemplates
 from llamaserver.toolformat.events import Arguments, Call, Content, End, Event, Reasoning
 from llamaserver.toolformat.finder import find_format
 from llamaserver.toolformat.form import Format
-from llamaserver.toolformat.parser import Parser
+from llamaserver.toolformat.parser import Parser, types_of
 
 from tests.support.vendored import vendored_templates
 
@@ -26,6 +26,7 @@ NAMES = ("get_weather", "run_code")
 TOOLS = [
     {"type": "function", "function": {"name": name, "description": "d", "parameters": PARAMETERS}} for name in NAMES
 ]
+FUNCTIONS = types_of(dict.fromkeys(NAMES, PARAMETERS))
 CODE = "if a < b and c > 1:\n    print(\"x\\n\", '<b>')\n"
 ONE = ("get_weather", {"city": "Rome", "days": 3, "wide": True})
 OTHER = ("run_code", {"code": CODE, "more": {"deep": [1, "two", None]}})
@@ -106,7 +107,7 @@ def cut(text: str, size: int) -> Iterator[str]:
 
 
 def parsed(model: Model, begun: str, text: str, size: int) -> Answer:
-    parser = Parser(model.form, dict.fromkeys(NAMES, PARAMETERS), begun)
+    parser = Parser(model.form, FUNCTIONS, begun)
     events: list[Event] = [event for piece in cut(text, size) for event in parser.feed(piece)]
     answer = read(events + parser.close())
     if answer.calls:  # tokens that end a turn after calls, which the engine does not show
@@ -204,7 +205,7 @@ def test_no_cut_and_no_corruption_is_an_error(models: dict[str, Model]) -> None:
     for seed, model in enumerate(models.values()):
         begun, text = model.written(ANSWERS["two calls"])
         for pieces in hostile(text, seed):
-            parser = Parser(model.form, dict.fromkeys(NAMES, PARAMETERS), begun)
+            parser = Parser(model.form, FUNCTIONS, begun)
             events = [event for piece in pieces for event in parser.feed(piece)] + parser.close()
             assert well_formed(events), (model.form, pieces)
             count += 1

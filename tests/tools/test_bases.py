@@ -14,7 +14,13 @@ TAGGED = re.compile(r"[^\s@]+:[^\s:@]*\d[^\s:@]*")
 
 
 @pytest.fixture
-def registry():
+def tokens():
+    """What the registry answers when it is asked for a token."""
+    return {"token": "t0ken"}
+
+
+@pytest.fixture
+def registry(tokens):
     """A registry that gives a token to everybody, as Docker Hub does, and has one image."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -38,7 +44,7 @@ def registry():
             assert self.path == "/token?service=reg&scope=repository%3Alibrary%2Fpython%3Apull"
             self.send_response(200)
             self.end_headers()
-            self.wfile.write(json.dumps({"token": "t0ken"}).encode())
+            self.wfile.write(json.dumps(tokens).encode())
 
         def log_message(self, *_):
             pass
@@ -117,3 +123,16 @@ def test_what_cannot_be_asked_stays_and_is_told(registry, tmp_path):
     assert silent.endswith("answered without a digest")
     assert "refused" in closed
     assert list(bases.read(lock).values()) == [old, bases.UNKNOWN, bases.UNKNOWN, DIGEST]
+
+
+@pytest.mark.parametrize("tokens", [{"access_token": "t0ken"}])
+def test_a_token_may_have_the_other_name(registry):
+    assert bases.ask(f"{registry}/library/python:3.12") == DIGEST
+
+
+@pytest.mark.parametrize("tokens", [{}, [], {"token": 1}])
+def test_an_answer_without_a_token_is_told(registry, tmp_path):
+    lock = tmp_path / "bases.lock"
+    lock.write_text(f"{registry}/library/python:3.12 unknown\n")
+    (problem,) = bases.renew(lock)
+    assert problem.endswith("127.0.0.1 answered without a token")

@@ -8,6 +8,7 @@ from ..config import Config
 from ..engine.loop import Engine
 from ..interfaces.backend import BuiltinTemplates
 from . import (
+    anthropic,
     headers,
     health,
     kv_store,
@@ -21,6 +22,7 @@ from . import (
     openai_embeddings,
     openai_models,
     openapi,
+    responses,
     slots,
     static,
 )
@@ -45,6 +47,7 @@ def build_app(context: Context) -> web.Application:
     app[CONTEXT] = context
     logging.getLogger("aiohttp.server").addFilter(without_content)
     app.on_response_prepare.extend((headers.protect, allow_origin, answer_id))
+    anthropic.add_routes(app)
     health.add_routes(app)
     kv_store.add_routes(app)
     lora.add_routes(app)
@@ -56,6 +59,7 @@ def build_app(context: Context) -> web.Application:
     openai_embeddings.add_routes(app)
     openai_models.add_routes(app)
     openapi.add_routes(app)
+    responses.add_routes(app)
     slots.add_routes(app)
     static.add_routes(app)
     return app

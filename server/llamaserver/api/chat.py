@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import InvalidRequest, TemplateFailure
 from ..interfaces.backend import BuiltinTemplates
 from ..interfaces.params import Prompt
+from ..toolformat.form import Format
 from .capabilities import Message, Tool
 from .chat_template import ChatTemplate
 from .context import Context
@@ -16,9 +17,11 @@ from .fields import Fields
 from .lanes import cancelled
 from .messages import Images, read_messages, read_tools
 from .prompt import after, build_prompt, check_length, media_prompt, prepend
+from .reasoning import Reasoning, read_reasoning
 from .templates import CHATML
 
 _PLACEHOLDER = re.compile(r"(<image-[0-9a-f]{16}>)")
+_MOST_BEGUN = 200  # characters of marks and fixed words
 _PLAIN = {"role", "content"}
 
 
@@ -28,6 +31,8 @@ class Chat:
 
     text: str
     images: tuple[tuple[str, bytes], ...]  # (placeholder in the text, content)
+    reasoning: Reasoning
+    begun: str = ""  # what the text has begun the answer with, "" if that is not known
     stops: tuple[str, ...] = ()
 
 
@@ -35,21 +40,19 @@ def render_chat(context: Context, fields: Fields) -> Chat:
     """Render `messages` and `tools` by the server's template."""
     images: Images = []
     messages = read_messages(fields, images)
-    generate = _generates(fields, messages[-1])
-    kwargs = fields.object("chat_template_kwargs") or {}
-    if isinstance(kwargs.get("enable_thinking"), str):
-        raise InvalidRequest(
-            'invalid type for "enable_thinking" (expected boolean, got string)', field="chat_template_kwargs"
-        )
+    generate = _generates(fields, messages[-1], prefill=context.config.prefill_assistant)
+    template = chat_template(context)
+    reasoning = read_reasoning(context.config, fields, template.form)
     sentinel = ""
     if not generate and messages[-1]["role"] == "assistant":
         # Continue the last message: cut off the text that the template puts after it.
         sentinel = f"<end-{secrets.token_hex(8)}>"
         messages[-1] = {**messages[-1], "content": messages[-1]["content"] + sentinel}
-    text = _rendered(chat_template(context), messages, read_tools(fields), generate, kwargs)
+    plain = fields.object("chat_template_kwargs") is None
+    text = _rendered(template, messages, read_tools(fields), generate, reasoning.variables, plain=plain)
     if sentinel:
         text = text.partition(sentinel)[0]
-    return Chat(text, tuple(images), _stops(context, text))
+    return Chat(text, tuple(images), reasoning, begun(template.form, text), _stops(context, text))
 
 
 def chat_prompt(context: Context, chat: Chat) -> Prompt:
@@ -69,6 +72,11 @@ def chat_prompt(context: Context, chat: Chat) -> Prompt:
     if special:
         return build_prompt(chat.text, engine, system=system, field="messages")
     return after(system, vocab.tokenize(chat.text, add_special=False, parse_special=True, cancelled=cancelled))
+
+
+def count_tokens(context: Context, fields: Fields) -> int:
+    """How many tokens the prompt of a request has."""
+    return len(chat_prompt(context, render_chat(context, fields)))
 
 
 def chat_template(context: Context) -> ChatTemplate:
@@ -91,9 +99,23 @@ def given_template(context: Context) -> str:
     return context.config.chat_template or context.template_file
 
 
-def _generates(fields: Fields, last: Message) -> bool:
+def begun(form: Format, text: str) -> str:
+    """What a prompt has begun the answer with."""
+    if (turn := form.turn.strip()) and (place := text.rfind(turn)) >= 0:
+        return text[place:]
+    # Templates without a text before every answer can begin a thought, and end it.
+    begin, end = (mark.strip() for mark in form.think)
+    if not begin or begin not in text:
+        return ""
+    tail = text[text.rfind(begin) :]
+    thought, ended, after = tail.removeprefix(begin).partition(end)
+    history = after.strip() or (ended and thought.strip())
+    return "" if history or len(tail) > _MOST_BEGUN else tail
+
+
+def _generates(fields: Fields, last: Message, *, prefill: bool) -> bool:
     """Whether the template begins a new answer, rather than continue the last message."""
-    continues = fields.boolean("continue_final_message", default=last["role"] == "assistant")
+    continues = fields.boolean("continue_final_message", default=prefill and last["role"] == "assistant")
     generate = fields.boolean("add_generation_prompt", default=not continues)
     if generate and fields.boolean("continue_final_message", default=False):
         raise InvalidRequest(
@@ -105,14 +127,20 @@ def _generates(fields: Fields, last: Message) -> bool:
 
 
 def _rendered(
-    template: ChatTemplate, messages: list[Message], tools: list[Tool], generate: bool, kwargs: dict[str, Any]
+    template: ChatTemplate,
+    messages: list[Message],
+    tools: list[Tool],
+    generate: bool,
+    variables: dict[str, Any],
+    *,
+    plain: bool,
 ) -> str:
-    """Render a request. If a plain conversation fails, the template is at fault, else the request may be."""
+    """Render a request. If a `plain` conversation fails, the template is at fault, else the request may be."""
     try:
-        return template.render(messages, tools, generate=generate, variables=kwargs)
+        return template.render(messages, tools, generate=generate, variables=variables)
     except TemplateFailure as error:
         roles = {message["role"] for message in messages}
-        plain = not kwargs and not tools and all(message.keys() <= _PLAIN for message in messages)
+        plain = plain and not tools and all(message.keys() <= _PLAIN for message in messages)
         if plain and "user" in roles <= {"system", "user", "assistant"}:
             raise TemplateFailure(f"the chat template fails: {error.message}") from error
         raise InvalidRequest(

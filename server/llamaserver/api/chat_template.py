@@ -9,11 +9,14 @@ from typing import Any
 
 import jinja2
 
-from ..errors import TemplateFailure
+from ..errors import ServerError, TemplateFailure
 from ..interfaces.backend import BuiltinTemplates
+from ..toolformat.finder import find_format
+from ..toolformat.form import Format
 from .capabilities import Capabilities, Message, Tool, probe
 from .history import fitted
 from .templates import compile_template, render
+from .tool_text import FORMAT
 
 _PROBE_SECONDS = 1.0  # of CPU time, for each of about 30 short chats
 
@@ -39,6 +42,18 @@ class ChatTemplate:
             return self._render(messages, tools, variables, generate=True, seconds=_PROBE_SECONDS)
 
         return probe(chat, names_developer="developer" in self.source)
+
+    @cached_property
+    def form(self) -> Format:
+        """How the model writes thoughts and calls. `tool_text.FORMAT` is for templates that write none."""
+
+        def chat(messages: Sequence[Message], tools: Sequence[Tool], generate: bool) -> str:
+            try:
+                return self.render(messages, tools, generate=generate, variables={})
+            except ServerError:
+                return ""
+
+        return find_format(chat, self.source) or FORMAT
 
     def render(
         self, messages: Sequence[Message], tools: Sequence[Tool] = (), *, generate: bool, variables: Mapping[str, Any]

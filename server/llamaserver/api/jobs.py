@@ -11,6 +11,7 @@ from ..engine.loop import Request
 from ..engine.stream import Stream
 from ..errors import InvalidRequest
 from ..interfaces.params import GenerationParams, Prompt
+from ..interfaces.thinking import Thinking
 from ..scheduling.text_stream import Stops
 from . import submission
 from .body import HOLD, dumps
@@ -78,6 +79,8 @@ def make_jobs(
     choices: int = 1,
     stops: tuple[str, ...] = (),
     ends_with_slot: bool = False,
+    shown: frozenset[int] = frozenset(),
+    thinking: Thinking | None = None,
 ) -> list[Job]:
     """Check the options of a request, tokenize its prompts, and make `choices` jobs of each (executor thread).
 
@@ -85,6 +88,7 @@ def make_jobs(
     a wrong request costs little. What the jobs have in common is made once.
     Each choice has its own seed. `stops` are further stop strings. With `ends_with_slot`, an answer without n_predict
     ends when its slot is full, as clients of OpenAI expect: a small model that repeats itself would never end.
+    `shown` are the control tokens whose text is part of the answer. `thinking` is how the model thinks before it.
     Raises InvalidRequest.
     """
     check_price(fields, prompts=prompts, choices=choices)
@@ -93,22 +97,24 @@ def make_jobs(
     params = parse_generation(fields, Limits(engine.vocab, engine.settings.n_slots, engine.info.n_lora))
     if stops:
         params = replace(params, stop=(*params.stop, *stops))
+    params = replace(params, sampling=replace(params.sampling, thinking=thinking))
     sampler = engine.make_sampler(params.sampling, slot_ctx)
     ordered = Stops(params.stop)
     most_tokens = -1 if stream else _most_tokens(slot_ctx, params.sampling.n_probs, prompts * choices)
     variants = _variants(params, _settings(context, params, stream=stream), choices)
     jobs: list[Job] = []
     for entry in inputs():
-        shown = entry.echo if isinstance(entry.echo, str) else dumps(entry.echo).decode()
+        echoed = entry.echo if isinstance(entry.echo, str) else dumps(entry.echo).decode()
         for variant, settings in variants:
             request = Request(
                 entry.prompt,
                 variant,
                 sampler.fresh(variant.sampling.seed),
-                tag=Tag(settings, shown),
+                tag=Tag(settings, echoed),
                 stops=ordered,
                 ends_with_slot=ends_with_slot,
                 most_tokens=most_tokens,
+                shown=shown,
             )
             jobs.append(Job(request, settings, entry.echo, entry.field))
     return jobs

@@ -9,7 +9,8 @@ import numpy as np
 from ..errors import InvalidRequest
 
 MAX_VALUES = 1 << 21
-MAX_MEMBERS = 1 << 17  # of all objects: the parser takes longest for them
+MAX_STRINGS = 1 << 18  # keys too: the parser takes six times as long for them as for numbers
+MAX_MEMBERS = 1 << 17  # of all objects
 MAX_CONTAINERS = 1 << 16  # arrays and objects
 _STEP = 1 << 20  # bytes that are looked at in one piece
 _QUOTE = ord('"')
@@ -17,21 +18,29 @@ _QUOTE = ord('"')
 
 def check_size(data: bytes | bytearray) -> None:
     """Raise InvalidRequest for a JSON text with too many values."""
-    if _too_many(data) and _too_many(_without_strings(data)):
+    if _too_many(data, quotes=2) and _too_many(_without_strings(data), quotes=1):
         raise InvalidRequest(
-            f"the body has more than {MAX_VALUES:,} values, {MAX_MEMBERS:,} members of objects, "
-            f"or {MAX_CONTAINERS:,} arrays and objects"
+            f"the body has more than {MAX_VALUES:,} values, {MAX_STRINGS:,} strings, "
+            f"{MAX_MEMBERS:,} members of objects, or {MAX_CONTAINERS:,} arrays and objects"
         )
 
 
-def _too_many(data: bytes | bytearray) -> bool:
-    """Whether a text has too many values. Letters in its strings are counted too."""
-    values, members, arrays, objects = (data.count(letter) for letter in (b",", b":", b"[", b"{"))
-    return values >= MAX_VALUES or members > MAX_MEMBERS or arrays + objects > MAX_CONTAINERS
+def _too_many(data: bytes | bytearray, quotes: int) -> bool:
+    """Whether a text has too many values. Letters in its strings are counted too. A string has so many `quotes`."""
+    values, members, arrays, objects, marks = (data.count(letter) for letter in (b",", b":", b"[", b"{", b'"'))
+    return (
+        values >= MAX_VALUES
+        or members > MAX_MEMBERS
+        or arrays + objects > MAX_CONTAINERS
+        or marks > quotes * MAX_STRINGS
+    )
 
 
 def _without_strings(data: bytes | bytearray) -> bytes:
-    """The text between the strings. Escapes are hidden first: no backslash is valid outside a string."""
+    """The text between the strings, with one quote of each.
+
+    Escapes are hidden first: no backslash is valid outside a string.
+    """
     letters = np.frombuffer(data.replace(rb"\\", b"__").replace(rb"\"", b"__"), np.uint8)
     outside: list[bytes] = []
     inside = 0  # 1 where a string goes on

@@ -36,8 +36,8 @@ def read_messages(fields: Fields, images: Images) -> list[Message]:
 
 def read_tools(fields: Fields) -> list[Tool]:
     """`tools`, or `functions` of OpenAI's older API. What templates need and a request leaves out is filled in."""
-    tools = [_tool(item, f"tools[{i}]") for i, item in enumerate(fields.array("tools"))]
-    tools += [_tool({"function": item}, f"functions[{i}]") for i, item in enumerate(fields.array("functions"))]
+    tools = [_tool(item, f"tools[{i}].function") for i, item in enumerate(_functions(fields))]
+    tools += [_tool(item, f"functions[{i}]") for i, item in enumerate(fields.array("functions"))]
     if len(tools) > MAX_TOOLS:
         raise InvalidRequest(f"Field 'tools': at most {MAX_TOOLS} tools", field="tools")
     return tools
@@ -167,13 +167,18 @@ def _image(part: dict[str, Any], where: str, images: Images) -> str:
     return placeholder
 
 
-def _tool(item: Any, where: str) -> Tool:
-    function = item.get("function") if isinstance(item, dict) else None
+def _functions(fields: Fields) -> list[Any]:
+    return [item.get("function") if isinstance(item, dict) else item for item in fields.array("tools")]
+
+
+def _tool(function: Any, where: str) -> Tool:
     if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
-        raise InvalidRequest(f"Field '{where}.function.name': must be a string", field=where)
+        raise InvalidRequest(f"Field '{where}.name': must be a string", field=f"{where}.name")
     parameters = function.get("parameters") or {}
     if not isinstance(parameters, dict):
-        raise InvalidRequest(f"Field '{where}.function.parameters': must be an object", field=where)
+        raise InvalidRequest(f"Field '{where}.parameters': must be an object", field=f"{where}.parameters")
+    if not isinstance(function.get("strict"), bool | None):
+        raise InvalidRequest(f"Field '{where}.strict': must be true or false", field=f"{where}.strict")
     whole = {"type": "object", "properties": {}} | parameters
     about = function.get("description")
     filled = function | {"description": about if isinstance(about, str) else "", "parameters": whole}

@@ -4,27 +4,35 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
 
 from aiohttp import web
 
 from ..errors import InvalidRequest
 from .answer import join, size_of
 from .body import dumps, encoded_response, long_response, read_fields
-from .chat import chat_prompt, render_chat
+from .chat import render_chat
+from .chat_call import chat_call
 from .context import CONTEXT, Context
 from .fields import Fields
-from .jobs import Input, Job, make_jobs, model_name, submit, text_inputs
-from .openai_answer import Call, Chunks, whole
+from .jobs import make_jobs, model_name, submit, text_inputs
+from .openai_answer import Call, Head, TextCall
+from .openai_chat_answer import Chat
 from .pricing import check_echo
 from .prompt import prompt_text, required_prompts
+from .response_format import with_response_format
 from .sse import gather, respond
 from .submission import check_room
+from .tool_use import read_tool_use, uses_functions
 
 MAX_CHOICES = 128
 MAX_TOP_LOGPROBS = 20
 _DEFAULTS = {"repeat_penalty": 1.0}  # OpenAI's API has no repeat penalty
-_UNSUPPORTED = ("tools", "functions", "function_call", "audio", "modalities", "best_of", "suffix")
+_UNSUPPORTED = {  # fields and the values of them that change nothing
+    "audio": (),
+    "modalities": (["text"],),
+    "best_of": (1,),
+    "suffix": (),
+}
 
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
@@ -52,21 +60,15 @@ async def apply_template(request: web.Request) -> web.StreamResponse:
 
 def _chat_call(context: Context, fields: Fields) -> Call:
     _check_supported(fields)
-    chat = render_chat(context, fields)
     top = fields.integer("top_logprobs", default=0, low=0, high=MAX_TOP_LOGPROBS)
     logprobs = top if fields.boolean("logprobs", default=False) else None
     n, stream = _choices(fields, 1), fields.boolean("stream", default=False)
-    jobs = make_jobs(
-        context,
-        _translated(fields, logprobs),
-        lambda: [Input(chat_prompt(context, chat), chat.text, "prompt")],
-        prompts=1,
-        stream=stream,
-        choices=n,
-        stops=chat.stops,
-        ends_with_slot=True,
+    if stream and logprobs is not None and read_tool_use(fields).tools:
+        raise InvalidRequest("logprobs is not supported with tools + stream", field="logprobs")
+    call = chat_call(context, _with_probabilities(fields, logprobs), stream=stream, choices=n)
+    return Chat(
+        _head(context, fields, stream=stream, id_prefix="chatcmpl-"), call, logprobs, functions=uses_functions(fields)
     )
-    return _call(context, fields, jobs, stream=stream, chat=True, logprobs=logprobs, echoes=[""] * n)
 
 
 def _text_call(context: Context, fields: Fields) -> Call:
@@ -76,7 +78,7 @@ def _text_call(context: Context, fields: Fields) -> Call:
     n, stream = _choices(fields, len(prompts)), fields.boolean("stream", default=False)
     jobs = make_jobs(
         context,
-        _translated(fields, logprobs),
+        with_response_format(_with_probabilities(fields, logprobs)),
         lambda: text_inputs(context, prompts, context.system.tokens),
         prompts=len(prompts),
         stream=stream,
@@ -87,7 +89,7 @@ def _text_call(context: Context, fields: Fields) -> Call:
     texts = [prompt_text(value, context.engine) if echo else "" for value in prompts]
     check_echo(texts, n)
     echoes = [text for text in texts for _ in range(n)]
-    return _call(context, fields, jobs, stream=stream, chat=False, logprobs=logprobs, echoes=echoes)
+    return TextCall(_head(context, fields, stream=stream, id_prefix="cmpl-"), jobs, logprobs, echoes)
 
 
 def _text_logprobs(fields: Fields) -> int | None:
@@ -99,69 +101,25 @@ def _text_logprobs(fields: Fields) -> int | None:
 
 
 def _check_supported(fields: Fields) -> None:
-    harmless = {"best_of": (1,), "modalities": (["text"],), "function_call": ("none",)}
-    calls_nothing = "none" in (fields.get("tool_choice")[1], fields.get("function_call")[1])
-    for name in _UNSUPPORTED:
-        _, value = fields.get(name)
-        only_shown = calls_nothing and name in ("tools", "functions")  # to the template
-        if value not in (None, [], "", *harmless.get(name, ())) and not only_shown:
+    for name, harmless in _UNSUPPORTED.items():
+        if fields.get(name)[1] not in (None, [], "", *harmless):
             raise InvalidRequest(f"Field '{name}': is not supported by this server", field=name)
-    if fields.get("tool_choice")[1] not in (None, "none", "auto"):
-        raise InvalidRequest("Field 'tool_choice': is not supported by this server", field="tool_choice")
     fields.string("model")
 
 
-def _translated(fields: Fields, logprobs: int | None) -> Fields:
-    """The fields of OpenAI's API that are written in another way here."""
-    values: dict[str, Any] = {}
-    if logprobs is not None:  # the chosen token's own probability comes with any number
-        values = {"n_probs": max(logprobs, 1), "post_sampling_probs": False}
-    schema = _response_schema(fields)
-    if schema is not None:
-        values |= {"json_schema": schema, "grammar": None}
-    return fields.replaced(values)
+def _with_probabilities(fields: Fields, logprobs: int | None) -> Fields:
+    """The fields with the engine's own for `logprobs`. The chosen token's probability comes with any number."""
+    if logprobs is None:
+        return fields
+    return fields.replaced({"n_probs": max(logprobs, 1), "post_sampling_probs": False})
 
 
-def _response_schema(fields: Fields) -> Any:
-    """The schema that `response_format` asks for; None for text."""
-    wanted = fields.object("response_format")
-    kind = wanted.get("type") if wanted is not None else "text"
-    if wanted is None or kind == "text":
-        return None
-    if fields.get("json_schema")[1] is not None:
-        raise InvalidRequest("Field 'json_schema': give either response_format or json_schema", field="json_schema")
-    if kind == "json_object":
-        return wanted.get("schema") or {"type": "object"}
-    if kind == "json_schema":
-        holder = wanted.get("json_schema")
-        schema = holder.get("schema") if isinstance(holder, dict) else wanted.get("schema")
-        if schema is None:
-            raise InvalidRequest("Field 'response_format.json_schema.schema': is required", field="response_format")
-        return schema
-    raise InvalidRequest(
-        "Field 'response_format.type': must be text, json_object or json_schema", field="response_format"
-    )
-
-
-def _call(
-    context: Context,
-    fields: Fields,
-    jobs: list[Job],
-    *,
-    stream: bool,
-    chat: bool,
-    logprobs: int | None,
-    echoes: list[str],
-) -> Call:
+def _head(context: Context, fields: Fields, *, stream: bool, id_prefix: str) -> Head:
     options = fields.object("stream_options") or {}
-    return Call(
-        jobs=jobs,
+    return Head(
         stream=stream,
         usage=bool(options.get("include_usage")),
-        chat=chat,
-        logprobs=logprobs,
-        echoes=echoes,
-        id=("chatcmpl-" if chat else "cmpl-") + uuid.uuid4().hex,
+        id=id_prefix + uuid.uuid4().hex,
         created=int(time.time()),
         model=model_name(context),
     )
@@ -178,11 +136,11 @@ def _choices(fields: Fields, prompts: int) -> int:
 async def _run(request: web.Request, call: Call) -> web.StreamResponse:
     with ExitStack() as stack:
         streams = submit(request, call.jobs, stack)
-        if call.stream:
-            writer = Chunks(call)
-            return await respond(request, streams, writer.encode, head=writer.head(), tail=b"data: [DONE]\n\n")
+        if call.head.stream:
+            chunks = call.chunks()
+            return await respond(request, streams, chunks.encode, head=chunks.begin(), tail=b"data: [DONE]\n\n")
         answers = [join(events) for events in await gather(streams)]
-    return await long_response(request, lambda: whole(call, answers), size_of(answers) + sum(map(len, call.echoes)))
+    return await long_response(request, lambda: call.whole(answers), size_of(answers) + call.extra)
 
 
 def add_routes(app: web.Application) -> None:

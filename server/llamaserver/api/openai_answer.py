@@ -1,5 +1,7 @@
-"""OpenAI's answers to a call: whole, or in chunks."""
+"""What OpenAI's answers to chats and to completions share, and the answers to completions."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,64 +9,88 @@ from ..interfaces.output import Delta, Event, Finish, TokenProbs
 from .answer import Answer, timings_json
 from .body import dumps
 from .jobs import Job
-from .openai_logprobs import ChatLogprobs, Logprobs, TextLogprobs
+from .openai_logprobs import TextLogprobs
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """One request of this dialect, ready for the engine."""
+class Head:
+    """What every part of an answer repeats, and how it is to be sent."""
 
-    jobs: list[Job]
     stream: bool
     usage: bool  # a last chunk with usage
-    chat: bool
-    logprobs: int | None  # number of alternatives for each token; None: no logprobs
-    echoes: list[str]  # the text that each choice begins with
     id: str
     created: int
     model: str
 
+    def json(self, kind: str) -> dict[str, Any]:
+        """The first fields of an object of that kind."""
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": "llamaserver",
+        }
 
-def whole(call: Call, answers: list[Answer]) -> bytes:
-    """The answer in one piece, as JSON."""
-    value = _head(call, "chat.completion" if call.chat else "text_completion")
-    value["choices"] = [_choice(call, i, answer) for i, answer in enumerate(answers)]
-    value["usage"] = _usage([answer.finish for answer in answers])
+
+class Chunks(ABC):
+    """Encodes the events of one call as chunks. The last event of all choices adds usage, if it was asked for."""
+
+    empty: bytes  # the text of a chunk without any
+
+    def __init__(self, head: Head, kind: str, choices: int) -> None:
+        self._usage = head.usage
+        self._left = choices
+        self._finishes: list[Finish] = []
+        self._head = dumps(head.json(kind))[:-1]  # open object: choices follow
+        self._before = [b"data: " + self._head + b',"choices":[{"index":%d,' % i for i in range(choices)]
+
+    @abstractmethod
+    def begin(self) -> bytes:
+        """The start of a stream."""
+
+    @abstractmethod
+    def encode(self, index: int, event: Event) -> bytes:
+        """Encode one event."""
+
+    def end(self, index: int, finish: Finish, reason: str) -> bytes:
+        """The last chunk of a choice."""
+        self._finishes.append(finish)
+        self._left -= 1
+        timings = b',"timings":' + dumps(timings_json(finish.timings))
+        chunk = self._before[index] + self.empty + b',"finish_reason":' + dumps(reason) + b"}]" + timings + b"}\n\n"
+        if self._left == 0 and self._usage:
+            chunk += b"data: " + self._head + b',"choices":[],"usage":' + dumps(usage(self._finishes)) + b"}\n\n"
+        return chunk
+
+
+class Call(ABC):
+    """One request of this dialect, ready for the engine."""
+
+    head: Head
+    jobs: list[Job]
+    extra = 0  # characters of the answer in one piece that the model does not write
+
+    @abstractmethod
+    def whole(self, answers: Sequence[Answer]) -> bytes:
+        """The answer in one piece, as JSON."""
+
+    @abstractmethod
+    def chunks(self) -> Chunks:
+        """The encoder of a stream."""
+
+
+def whole_json(head: Head, kind: str, choices: list[dict[str, Any]], answers: Sequence[Answer]) -> bytes:
+    """An answer in one piece, as JSON."""
+    value = head.json(kind)
+    value["choices"] = choices
+    value["usage"] = usage([answer.finish for answer in answers])
     value["timings"] = timings_json(answers[0].finish.timings)
     return dumps(value)
 
 
-def _head(call: Call, kind: str) -> dict[str, Any]:
-    return {
-        "id": call.id,
-        "object": kind,
-        "created": call.created,
-        "model": call.model,
-        "system_fingerprint": "llamaserver",
-    }
-
-
-def _choice(call: Call, index: int, answer: Answer) -> dict[str, Any]:
-    logprobs = of(answer.probs) if (of := _logprobs(call, index)) else None
-    reason = _finish_reason(answer.finish)
-    if call.chat:
-        message = {"role": "assistant", "content": answer.content, "refusal": None}
-        return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason}
-    return {"index": index, "text": call.echoes[index] + answer.content, "logprobs": logprobs, "finish_reason": reason}
-
-
-def _logprobs(call: Call, index: int) -> Logprobs | None:
-    """The form of the probabilities of a choice, None if they were not asked for."""
-    if call.logprobs is None:
-        return None
-    return ChatLogprobs(call.logprobs) if call.chat else TextLogprobs(call.logprobs, len(call.echoes[index]))
-
-
-def _finish_reason(finish: Finish) -> str:
-    return "length" if finish.reason == "limit" else "stop"
-
-
-def _usage(finishes: list[Finish]) -> dict[str, Any]:
+def usage(finishes: Sequence[Finish]) -> dict[str, Any]:
+    """The counts of tokens of all choices."""
     prompt = sum(finish.n_prompt for finish in finishes)
     completion = sum(finish.n_decoded for finish in finishes)
     return {
@@ -72,51 +98,63 @@ def _usage(finishes: list[Finish]) -> dict[str, Any]:
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": sum(finish.n_cached for finish in finishes)},
+        "completion_tokens_details": {"reasoning_tokens": sum(finish.n_reasoning for finish in finishes)},
     }
 
 
-class Chunks:
-    """Encodes the events of one call as chunks."""
+class TextCall(Call):
+    """A completion. `echoes` has the text that each choice begins with, `logprobs` the number of alternatives."""
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, head: Head, jobs: list[Job], logprobs: int | None, echoes: list[str]) -> None:
+        self.head, self.jobs, self.echoes = head, jobs, echoes
+        self.extra = sum(map(len, echoes))
+        self._logprobs = logprobs
+
+    def whole(self, answers: Sequence[Answer]) -> bytes:
+        """The answer in one piece, as JSON."""
+        choices = [self._choice(i, answer) for i, answer in enumerate(answers)]
+        return whole_json(self.head, "text_completion", choices, answers)
+
+    def chunks(self) -> Chunks:
+        """The encoder of a stream."""
+        return _TextChunks(self)
+
+    def logprobs(self, index: int) -> TextLogprobs | None:
+        """The form of the probabilities of a choice, None if they were not asked for."""
+        return None if self._logprobs is None else TextLogprobs(self._logprobs, len(self.echoes[index]))
+
+    def _choice(self, index: int, answer: Answer) -> dict[str, Any]:
+        logprobs = of(answer.probs) if (of := self.logprobs(index)) else None
+        text, reason = self.echoes[index] + answer.content, _finish_reason(answer.finish)
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+
+
+class _TextChunks(Chunks):
+    empty = b'"text":""'
+
+    def __init__(self, call: TextCall) -> None:
+        super().__init__(call.head, "text_completion", len(call.jobs))
         self._call = call
-        self._left = len(call.jobs)
-        self._finishes: list[Finish] = []
-        self._logprobs = [_logprobs(call, i) for i in range(len(call.jobs))]
-        kind = "chat.completion.chunk" if call.chat else "text_completion"
-        self._head = dumps(_head(call, kind))[:-1]  # open object: choices follow
-        self._before = [self._head + b',"choices":[{"index":%d,' % i for i in range(len(call.jobs))]
-        self._field = b'"delta":{"content":' if call.chat else b'"text":'
-        self._after = b'},"finish_reason":null}]}\n\n' if call.chat else b',"finish_reason":null}]}\n\n'
+        self._logprobs = [call.logprobs(i) for i in range(len(call.jobs))]
 
-    def head(self) -> bytes:
-        """The start of a stream: the role of each choice in a chat, or the prompt where `echo` is set."""
-        if not self._call.chat:
-            return b"".join(self._text(i, text, []) for i, text in enumerate(self._call.echoes) if text)
-        delta = b'"delta":{"role":"assistant","content":null,"refusal":null},"finish_reason":null}]}\n\n'
-        return b"".join(b"data: " + before + delta for before in self._before)
+    def begin(self) -> bytes:
+        """The prompts where `echo` is set."""
+        return b"".join(self._text(i, text, ()) for i, text in enumerate(self._call.echoes) if text)
 
     def encode(self, index: int, event: Event) -> bytes:
-        """Encode one event. The last event of all choices adds usage, if it was asked for."""
+        """Encode one event."""
         if isinstance(event, Delta):
             return self._text(index, event.content, event.probs)
         assert isinstance(event, Finish)
-        text = self._text(index, event.content, list(event.probs)) if event.content or event.probs else b""
-        return text + self._end(index, event)
+        text = self._text(index, event.content, event.probs) if event.content or event.probs else b""
+        return text + self.end(index, event, _finish_reason(event))
 
-    def _text(self, index: int, content: str, probs: list[TokenProbs]) -> bytes:
-        start = b"data: " + self._before[index]
+    def _text(self, index: int, content: str, probs: Sequence[TokenProbs]) -> bytes:
+        start = self._before[index]
         if of := self._logprobs[index]:
             start += b'"logprobs":' + dumps(of(probs) if probs else None) + b","
-        return start + self._field + dumps(content) + self._after
+        return start + b'"text":' + dumps(content) + b',"finish_reason":null}]}\n\n'
 
-    def _end(self, index: int, finish: Finish) -> bytes:
-        self._finishes.append(finish)
-        self._left -= 1
-        reason = dumps(_finish_reason(finish))
-        empty = b'"delta":{}' if self._call.chat else b'"text":""'
-        timings = b',"timings":' + dumps(timings_json(finish.timings))
-        chunk = b"data: " + self._before[index] + empty + b',"finish_reason":' + reason + b"}]" + timings + b"}\n\n"
-        if self._left == 0 and self._call.usage:
-            chunk += b"data: " + self._head + b',"choices":[],"usage":' + dumps(_usage(self._finishes)) + b"}\n\n"
-        return chunk
+
+def _finish_reason(finish: Finish) -> str:
+    return "length" if finish.reason == "limit" else "stop"

@@ -1,7 +1,7 @@
 """Server-sent events.
 
 The response is opened with the first event or after ten seconds, so that an early failure is a plain HTTP error. A
-later failure is an event of the stream. Comments keep a waiting stream alive. A slow reader delays its own stream,
+later failure is an event of the stream. Pings keep a waiting stream alive. A slow reader delays its own stream,
 and unread.py cuts off one that does not read at all.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 from aiohttp import web
 
 from ..engine.stream import Stream
-from ..errors import as_server_error
+from ..errors import ServerError, as_server_error
 from ..interfaces.output import Delta, Event, Failed
 from .answer import join_deltas
 from .body import dumps
@@ -29,8 +29,9 @@ Encode = Callable[[int, Event], bytes]
 class EventStream:
     """One text/event-stream response."""
 
-    def __init__(self, request: web.Request) -> None:
+    def __init__(self, request: web.Request, ping: bytes = _PING) -> None:
         self._request = request
+        self._ping = ping
         self._response: web.StreamResponse | None = None
         self._opening = asyncio.Lock()
         self._wrote = False  # since the last look of the pinger
@@ -63,11 +64,11 @@ class EventStream:
         return self._response is not None
 
     async def ping(self) -> None:
-        """Send a comment after every PING_AFTER seconds without an event. Runs until cancelled."""
+        """Send a sign of life after every PING_AFTER seconds without an event. Runs until cancelled."""
         while True:
             await asyncio.sleep(PING_AFTER)
             if not self._wrote:
-                await self.write(_PING)
+                await self.write(self._ping)
             self._wrote = False
 
     async def finish(self) -> web.StreamResponse:
@@ -78,17 +79,27 @@ class EventStream:
 
 
 async def respond(
-    request: web.Request, streams: Sequence[Stream], encode: Encode, *, head: bytes = b"", tail: bytes = b""
+    request: web.Request,
+    streams: Sequence[Stream],
+    encode: Encode,
+    *,
+    head: bytes = b"",
+    tail: bytes = b"",
+    fail: Callable[[ServerError], bytes] = lambda error: sse(error.body()),
+    ping: bytes = _PING,
 ) -> web.StreamResponse:
-    """Stream the events of all `streams`, with `head` before the first and `tail` after the last one."""
-    out = EventStream(request)
+    """Stream the events of all `streams`, with `head` before the first and `tail` after the last one.
+
+    If a stream that is open fails, `fail` tells the client. `ping` keeps a waiting stream alive.
+    """
+    out = EventStream(request, ping)
     pinger = asyncio.create_task(out.ping())
     try:
         pending = head
         async for batch in batches(streams):
             failure = next((event for _, event in batch if isinstance(event, Failed)), None)
             if failure is not None:
-                return await _fail(out, failure)
+                return await _fail(out, failure, pending, fail)
             await out.write(pending + b"".join(encode(index, event) for index, event in batch))
             pending = b""
         if tail:
@@ -100,11 +111,13 @@ async def respond(
             await pinger
 
 
-async def _fail(out: EventStream, failure: Failed) -> web.StreamResponse:
+async def _fail(
+    out: EventStream, failure: Failed, head: bytes, fail: Callable[[ServerError], bytes]
+) -> web.StreamResponse:
     error = as_server_error(failure.error)
     if not out.is_open:
         raise error
-    await out.write(sse(error.body()))
+    await out.write(head + fail(error))
     return await out.finish()
 
 

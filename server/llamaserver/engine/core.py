@@ -184,10 +184,11 @@ class Core:
             answer.pending_tokens.append(token)
         if probs is not None:
             answer.pending_probs.append(probs)
-        if token in self.backend.vocab.eog:
+        vocab = self.backend.vocab
+        if token in vocab.eog:
             self._finish(request, "", "eos", now)
             return
-        text = answer.text.push(self.backend.vocab.piece(token))
+        text = answer.text.push(vocab.special_piece(token) if token in task.shown else vocab.piece(token))
         reason = answer.stop_reason(task.n_predict, task.params.max_predict_ms, now)
         if reason:
             self._finish(request, text, reason, now)
@@ -242,6 +243,7 @@ class Core:
             timings=timings,
             tokens=tuple(answer.pending_tokens),
             probs=tuple(answer.pending_probs),
+            n_reasoning=request.task.sampler.reasoning_tokens if request.task.sampler is not None else 0,
         )
         self._end(request, finish)
 

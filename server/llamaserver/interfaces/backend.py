@@ -56,6 +56,9 @@ class Vocab(Protocol):
     def detokenize(self, tokens: Sequence[int]) -> str:
         """Text of the ids, with the text of special tokens. Invalid UTF-8 is replaced."""
 
+    def __hash__(self) -> int:
+        """What was found out about a vocabulary is kept by it."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
@@ -129,6 +132,10 @@ class Sampler(Protocol):
 
     It takes little memory until `prime` or the first `sample`.
     """
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """The number of chosen tokens that belong to thoughts, with their marks."""
 
     def fresh(self, seed: int) -> "Sampler":
         """Another sampler with the same parameters, except for the seed. Any thread, before the first sample."""

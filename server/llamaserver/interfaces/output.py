@@ -62,8 +62,9 @@ class Finish:
     """The end of a completion.
 
     `content` is text that no Delta has sent yet. `reason` is "eos", "limit" (also for n_predict 0) or "word".
-    `n_prompt` counts the prompt's tokens after truncation. `n_cached` counts the reused tokens. `truncated`
-    says that the prompt was cut or the context was shifted.
+    `n_prompt` counts the prompt's tokens after truncation. `n_cached` counts the reused tokens. `n_reasoning`
+    counts the tokens of thoughts, which are among `n_decoded`. `truncated` says that the prompt was cut or the context
+    was shifted.
     """
 
     content: str
@@ -77,6 +78,7 @@ class Finish:
     timings: Timings
     tokens: tuple[int, ...] = ()
     probs: tuple[TokenProbs, ...] = ()
+    n_reasoning: int = 0
 
 
 @dataclass(frozen=True, slots=True)

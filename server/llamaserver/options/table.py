@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ..config import HTTP_THREADS, MAX_SEQUENCES
 from ..option_readers import choice, integer, number
+from .chat_options import CHAT
 from .option import Option
 from .values import (
     adapters,
@@ -114,6 +115,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             value="FNAME",
         ),
     ),
+    "chat": CHAT,
     "context and scheduling": (
         Option(
             "ctx_size",
@@ -503,6 +505,13 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             "Most bytes in the bodies of all requests that are read or answered at the same time. One client can have "
             "half of them while others have some. Requests beyond get 503 (0 = 128 MiB, or 4 times --max-body if that "
             "is more)",
+            integer(0),
+        ),
+        Option(
+            "response_store_bytes",
+            ("--response-store-bytes",),
+            "Most bytes of memory for the last responses of /v1/responses, which clients can refer to by their ids. "
+            "One API key can have half of them (0 = keep none)",
             integer(0),
         ),
         Option("max_queue", ("--max-queue",), "Most requests that can wait for a slot (0 = no limit)", integer(0)),

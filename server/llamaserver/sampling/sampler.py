@@ -27,6 +27,7 @@ from .dry import Breakers
 from .grammars import Grammars
 from .parts import KeptBreakers, make_bias, make_dry, make_penalties, make_picker, wants_dry
 from .pickers import Bias
+from .thought import Thought
 
 _FEW = 256  # candidates that are tested one by one against a grammar, before the whole vocabulary is tested
 
@@ -50,7 +51,13 @@ class ChainSampler:
         self._shared = shared
         self._vocab = shared.vocab
         self._bias = shared.bias
+        self._thought: Thought | None = None
         self._begun = False
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """Tokens of thoughts so far."""
+        return self._thought.n_tokens if self._thought is not None else 0
 
     def fresh(self, seed: int) -> "ChainSampler":
         """Another sampler with the same parameters, except for the seed."""
@@ -69,6 +76,9 @@ class ChainSampler:
             self._matcher = shared.automaton.copy()
         elif shared.automaton is not None:
             self._matcher = GrammarMatcher(shared.automaton)
+        if params.thinking is not None:
+            constrained = self._matcher is not None and not params.thinking.in_grammar
+            self._thought = Thought(params.thinking, shared.vocab, constrained=constrained)
         self._begun = True
 
     def prime(self, prompt: Sequence[int]) -> None:
@@ -88,7 +98,7 @@ class ChainSampler:
         n_probs = self._params.n_probs
         raw = logits.copy() if n_probs and not self._params.post_sampling_probs else None
         self._adjust(logits)
-        kept, place = self._choose(logits)
+        kept, place = self._next(logits)
         token = token_at(kept, place)
         self._accept(token)
         if not n_probs:
@@ -117,10 +127,24 @@ class ChainSampler:
             self._penalties.add(token)
         if self._dry is not None:
             self._dry.add(token)
-        if self._matcher is not None:
+        thinks = self._thought is not None and self._thought.accept(token)
+        if self._matcher is not None and not thinks:
             self._matcher.accept(token)
 
     # ---- choosing
+
+    def _next(self, logits: FloatArray) -> tuple[Candidates, int]:
+        """The token that must come next, or the choice."""
+        thought = self._thought
+        if thought is None:
+            return self._choose(logits)
+        if thought.forced < 0:
+            kept, place = self._choose(logits)
+            token = token_at(kept, place)
+            if token not in self._vocab.eog or not thought.free(token):
+                return kept, place
+            thought.end()  # the answer must not end before it has what its grammar demands
+        return Candidates(None, logits, False), thought.forced
 
     def _choose(self, logits: FloatArray) -> tuple[Candidates, int]:
         try:
@@ -135,12 +159,13 @@ class ChainSampler:
 
     def _choose_allowed(self, logits: FloatArray) -> tuple[Candidates, int]:
         """Choose without the grammar first. Mostly the grammar allows the token, and a test of one token is cheap."""
-        matcher = self._matcher
+        matcher, thought = self._matcher, self._thought
         if matcher is None:
             return self._picker.choose(Candidates(None, logits, False))
         matcher.begin()
         kept, place = self._picker.choose(Candidates(None, logits, False))
-        if matcher.allows(token_at(kept, place)):
+        token = token_at(kept, place)
+        if (thought is not None and thought.free(token)) or matcher.allows(token):
             return kept, place
         return self._picker.choose(self._allowed(matcher, logits))
 

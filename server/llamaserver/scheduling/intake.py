@@ -19,7 +19,8 @@ class Request:
     """What the API asks of the engine. `tag` is data of the API, which SlotView carries back.
 
     The requests of one batch share their `stops`, which are those of `params`. With `ends_with_slot`, an answer
-    without n_predict ends when its slot is full. `most_tokens` limits every answer, -1 does not.
+    without n_predict ends when its slot is full. `most_tokens` limits every answer, -1 does not. `shown` are the
+    control tokens whose text is part of the answer. A token that ends it has no text.
     """
 
     prompt: Prompt
@@ -31,6 +32,7 @@ class Request:
     stops: Stops | None = None
     ends_with_slot: bool = False
     most_tokens: int = -1
+    shown: frozenset[int] = frozenset()
 
 
 def make_task(
@@ -69,6 +71,7 @@ def make_task(
         tag=request.tag,
         tenant=request.tenant,
         stops=request.stops,
+        shown=request.shown,
         system=request.prompt.keys[: request.prompt.common],
         n_keep=_n_keep(params, len(keys), settings, vocab),
     )

@@ -44,6 +44,7 @@ class Task:
     tag: Any = None  # data that the API attached
     tenant: Tenant = COMMON
     stops: Stops | None = None  # those of `params`, made already
+    shown: frozenset[int] = frozenset()  # control tokens whose text is part of the answer
     system: "array[int]" = field(default_factory=lambda: array("q"))  # the server's system prompt, if it comes first
 
     @property

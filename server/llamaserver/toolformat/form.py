@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import Enum
+from itertools import chain
 
 
 class Mode(Enum):
@@ -13,6 +14,13 @@ class Mode(Enum):
     GEMMA = "gemma"  # objects in Gemma's own form:    <|tool_call>call:f{a:1}<tool_call|>
     PYTHON = "python"  # calls in Python:              <|tool_call_start|>[f(a=1)]<|tool_call_end|>
     HARMONY = "harmony"  # channels of gpt-oss:        <|channel|>commentary to=functions.f<|message|>{"a": 1}
+
+
+NAME_HERE, ARGUMENTS_HERE, ID_HERE = "\ue000", "\ue001", "\ue002"  # places in the text of a call
+_MARKS_OF_MODE = {
+    Mode.GEMMA: ('<|"|>',),
+    Mode.HARMONY: ("<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +36,35 @@ class Format:
     name_path: tuple[str, ...] = ()  # JSON: keys that lead to the name. "*" is the name itself as the key
     arguments_path: tuple[str, ...] = ()  # JSON: keys that lead to the arguments
     id_path: tuple[str, ...] = ()  # JSON: keys that lead to the id
+    object: str = ""  # JSON: the text of one call, with NAME_HERE, ARGUMENTS_HERE and ID_HERE in it
+    array: bool = False  # JSON: whether calls are in an array
+    many: bool = False  # JSON: whether one pair of marks is around several calls
     id_before: str = ""  # what is between an id and the name that follows it
     name_end: str = ""  # after the name
     id_end: str = ""  # after an id that follows the name
     argument: tuple[str, str] = ("", "")  # around one argument
     key_end: str = ""  # after the name of an argument
-    attributes_end: str = ""  # after attributes that follow the name of an argument
+    attributes: tuple[str, str] = ("", "")  # that follow the name of an argument: of a string, of another value
+    attributes_end: str = ""  # after them
+
+    @property
+    def thought(self) -> tuple[str, str]:
+        """What is around a thought, for those who read no headers."""
+        return ("<|channel|>analysis<|message|>", "<|end|>") if self.mode is Mode.HARMONY else self.think
+
+    @property
+    def answer(self) -> str:
+        """What a model writes between its thought and the content."""
+        return "<|start|>assistant<|channel|>final<|message|>" if self.mode is Mode.HARMONY else self.content[0]
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """The marks that the parser needs. A turn that begins where there is no mark around the content is not read."""
+        pairs = (self.think, self.content, self.section, self.call, self.argument)
+        ends = (self.id_before, self.name_end, self.id_end, self.key_end, self.attributes_end)
+        turn = self.turn if self.content[0] else ""
+        marks = (turn, *chain(*pairs), *ends, *_MARKS_OF_MODE.get(self.mode, ()))
+        return tuple(dict.fromkeys(mark for mark in marks if mark.strip()))
 
     @property
     def openings(self) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from .json_calls import read_json_calls
 from .other_calls import read_gemma_call, read_python_calls
 from .output import Output
 from .stream import CutOff, Mismatch, Reading, Stream
-from .tagged_calls import read_tagged_calls
+from .tagged_calls import Types, read_tagged_calls
 
 _PIECE = 4096  # characters that are looked at together: what is read is cut off the rest each time
 
@@ -18,15 +18,15 @@ _PIECE = 4096  # characters that are looked at together: what is read is cut off
 class Parser:
     """One answer. What is not in the format is content, never an error.
 
-    `parameters` has the JSON schema of the parameters of each function. `prompt` is what the template has begun the
-    answer with: it can be the begin of a thought.
+    `types` has the functions that can be called, with the types of their parameters (`types_of`). `prompt` is what the
+    template has begun the answer with: it can be the begin of a thought.
     """
 
-    def __init__(self, form: Format, parameters: Mapping[str, Any], prompt: str = "") -> None:
+    def __init__(self, form: Format, types: Types, prompt: str = "") -> None:
         self._form = form
-        self._types = {name: _types(schema) for name, schema in parameters.items()}
+        self._types = types
         self._stream = Stream()
-        self._output = Output(parameters, on_end=lambda: self._stream.record(""))
+        self._output = Output(types, on_end=lambda: self._stream.record(""))
         self._reading = self._read()
         if prompt:
             self.feed(prompt)
@@ -119,6 +119,11 @@ class Parser:
             return False
         stream.recorded()
         return True
+
+
+def types_of(parameters: Mapping[str, Any]) -> Types:
+    """The types of the parameters of each function, from the JSON schemas of its parameters."""
+    return {name: _types(schema) for name, schema in parameters.items()}
 
 
 def _types(schema: Any) -> dict[str, str]:

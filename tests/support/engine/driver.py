@@ -91,6 +91,7 @@ class Driver:
         tag: Any = None,
         tenant: Tenant = COMMON,
         system: Sequence[int] = (),
+        shown: frozenset[int] = frozenset(),
         **fields: Any,
     ) -> ActiveRequest:
         """Queue a request. `fields` are those of GenerationParams."""
@@ -109,6 +110,7 @@ class Driver:
             tag=tag,
             tenant=tenant,
             system=array("q", system),
+            shown=shown,
         )
         request = ActiveRequest(task)
         self.events[request] = []

@@ -472,6 +472,7 @@ class ScriptedSampler:
         self._error = error
         self.primed: list[int] | None = None
         self.closed = False
+        self.reasoning_tokens = 0
 
     def prime(self, prompt: Sequence[int]) -> None:
         """Once."""

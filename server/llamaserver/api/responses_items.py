@@ -1,0 +1,133 @@
+"""The output of a response: its items, and the events of OpenAI's stream that tell of them."""
+
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..toolformat.events import Arguments, Call, Content, End, Event, Reasoning
+from .responses_input import packed
+
+Item = dict[str, Any]
+Told = tuple[str, dict[str, Any]]  # the type of an event, and its members
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a client wants its output. `spaces` has namespace and name of functions that have a namespace."""
+
+    summary: bool = False  # thoughts as a summary, which is what most clients show
+    packs: bool = False  # thoughts as `encrypted_content` too
+    spaces: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+
+class Items:
+    """Makes items of what a model writes. One is open at a time."""
+
+    def __init__(self, form: Form) -> None:
+        self.items: list[Item] = []
+        self._form = form
+        self._parts: list[str] = []  # the text of the open item
+        self._open: Item | None = None
+
+    def add(self, event: Event) -> Iterator[Told]:
+        """Take one event. Returns the events for the client."""
+        match event:
+            case Reasoning(text):
+                yield from self._enter("reasoning")
+                yield from self._more(text, "reasoning_summary_text" if self._form.summary else "reasoning_text")
+            case Content(text):
+                yield from self._enter("message")
+                yield from self._more(text, "output_text", logprobs=[])
+            case Call(name, call_id):
+                yield from self._close("completed")
+                space, name = self._form.spaces.get(name, ("", name))
+                call = {"type": "function_call", "call_id": call_id, "name": name, "arguments": ""}
+                yield from self._begin(call | ({"namespace": space} if space else {}), "fc")
+            case Arguments(text):
+                yield from self._more(text, "function_call_arguments")
+            case End():
+                yield from self._close("completed")
+
+    def finish(self, *, cut: bool) -> Iterator[Told]:
+        """The answer has ended, or was cut. A whole answer has at least a message or a call."""
+        yield from self._close("incomplete" if cut else "completed")
+        if not cut and all(item["type"] == "reasoning" for item in self.items):
+            yield from self._enter("message")
+            yield from self._close("completed")
+
+    def _enter(self, kind: str) -> Iterator[Told]:
+        """Have an item of this kind open."""
+        if self._open is not None and self._open["type"] == kind:
+            return
+        yield from self._close("completed")
+        if kind == "message":
+            yield from self._begin({"type": kind, "role": "assistant", "content": []}, "msg")
+            yield self._told("content_part.added", part=_text(""))
+        elif self._form.summary:
+            yield from self._begin({"type": kind, "summary": []}, "rs")
+            yield self._told("reasoning_summary_part.added", part=_summary(""))
+        else:
+            yield from self._begin({"type": kind, "summary": [], "content": []}, "rs")
+            yield self._told("content_part.added", part=_thought(""))
+
+    def _begin(self, item: Item, prefix: str) -> Iterator[Told]:
+        self._open = {"id": f"{prefix}_{uuid.uuid4().hex}", "status": "in_progress"} | item
+        self._parts = []
+        self.items.append(self._open)
+        yield "response.output_item.added", {"output_index": len(self.items) - 1, "item": dict(self._open)}
+
+    def _more(self, text: str, kind: str, **members: Any) -> Iterator[Told]:
+        self._parts.append(text)
+        yield self._told(f"{kind}.delta", delta=text, **members)
+
+    def _close(self, status: str) -> Iterator[Told]:
+        if self._open is None:
+            return
+        item, text = self._open, "".join(self._parts)
+        item["status"] = status
+        if item["type"] == "function_call":
+            item["arguments"] = text
+            yield self._told("function_call_arguments.done", name=item["name"], arguments=text)
+        elif item["type"] == "message":
+            item["content"] = [_text(text)]
+            yield self._told("output_text.done", text=text, logprobs=[])
+            yield self._told("content_part.done", part=_text(text))
+        else:
+            yield from self._end_thought(item, text)
+        yield "response.output_item.done", {"output_index": len(self.items) - 1, "item": item}
+        self._open = None
+
+    def _end_thought(self, item: Item, text: str) -> Iterator[Told]:
+        if self._form.packs:
+            item["encrypted_content"] = packed(text)
+        if self._form.summary:
+            item["summary"] = [_summary(text)]
+            yield self._told("reasoning_summary_text.done", text=text)
+            yield self._told("reasoning_summary_part.done", part=_summary(text))
+        else:
+            item["content"] = [_thought(text)]
+            yield self._told("reasoning_text.done", text=text)
+            yield self._told("content_part.done", part=_thought(text))
+
+    def _told(self, kind: str, **members: Any) -> Told:
+        """An event of the open item."""
+        assert self._open is not None
+        place = {"item_id": self._open["id"], "output_index": len(self.items) - 1}
+        if kind.startswith("reasoning_summary"):
+            place["summary_index"] = 0
+        elif not kind.startswith("function_call"):
+            place["content_index"] = 0
+        return f"response.{kind}", place | members
+
+
+def _text(text: str) -> Item:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+
+def _thought(text: str) -> Item:
+    return {"type": "reasoning_text", "text": text}
+
+
+def _summary(text: str) -> Item:
+    return {"type": "summary_text", "text": text}

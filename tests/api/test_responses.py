@@ -1,0 +1,136 @@
+"""OpenAI's Responses API, through OpenAI's own client and by hand."""
+
+import json
+from typing import Any
+
+import openai
+import pytest
+from pydantic import BaseModel
+
+from tests.support.paths import model_path
+from tests.support.server.client import Client
+
+pytestmark = pytest.mark.model
+PATH = "/v1/responses"
+CALL = 'root ::= "<tool_call>\\n{\\"name\\": \\"weather\\", \\"arguments\\": {\\"city\\": \\"Rome\\"}}\\n</tool_call>"'
+IMAGE = {"type": "input_image", "image_url": "https://a.b/c.png"}
+NO_SCHEMA = {"type": "json_schema", "name": "n", "schema": {"type": "nothing"}}
+WEATHER: Any = {
+    "type": "function",
+    "name": "weather",
+    "description": "The weather of a city",
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    "strict": False,
+}
+
+
+class Colour(BaseModel):
+    colour: str
+    bright: bool
+
+
+@pytest.fixture
+def api(client: Client) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{client.url}/v1", api_key="sk-no-key-required", max_retries=0)
+
+
+def respond(client: Client, **fields: Any) -> Any:
+    return client.post(PATH, {"input": "Name one colour.", "temperature": 0, "max_output_tokens": 12, **fields})
+
+
+def events(client: Client, **fields: Any) -> list[Any]:
+    return client.events(PATH, **{"input": "Name one colour.", "temperature": 0, "max_output_tokens": 12, **fields})
+
+
+def test_a_response(api: openai.OpenAI, client: Client) -> None:
+    answer = api.responses.create(
+        model="m", instructions="Be brief.", input="Name one colour.", temperature=0, max_output_tokens=30
+    )
+    assert answer.object == "response"
+    assert answer.model == str(model_path())
+    assert answer.output_text
+    assert answer.instructions == "Be brief."
+    assert answer.usage
+    assert answer.usage.total_tokens == answer.usage.input_tokens + answer.usage.output_tokens
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Name one colour."}]
+    chat = client.post("/v1/chat/completions", messages=messages, temperature=0, max_tokens=30)
+    assert answer.output_text == chat["choices"][0]["message"]["content"]
+    assert answer.usage.input_tokens == chat["usage"]["prompt_tokens"]
+    assert client.post("/responses", input="x", max_output_tokens=1)["object"] == "response"
+
+
+def test_a_stream(api: openai.OpenAI, client: Client) -> None:
+    whole = respond(client, max_output_tokens=64)
+    with api.responses.stream(model="m", input="Name one colour.", temperature=0, max_output_tokens=64) as stream:
+        told = list(stream)
+        final = stream.get_final_response()
+    text = "".join(event.delta for event in told if event.type == "response.output_text.delta")
+    assert text == final.output_text == whole["output"][0]["content"][0]["text"]
+    assert final.status == whole["status"] == "completed"
+    numbers = [event["sequence_number"] for event in events(client)]
+    assert numbers == list(range(len(numbers)))
+
+
+def test_a_limit_makes_a_response_incomplete(client: Client) -> None:
+    answer = respond(client, max_output_tokens=2)
+    assert (answer["status"], answer["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
+    assert answer["usage"]["output_tokens"] == 2
+    assert events(client, max_output_tokens=2)[-1]["type"] == "response.incomplete"
+
+
+def test_parse(api: openai.OpenAI) -> None:
+    answer = api.responses.parse(
+        model="m", input="Which colour has the sky?", text_format=Colour, temperature=0, max_output_tokens=80
+    )
+    assert isinstance(answer.output_parsed, Colour)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_of_a_function(client: Client, stream: bool) -> None:
+    fields: dict[str, Any] = {"tools": [WEATHER], "grammar": CALL, "max_output_tokens": 60}
+    answer = events(client, **fields)[-1]["response"] if stream else respond(client, **fields)
+    [call] = answer["output"]
+    assert (call["type"], call["name"], call["status"]) == ("function_call", "weather", "completed")
+    assert json.loads(call["arguments"]) == {"city": "Rome"}
+    assert call["call_id"]
+    result = {"type": "function_call_output", "call_id": call["call_id"], "output": "Sunny"}
+    question = {"role": "user", "content": "Name one colour."}
+    second = respond(client, input=[question, call, result], tools=[WEATHER])
+    assert second["output"][0]["type"] == "message"
+    assert second["usage"]["input_tokens_details"]["cached_tokens"] >= answer["usage"]["input_tokens"] - 1
+
+
+def test_the_input_of_a_second_turn(client: Client) -> None:
+    first = respond(client, max_output_tokens=40)
+    user = {"role": "user", "content": "Name one colour."}
+    conversation = [user, *first["output"], {"role": "user", "content": "Another one."}]
+    second = respond(client, input=conversation)
+    assert second["usage"]["input_tokens_details"]["cached_tokens"] >= first["usage"]["input_tokens"]
+
+
+def test_input_tokens(api: openai.OpenAI, client: Client) -> None:
+    counted = api.responses.input_tokens.count(model="m", input="Name one colour.", instructions="Be brief.")
+    assert counted.object == "response.input_tokens"
+    whole = respond(client, instructions="Be brief.", max_output_tokens=1)
+    assert counted.input_tokens == whole["usage"]["input_tokens"]
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Name one colour."}]
+    for path in ("/v1/chat/completions/input_tokens", "/chat/completions/input_tokens"):
+        assert client.post(path, messages=messages) == counted.model_dump(exclude_none=True)
+    assert client.post("/responses/input_tokens", input="word " * 3000)["input_tokens"] > 3000  # more than fit
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"input": [{"role": "user", "content": [IMAGE]}]}, "input[0].content[0]"),
+        ({"max_output_tokens": -5}, "max_output_tokens"),
+        ({"text": {"format": NO_SCHEMA}}, "text.format.schema"),
+        ({"tools": [WEATHER | {"parameters": 3}]}, "tools[0].parameters"),
+        ({"previous_response_id": "resp_1"}, "previous_response_id"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"input": [{"type": "function_call", "call_id": "a", "name": "f", "arguments": "{"}]}, "input[0].arguments"),
+    ],
+)  # fmt: skip
+def test_errors_name_the_field(client: Client, fields: dict[str, Any], param: str) -> None:
+    for path in (PATH, f"{PATH}/input_tokens") if "input" in fields else (PATH,):
+        assert client.error(path, {"input": "x", **fields})["param"] == param
