@@ -59,10 +59,11 @@ class Format:
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """All marks that the parser looks for."""
+        """The marks that the parser needs. A turn that begins where there is no mark around the content is not read."""
         pairs = (self.think, self.content, self.section, self.call, self.argument)
         ends = (self.id_before, self.name_end, self.id_end, self.key_end, self.attributes_end)
-        marks = (self.turn, *chain(*pairs), *ends, *_MARKS_OF_MODE.get(self.mode, ()))
+        turn = self.turn if self.content[0] else ""
+        marks = (turn, *chain(*pairs), *ends, *_MARKS_OF_MODE.get(self.mode, ()))
         return tuple(dict.fromkeys(mark for mark in marks if mark.strip()))
 
     @property
