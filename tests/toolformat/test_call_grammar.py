@@ -60,7 +60,7 @@ class Checker:
         return [token for part in self._parts.split(text) for token in self._known.get(part) or part.encode()]
 
     def matcher(self, **options: Any) -> llguidance.LLMatcher:
-        text = call_grammar(self.form, TOOLS, self.vocab, value, **options)
+        text = "%llguidance {}\n" + call_grammar(self.form, TOOLS, self.vocab, value, **options)
         matcher = llguidance.LLMatcher(self._tokenizer, text)
         assert not matcher.is_error(), (matcher.get_error(), text)
         return matcher

@@ -27,7 +27,7 @@ class Rules:
         """The grammar. Its first rule must be `start`."""
         start = self._rules["start"]
         others = [f"{name}: {right}" for name, right in self._rules.items() if name != "start"]
-        return "\n".join(["%llguidance {}", f"start: {start}", *others, _TEXT, _SPACE, _ID]) + "\n"
+        return "\n".join([f"start: {start}", *others, _TEXT, _SPACE, _ID]) + "\n"
 
     def add(self, name: str, *ways: str) -> str:
         """A rule with alternatives."""
