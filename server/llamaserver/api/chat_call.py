@@ -50,7 +50,7 @@ def chat_call(context: Context, fields: Fields, *, stream: bool, choices: int = 
         stops=chat.stops,
         ends_with_slot=True,
         shown=shown_tokens(form.marks, vocab),
-        thinking=thinking(chat.reasoning, form, chat.begun, vocab, grammar=fields.string("grammar")),
+        thinking=thinking(chat.reasoning, form, chat.begun, vocab, grammar=fields.string("grammar"), calls=bool(tools)),
     )
     return ChatCall(jobs, _readers(context, chat, tools, choices))
 
