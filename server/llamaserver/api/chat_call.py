@@ -51,7 +51,7 @@ def chat_call(context: Context, fields: Fields, *, stream: bool, choices: int = 
         stops=chat.stops,
         ends_with_slot=True,
         shown=shown_tokens(form.marks, vocab),
-        thinking=thinking(chat.reasoning, form, chat.begun, vocab, grammar=fields.string("grammar"), calls=bool(tools)),
+        thinking=thinking(chat.reasoning, form, chat.begun, vocab, grammar=fields.string("grammar"), calls=bool(use.tools)),
     )
     return ChatCall(jobs, _readers(context, chat, use, choices))
 
