@@ -126,7 +126,7 @@ def test_input_tokens(api: openai.OpenAI, client: Client) -> None:
         ({"max_output_tokens": -5}, "max_output_tokens"),
         ({"text": {"format": NO_SCHEMA}}, "text.format.schema"),
         ({"tools": [WEATHER | {"parameters": 3}]}, "tools[0].parameters"),
-        ({"previous_response_id": "resp_1"}, "previous_response_id"),
+        ({"background": True}, "background"),
         ({"temperature": "hot"}, "temperature"),
         ({"input": [{"type": "function_call", "call_id": "a", "name": "f", "arguments": "{"}]}, "input[0].arguments"),
     ],
