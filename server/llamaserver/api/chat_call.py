@@ -6,7 +6,6 @@ Runs on a worker thread.
 
 from dataclasses import dataclass
 
-from ..errors import InvalidRequest
 from ..toolformat.form import Format
 from ..toolformat.parser import Parser, types_of
 from ..toolformat.shown import shown_tokens
@@ -18,6 +17,7 @@ from .jobs import Input, Job, make_jobs
 from .reasoning import has_ended, thinking
 from .response_format import with_response_format
 from .thoughts import Thoughts
+from .tool_grammar import tool_constraint
 from .tool_use import ToolUse, read_tool_use
 
 
@@ -36,11 +36,12 @@ class ChatCall:
 def chat_call(context: Context, fields: Fields, *, stream: bool, choices: int = 1) -> ChatCall:
     """Check, price and render a request, and make its jobs. Raises InvalidRequest or TemplateFailure."""
     use = read_tool_use(fields)
-    if use.required:
-        raise InvalidRequest("Field 'tool_choice': is not supported by this server", field="tool_choice")
     chat = render_chat(context, fields)
-    form, vocab = chat_template(context).form, context.engine.vocab
-    fields = with_response_format(fields)
+    template, vocab = chat_template(context), context.engine.vocab
+    form, fields = template.form, with_response_format(fields)
+    constraint = tool_constraint(use, fields, template, chat, vocab)
+    if constraint is not None:
+        fields = fields.replaced({"json_schema": None})  # it is a part of the constraint
     jobs = make_jobs(
         context,
         fields,
@@ -51,7 +52,10 @@ def chat_call(context: Context, fields: Fields, *, stream: bool, choices: int = 
         stops=chat.stops,
         ends_with_slot=True,
         shown=shown_tokens(form.marks, vocab),
-        thinking=thinking(chat.reasoning, form, chat.begun, vocab, grammar=fields.string("grammar")),
+        thinking=thinking(
+            chat.reasoning, form, chat.begun, vocab, grammar=fields.string("grammar"), calls=constraint is not None
+        ),
+        constraint=constraint,
     )
     return ChatCall(jobs, _readers(context, chat, use, choices))
 
@@ -63,7 +67,8 @@ def _readers(context: Context, chat: Chat, use: ToolUse, choices: int) -> list[A
     if context.config.skip_chat_parsing or not (use.tools or apart):
         return [AnswerReader(None) for _ in range(choices)]
     types = types_of(use.parameters)
-    short = not template.capabilities.any_id
+    can = template.capabilities
+    short = can.tool_calls and not can.any_id
     begun = form.thought[0].strip() in chat.begun and not has_ended(form, chat.begun)
     return [
         AnswerReader(Parser(form, types, chat.begun), Thoughts(place, form.thought, begun=begun), short_ids=short)

@@ -48,11 +48,13 @@ def read_reasoning(config: Config, fields: Fields, form: Format) -> Reasoning:
     return Reasoning(variables, _PLACES[name], budget, message)
 
 
-def thinking(reasoning: Reasoning, form: Format, begun: str, vocab: Vocab, *, grammar: str = "") -> Thinking | None:
+def thinking(
+    reasoning: Reasoning, form: Format, begun: str, vocab: Vocab, *, grammar: str = "", calls: bool = False
+) -> Thinking | None:
     """How the sampler follows the thoughts of an answer, None if it has none.
 
     `begun` is what the template has begun the answer with. `grammar` is GBNF of the request: one that has the mark at
-    the end of a thought in it restricts the thought too, and so there is no budget.
+    the end of a thought in it restricts the thought too, and so there is no budget. `calls` says that calls can follow.
     """
     begin, end = (mark.strip() for mark in form.thought)
     if not begin or has_ended(form, begun):
@@ -64,7 +66,7 @@ def thinking(reasoning: Reasoning, form: Format, begun: str, vocab: Vocab, *, gr
         begun=begin in begun,
         budget=-1 if in_grammar else reasoning.budget,
         message=tuple(vocab.tokenize(reasoning.message, add_special=False, parse_special=False)),
-        answer=_mark(form.answer, vocab).tokens,
+        answer=() if calls else _mark(form.answer, vocab).tokens,
         in_grammar=in_grammar,
     )
 

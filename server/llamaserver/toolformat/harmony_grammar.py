@@ -6,7 +6,10 @@ from .rules import Rules, one_of, quoted
 
 
 def harmony_grammar(rules: Rules, arguments: Mapping[str, str], required: bool, content: str) -> str:
-    """Lark text: thoughts and words before the last message, which is the answer or a call."""
+    """Lark text: words before the last message, and the last message, which is the answer or a call.
+
+    A thought can come before it, whose end has been written.
+    """
     start, channel, constrain, message, end = (
         rules.mark(mark) for mark in ("<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>")
     )
@@ -17,7 +20,7 @@ def harmony_grammar(rules: Rules, arguments: Mapping[str, str], required: bool, 
         for i, (name, value) in enumerate(arguments.items())
     ]
     final = f'{channel} "final" {form if content else message} {content or "TEXT"}'
-    rules.add("start", f"thought* {one_of(*calls, *([] if required else [final]))}")
+    rules.add("start", f'({start} "assistant")? thought* {one_of(*calls, *([] if required else [final]))}')
     return rules.text()
 
 

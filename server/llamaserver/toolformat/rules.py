@@ -27,7 +27,7 @@ class Rules:
         """The grammar. Its first rule must be `start`."""
         start = self._rules["start"]
         others = [f"{name}: {right}" for name, right in self._rules.items() if name != "start"]
-        return "\n".join(["%llguidance {}", f"start: {start}", *others, _TEXT, _SPACE, _ID]) + "\n"
+        return "\n".join([f"start: {start}", *others, _TEXT, _SPACE, _ID]) + "\n"
 
     def add(self, name: str, *ways: str) -> str:
         """A rule with alternatives."""
@@ -43,21 +43,21 @@ class Rules:
         return name
 
     def mark(self, mark: str) -> str:
-        """A mark, whose control tokens are tokens. A mark that ends the answer is left out: the end stands for it."""
+        """A mark, whose control tokens are tokens. What ends an answer is left out: the end stands for it."""
         return " ".join(self._pieces(mark))
 
     def free_until(self, mark: str) -> str:
         """Any text, and the mark that ends it."""
-        first, *rest = self._pieces(mark)
-        if first.startswith("<"):
-            return " ".join(["TEXT", first, *rest])
+        first, *rest = self._pieces(mark) or [""]
+        if not first.startswith('"'):
+            return " ".join(["TEXT", first, *rest]).strip()
         return " ".join([self.named(f"TEXT {first}", "[lazy]"), *rest])
 
     def opening(self, mark: str) -> str:
         """Any text, and a mark after it that is recognised by its first piece."""
-        first, *rest = self._pieces(mark)
-        if first.startswith("<"):
-            return " ".join(["TEXT", first, *rest])
+        first, *rest = self._pieces(mark) or [""]
+        if not first.startswith('"'):
+            return " ".join(["TEXT", first, *rest]).strip()
         text = json.loads(first)
         trigger = first_piece(text)
         after = [quoted(left)] if (left := text[len(trigger) :]) else []
@@ -77,9 +77,10 @@ class Rules:
         pieces = []
         for piece in re.split("(" + "|".join(map(re.escape, control)) + ")", mark):
             if piece in control:
-                if control[piece] in vocab.eog:
+                if control[piece] not in vocab.eog:
+                    pieces.append(f"<[{control[piece]}]>")
+                elif pieces:
                     break
-                pieces.append(f"<[{control[piece]}]>")
             elif piece:
                 pieces.append(quoted(piece))
         return pieces
