@@ -56,6 +56,13 @@ LIMITS: tuple[Option, ...] = (
         "is more)",
         integer(0),
     ),
+    Option(
+        "response_store_bytes",
+        ("--response-store-bytes",),
+        "Most bytes of memory for the last responses of /v1/responses, which clients can refer to by their ids. "
+        "One API key can have half of them (0 = keep none)",
+        integer(0),
+    ),
     Option("max_queue", ("--max-queue",), "Most requests that can wait for a slot (0 = no limit)", integer(0)),
     Option(
         "slot_save_max_bytes",
