@@ -1,5 +1,6 @@
 """Anthropic's Messages API, through Anthropic's own client and with requests as Claude Code sends them."""
 
+import json
 from typing import Any
 
 import anthropic
@@ -242,3 +243,31 @@ def test_the_second_turn_of_claude_code_reuses_its_prompt(client: Client) -> Non
     assert second["cache_read_input_tokens"] > 0.9 * prompt, (usage, second)
     for name in headers:
         client.http.headers.pop(name)
+
+
+def test_small_requests_of_claude_code(client: Client) -> None:
+    """It asks whether the API is there, for a title, and for the size of its tools."""
+    quota = client.post(f"{PATH}?beta=true", {"max_tokens": 1, "messages": [{"role": "user", "content": "quota"}]})
+    assert (quota["stop_reason"], quota["usage"]["output_tokens"]) == ("max_tokens", 1)
+    schema = {
+        "type": "object",
+        "properties": {"title": {"type": "string", "maxLength": 20}},
+        "required": ["title"],
+        "additionalProperties": False,
+    }
+    title = client.events(
+        f"{PATH}?beta=true",
+        model="claude-haiku-4-5",
+        max_tokens=64,
+        temperature=0,
+        system=[block("Write a title for this conversation.")],
+        messages=[{"role": "user", "content": [block("Mend the build")]}],
+        tools=[],
+        thinking={"type": "disabled"},
+        output_config={"format": {"type": "json_schema", "schema": schema}},
+    )
+    written = "".join(event["delta"]["text"] for event in title if event["type"] == "content_block_delta")
+    assert json.loads(written).keys() == {"title"}
+    body = claude_code("fa690", {"role": "user", "content": "foo"})
+    counted = client.post(f"{PATH}/count_tokens?beta=true", body)["input_tokens"]
+    assert counted > client.post(f"{PATH}/count_tokens", body | {"tools": []})["input_tokens"]

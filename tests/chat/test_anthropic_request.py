@@ -227,6 +227,7 @@ def test_other_fields() -> None:
         "top_k": 3,
         "top_p": 0.5,
         "seed": 1,
+        "reasoning_format": "auto",
         "enable_thinking": False,
         "reasoning_effort": "high",
         "response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "object"}}},

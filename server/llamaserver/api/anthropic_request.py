@@ -60,6 +60,7 @@ def read_request(fields: Fields) -> Asked:
         **_tool_choice(fields, tools),
         "stop": list(stops) or None,
         "max_tokens": fields.integer("max_tokens", default=_MAX_TOKENS),
+        "reasoning_format": "auto",  # thoughts have blocks of their own
         **_thinking(fields),
         **_output(fields),
     }
