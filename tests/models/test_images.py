@@ -156,6 +156,32 @@ def test_chat_streams(client: Client) -> None:
     assert events[-1] == "[DONE]"
 
 
+def test_anthropic_messages_and_results_with_pictures(client: Client, prefix: str) -> None:
+    def block(image: bytes) -> dict[str, Any]:
+        return {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": base64_of(image)}}
+
+    def ask(asked: bytes, found: bytes) -> Any:
+        call = {"type": "tool_use", "id": "c1", "name": "look", "input": {}}
+        result = {
+            "type": "tool_result",
+            "tool_use_id": "c1",
+            "content": [{"type": "text", "text": "seen"}, block(found)],
+        }
+        messages = [
+            {"role": "user", "content": [{"type": "text", "text": prefix}, block(asked)]},
+            {"role": "assistant", "content": [call]},
+            {"role": "user", "content": [result]},
+        ]
+        counted = client.post("/v1/messages/count_tokens", messages=messages)["input_tokens"]
+        usage = client.post("/v1/messages", messages=messages, max_tokens=1)["usage"]
+        assert counted == usage["input_tokens"] + usage["cache_read_input_tokens"]
+        return usage
+
+    ask(CAT, DOG)
+    assert ask(CAT, DOG)["input_tokens"] <= 2
+    assert 2 < ask(CAT, CAT)["input_tokens"] < ask(DOG, DOG)["input_tokens"]
+
+
 LONG = png(7, 60, 60)
 FORMS = {
     "line ends": base64.encodebytes(LONG).decode(),
