@@ -16,6 +16,7 @@ from .test_api_without_weights import SETTINGS, serving
 
 PATH = "/v1/messages"
 BODY = {"messages": [{"role": "user", "content": "ab"}], "max_tokens": 10**6, "ignore_eos": True, "temperature": 0}
+ENDLESS = {"prompt": "ab", "n_predict": 10**6, "ignore_eos": True, "stream": True}
 
 
 async def error(answer: ClientResponse, status: int, kind: str) -> str:
@@ -57,7 +58,7 @@ async def test_of_the_limits_of_a_key(tmp_path: Path) -> None:
     keys.write_text("right name=alice requests=1 queued=0\n")
     async with serving(Config(api_key_file=str(keys), alias="toy")) as api:
         headers = {"X-Api-Key": "right"}
-        async with api.clients.post(PATH, json={**BODY, "stream": True}, headers=headers) as first:
+        async with api.clients.post("/completion", json=ENDLESS, headers=headers) as first:
             await first.content.readline()
             await error(await api.clients.post(PATH, json=BODY, headers=headers), 429, "rate_limit_error")
 
@@ -75,7 +76,7 @@ async def test_of_a_prompt_that_is_too_long() -> None:
 
 
 async def test_within_a_stream() -> None:
-    async with serving() as api:
+    async with serving(settings=replace(SETTINGS, slot_ctx=1 << 17)) as api:
         answer = await api.clients.post(PATH, json={**BODY, "stream": True})
         assert await answer.content.readline() == b"event: message_start\n"
         api.clients.app[CONTEXT].engine.cut_off(Unavailable("the server is shutting down"))
@@ -90,7 +91,7 @@ async def test_within_a_stream() -> None:
 async def test_pings_of_a_stream_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sse, "PING_AFTER", 0.01)
     async with serving(settings=replace(SETTINGS, n_slots=1)) as api:
-        first = await api.clients.post(PATH, json={**BODY, "stream": True})
+        first = await api.clients.post("/completion", json=ENDLESS)
         async with api.clients.post(PATH, json={**BODY, "max_tokens": 1, "stream": True}) as second:
             assert await second.content.readline() == b"event: ping\n"
             assert await second.content.readline() == b'data: {"type":"ping"}\n'
