@@ -57,7 +57,7 @@ def events(data: bytes) -> list[dict[str, Any]]:
 
 def streamed(written: Iterable[Event], ending: Ending = WHOLE, form: Form | None = None) -> list[dict[str, Any]]:
     one = answer(form)
-    data = one.begin() + b"".join(one.add([event]) for event in written) + one.end(ending)
+    data = one.add([]) + b"".join(one.add([event]) for event in written) + one.end(ending)
     return events(data)
 
 
@@ -227,9 +227,26 @@ def test_an_answer_without_words_has_an_empty_message(written: list[Event]) -> N
     assert plain(streamed(written)[-1]["response"]["output"]) == plain(whole(written)["output"])
 
 
+def test_signs_of_life_are_events() -> None:
+    one = answer()
+    told = events(
+        one.ping() + one.ping() + one.add([Content("a")]) + one.ping() + one.add([Content("b")]) + one.end(WHOLE)
+    )
+    assert kinds(told)[:6] == [
+        "created",
+        "in_progress",
+        "in_progress",
+        "output_item.added",
+        "content_part.added",
+        "output_text.delta",
+    ]
+    assert kinds(told)[6:8] == ["in_progress", "output_text.delta"]
+    assert [event["sequence_number"] for event in told] == list(range(len(told)))
+
+
 def test_failures() -> None:
     one = answer()
-    told = events(one.begin() + one.add([Content("Hel")]) + one.fail(EngineFailure("no memory")))
+    told = events(one.add([Content("Hel")]) + one.fail(EngineFailure("no memory")))
     assert told[-1]["type"] == "response.failed"
     failed = told[-1]["response"]
     assert failed["status"] == "failed"
@@ -241,7 +258,7 @@ def test_failures() -> None:
 def test_a_prompt_that_is_too_long_fails_as_codex_expects() -> None:
     one = answer()
     error = ContextExceeded("too long", field="input", n_prompt_tokens=5000, n_ctx=1024)
-    [created, _, failed] = events(one.begin() + one.fail(error))
+    [created, _, failed] = events(one.fail(error))
     assert created["type"] == "response.created"
     assert failed["type"] == "response.failed"
     assert failed["response"]["error"]["code"] == "context_length_exceeded"

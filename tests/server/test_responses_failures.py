@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+from llamaserver.api import sse
 from llamaserver.api.context import CONTEXT
 from llamaserver.config import Config
 from llamaserver.errors import Unavailable
@@ -66,6 +68,22 @@ async def test_within_a_stream() -> None:
             "the server is shutting down",
         )
         assert await nothing_is_kept(api, response["id"])
+
+
+async def test_signs_of_life_of_a_stream_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Codex ends a stream that has no events for some time."""
+    monkeypatch.setattr(sse, "PING_AFTER", 0.01)
+    async with serving(settings=replace(SETTINGS, n_slots=1)) as api:
+        first = await api.clients.post(PATH, json={**BODY, "stream": True})
+        async with api.clients.post(PATH, json={**BODY, "max_output_tokens": 1, "stream": True}) as second:
+            names = []
+            while len(names) < 4:
+                line = (await second.content.readline()).decode()
+                names += [line.strip()] if line.startswith("event: ") else []
+            assert names == ["event: response.created", *["event: response.in_progress"] * 3]
+            first.close()
+            told = [json.loads(line[6:]) for line in (await second.text()).splitlines() if line.startswith("data: ")]
+            assert told[-1]["type"] == "response.incomplete"
 
 
 async def nothing_is_kept(api: Api, name: str) -> bool:

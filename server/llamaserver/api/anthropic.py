@@ -104,7 +104,7 @@ async def _run(request: web.Request, asked: _Request) -> web.StreamResponse:
     with ExitStack() as stack:
         streams = submit(request, asked.call.jobs, stack)
         if asked.stream:
-            return await respond(request, streams, encode, fail=fail, ping=PING)
+            return await respond(request, streams, encode, fail=fail, ping=lambda: PING)
         [events] = await gather(streams)
     answer = join(events)
 

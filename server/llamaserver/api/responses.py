@@ -51,7 +51,7 @@ async def responses(request: web.Request) -> web.StreamResponse:
             raise renamed from error
         # Codex makes room in its conversation if a stream says this. A plain 400 ends its turn.
         out = EventStream(request)
-        await out.write(answer.begin() + answer.fail(renamed))
+        await out.write(answer.fail(renamed))
         return await out.finish()
     except InvalidRequest as error:
         raise asked.names.renamed(error) from error
@@ -123,7 +123,7 @@ async def _run(request: web.Request, asked: _Request, answer: Answer) -> web.Str
         streams = submit(request, call.jobs, stack)
         request[HOLD].add(len(asked.head.echo) + len(asked.kept))
         if asked.stream:
-            return await respond(request, streams, encode, head=answer.begin(), fail=answer.fail)
+            return await respond(request, streams, encode, fail=answer.fail, ping=answer.ping)
         [events] = await gather(streams)
     whole = join(events)
 

@@ -49,16 +49,13 @@ class Answer:
         """What the model wrote."""
         return self._items.items
 
-    def begin(self) -> bytes:
-        """The first events of a stream."""
-        response = orjson.Fragment(self._response("in_progress"))
-        return self._sent(
-            ("response.created", {"response": response}), ("response.in_progress", {"response": response})
-        )
+    def ping(self) -> bytes:
+        """A sign of life. Codex ends a stream without events, and comments are none."""
+        return self._begin() or self._sent(("response.in_progress", self._state()))
 
     def add(self, events: Iterable[Event]) -> bytes:
         """The events of a stream for what the model wrote."""
-        return self._sent(*(told for event in events for told in self._items.add(event)))
+        return self._begin() + self._sent(*(told for event in events for told in self._items.add(event)))
 
     def end(self, ending: Ending) -> bytes:
         """The last events of a stream."""
@@ -69,13 +66,22 @@ class Answer:
     def fail(self, error: ServerError) -> bytes:
         """The event that ends a stream which cannot go on."""
         response = self._response("failed", error=error_json(error), output=self.items)
-        return self._sent(("response.failed", {"response": orjson.Fragment(response)}))
+        return self._begin() + self._sent(("response.failed", {"response": orjson.Fragment(response)}))
 
     def whole(self, events: Iterable[Event], ending: Ending) -> bytes:
         """The answer in one piece, as JSON."""
         self.add(events)
         self._sent(*self._items.finish(cut=ending.cut))
         return self._ended(ending)
+
+    def _begin(self) -> bytes:
+        """The first events of a stream, once."""
+        if self._number:
+            return b""
+        return self._sent(("response.created", self._state()), ("response.in_progress", self._state()))
+
+    def _state(self) -> dict[str, Any]:
+        return {"response": orjson.Fragment(self._response("in_progress"))}
 
     def _ended(self, ending: Ending) -> bytes:
         finish = ending.finish

@@ -24,12 +24,13 @@ _PING = b": ping\n\n"
 _JOINED_FROM = 256  # events of an answer in one piece: an event takes more memory than its text
 
 Encode = Callable[[int, Event], bytes]
+Ping = Callable[[], bytes]
 
 
 class EventStream:
     """One text/event-stream response."""
 
-    def __init__(self, request: web.Request, ping: bytes = _PING) -> None:
+    def __init__(self, request: web.Request, ping: Ping = lambda: _PING) -> None:
         self._request = request
         self._ping = ping
         self._response: web.StreamResponse | None = None
@@ -68,7 +69,7 @@ class EventStream:
         while True:
             await asyncio.sleep(PING_AFTER)
             if not self._wrote:
-                await self.write(self._ping)
+                await self.write(self._ping())
             self._wrote = False
 
     async def finish(self) -> web.StreamResponse:
@@ -86,7 +87,7 @@ async def respond(
     head: bytes = b"",
     tail: bytes = b"",
     fail: Callable[[ServerError], bytes] = lambda error: sse(error.body()),
-    ping: bytes = _PING,
+    ping: Ping = lambda: _PING,
 ) -> web.StreamResponse:
     """Stream the events of all `streams`, with `head` before the first and `tail` after the last one.
 
