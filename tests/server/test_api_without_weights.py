@@ -138,7 +138,7 @@ async def test_a_prefix_is_reused(api: Api) -> None:
         ({"top_p": 5000}, "top_p"),
         ({"n_predict": -7}, "n_predict"),
         ({"stop": 3}, "stop"),
-        ({"id_slot": 9}, "id_slot"),
+        ({"id_slot": -2}, "id_slot"),
         ({"logit_bias": 3}, "logit_bias"),
         ({"samplers": 3}, "samplers"),
         ({"lora": [{"id": 7, "scale": 1}]}, "lora"),

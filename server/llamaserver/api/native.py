@@ -1,6 +1,5 @@
 """The llama.cpp endpoints for text: completion and infill."""
 
-from array import array
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +13,9 @@ from .answer import Answer, join, probabilities_json, size_of, timings_json
 from .body import HOLD, dumps, long_response, read_fields
 from .context import CONTEXT, Context, SystemPrompt
 from .fields import Fields
+from .fill_in import check_fill_in, fill_in_prompt, optional_text, read_chunks, required_text
 from .jobs import Input, Job, make_jobs, submit, text_inputs
-from .lanes import cancelled
-from .prompt import check_length, read_images, required_prompts
+from .prompt import read_images, required_prompts
 from .sse import gather, respond
 from .submission import check_room
 from .system import requested_system_prompt, set_system_prompt
@@ -121,6 +120,7 @@ def _final(job: Job, answer: Answer, index: int) -> dict[str, Any]:
         "tokens_evaluated": finish.n_prompt,
         "generation_settings": job.settings,
         "prompt": job.prompt,
+        "has_new_line": finish.has_new_line,
         "truncated": finish.truncated,
         "stopped_eos": finish.reason == "eos",
         "stopped_word": finish.reason == "word",
@@ -147,7 +147,7 @@ def _select(value: dict[str, Any], wanted: tuple[str, ...]) -> dict[str, Any]:
         for part in path.split("/"):
             found = found.get(part) if isinstance(found, dict) else None
         if found is not None:
-            chosen[path.split("/")[-1]] = found
+            chosen[path] = found
     return chosen
 
 
@@ -159,19 +159,16 @@ async def infill(request: web.Request) -> web.StreamResponse:
 
 
 def _infill_call(context: Context, fields: Fields) -> Call:
+    check_fill_in(context.engine.vocab)
     stream = fields.boolean("stream", default=True)
-    vocab = context.engine.vocab
-    markers = (vocab.fim_pre, vocab.fim_suf, vocab.fim_mid)
-    if min(markers) < 0:
-        raise NotSupported("Infill is not supported by this model: it has no fill-in-middle tokens")
-    prefix, suffix = fields.string("input_prefix"), fields.string("input_suffix")
-    check_length([prefix, suffix], context.engine, "input_prefix")
-    tokens = [vocab.bos] if vocab.add_bos and vocab.bos >= 0 else []
-    before = vocab.tokenize(prefix, add_special=False, parse_special=False, cancelled=cancelled)
-    after = vocab.tokenize(suffix.removeprefix(" "), add_special=False, parse_special=False, cancelled=cancelled)
-    keys = [*tokens, vocab.fim_pre, *before, vocab.fim_suf, *after, vocab.fim_mid]
-    entry = Input(Prompt(array("q", keys)), prefix, "input_prefix")
-    jobs = make_jobs(context, fields, lambda: [entry], prompts=1, stream=stream)
+    prefix, suffix = required_text(fields, "input_prefix"), required_text(fields, "input_suffix")
+    middle, chunks = optional_text(fields, "prompt"), read_chunks(fields)
+
+    def inputs() -> list[Input]:
+        tokens = fill_in_prompt(context, prefix, suffix, middle=middle, chunks=chunks)
+        return [Input(Prompt.of(tokens), prefix, "input_prefix")]
+
+    jobs = make_jobs(context, fields, inputs, prompts=1, stream=stream, ends_with_slot=True)
     return Call(jobs, stream, fields.strings("response_fields"))
 
 

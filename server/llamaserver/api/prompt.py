@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..engine.loop import Engine
-from ..errors import InvalidRequest, NotSupported
+from ..errors import ContextExceeded, InvalidRequest, NotSupported
 from ..interfaces.params import Prompt
 from .fields import Fields, token_id
 from .lanes import cancelled
@@ -15,7 +15,7 @@ from .lanes import cancelled
 _IMAGE = re.compile(r"\[img-([0-9]{1,9})\]")
 _CHARACTERS_PER_TOKEN = 64  # no tokenizer makes longer tokens on average
 _SPARE = 1 << 16  # characters of a prompt beyond the slot: it is cut
-SPARE_OF_TEXT = 1 << 20  # characters of a text that is not evaluated
+_SPARE_OF_TEXT = 1 << 20  # characters of a text that is not evaluated
 _COST_OF_TEXT = 16  # of a text in an array, in characters
 _WHITESPACE = b" \t\r\n\f\v"
 _PLAIN_BASE64 = bytes.maketrans(b"-_", b"+/")
@@ -91,14 +91,23 @@ def _pieces(value: list[Any], engine: Engine, field: str, *, bos: bool) -> list[
     return tokens
 
 
-def check_length(items: list[Any], engine: Engine, field: str, *, spare: int = _SPARE) -> None:
-    """Refuse texts and ids that no slot can hold, before they are tokenized. Raises InvalidRequest."""
-    most = engine.settings.slot_ctx * _CHARACTERS_PER_TOKEN + spare
-    length = sum(len(item) + _COST_OF_TEXT if isinstance(item, str) else 1 for item in items)
+def check_length(items: list[Any], engine: Engine, field: str) -> None:
+    """Refuse texts and ids that no slot can hold, before they are tokenized. Raises ContextExceeded."""
+    slot_ctx, length = engine.settings.slot_ctx, _length(items)
+    if length > slot_ctx * _CHARACTERS_PER_TOKEN + _SPARE:
+        least = length // _CHARACTERS_PER_TOKEN
+        raise ContextExceeded.of(length, slot_ctx, field=field, unit="characters or ids", least=least)
+
+
+def check_text(items: list[Any], engine: Engine, field: str) -> None:
+    """Refuse too many texts and ids that are not evaluated. Raises InvalidRequest."""
+    most, length = engine.settings.slot_ctx * _CHARACTERS_PER_TOKEN + _SPARE_OF_TEXT, _length(items)
     if length > most:
-        raise InvalidRequest(
-            f"Field '{field}': is too long: {length} characters or ids of {most} that fit", field=field
-        )
+        raise InvalidRequest(f"Field '{field}': is too long: {length} characters or ids, {most} fit", field=field)
+
+
+def _length(items: list[Any]) -> int:
+    return sum(len(item) + _COST_OF_TEXT if isinstance(item, str) else 1 for item in items)
 
 
 @dataclass(frozen=True, slots=True)

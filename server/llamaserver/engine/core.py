@@ -189,7 +189,7 @@ class Core:
             self._finish(request, "", "eos", now)
             return
         text = answer.text.push(vocab.special_piece(token) if token in task.shown else vocab.piece(token))
-        reason = answer.stop_reason(task.n_predict, task.params.max_predict_ms, now)
+        text, reason = answer.take(text, task.n_predict, task.params.max_predict_ms, now)
         if reason:
             self._finish(request, text, reason, now)
             return
@@ -231,11 +231,13 @@ class Core:
         if answer.n_decoded:
             self.stats.answer_done(answer.n_decoded, timings.predicted_ms / 1000)
         self.stats.most_tokens = max(self.stats.most_tokens, request.n_past)
+        content = text + answer.text.finish()
         finish = Finish(
-            content=text + answer.text.finish(),
+            content=content,
             reason=reason,
             stopping_word=answer.text.stopping_word,
             truncated=request.truncated,
+            has_new_line=answer.lines.several or "\n" in content,
             n_prompt=request.n_prompt,
             n_cached=request.n_cached,
             n_decoded=answer.n_decoded,

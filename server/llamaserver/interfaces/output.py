@@ -64,7 +64,7 @@ class Finish:
     `content` is text that no Delta has sent yet. `reason` is "eos", "limit" (also for n_predict 0) or "word".
     `n_prompt` counts the prompt's tokens after truncation. `n_cached` counts the reused tokens. `n_reasoning`
     counts the tokens of thoughts, which are among `n_decoded`. `truncated` says that the prompt was cut or the context
-    was shifted.
+    was shifted. `has_new_line` says that the answer has the end of a line.
     """
 
     content: str
@@ -79,6 +79,7 @@ class Finish:
     tokens: tuple[int, ...] = ()
     probs: tuple[TokenProbs, ...] = ()
     n_reasoning: int = 0
+    has_new_line: bool = False
 
 
 @dataclass(frozen=True, slots=True)
