@@ -10,6 +10,8 @@ DEMO_ARGS  ?=
 PYTEST     := $(PY) -m pytest --durations=10
 HEAVY      := model or browser or slow or cluster
 FLOOR      := 90
+COMPILE    := uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 ACTIONLINT := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 ACCEL      ?= cpu
 BASE       ?=
@@ -96,10 +98,9 @@ push: ## build and push both images: make push REGISTRY=registry.example.com/me
 bases: ## write bases.lock anew: the digests of the base images, as their registries have them now
 	@$(PYTHON) -m tools.bases
 
-lock: ## write requirements.lock anew (needs uv)
-	uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --generate-hashes \
-		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
-		server/pyproject.toml operator/pyproject.toml requirements.in --output-file requirements.lock
+lock: ## write requirements.lock and that of the client libraries anew (needs uv)
+	$(COMPILE) server/pyproject.toml operator/pyproject.toml requirements.in --output-file requirements.lock
+	$(COMPILE) tests/clients/requirements.in --output-file tests/clients/requirements.lock
 
 clean: ## remove everything that was made in this folder (the cache in ~/.cache stays)
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis server/*.egg-info operator/*.egg-info

@@ -31,6 +31,12 @@ names of one endpoint. A completion with `"stream": true` is answered by server-
 {"error": {"code": 400, "message": "Field 'top_p': ...", "type": "invalid_request_error", "param": "top_p"}}
 ```
 
+The paths below `/v1/messages` have Anthropic's form:
+
+```json
+{"type": "error", "error": {"type": "invalid_request_error", "message": "Field 'top_p': ..."}, "request_id": "..."}
+```
+
 [Compatibility](compatibility.md) lists each item of llama.cpp's document of April 2024 with its tests.
 The [metrics](metrics.md) have a page of their own.
 """

@@ -109,6 +109,7 @@ class Config:
     decode_timeout: float | None = None  # None: 20 times the usual time, at least 60 s. 0: off
     max_body: int = 0  # bytes. 0: see largest_body
     max_body_bytes_in_flight: int = 0  # 0: see largest_bodies
+    response_store_bytes: int = 16 * _MIB  # 0: no responses are kept
     max_queue: int = 4096
     slots_endpoint: bool = True
     request_system_prompt: bool = True  # with API keys, for admins only

@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 import pytest
 from llamaserver.api.fields import Fields
+from llamaserver.api.kept_responses import Earlier, KeptResponses
 from llamaserver.api.responses_answer import Answer, Ending, Head
 from llamaserver.api.responses_input import packed
 from llamaserver.api.responses_items import Form
@@ -19,6 +20,7 @@ from pydantic import TypeAdapter
 FINISH = Finish("", "eos", "", False, n_prompt=9, n_cached=4, n_decoded=5, id_slot=0, timings=Timings(5, 1, 5, 1, 4))
 WHOLE = Ending(FINISH, cut=False, reasoning_tokens=2)
 CUT = Ending(FINISH, cut=True, reasoning_tokens=2)
+NOTHING = Earlier(KeptResponses(0), "", 0)
 _UNLISTED = ('"context_length_exceeded"', '"server_error"')  # a code that the client's list of codes lacks
 STREAMED: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 EVERYTHING = [
@@ -38,7 +40,7 @@ EVERYTHING = [
 
 
 def answer(form: Form | None = None) -> Answer:
-    return Answer(Head("tiny", read_request(Fields({"input": "Hello"})).echo, form or Form()))
+    return Answer(Head("tiny", read_request(Fields({"input": "Hello"}), NOTHING).echo, form or Form()))
 
 
 def events(data: bytes) -> list[dict[str, Any]]:
@@ -95,7 +97,7 @@ def test_the_events_of_a_text_and_their_order() -> None:
     assert len({event["response"]["id"] for event in told if "response" in event}) == 1
     assert told[-1]["response"]["usage"] == {
         "input_tokens": 9,
-        "input_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 5},
+        "input_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 0},
         "output_tokens": 5,
         "output_tokens_details": {"reasoning_tokens": 2},
         "total_tokens": 14,
@@ -187,7 +189,7 @@ def test_thoughts_are_a_summary_where_one_was_asked_for() -> None:
 def test_thoughts_come_back_as_they_were() -> None:
     for form in (Form(), Form(summary=True), Form(packs=True)):
         [thought, *_] = whole([Reasoning("Hm.\nSo."), Content("Yes")], form=form)["output"]
-        [message] = read_request(Fields({"input": [thought]})).chat.get("messages")[1]
+        [message] = read_request(Fields({"input": [thought]}), NOTHING).chat.get("messages")[1]
         assert message["reasoning_content"] == "Hm.\nSo."
 
 

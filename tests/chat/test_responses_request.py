@@ -5,6 +5,7 @@ from typing import Any
 import orjson
 import pytest
 from llamaserver.api.fields import Fields
+from llamaserver.api.kept_responses import Earlier, KeptResponses
 from llamaserver.api.responses_input import packed
 from llamaserver.api.responses_request import Asked, read_request
 from llamaserver.errors import InvalidRequest
@@ -13,7 +14,7 @@ PATH = {"type": "object", "properties": {"path": {"type": "string"}}}
 
 
 def read(**body: Any) -> Asked:
-    return read_request(Fields(body))
+    return read_request(Fields(body), Earlier(KeptResponses(0), "", 0))
 
 
 def messages(*items: Any, **body: Any) -> Any:
@@ -36,7 +37,7 @@ def call(name: str, call_id: str, arguments: Any) -> dict[str, Any]:
 def test_a_text_is_the_users_message() -> None:
     assert chat(instructions="Be brief.")["messages"] == [
         {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": "Hello"},
+        {"role": "user", "content": text("Hello")},
     ]
 
 
@@ -256,7 +257,8 @@ def test_a_response_repeats_the_request() -> None:
         ({"input": [{"role": "user"}]}, "input[0].content"),
         ({"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "f"}]}]}, "input[0].content[0]"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0].image_url"),
-        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0].type"),
+        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0].id"),
+        ({"input": [{"type": "item_reference", "id": 3}]}, "input[0].id"),
         ({"input": [{"type": "compaction", "encrypted_content": "x"}]}, "input[0].type"),
         ({"input": [{"type": "function_call", "name": "f", "arguments": "{}"}]}, "input[0].call_id"),
         ({"input": [{"type": "function_call", "call_id": "f", "arguments": "{}"}]}, "input[0].name"),

@@ -18,7 +18,7 @@ from llamaserver.errors import EngineFailure, InvalidRequest
 from llamaserver.grammar import automaton as automata
 from llamaserver.grammar import gbnf
 from llamaserver.grammar.automaton import Automaton
-from llamaserver.grammar.matcher import GrammarMatcher
+from llamaserver.grammar.automaton_matcher import GrammarMatcher
 from llamaserver.grammar.vocabulary import PieceIndex, token_named
 from llamaserver.interfaces.params import SamplingParams
 from llamaserver.sampling.sampler import ChainSamplerFactory

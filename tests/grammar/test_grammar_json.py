@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from llamaserver.errors import InvalidRequest
 from llamaserver.grammar import gbnf
 from llamaserver.grammar.automaton import Automaton
+from llamaserver.grammar.automaton_matcher import GrammarMatcher
 from llamaserver.grammar.json_schema import compile_schema
 from llamaserver.grammar.json_text import json_text
-from llamaserver.grammar.matcher import GrammarMatcher
 from llamaserver.grammar.vocabulary import PieceIndex
 from llamaserver.interfaces.grammar import Grammar
 from llamaserver.interfaces.params import SamplingParams

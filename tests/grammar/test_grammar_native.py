@@ -11,7 +11,7 @@ import pytest
 from llama_cpp.llama_grammar import ARITHMETIC_GBNF, C_GBNF, JSON_ARR_GBNF, JSON_GBNF
 from llamaserver.grammar import gbnf
 from llamaserver.grammar.automaton import Automaton
-from llamaserver.grammar.matcher import GrammarMatcher
+from llamaserver.grammar.automaton_matcher import GrammarMatcher
 from llamaserver.grammar.vocabulary import PieceIndex, token_named
 from llamaserver.llama.vocab import LlamaVocab
 

@@ -29,6 +29,7 @@ IMAGE_TOKENS = (IMAGE_SIZE // PATCH_SIZE) ** 2
 _BOS, _EOS = 1, 2
 _FIM = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
 _REPOSITORY = (*_FIM, "<|repo_name|>", "<|file_sep|>")
+_THINK = ("<think>", "</think>", "<|channel|>", "<|start|>", "<|message|>", "<|end|>", "<|return|>", "<|call|>")
 _SLICES = ("<fake_token_around_image>", "<global-img>", "\n\n")
 _CHAT = ("<|im_start|>", "<|im_end|>")
 _WORDS = ("the", "a", "one", "two", "image", "llama", "hello", "world", "user", "assistant", "def", "return")
@@ -52,6 +53,11 @@ class Models:
         """The same with another chat template in its metadata."""
         name = f"llama-{hashlib.sha256(template.encode()).hexdigest()[:12]}.gguf"
         return self._once(name, lambda path: _write_llama(path, template=template))
+
+    def thinking(self, template: str) -> Path:
+        """The same with control tokens around thoughts."""
+        name = f"thinking-{hashlib.sha256(template.encode()).hexdigest()[:12]}.gguf"
+        return self._once(name, lambda path: _write_llama(path, _THINK, template))
 
     def fim(self) -> Path:
         """The same with fill-in-middle tokens."""

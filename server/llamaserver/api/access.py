@@ -11,6 +11,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from .authorize import OPEN, Handler
 from .context import CONTEXT
+from .error_format import is_anthropic
 from .tenants import KEY
 from .traffic import RECORD, Record
 
@@ -81,3 +82,5 @@ async def answer_id(request: web.Request, response: web.StreamResponse) -> None:
     """Send the id back. aiohttp calls this before it sends an answer."""
     if RECORD in request:
         response.headers["X-Request-Id"] = request[RECORD].id
+        if is_anthropic(request):
+            response.headers["Request-Id"] = request[RECORD].id  # where Anthropic's SDKs look for it

@@ -8,6 +8,7 @@ from ..config import Config
 from ..engine.loop import Engine
 from ..interfaces.backend import BuiltinTemplates
 from . import (
+    anthropic,
     headers,
     health,
     kv_store,
@@ -46,6 +47,7 @@ def build_app(context: Context) -> web.Application:
     app[CONTEXT] = context
     logging.getLogger("aiohttp.server").addFilter(without_content)
     app.on_response_prepare.extend((headers.protect, allow_origin, answer_id))
+    anthropic.add_routes(app)
     health.add_routes(app)
     kv_store.add_routes(app)
     lora.add_routes(app)

@@ -52,7 +52,7 @@ def render_chat(context: Context, fields: Fields) -> Chat:
     text = _rendered(template, messages, read_tools(fields), generate, reasoning.variables, plain=plain)
     if sentinel:
         text = text.partition(sentinel)[0]
-    return Chat(text, tuple(images), reasoning, _begun(template.form, text), _stops(context, text))
+    return Chat(text, tuple(images), reasoning, begun(template.form, text), _stops(context, text))
 
 
 def chat_prompt(context: Context, chat: Chat) -> Prompt:
@@ -99,7 +99,7 @@ def given_template(context: Context) -> str:
     return context.config.chat_template or context.template_file
 
 
-def _begun(form: Format, text: str) -> str:
+def begun(form: Format, text: str) -> str:
     """What a prompt has begun the answer with."""
     if (turn := form.turn.strip()) and (place := text.rfind(turn)) >= 0:
         return text[place:]

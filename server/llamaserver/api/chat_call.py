@@ -6,20 +6,19 @@ Runs on a worker thread.
 
 from dataclasses import dataclass
 
-from ..errors import InvalidRequest
 from ..toolformat.form import Format
 from ..toolformat.parser import Parser, types_of
 from ..toolformat.shown import shown_tokens
 from .answer_reader import AnswerReader
-from .capabilities import Tool
 from .chat import Chat, chat_prompt, chat_template, render_chat
 from .context import Context
 from .fields import Fields
 from .jobs import Input, Job, make_jobs
-from .messages import read_tools
 from .reasoning import has_ended, thinking
 from .response_format import with_response_format
 from .thoughts import Thoughts
+from .tool_grammar import tool_constraint
+from .tool_use import ToolUse, read_tool_use
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +35,13 @@ class ChatCall:
 
 def chat_call(context: Context, fields: Fields, *, stream: bool, choices: int = 1) -> ChatCall:
     """Check, price and render a request, and make its jobs. Raises InvalidRequest or TemplateFailure."""
-    tools = callable_tools(fields)
+    use = read_tool_use(fields)
     chat = render_chat(context, fields)
-    form, vocab = chat_template(context).form, context.engine.vocab
-    fields = with_response_format(fields)
+    template, vocab = chat_template(context), context.engine.vocab
+    form, fields = template.form, with_response_format(fields)
+    constraint = tool_constraint(use, fields, template, chat, vocab)
+    if constraint is not None:
+        fields = fields.replaced({"json_schema": None})  # it is a part of the constraint
     jobs = make_jobs(
         context,
         fields,
@@ -50,27 +52,23 @@ def chat_call(context: Context, fields: Fields, *, stream: bool, choices: int = 
         stops=chat.stops,
         ends_with_slot=True,
         shown=shown_tokens(form.marks, vocab),
-        thinking=thinking(chat.reasoning, form, chat.begun, vocab, grammar=fields.string("grammar")),
+        thinking=thinking(
+            chat.reasoning, form, chat.begun, vocab, grammar=fields.string("grammar"), calls=constraint is not None
+        ),
+        constraint=constraint,
     )
-    return ChatCall(jobs, _readers(context, chat, tools, choices))
+    return ChatCall(jobs, _readers(context, chat, use, choices))
 
 
-def callable_tools(fields: Fields) -> list[Tool]:
-    """The tools that the model may call."""
-    name, choice = fields.get("tool_choice", "function_call")
-    if choice not in (None, "auto", "none"):
-        raise InvalidRequest(f"Field '{name}': is not supported by this server", field=name)
-    return [] if choice == "none" else read_tools(fields)
-
-
-def _readers(context: Context, chat: Chat, tools: list[Tool], choices: int) -> list[AnswerReader]:
+def _readers(context: Context, chat: Chat, use: ToolUse, choices: int) -> list[AnswerReader]:
     template = chat_template(context)
     form, place = template.form, chat.reasoning.place
     apart = _has_thoughts(form) and (place != "content" or form.content[0])
-    if context.config.skip_chat_parsing or not (tools or apart):
+    if context.config.skip_chat_parsing or not (use.tools or apart):
         return [AnswerReader(None) for _ in range(choices)]
-    types = types_of({tool["function"]["name"]: tool["function"]["parameters"] for tool in tools})
-    short = not template.capabilities.any_id
+    types = types_of(use.parameters)
+    can = template.capabilities
+    short = can.tool_calls and not can.any_id
     begun = form.thought[0].strip() in chat.begun and not has_ended(form, chat.begun)
     return [
         AnswerReader(Parser(form, types, chat.begun), Thoughts(place, form.thought, begun=begun), short_ids=short)

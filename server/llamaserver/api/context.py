@@ -18,6 +18,7 @@ from .connections import Counts
 from .drain import Drain
 from .failed_keys import FailedKeys
 from .heartbeat import Heartbeat
+from .kept_responses import KeptResponses
 from .keys import KeyStore
 from .lanes import Lane
 from .limits import Limits
@@ -77,6 +78,7 @@ class Context:
     origins: Origins = field(init=False)
     slot_quota: SlotQuota = field(init=False)
     bodies: BodyBytes = field(init=False)
+    responses: KeptResponses = field(init=False)
     _small: Lane = field(init=False)
     _large: Lane = field(init=False)
     _images: Lane = field(init=False)
@@ -87,6 +89,7 @@ class Context:
         self.slot_quota = SlotQuota(Path(config.slot_save_path), config.slot_save_max_bytes, config.slot_save_max_files)
         self.origins = Origins(self.config, keyless=not self.keys.required)
         self.bodies = BodyBytes(self.config.largest_bodies, self.config.largest_body)
+        self.responses = KeptResponses(config.response_store_bytes)
         self._small = Lane("http", self.config.threads_http or HTTP_THREADS)
         self._large = Lane("http-large", _LARGE_THREADS)
         self._images = Lane("http-images", 1)  # a decoded image takes much memory

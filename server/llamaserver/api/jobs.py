@@ -10,6 +10,7 @@ from aiohttp import web
 from ..engine.loop import Request
 from ..engine.stream import Stream
 from ..errors import InvalidRequest
+from ..interfaces.grammar import Constraint
 from ..interfaces.params import GenerationParams, Prompt
 from ..interfaces.thinking import Thinking
 from ..scheduling.text_stream import Stops
@@ -81,6 +82,7 @@ def make_jobs(
     ends_with_slot: bool = False,
     shown: frozenset[int] = frozenset(),
     thinking: Thinking | None = None,
+    constraint: Constraint | None = None,
 ) -> list[Job]:
     """Check the options of a request, tokenize its prompts, and make `choices` jobs of each (executor thread).
 
@@ -89,6 +91,7 @@ def make_jobs(
     Each choice has its own seed. `stops` are further stop strings. With `ends_with_slot`, a prompt that is too long
     is refused, and an answer ends when its slot is full, as clients of OpenAI expect.
     `shown` are the control tokens whose text is part of the answer. `thinking` is how the model thinks before it.
+    `constraint` restricts it, in place of the fields that do so.
     Raises InvalidRequest.
     """
     check_price(fields, prompts=prompts, choices=choices)
@@ -97,7 +100,7 @@ def make_jobs(
     params = parse_generation(fields, Limits(engine.vocab, engine.settings.n_slots, engine.info.n_lora))
     if stops:
         params = replace(params, stop=(*params.stop, *stops))
-    params = replace(params, sampling=replace(params.sampling, thinking=thinking))
+    params = replace(params, sampling=replace(params.sampling, thinking=thinking, constraint=constraint))
     sampler = engine.make_sampler(params.sampling, slot_ctx)
     ordered = Stops(params.stop)
     most_tokens = -1 if stream else _most_tokens(slot_ctx, params.sampling.n_probs, prompts * choices)

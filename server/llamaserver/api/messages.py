@@ -177,6 +177,8 @@ def _tool(function: Any, where: str) -> Tool:
     parameters = function.get("parameters") or {}
     if not isinstance(parameters, dict):
         raise InvalidRequest(f"Field '{where}.parameters': must be an object", field=f"{where}.parameters")
+    if not isinstance(function.get("strict"), bool | None):
+        raise InvalidRequest(f"Field '{where}.strict': must be true or false", field=f"{where}.strict")
     whole = {"type": "object", "properties": {}} | parameters
     about = function.get("description")
     filled = function | {"description": about if isinstance(about, str) else "", "parameters": whole}

@@ -9,11 +9,12 @@ from ..errors import Forbidden, HttpFailure, ServerError, Unauthorized, Unavaila
 from .authorize import OPEN, Handler
 from .body import HOLD, client_of, json_response
 from .context import CONTEXT
+from .error_format import error_json
 
 _log = logging.getLogger(__name__)
 _METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
 _HEADERS = "Authorization, Content-Type, X-Api-Key"  # to a preflight that names none
-_EXPOSED = "Retry-After, WWW-Authenticate, Process-Start-Time-Unix, X-Request-Id"
+_EXPOSED = "Retry-After, WWW-Authenticate, Process-Start-Time-Unix, X-Request-Id, Request-Id"
 _REFUSED: web.RequestKey[bool] = web.RequestKey("refused", bool)  # on requests of origins that are not allowed
 
 
@@ -24,7 +25,7 @@ async def known_origin(request: web.Request, handler: Handler) -> web.StreamResp
         request.app[CONTEXT].origins.check(request.headers.getall("Host", []), request.headers.getall("Origin", []))
     except Forbidden as error:
         request[_REFUSED] = True
-        return error_response(error)
+        return error_response(request, error)
     return await handler(request)
 
 
@@ -69,11 +70,11 @@ def _vary(response: web.StreamResponse, *names: str) -> None:
 
 @web.middleware
 async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn every failure into `{"error": {code, message, type}}`."""
+    """Turn every failure into an answer of the form that error_format.py chooses."""
     try:
         return await handler(request)
     except ServerError as error:
-        return error_response(error)
+        return error_response(request, error)
     except web.HTTPException as error:
         if error.status < 400:
             raise
@@ -83,12 +84,12 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         raise asyncio.CancelledError from None
     except Exception:
         _log.exception("%s %s failed", request.method, request.path)
-        return error_response(ServerError("internal error. See the server's log"))
+        return error_response(request, ServerError("internal error. See the server's log"))
 
 
-def error_response(error: ServerError) -> web.Response:
+def error_response(request: web.Request, error: ServerError) -> web.Response:
     """The answer for one of our errors."""
-    response = json_response(error.body(), error.status)
+    response = json_response(error_json(request, error), error.status)
     if isinstance(error, Unavailable) and error.retry_after is not None:
         response.headers["Retry-After"] = str(error.retry_after)
     if isinstance(error, Unauthorized):
@@ -107,7 +108,7 @@ def _from_http(request: web.Request, error: web.HTTPException) -> web.Response:
         405: f"{request.path} does not take {request.method}",
         413: "the body exceeds --max-body",
     }
-    response = error_response(HttpFailure(error.status, messages.get(error.status, error.reason)))
+    response = error_response(request, HttpFailure(error.status, messages.get(error.status, error.reason)))
     if "Allow" in error.headers:
         response.headers["Allow"] = error.headers["Allow"]
     return response
@@ -123,7 +124,7 @@ async def draining(request: web.Request, handler: Handler) -> web.StreamResponse
     elif request.path in OPEN:
         response = await handler(request)
     else:
-        response = error_response(Unavailable("the server is shutting down", retry_after=5))
+        response = error_response(request, Unavailable("the server is shutting down", retry_after=5))
     # The head of an answer that was sent before the drain did not close the connection: leave it open.
     if not response.prepared and drain.closes(request):
         response.force_close()

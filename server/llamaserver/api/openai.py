@@ -22,6 +22,7 @@ from .prompt import prompt_text, required_prompts
 from .response_format import with_response_format
 from .sse import gather, respond
 from .submission import check_room
+from .tool_use import read_tool_use, uses_functions
 
 MAX_CHOICES = 128
 MAX_TOP_LOGPROBS = 20
@@ -62,8 +63,12 @@ def _chat_call(context: Context, fields: Fields) -> Call:
     top = fields.integer("top_logprobs", default=0, low=0, high=MAX_TOP_LOGPROBS)
     logprobs = top if fields.boolean("logprobs", default=False) else None
     n, stream = _choices(fields, 1), fields.boolean("stream", default=False)
+    if stream and logprobs is not None and read_tool_use(fields).tools:
+        raise InvalidRequest("logprobs is not supported with tools + stream", field="logprobs")
     call = chat_call(context, _with_probabilities(fields, logprobs), stream=stream, choices=n)
-    return Chat(_head(context, fields, stream=stream, id_prefix="chatcmpl-"), call, logprobs)
+    return Chat(
+        _head(context, fields, stream=stream, id_prefix="chatcmpl-"), call, logprobs, functions=uses_functions(fields)
+    )
 
 
 def _text_call(context: Context, fields: Fields) -> Call:

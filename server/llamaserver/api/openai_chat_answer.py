@@ -7,7 +7,7 @@ from ..interfaces.output import Delta, Event, Finish, TokenProbs
 from ..toolformat.events import Arguments, Call, Content, Reasoning
 from ..toolformat.events import Event as ChatEvent
 from .answer import Answer
-from .answer_reader import Message, ToolCall
+from .answer_reader import AnswerReader, Message, ToolCall
 from .body import dumps
 from .chat_call import ChatCall
 from .openai_answer import Call as AnyCall
@@ -18,10 +18,13 @@ _END = b'},"finish_reason":null}]}\n\n'
 
 
 class Chat(AnyCall):
-    """A chat. `logprobs` is the number of alternatives for each token, None without logprobs."""
+    """A chat. `logprobs` is the number of alternatives for each token, None without logprobs.
 
-    def __init__(self, head: Head, call: ChatCall, logprobs: int | None) -> None:
-        self.head, self.jobs, self.call = head, call.jobs, call
+    `functions` says that a call is to be answered as in OpenAI's older API.
+    """
+
+    def __init__(self, head: Head, call: ChatCall, logprobs: int | None, *, functions: bool) -> None:
+        self.head, self.jobs, self.call, self.functions = head, call.jobs, call, functions
         self.logprobs = None if logprobs is None else ChatLogprobs(logprobs)
 
     def whole(self, answers: Sequence[Answer]) -> bytes:
@@ -37,20 +40,26 @@ class Chat(AnyCall):
         reader = self.call.reader(index)
         return {
             "index": index,
-            "message": _message_json(reader.message(answer)),
+            "message": _message_json(reader.message(answer), functions=self.functions),
             "logprobs": self.logprobs(answer.probs) if self.logprobs else None,
-            "finish_reason": reader.stop_reason,
+            "finish_reason": self.reason(reader),
         }
 
+    def reason(self, reader: AnswerReader) -> str:
+        """Why an answer has ended."""
+        called = self.functions and reader.stop_reason == "tool_calls"
+        return "function_call" if called else reader.stop_reason
 
-def _message_json(message: Message) -> dict[str, Any]:
+
+def _message_json(message: Message, *, functions: bool) -> dict[str, Any]:
     """An answer with calls has null as its content if it has no other words."""
     value: dict[str, Any] = {"role": "assistant", "content": message.content, "refusal": None}
     if message.reasoning:
         value["reasoning_content"] = message.reasoning
     if message.calls:
         value["content"] = message.content or None
-        value["tool_calls"] = [_call_json(call) for call in message.calls]
+        calls = [_call_json(call) for call in message.calls]
+        value |= {"function_call": calls[0]["function"]} if functions else {"tool_calls": calls}
     return value
 
 
@@ -65,6 +74,7 @@ class _ChatChunks(Chunks):
         count = len(call.jobs)
         super().__init__(call.head, "chat.completion.chunk", count)
         self._readers = [call.call.reader(i) for i in range(count)]
+        self._call = call
         self._logprobs = call.logprobs
         self._waiting: list[list[TokenProbs]] = [[] for _ in range(count)]  # for the next chunk
         self._calls = [-1] * count  # index of the current call
@@ -87,7 +97,7 @@ class _ChatChunks(Chunks):
             return b"".join(chunks)
         if waiting:
             chunks.append(self._event(index, Content("")))
-        return b"".join(chunks) + self.end(index, event, reader.stop_reason)
+        return b"".join(chunks) + self.end(index, event, self._call.reason(reader))
 
     def _event(self, index: int, event: ChatEvent) -> bytes:
         probs, self._waiting[index] = self._waiting[index], []
@@ -98,13 +108,17 @@ class _ChatChunks(Chunks):
                 return self._chunk(index, b'{"reasoning_content":' + dumps(text), probs)
             case Call(name, call_id):
                 self._calls[index] += 1
-                begun = {"index": self._calls[index], **_call_json(ToolCall(call_id, name))}
-                return self._chunk(index, b'{"tool_calls":' + dumps([begun]), probs)
+                return self._chunk(index, self._part(index, _call_json(ToolCall(call_id, name))), probs)
             case Arguments(text):
-                part = {"index": self._calls[index], "function": {"arguments": text}}
-                return self._chunk(index, b'{"tool_calls":' + dumps([part]), probs)
+                return self._chunk(index, self._part(index, {"function": {"arguments": text}}), probs)
         self._waiting[index] = probs
         return b""
+
+    def _part(self, index: int, part: dict[str, Any]) -> bytes:
+        """A part of a call."""
+        if self._call.functions:
+            return b'{"function_call":' + dumps(part["function"])
+        return b'{"tool_calls":' + dumps([{"index": self._calls[index], **part}])
 
     def _chunk(self, index: int, delta: bytes, probs: Sequence[TokenProbs]) -> bytes:
         start = self._before[index]

@@ -15,29 +15,33 @@ from .context import CONTEXT, Context
 from .field_names import FieldNames
 from .fields import Fields
 from .jobs import model_name, submit
+from .kept_responses import Earlier, Kept
 from .responses_answer import Answer, Ending, Head
 from .responses_request import read_request
 from .sse import EventStream, gather, respond
 from .submission import check_room
+from .tenants import key_of
 
 _DEFAULTS = {"repeat_penalty": 1.0}  # OpenAI's API has no repeat penalty
 
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """One request. If its conversation is too long, `call` is the error."""
+    """One request. If its conversation is too long, `call` is the error. `previous` and `kept` are as in Asked."""
 
     call: ChatCall | ContextExceeded
     names: FieldNames
     head: Head
     stream: bool
+    previous: str
+    kept: bytes
 
 
 async def responses(request: web.Request) -> web.StreamResponse:
     """POST /v1/responses."""
     check_room(request)
-    context = request.app[CONTEXT]
-    asked = await read_fields(request, lambda fields: _read(context, fields), _DEFAULTS)
+    context, earlier = request.app[CONTEXT], _earlier(request)
+    asked = await read_fields(request, lambda fields: _read(context, fields, earlier), _DEFAULTS)
     answer = Answer(asked.head)
     try:
         return await _run(request, asked, answer)
@@ -55,8 +59,8 @@ async def responses(request: web.Request) -> web.StreamResponse:
 
 async def input_tokens(request: web.Request) -> web.StreamResponse:
     """POST /v1/responses/input_tokens: how many tokens a request would take."""
-    context = request.app[CONTEXT]
-    return _counted(await read_fields(request, lambda fields: _count(context, fields)))
+    context, earlier = request.app[CONTEXT], _earlier(request)
+    return _counted(await read_fields(request, lambda fields: _count(context, fields, earlier)))
 
 
 async def chat_input_tokens(request: web.Request) -> web.StreamResponse:
@@ -69,19 +73,24 @@ def _counted(count: int) -> web.Response:
     return encoded_response(dumps({"object": "response.input_tokens", "input_tokens": count}))
 
 
-def _count(context: Context, fields: Fields) -> int:
-    asked = read_request(fields)
+def _earlier(request: web.Request) -> Earlier:
+    context = request.app[CONTEXT]
+    return Earlier(context.responses, key_of(request).identity, context.config.largest_body)
+
+
+def _count(context: Context, fields: Fields, earlier: Earlier) -> int:
+    asked = read_request(fields, earlier)
     try:
         return count_tokens(context, asked.chat)
     except InvalidRequest as error:
         raise asked.names.renamed(error) from error
 
 
-def _read(context: Context, fields: Fields) -> _Request:
+def _read(context: Context, fields: Fields, earlier: Earlier) -> _Request:
     """Translate, check and price a request (worker thread)."""
     fields.string("model")
     stream = fields.boolean("stream", default=False)
-    asked = read_request(fields)
+    asked = read_request(fields, earlier)
     call: ChatCall | ContextExceeded
     try:
         call = chat_call(context, asked.chat, stream=stream)
@@ -89,7 +98,8 @@ def _read(context: Context, fields: Fields) -> _Request:
         call = error
     except InvalidRequest as error:
         raise asked.names.renamed(error) from error
-    return _Request(call, asked.names, Head(model_name(context), asked.echo, asked.form), stream)
+    head = Head(model_name(context), asked.echo, asked.form)
+    return _Request(call, asked.names, head, stream, asked.previous, asked.kept)
 
 
 async def _run(request: web.Request, asked: _Request, answer: Answer) -> web.StreamResponse:
@@ -104,11 +114,14 @@ async def _run(request: web.Request, asked: _Request, answer: Answer) -> web.Str
     def encode(_: int, event: Event) -> bytes:
         assert isinstance(event, Delta | Finish)
         sent = answer.add(reader.feed(event))
-        return sent + answer.end(ending()) if isinstance(event, Finish) else sent
+        if isinstance(event, Finish):
+            sent += answer.end(ending())
+            _keep(request, asked, answer)
+        return sent
 
     with ExitStack() as stack:
         streams = submit(request, call.jobs, stack)
-        request[HOLD].add(len(asked.head.echo))
+        request[HOLD].add(len(asked.head.echo) + len(asked.kept))
         if asked.stream:
             return await respond(request, streams, encode, head=answer.begin(), fail=answer.fail)
         [events] = await gather(streams)
@@ -116,9 +129,19 @@ async def _run(request: web.Request, asked: _Request, answer: Answer) -> web.Str
 
     def encoded() -> bytes:
         written = reader.feed(Delta(whole.content)) + reader.feed(replace(whole.finish, content=""))
-        return answer.whole(written, ending())
+        data = answer.whole(written, ending())
+        _keep(request, asked, answer)
+        return data
 
     return await long_response(request, encoded, size_of([whole]) + len(asked.head.echo))
+
+
+def _keep(request: web.Request, asked: _Request, answer: Answer) -> None:
+    """Keep a response, if its client wants that."""
+    if asked.kept:
+        ids = tuple(item["id"] for item in answer.items)
+        kept = Kept(asked.previous, asked.kept, dumps(answer.items), ids)
+        request.app[CONTEXT].responses.keep(key_of(request).identity, asked.head.id, kept)
 
 
 def add_routes(app: web.Application) -> None:

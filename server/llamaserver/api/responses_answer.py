@@ -13,7 +13,7 @@ from ..interfaces.output import Finish
 from ..toolformat.events import Event
 from .answer import timings_json
 from .body import dumps
-from .responses_items import Form, Items, Told
+from .responses_items import Form, Item, Items, Told
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +40,14 @@ class Answer:
     """One response. It takes what the model writes, and encodes it."""
 
     def __init__(self, head: Head) -> None:
-        self._head = head
+        self.head = head
         self._items = Items(head.form)
         self._number = 0  # of the next event
+
+    @property
+    def items(self) -> list[Item]:
+        """What the model wrote."""
+        return self._items.items
 
     def begin(self) -> bytes:
         """The first events of a stream."""
@@ -63,7 +68,7 @@ class Answer:
 
     def fail(self, error: ServerError) -> bytes:
         """The event that ends a stream which cannot go on."""
-        response = self._response("failed", error=error_json(error), output=self._items.items)
+        response = self._response("failed", error=error_json(error), output=self.items)
         return self._sent(("response.failed", {"response": orjson.Fragment(response)}))
 
     def whole(self, events: Iterable[Event], ending: Ending) -> bytes:
@@ -82,14 +87,14 @@ class Answer:
         return self._response(
             "incomplete" if ending.cut else "completed",
             **state,
-            output=self._items.items,
+            output=self.items,
             usage=_usage(finish, ending.reasoning_tokens),
             timings=timings_json(finish.timings),
         )
 
     def _response(self, status: str, **members: Any) -> bytes:
         """The response object. Absent members are null, because strict clients require them."""
-        head = self._head
+        head = self.head
         value: dict[str, Any] = {
             "id": head.id,
             "object": "response",
@@ -126,7 +131,7 @@ def _usage(finish: Finish, reasoning_tokens: int) -> dict[str, Any]:
         "input_tokens": finish.n_prompt,
         "input_tokens_details": {
             "cached_tokens": finish.n_cached,
-            "cache_write_tokens": finish.n_prompt - finish.n_cached,
+            "cache_write_tokens": 0,  # that cost extra: none do
         },
         "output_tokens": finish.n_decoded,
         "output_tokens_details": {"reasoning_tokens": reasoning_tokens},

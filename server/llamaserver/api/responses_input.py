@@ -32,12 +32,12 @@ class Input:
         self.messages.append({"role": role, "content": content})
         return self.messages[-1]
 
-    def read(self, items: list[Any]) -> None:
-        """Add the items of `input`. Raises InvalidRequest."""
+    def read(self, items: list[Any], field: str) -> None:
+        """Add the items of a field. Raises InvalidRequest."""
         if len(items) > MAX_ITEMS:
-            raise InvalidRequest(f"Field 'input': at most {MAX_ITEMS} items", field="input")
+            raise InvalidRequest(f"Field '{field}': at most {MAX_ITEMS} items", field=field)
         for place, item in enumerate(items):
-            self._item(item, f"input[{place}]")
+            self._item(item, f"{field}[{place}]")
 
     def _item(self, item: Any, where: str) -> None:
         if not isinstance(item, dict):

@@ -1,6 +1,6 @@
 """Translates a request of OpenAI's Responses API into one for chat completions."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,18 +8,19 @@ from ..errors import InvalidRequest
 from .body import dumps
 from .field_names import FieldNames
 from .fields import Fields
+from .kept_responses import Earlier
 from .responses_input import Input, offered_name
 from .responses_items import Form
 
 _REFUSED = {
-    "previous_response_id": "this server keeps no responses. Send the whole conversation as 'input'",
-    "conversation": "this server keeps no conversations. Send the whole conversation as 'input'",
+    "conversation": "this server keeps no conversations. Send 'previous_response_id', or all as 'input'",
     "prompt": "this server keeps no prompts. Send 'instructions' and 'input'",
     "background": "is not supported by this server",
 }
 _OWN = (  # fields that are translated, and fields that mean something else, or nothing, in a chat
     *("input", "instructions", "tools", "tool_choice", "reasoning", "text", "max_output_tokens", "include", "store"),
-    *("metadata", "truncation", "stream_options", "top_logprobs", "logprobs", "n", "messages", "functions", *_REFUSED),
+    *("metadata", "truncation", "stream_options", "top_logprobs", "logprobs", "n", "messages", "functions"),
+    *("previous_response_id", *_REFUSED),
 )
 _REPEATED: dict[str, Any] = {  # fields that a response repeats, and their values where a request has none
     "instructions": None,
@@ -43,6 +44,7 @@ _REPEATED: dict[str, Any] = {  # fields that a response repeats, and their value
 _FUNCTION = ("name", "description", "parameters", "strict")
 _NAMES = {  # of fields in both APIs
     "messages": "input",
+    "prompt": "input",
     "max_tokens": "max_output_tokens",
     "reasoning_effort": "reasoning.effort",
     "response_format": "text.format",
@@ -54,20 +56,33 @@ _NAMES = {  # of fields in both APIs
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request in the form of a chat. `names` has the client's names of fields, `echo` what the response repeats."""
+    """A request in the form of a chat.
+
+    `names` has the client's names of fields, `echo` what the response repeats. `previous` is the id of an earlier
+    response. `kept` are the items of the request as JSON, "" if the response is not to be kept.
+    """
 
     chat: Fields
     names: FieldNames
     form: Form
     echo: bytes
+    previous: str
+    kept: bytes
 
 
-def read_request(fields: Fields) -> Asked:
+def read_request(fields: Fields, earlier: Earlier) -> Asked:
     """Translate a request. What only hosted models have is ignored. Raises InvalidRequest."""
     for name, why in _REFUSED.items():
         if fields.get(name)[1]:
             raise InvalidRequest(f"Field '{name}': {why}", field=name)
-    conversation = _conversation(fields)
+    previous = fields.string("previous_response_id")
+    items = _items(fields, earlier)
+    conversation = Input()
+    if instructions := fields.string("instructions"):
+        conversation.add("system", instructions, "instructions")
+    conversation.read(earlier.conversation(previous), "previous_response_id")
+    conversation.read(items, "input")
+    stores = fields.boolean("store", default=True) and earlier.keeps
     tools = _Tools(fields)
     reasoning = _inside(fields, "reasoning")
     values = {
@@ -89,7 +104,9 @@ def read_request(fields: Fields) -> Asked:
         Fields({name: value for name, value in chat.items() if value is not None}),
         FieldNames(names),
         Form(summary=summary, packs=packs, spaces=tools.spaces),
-        dumps(_echo(fields)),
+        dumps(_echo(fields) | {"store": stores}),
+        previous,
+        dumps(items) if stores else b"",
     )
 
 
@@ -98,23 +115,25 @@ def _inside(fields: Fields, name: str) -> Fields:
     return Fields({f"{name}.{key}": value for key, value in (fields.object(name) or {}).items()})
 
 
-def _echo(fields: Fields) -> Mapping[str, Any]:
+def _echo(fields: Fields) -> dict[str, Any]:
     given = {name: value for name in _REPEATED if (value := fields.get(name)[1]) is not None}
-    return {**_REPEATED, "store": False, "service_tier": "default", **given}
+    return {**_REPEATED, "service_tier": "default", **given}
 
 
-def _conversation(fields: Fields) -> Input:
-    conversation = Input()
-    if instructions := fields.string("instructions"):
-        conversation.add("system", instructions, "instructions")
+def _items(fields: Fields, earlier: Earlier) -> list[Any]:
+    """The items of `input`. What it refers to is put in its place."""
     _, value = fields.get("input")
     if isinstance(value, str):
-        conversation.add("user", value, "input")
-    elif isinstance(value, list):
-        conversation.read(value)
-    else:
+        return [{"role": "user", "content": value}]
+    if not isinstance(value, list):
         raise InvalidRequest("Field 'input': must be a string or an array of items", field="input")
-    return conversation
+    return [_whole(item, f"input[{place}]", earlier) for place, item in enumerate(value)]
+
+
+def _whole(item: Any, where: str, earlier: Earlier) -> Any:
+    if not isinstance(item, dict) or item.get("type") != "item_reference":
+        return item
+    return earlier.item(Fields({f"{where}.id": item.get("id")}).string(f"{where}.id"), f"{where}.id")
 
 
 class _Tools:

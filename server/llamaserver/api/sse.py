@@ -1,7 +1,7 @@
 """Server-sent events.
 
 The response is opened with the first event or after ten seconds, so that an early failure is a plain HTTP error. A
-later failure is an event of the stream. Comments keep a waiting stream alive. A slow reader delays its own stream,
+later failure is an event of the stream. Pings keep a waiting stream alive. A slow reader delays its own stream,
 and unread.py cuts off one that does not read at all.
 """
 
@@ -29,8 +29,9 @@ Encode = Callable[[int, Event], bytes]
 class EventStream:
     """One text/event-stream response."""
 
-    def __init__(self, request: web.Request) -> None:
+    def __init__(self, request: web.Request, ping: bytes = _PING) -> None:
         self._request = request
+        self._ping = ping
         self._response: web.StreamResponse | None = None
         self._opening = asyncio.Lock()
         self._wrote = False  # since the last look of the pinger
@@ -63,11 +64,11 @@ class EventStream:
         return self._response is not None
 
     async def ping(self) -> None:
-        """Send a comment after every PING_AFTER seconds without an event. Runs until cancelled."""
+        """Send a sign of life after every PING_AFTER seconds without an event. Runs until cancelled."""
         while True:
             await asyncio.sleep(PING_AFTER)
             if not self._wrote:
-                await self.write(_PING)
+                await self.write(self._ping)
             self._wrote = False
 
     async def finish(self) -> web.StreamResponse:
@@ -85,12 +86,13 @@ async def respond(
     head: bytes = b"",
     tail: bytes = b"",
     fail: Callable[[ServerError], bytes] = lambda error: sse(error.body()),
+    ping: bytes = _PING,
 ) -> web.StreamResponse:
     """Stream the events of all `streams`, with `head` before the first and `tail` after the last one.
 
-    If a stream that is open fails, `fail` tells the client.
+    If a stream that is open fails, `fail` tells the client. `ping` keeps a waiting stream alive.
     """
-    out = EventStream(request)
+    out = EventStream(request, ping)
     pinger = asyncio.create_task(out.ping())
     try:
         pending = head

@@ -7,10 +7,14 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..toolformat.form import Format, Mode
+from ..toolformat.form import ARGUMENTS_HERE, NAME_HERE, Format, Mode
 
 FORMAT = Format(  # of what `call_text` writes
-    Mode.JSON, call=("<tool_call>", "</tool_call>"), name_path=("name",), arguments_path=("arguments",)
+    Mode.JSON,
+    call=("<tool_call>", "</tool_call>"),
+    name_path=("name",),
+    arguments_path=("arguments",),
+    object=f'{{"name": "{NAME_HERE}", "arguments": {ARGUMENTS_HERE}}}',
 )
 _HEAD = (
     "# Tools\n\nYou may call one or more functions to assist with the user query. Their signatures are within "

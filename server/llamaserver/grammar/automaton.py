@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from ..errors import EngineFailure
 from ..interfaces.grammar import END, NOT_TOKEN, RULE, TOKEN, Grammar
+from .matcher import DeadEndError
 from .vocabulary import PieceIndex
 
 Ids = npt.NDArray[np.intp]
@@ -23,13 +24,6 @@ _MOST_REMEMBERED = 200_000  # cells, states and their stacks that are added befo
 _OF_A_STATE = 8  # what a state costs beside its stacks, in stacks
 _MOST_MASKS = 16  # remembered sets of allowed tokens
 _EMPTY = 0  # the empty stack: nothing is left to match
-
-
-class DeadEndError(EngineFailure):
-    """The answer cannot go on under the grammar of its request. The request is at fault."""
-
-    status = 400
-    kind = "invalid_request_error"
 
 
 class TooCostlyError(DeadEndError):

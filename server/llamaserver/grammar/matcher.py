@@ -1,35 +1,53 @@
-"""Follows a grammar during one generation, and says which tokens may come next. Pure."""
+"""Follows a constraint during one generation, and says which tokens may come next."""
 
 from collections.abc import Iterable
 
+import llguidance
+import numpy as np
+import numpy.typing as npt
+
 from ..errors import EngineFailure
-from .automaton import Automaton, Ids
+
+Ids = npt.NDArray[np.intp]
+_SHOWN = 200  # characters of an error
 
 
-class GrammarMatcher:
-    """The state of one request in its grammar."""
+class DeadEndError(EngineFailure):
+    """The answer cannot go on under the grammar of its request. The request is at fault."""
 
-    def __init__(self, automaton: Automaton) -> None:
-        self._automaton = automaton
-        self._state = automaton.start()
+    status = 400
+    kind = "invalid_request_error"
+
+
+class Matcher:
+    """The state of one request in its constraint."""
+
+    def __init__(self, matcher: llguidance.LLMatcher, eog: frozenset[int]) -> None:
+        self._matcher = matcher
+        self._eog = eog
+        self._end_ids = np.array(sorted(eog), np.intp)
+
+    def copy(self) -> "Matcher":
+        """Another matcher in the same state."""
+        return Matcher(self._matcher.deep_copy(), self._eog)
 
     def begin(self) -> None:
-        """Start the work limit of one token."""
-        old = self._automaton
-        if old.full:
-            self._automaton = old.successor()
-            self._state = self._automaton.adopt(self._state, old)
-        self._automaton.begin()
+        """Do nothing: llguidance limits the work of each token."""
 
     def allows(self, token: int) -> bool:
-        """Whether `token` may come next."""
-        if self._automaton.is_end(token):
-            return self._state.finished
-        return bool(self._automaton.after(self._state, token))
+        """Whether `token` may come next. A token that ends the answer may come where the answer is complete."""
+        if token in self._eog:
+            return self._matcher.is_accepting()
+        return self._matcher.validate_tokens([token]) == 1
 
     def allowed(self) -> Ids:
-        """All tokens that may come next."""
-        return self._automaton.allowed(self._state)
+        """All tokens that may come next, in ascending order. Raises DeadEndError when the grammar is too costly."""
+        matcher = self._matcher
+        bits = np.frombuffer(matcher.compute_bitmask(), np.uint8)
+        self._check()
+        ids = np.flatnonzero(np.unpackbits(bits, bitorder="little"))
+        ids = np.setdiff1d(ids, self._end_ids, assume_unique=True)
+        return np.union1d(ids, self._end_ids) if matcher.is_accepting() else ids
 
     def first_allowed(self, ranked: Iterable[int], count: int) -> list[int]:
         """Places in `ranked` of the first `count` tokens that may come next. Fewer if there are not enough."""
@@ -43,9 +61,10 @@ class GrammarMatcher:
 
     def accept(self, token: int) -> None:
         """Advance by `token`, which must be allowed."""
-        if self._automaton.is_end(token):
-            return
-        after = self._automaton.after(self._state, token)
-        if not after:
+        if token not in self._eog and not self._matcher.consume_token(token):
+            self._check()
             raise EngineFailure("a token was accepted that the grammar forbids")
-        self._state = after[0] if after[0].missing else self._automaton.joined(after)
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise DeadEndError(f"the grammar cannot go on: {self._matcher.get_error()[:_SHOWN]}", field="grammar")

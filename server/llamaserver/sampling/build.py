@@ -53,7 +53,7 @@ def build_steps(params: SamplingParams, vocab: Vocab, dry: Dry | None) -> tuple[
         "dry": lambda: dry,
         "xtc": lambda: _xtc(params, keep),
         "top_n_sigma": lambda: chain.top_n_sigma(params.top_n_sigma) if params.top_n_sigma > 0 else None,
-        "infill": lambda: Infill(vocab, restricted=bool(params.grammar)),
+        "infill": lambda: Infill(vocab, restricted=bool(params.grammar) or params.constraint is not None),
         "adaptive_p": lambda: None,  # chooses a token, so it comes last (parts.py)
     }
     if len(params.samplers) > _MOST_STEPS:

@@ -7,7 +7,9 @@ from weakref import WeakValueDictionary
 from ..errors import EngineFailure, InvalidRequest, Unavailable
 from ..grammar import gbnf
 from ..grammar.automaton import Automaton
+from ..grammar.compiler import Compiler
 from ..grammar.kept import Kept
+from ..grammar.matcher import Matcher
 from ..grammar.vocabulary import PieceIndex, token_named
 from ..interfaces.backend import Vocab
 from ..interfaces.params import SamplingParams
@@ -20,16 +22,23 @@ class Grammars:
 
     def __init__(self, vocab: Vocab) -> None:
         self._vocab = vocab
+        self._constraints = Compiler(vocab)
         self._compile = Kept(partial(gbnf.parse, token_id=partial(token_named, vocab)))
         self._in_use: WeakValueDictionary[str, Automaton] = WeakValueDictionary()
         self._index: PieceIndex | None = None
         self._lock = Lock()
 
-    def __call__(self, params: SamplingParams) -> Automaton | None:
+    def __call__(self, params: SamplingParams) -> Automaton | Matcher | None:
         """The automaton of a request, with its first state; None without a grammar.
 
         Raises InvalidRequest for a wrong grammar, and Unavailable while the others take too much memory.
         """
+        if params.constraint is not None:
+            try:
+                return self._constraints(params.constraint)
+            except gbnf.GrammarError as error:
+                field = params.constraint.field
+                raise InvalidRequest("Failed to parse grammar", field=field, reason=str(error)) from error
         text = params.grammar
         if not text:
             return None

@@ -15,8 +15,9 @@ from itertools import islice
 import numpy as np
 
 from ..errors import EngineFailure
-from ..grammar.automaton import Automaton, DeadEndError, TooCostlyError
-from ..grammar.matcher import GrammarMatcher
+from ..grammar.automaton import Automaton, TooCostlyError
+from ..grammar.automaton_matcher import GrammarMatcher
+from ..grammar.matcher import DeadEndError, Matcher
 from ..interfaces.backend import FloatArray, Vocab
 from ..interfaces.output import TokenProb, TokenProbs
 from ..interfaces.params import SamplingParams
@@ -39,7 +40,7 @@ class _Shared:
     n_ctx: int
     bias: Bias | None
     breakers: Breakers
-    automaton: Automaton | None
+    automaton: Automaton | Matcher | None
 
 
 class ChainSampler:
@@ -70,7 +71,11 @@ class ChainSampler:
         self._spared = shared.vocab.nl if self._penalties is not None and not params.penalize_nl else -1
         self._dry = make_dry(params, shared.breakers, shared.n_ctx)
         self._picker = make_picker(params, shared.vocab, self._dry)
-        self._matcher = GrammarMatcher(shared.automaton) if shared.automaton is not None else None
+        self._matcher: GrammarMatcher | Matcher | None = None
+        if isinstance(shared.automaton, Matcher):
+            self._matcher = shared.automaton.copy()
+        elif shared.automaton is not None:
+            self._matcher = GrammarMatcher(shared.automaton)
         if params.thinking is not None:
             constrained = self._matcher is not None and not params.thinking.in_grammar
             self._thought = Thought(params.thinking, shared.vocab, constrained=constrained)
@@ -164,7 +169,7 @@ class ChainSampler:
             return kept, place
         return self._picker.choose(self._allowed(matcher, logits))
 
-    def _allowed(self, matcher: GrammarMatcher, logits: FloatArray) -> Candidates:
+    def _allowed(self, matcher: GrammarMatcher | Matcher, logits: FloatArray) -> Candidates:
         enough = self._picker.enough
         ranked = best(logits, _FEW)
         places = matcher.first_allowed(ranked.tolist(), enough or _FEW)

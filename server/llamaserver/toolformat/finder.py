@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from .form import Format, Mode
+from .form import ARGUMENTS_HERE, ID_HERE, NAME_HERE, Format, Mode
 from .marks import common_prefix, common_suffix, first_piece, pieces
 from .samples import (
     CONTENT,
@@ -111,7 +111,16 @@ class _Finder:
         begin = self._one[:start].strip()
         close = first_piece(self._one[end:]) if begin else ""
         ids = _path(value, ID)
-        return Format(Mode.JSON, call=(begin, close), name_path=name, arguments_path=arguments, id_path=ids or ())
+        return Format(
+            Mode.JSON,
+            call=(begin, close),
+            name_path=name,
+            arguments_path=arguments,
+            id_path=ids or (),
+            object=_with_places(self._one[start:end]),
+            array=isinstance(value, list),
+            many=begin not in _between(self._two, ""),
+        )
 
     def _python(self) -> Format | None:
         if not re.match(rf"\(\s*{KEY}\s*=", self._rest):
@@ -165,7 +174,7 @@ class _Finder:
         end, section_end = _ends(tail, between.removeprefix(argument_end), begin, bool(section.strip()))
         if not (argument.strip() and argument_end.strip() and key_end):
             return None
-        key_end, attributes_end = self._attributes(key_end)
+        key_end, attributes, attributes_end = self._attributes(key_end)
         return Format(
             Mode.TAGGED,
             section=(section.strip(), section_end),
@@ -173,16 +182,17 @@ class _Finder:
             name_end=head.removesuffix(argument),
             argument=(argument.strip(), argument_end),
             key_end=key_end,
+            attributes=attributes,
             attributes_end=attributes_end,
         )
 
-    def _attributes(self, key_end: str) -> tuple[str, str]:
+    def _attributes(self, key_end: str) -> tuple[str, tuple[str, str], str]:
         """Split what follows a key, if a part of it tells the type of the value."""
         number = self._calls(self._samples.number).partition(KEY)[2].partition(str(NUMBER))[0]
         if not number or number == key_end:
-            return key_end, ""
+            return key_end, ("", ""), ""
         same = next((i for i, pair in enumerate(zip(key_end, number, strict=False)) if pair[0] != pair[1]), len(number))
-        return key_end[:same], key_end[-1]
+        return key_end[:same], (key_end[same:-1], number[same:-1]), key_end[-1]
 
 
 def _think(samples: Samples, source: str) -> tuple[str, str]:
@@ -215,6 +225,24 @@ def _json_around(text: str, place: int) -> tuple[int, int, Any] | None:
         if end > place:
             return match.start(), end, value
     return None
+
+
+def _with_places(text: str) -> str:
+    """The text of one call with places for what differs from call to call."""
+    text = text.removeprefix("[").removesuffix("]").strip() if text.startswith("[") else text
+    start = text.rfind("{", 0, text.find(KEY))
+    if text[start - 1] == '"':  # the arguments are a text with JSON
+        start -= 1
+    try:
+        _, end = json.JSONDecoder().raw_decode(text, start)
+    except ValueError:
+        return ""
+    return (
+        (text[:start] + ARGUMENTS_HERE + text[end:])
+        .replace(NAME, NAME_HERE)
+        .replace(ID, ID_HERE)
+        .replace('"0"', f'"{ID_HERE}"')
+    )
 
 
 def _path(value: Any, wanted: str, path: tuple[str, ...] = ()) -> tuple[str, ...] | None:

@@ -16,6 +16,7 @@ class Mode(Enum):
     HARMONY = "harmony"  # channels of gpt-oss:        <|channel|>commentary to=functions.f<|message|>{"a": 1}
 
 
+NAME_HERE, ARGUMENTS_HERE, ID_HERE = "\ue000", "\ue001", "\ue002"  # places in the text of a call
 _MARKS_OF_MODE = {
     Mode.GEMMA: ('<|"|>',),
     Mode.HARMONY: ("<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>"),
@@ -35,12 +36,16 @@ class Format:
     name_path: tuple[str, ...] = ()  # JSON: keys that lead to the name. "*" is the name itself as the key
     arguments_path: tuple[str, ...] = ()  # JSON: keys that lead to the arguments
     id_path: tuple[str, ...] = ()  # JSON: keys that lead to the id
+    object: str = ""  # JSON: the text of one call, with NAME_HERE, ARGUMENTS_HERE and ID_HERE in it
+    array: bool = False  # JSON: whether calls are in an array
+    many: bool = False  # JSON: whether one pair of marks is around several calls
     id_before: str = ""  # what is between an id and the name that follows it
     name_end: str = ""  # after the name
     id_end: str = ""  # after an id that follows the name
     argument: tuple[str, str] = ("", "")  # around one argument
     key_end: str = ""  # after the name of an argument
-    attributes_end: str = ""  # after attributes that follow the name of an argument
+    attributes: tuple[str, str] = ("", "")  # that follow the name of an argument: of a string, of another value
+    attributes_end: str = ""  # after them
 
     @property
     def thought(self) -> tuple[str, str]:
@@ -54,10 +59,11 @@ class Format:
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """All marks that the parser looks for."""
+        """The marks that the parser needs. A turn that begins where there is no mark around the content is not read."""
         pairs = (self.think, self.content, self.section, self.call, self.argument)
         ends = (self.id_before, self.name_end, self.id_end, self.key_end, self.attributes_end)
-        marks = (self.turn, *chain(*pairs), *ends, *_MARKS_OF_MODE.get(self.mode, ()))
+        turn = self.turn if self.content[0] else ""
+        marks = (turn, *chain(*pairs), *ends, *_MARKS_OF_MODE.get(self.mode, ()))
         return tuple(dict.fromkeys(mark for mark in marks if mark.strip()))
 
     @property

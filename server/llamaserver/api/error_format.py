@@ -1,0 +1,49 @@
+"""The form of an error: OpenAI's, or Anthropic's on the paths of its API."""
+
+from typing import Any
+
+from aiohttp import web
+
+from ..errors import ContextExceeded, ServerError
+from .traffic import RECORD
+
+_MESSAGES = "/v1/messages"
+_KINDS = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+
+
+def is_anthropic(request: web.Request) -> bool:
+    """Whether a request is for Anthropic's API."""
+    return request.path == _MESSAGES or request.path.startswith(f"{_MESSAGES}/")
+
+
+def error_json(request: web.Request, error: ServerError) -> dict[str, Any]:
+    """The JSON body for an error."""
+    if not is_anthropic(request):
+        return error.body()
+    body: dict[str, Any] = {"type": "error", "error": {"type": _kind(error.status), "message": _message(error)}}
+    if RECORD in request:
+        body["request_id"] = request[RECORD].id
+    return body
+
+
+def _kind(status: int) -> str:
+    return _KINDS.get(status) or ("invalid_request_error" if status < ServerError.status else "api_error")
+
+
+def _message(error: ServerError) -> str:
+    """The message, with the name of the field, for which there is no other place.
+
+    Claude Code makes its conversation shorter when it reads that the prompt is too long.
+    """
+    if isinstance(error, ContextExceeded) and error.extra.keys() >= {"n_prompt_tokens", "n_ctx"}:
+        return f"prompt is too long: {error.extra['n_prompt_tokens']} tokens > {error.extra['n_ctx']} maximum"
+    named = error.field is None or f"'{error.field}" in error.message
+    return error.message if named else f"Field '{error.field}': {error.message}"

@@ -1,0 +1,236 @@
+"""Anthropic's Messages API, through Anthropic's own client and with requests as Claude Code sends them."""
+
+from typing import Any
+
+import anthropic
+import pytest
+from pydantic import BaseModel
+
+from tests.support.paths import model_path
+from tests.support.server.client import Client
+
+pytestmark = pytest.mark.model
+PATH = "/v1/messages"
+QUESTION: Any = {"role": "user", "content": "Name one colour."}
+GREEDY: dict[str, Any] = {"model": "m", "max_tokens": 12, "extra_body": {"temperature": 0}, "messages": [QUESTION]}
+CALL = 'root ::= "<tool_call>\\n{\\"name\\": \\"weather\\", \\"arguments\\": {\\"city\\": \\"Rome\\"}}\\n</tool_call>"'
+PICTURE = {"type": "image", "source": {"type": "base64", "media_type": "image/gif", "data": "R0lGODlhAQABAAAAADs="}}
+NO_SCHEMA = {"type": "json_schema", "schema": {"type": "nothing"}}
+WEATHER: Any = {
+    "name": "weather",
+    "description": "The weather of a city",
+    "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+}
+
+
+class Colour(BaseModel):
+    colour: str
+    bright: bool
+
+
+@pytest.fixture
+def api(client: Client) -> anthropic.Anthropic:
+    return anthropic.Anthropic(base_url=client.url, api_key="none", max_retries=0)
+
+
+def test_a_message(api: anthropic.Anthropic, client: Client) -> None:
+    answer = api.messages.create(**GREEDY, system="Be brief.")
+    assert (answer.type, answer.role, answer.model) == ("message", "assistant", str(model_path()))
+    [block] = answer.content
+    assert block.type == "text"
+    messages = [{"role": "system", "content": "Be brief."}, QUESTION]
+    chat = client.post("/v1/chat/completions", messages=messages, temperature=0, max_tokens=12)
+    assert block.text == chat["choices"][0]["message"]["content"]
+    usage = answer.usage
+    assert usage.input_tokens + (usage.cache_read_input_tokens or 0) == chat["usage"]["prompt_tokens"]
+    assert usage.output_tokens == chat["usage"]["completion_tokens"]
+
+
+def test_a_stream(api: anthropic.Anthropic) -> None:
+    whole = api.messages.create(**GREEDY)
+    with api.messages.stream(**GREEDY) as stream:
+        text = "".join(stream.text_stream)
+        final = stream.get_final_message()
+    assert final.content[0].type == whole.content[0].type == "text"
+    assert text == final.content[0].text == whole.content[0].text
+    assert final.stop_reason == whole.stop_reason
+    assert final.usage.output_tokens == whole.usage.output_tokens
+    started = next(
+        event.message for event in api.messages.create(**GREEDY, stream=True) if event.type == "message_start"
+    )
+    assert started.usage.cache_read_input_tokens == final.usage.cache_read_input_tokens
+    assert started.usage.input_tokens == final.usage.input_tokens
+
+
+async def test_an_async_client(client: Client) -> None:
+    async with anthropic.AsyncAnthropic(base_url=client.url, auth_token="none", max_retries=0) as api:
+        answer = await api.messages.create(**GREEDY)
+        async with api.messages.stream(**GREEDY) as stream:
+            final = await stream.get_final_message()
+    assert final.to_dict()["content"] == answer.to_dict()["content"]
+
+
+def test_stop_reasons(api: anthropic.Anthropic) -> None:
+    cut = api.messages.create(**GREEDY | {"max_tokens": 2})
+    assert (cut.stop_reason, cut.usage.output_tokens) == ("max_tokens", 2)
+    ended = api.messages.create(**GREEDY | {"max_tokens": 200})
+    assert (ended.stop_reason, ended.stop_sequence) == ("end_turn", None)
+    assert ended.content[0].type == "text"
+    word = ended.content[0].text.split()[1]
+    for stream in (False, True):
+        fields = GREEDY | {"max_tokens": 200, "stop_sequences": [word]}
+        if stream:
+            with api.messages.stream(**fields) as events:
+                stopped = events.get_final_message()
+        else:
+            stopped = api.messages.create(**fields)
+        assert (stopped.stop_reason, stopped.stop_sequence) == ("stop_sequence", word)
+        assert stopped.content[0].type == "text"
+        assert word not in stopped.content[0].text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_tool_and_its_result(api: anthropic.Anthropic, stream: bool) -> None:
+    fields = {**GREEDY, "max_tokens": 60, "tools": [WEATHER], "extra_body": {"temperature": 0, "grammar": CALL}}
+    if stream:
+        with api.messages.stream(**fields) as events:
+            first = events.get_final_message()
+    else:
+        first = api.messages.create(**fields)
+    [call] = first.content
+    assert first.stop_reason == "tool_use"
+    assert (call.type, call.name, call.input) == ("tool_use", "weather", {"city": "Rome"})
+    result = {"type": "tool_result", "tool_use_id": call.id, "content": [{"type": "text", "text": "Sunny"}]}
+    messages: Any = [QUESTION, {"role": "assistant", "content": first.content}, {"role": "user", "content": [result]}]
+    second = api.messages.create(**GREEDY | {"messages": messages, "tools": [WEATHER]})
+    assert second.content[0].type == "text"
+    assert first.usage.cache_read_input_tokens is not None
+    assert second.usage.cache_read_input_tokens is not None
+    asked = first.usage.input_tokens + first.usage.cache_read_input_tokens
+    assert second.usage.cache_read_input_tokens >= asked - 1
+
+
+def test_an_answer_in_a_format(api: anthropic.Anthropic) -> None:
+    answer = api.messages.parse(**GREEDY | {"max_tokens": 80}, output_format=Colour)
+    assert isinstance(answer.parsed_output, Colour)
+
+
+def test_an_answer_that_goes_on(api: anthropic.Anthropic) -> None:
+    begun: Any = {"role": "assistant", "content": "My favourite colour is"}
+    answer = api.messages.create(**GREEDY | {"messages": [QUESTION, begun]})
+    assert answer.content[0].type == "text"
+    assert "favourite" not in answer.content[0].text
+
+
+def test_count_tokens(api: anthropic.Anthropic) -> None:
+    fields: Any = {"model": "m", "messages": [QUESTION], "system": "Be brief.", "tools": [WEATHER]}
+    counted = api.messages.count_tokens(**fields).input_tokens
+    usage = api.messages.create(**fields, max_tokens=1).usage
+    assert usage.cache_read_input_tokens is not None
+    assert counted == usage.input_tokens + usage.cache_read_input_tokens
+    long: Any = {"role": "user", "content": "word " * 3000}
+    assert api.messages.count_tokens(model="m", messages=[long]).input_tokens > 3000  # more than fit
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"messages": [{"role": "user", "content": [{"type": "odd"}]}]}, "messages[0].content[0].type"),
+        (
+            {
+                "system": "x",
+                "messages": [
+                    {
+                        "role": "user",
+                        "content": [
+                            {"type": "text", "text": "x"},
+                            {"type": "image", "source": {"type": "base64", "data": "?"}},
+                        ],
+                    }
+                ],
+            },
+            "messages[0].content[1].source",
+        ),
+        ({"messages": [{"role": "user", "content": [PICTURE]}]}, "messages"),  # this model takes none
+        ({"tools": [WEATHER | {"input_schema": 3}]}, "tools[0].input_schema"),
+        ({"stop_sequences": [3]}, "stop_sequences"),
+        ({"extra_body": {"temperature": "hot"}}, "temperature"),
+        ({"max_tokens": -5}, "max_tokens"),
+        ({"output_config": {"format": NO_SCHEMA}}, "output_config.format.schema"),
+    ],
+)
+def test_errors_name_the_field(api: anthropic.Anthropic, fields: Any, field: str) -> None:
+    with pytest.raises(anthropic.BadRequestError) as caught:
+        api.messages.create(**GREEDY | fields)
+    assert isinstance(caught.value.body, dict)
+    assert caught.value.body["error"]["type"] == "invalid_request_error"
+    assert f"Field '{field}" in caught.value.body["error"]["message"]
+    assert caught.value.request_id
+
+
+# What Claude Code sends. The numbers of tokens are smaller here: a slot of the tests' server has 1,024.
+
+
+def block(text: str, **more: Any) -> dict[str, Any]:
+    return {"type": "text", "text": text, **more}
+
+
+def claude_code(cch: str, *messages: Any) -> dict[str, Any]:
+    """A request of Claude Code 2.1, in short."""
+    cached = {"cache_control": {"type": "ephemeral"}}
+    rules = "\n".join(f"- Rule {number}: keep answers short and say where a file is." for number in range(30))
+    return {
+        "model": "claude-opus-4-8",
+        "max_tokens": 8,
+        "temperature": 0,
+        "system": [
+            block(f"x-anthropic-billing-header: cc_version=2.1.100.7b4; cc_entrypoint=cli; cch={cch};"),
+            block("You are Claude Code, Anthropic's official CLI for Claude.", **cached),
+            block(f"You help with software.\n{rules}", **cached),
+        ],
+        "messages": list(messages),
+        "tools": [
+            {
+                "name": "Read",
+                "description": "Reads a file.",
+                "input_schema": {
+                    "$schema": "https://json-schema.org/draft/2020-12/schema",
+                    "type": "object",
+                    "properties": {"file_path": {"type": "string"}},
+                    "required": ["file_path"],
+                    "additionalProperties": False,
+                },
+            },
+            {"type": "web_search_20250305", "name": "web_search", "max_uses": 8},
+        ],
+        "metadata": {"user_id": "user_0_account__session_1"},
+        "thinking": {"type": "adaptive"},
+        "context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
+        "output_config": {"effort": "medium"},
+        "stream": True,
+    }
+
+
+def test_the_second_turn_of_claude_code_reuses_its_prompt(client: Client) -> None:
+    headers = {"anthropic-version": "2023-06-01", "anthropic-beta": "claude-code-20250219", "x-api-key": "none"}
+    client.http.headers.update(headers)
+    cached = {"cache_control": {"type": "ephemeral"}}
+    asked = {
+        "role": "user",
+        "content": [block("<system-reminder>Today is Monday.</system-reminder>"), block("Hi", **cached)],
+    }
+    before = {"role": "system", "content": "The user has opened a file."}
+    first = client.events(f"{PATH}?beta=true", **claude_code("fa690", asked, before))
+    usage = first[-2]["usage"]
+    said = "".join(event["delta"]["text"] for event in first if event["type"] == "content_block_delta")
+    use = {"type": "tool_use", "id": "toolu_1", "name": "Read", "input": {"file_path": "a.py"}}
+    answer = {"role": "assistant", "content": [block(said), use]}
+    result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "print(1)", **cached}
+    asked["content"][1].pop("cache_control")
+    turns = (asked, before, answer, {"role": "user", "content": [result]})
+    second = client.events(f"{PATH}?beta=true", **claude_code("0aaa9", *turns))[-2]["usage"]
+    prompt = second["input_tokens"] + second["cache_read_input_tokens"]
+    assert prompt > usage["input_tokens"] + usage["cache_read_input_tokens"]
+    assert second["cache_read_input_tokens"] > 0.9 * prompt
+    for name in headers:
+        client.http.headers.pop(name)
