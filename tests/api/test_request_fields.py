@@ -26,9 +26,9 @@ def test_prompt_forms(client: Client) -> None:
     tokens = client.post("/tokenize", content=PROMPT)["tokens"]
     texts = {client.complete(form)["content"] for form in (PROMPT, tokens, [PROMPT.removesuffix(" is"), *tokens[-1:]])}
     assert len(texts) == 1
-    several = client.complete([PROMPT, "One two three"])["results"]
+    several = client.complete([PROMPT, "One two three"])
     assert [item["content"] for item in several] == [client.complete(p)["content"] for p in (PROMPT, "One two three")]
-    assert [item["content"] for item in client.complete([tokens, tokens])["results"]] == [*texts, *texts]
+    assert [item["content"] for item in client.complete([tokens, tokens])] == [*texts, *texts]
 
 
 def test_temperature(client: Client) -> None:

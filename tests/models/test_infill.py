@@ -164,6 +164,23 @@ def test_a_request_of_llama_vscode(client: Client) -> None:
     assert {"has_new_line", "timings", "generation_settings"} <= set(answer)
 
 
+def test_several_answers_are_a_list(client: Client) -> None:
+    several = fill(client, "def a(", "b", n_cmpl=2, temperature=1, seed=1)
+    assert [answer["index"] for answer in several] == [0, 1]
+    assert several[0]["content"] == fill(client, "def a(", "b", temperature=1, seed=1)["content"]
+    body = {"input_prefix": "a", "input_suffix": "b", "n_cmpl": 3}
+    assert client.error("/infill", body)["message"] == "Field 'n_cmpl': must be between 1 and 2"
+
+
+def test_a_suffix_of_openai(client: Client) -> None:
+    fields = {"max_tokens": 8, **GREEDY}
+    answer = client.post("/v1/completions", prompt="def a(", suffix=" b", **fields)
+    assert answer["choices"][0]["text"] == fill(client, "def a(", " b", repeat_penalty=1.0)["content"]
+    prompt = [1, *marked(client, PRE, "def a(", SUF, " b", MID)]
+    assert answer["usage"]["prompt_tokens"] == len(prompt)
+    assert client.error("/v1/completions", {"prompt": [1, 2], "suffix": "b"})["param"] == "prompt"
+
+
 def test_streams_as_the_document_says(client: Client) -> None:
     plain = fill(client, "def a(", ") b")
     with client.http.stream("POST", "/infill", json={"input_prefix": "def a(", "input_suffix": ") b", **GREEDY}) as got:
@@ -204,5 +221,9 @@ def test_wrong_fields(client: Client, fields: dict[str, Any], words: str) -> Non
 
 def test_model_without_the_tokens_says_so(models: Models, serve: Callable[..., Any]) -> None:
     with serve(models.llama()) as plain:
-        error = plain.error("/infill", {"input_prefix": "a", "input_suffix": "b"}, 501)
-        assert error["message"].startswith("Infill is not supported by this model: prefix token is missing.")
+        for path, body in (
+            ("/infill", {"input_prefix": "a", "input_suffix": "b"}),
+            ("/v1/completions", {"prompt": "a", "suffix": "b"}),
+        ):
+            error = plain.error(path, body, 501)
+            assert error["message"].startswith("Infill is not supported by this model: prefix token is missing.")

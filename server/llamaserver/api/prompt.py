@@ -12,6 +12,7 @@ from ..interfaces.params import Prompt
 from .fields import Fields, token_id
 from .lanes import cancelled
 
+_MEDIA = "<__media__>"  # llama-server's marker
 _IMAGE = re.compile(r"\[img-([0-9]{1,9})\]")
 _CHARACTERS_PER_TOKEN = 64  # no tokenizer makes longer tokens on average
 _SPARE = 1 << 16  # characters of a prompt beyond the slot: it is cut
@@ -76,6 +77,8 @@ def build_prompt(
         return after(system, tokens)
     if isinstance(value, list):
         return after(system, _pieces(value, engine, field, bos=not system))
+    if isinstance(value, dict) and images is not None:
+        return _with_media(Fields(value), engine, system, field)
     raise InvalidRequest(f"Field '{field}': must be a string or an array of strings and token ids", field=field)
 
 
@@ -163,6 +166,22 @@ def _with_images(text: str, engine: Engine, images: Images, system: tuple[int, .
         at = match.end()
     parts.append(text[at:])
     return prepend(system, media_prompt(parts, engine, add_special=not system, decoded=images.decoded))
+
+
+def _with_media(value: Fields, engine: Engine, system: tuple[int, ...], field: str) -> Prompt:
+    """{"prompt_string": text with markers, "multimodal_data": [base64]}."""
+    text, data = value.string("prompt_string"), value.strings("multimodal_data")
+    check_length([text], engine, field)
+    texts = text.split(_MEDIA)
+    if len(texts) != len(data) + 1:
+        message = f"Field '{field}': has {len(texts) - 1} markers {_MEDIA}, and multimodal_data has {len(data)} entries"
+        raise InvalidRequest(message, field=field)
+    if not data:
+        return build_prompt(text, engine, system=system, field=field)
+    parts: list[str | bytes] = [texts[0]]
+    for place, one in enumerate(data):
+        parts += [decode_base64(one, f"{field}.multimodal_data.{place}"), texts[place + 1]]
+    return prepend(system, media_prompt(parts, engine, add_special=not system))
 
 
 def media_prompt(

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import EngineFailure, ServerError, Unavailable, as_server_error
 from ..interfaces.backend import Backend, Status
-from ..interfaces.output import Embedded, Event, Failed, Finish
+from ..interfaces.output import Delta, Embedded, Event, Failed, Finish, Progress
 from ..kvstore.messages import WORTH_RESTORING
 from ..kvstore.store import KVStore
 from ..scheduling.batches import Work
@@ -130,6 +130,7 @@ class Core:
             self.stats.decoded(work.kind, work.n_tokens, after - before)
             self.stats.busy_slots += len(work.parts)
             self.scheduler.commit(work)
+            self._report_progress(work, after)
             self._results(work, after)
         elif status is Status.ABORTED:
             self.scheduler.resync(work)
@@ -195,9 +196,18 @@ class Core:
             return
         answer.token = token
         if text:
-            delta = answer.delta(text)
-            request.client.emitted += delta.weight
-            self.outbox.append((request, delta))
+            self._emit(request, answer.delta(text, request.timings(now) if task.params.timings_per_token else None))
+
+    def _emit(self, request: ActiveRequest, delta: Delta) -> None:
+        request.client.emitted += delta.weight
+        self.outbox.append((request, delta))
+
+    def _report_progress(self, work: Work, now: float) -> None:
+        for request, _, _ in work.parts:
+            if request.phase is Phase.PREFILL and request.task.params.return_progress and not request.n_decoded:
+                took = (now - request.answer.started) * 1000
+                progress = Progress(request.n_prompt, request.n_cached, request.n_past, took)
+                self._emit(request, Delta("", progress=progress))
 
     def _prompt_done(self, request: ActiveRequest) -> bool:
         """The whole prompt is in the cache. Returns True when nothing is to be generated.

@@ -27,13 +27,28 @@ class TokenProbs:
     top: tuple[TokenProb, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the evaluation of a prompt is. `processed` counts the reused tokens too. `ms` is the time so far."""
+
+    total: int
+    cached: int
+    processed: int
+    ms: float
+
+
 @dataclass(slots=True)
 class Delta:
-    """New text since the last event. `tokens` are the ids that made it."""
+    """New text since the last event. `tokens` are the ids that made it.
+
+    `timings` are those so far, if they were asked for. `progress` comes without text, before the first token.
+    """
 
     content: str
     tokens: list[int] = field(default_factory=list)
     probs: list[TokenProbs] = field(default_factory=list)
+    timings: "Timings | None" = None
+    progress: Progress | None = None
 
     @property
     def weight(self) -> int:

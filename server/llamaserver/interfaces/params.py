@@ -215,6 +215,10 @@ class GenerationParams:
         reported=False,
     )
     return_tokens: bool = parameter(False, "Return the token ids too.", reported=False)
+    return_progress: bool = parameter(
+        False, "Tell in a stream how far the evaluation of the prompt is: `prompt_progress`.", reported=False
+    )
+    timings_per_token: bool = parameter(False, "Tell the timings with each part of a stream.", reported=False)
     sampling: SamplingParams = field(default_factory=SamplingParams)
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from ..interfaces.output import Delta, TokenProbs
+from ..interfaces.output import Delta, Timings, TokenProbs
 from .lines import Lines
 from .text_stream import TextStream
 
@@ -40,8 +40,8 @@ class Answer:
         late = line_ends and max_predict_ms and (now - self.first_token) * 1000 > max_predict_ms
         return text, "limit" if late else ""
 
-    def delta(self, text: str) -> Delta:
+    def delta(self, text: str, timings: Timings | None) -> Delta:
         """An event with `text` and the tokens that made it."""
-        delta = Delta(text, self.pending_tokens, self.pending_probs)
+        delta = Delta(text, self.pending_tokens, self.pending_probs, timings)
         self.pending_tokens, self.pending_probs = [], []
         return delta
