@@ -163,6 +163,13 @@ async def test_signs_of_life_come_as_often_as_asked_for(api: Api) -> None:
     await api.post("/completion", {**body, "sse_ping_interval": "x"}, 400)
 
 
+async def test_fields_of_llama_server_that_change_nothing(api: Api) -> None:
+    body = {"prompt": "ab cd", **GREEDY}
+    plain = await api.post("/completion", body)
+    asked = await api.post("/completion", {**body, "n_cache_reuse": 256, "t_max_prompt_ms": 1})
+    assert asked["content"] == plain["content"]
+
+
 async def test_a_prefix_is_reused(api: Api) -> None:
     prompt = "ab cd ef gh " * 8
     first = await api.post("/completion", {"prompt": prompt, **GREEDY})
