@@ -163,6 +163,17 @@ async def test_signs_of_life_come_as_often_as_asked_for(api: Api) -> None:
     await api.post("/completion", {**body, "sse_ping_interval": "x"}, 400)
 
 
+async def test_clients_of_today_see_what_the_server_can_do(api: Api) -> None:
+    props = await api.get("/props")
+    assert (props["media_marker"], props["is_sleeping"], props["endpoint_slots"]) == ("<__media__>", False, True)
+    assert set(props["modalities"]) == {"vision", "audio"}
+    models = await api.get("/v1/models")
+    entry = models["data"][0]
+    assert entry["meta"]["n_ctx"] == SETTINGS.slot_ctx
+    assert entry["architecture"]["output_modalities"] == ["text"]
+    assert "completion" in models["models"][0]["capabilities"]
+
+
 async def test_fields_of_llama_server_that_change_nothing(api: Api) -> None:
     body = {"prompt": "ab cd", **GREEDY}
     plain = await api.post("/completion", body)

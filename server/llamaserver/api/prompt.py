@@ -12,7 +12,7 @@ from ..interfaces.params import Prompt
 from .fields import Fields, token_id
 from .lanes import cancelled
 
-_MEDIA = "<__media__>"  # llama-server's marker
+MEDIA_MARKER = "<__media__>"  # llama-server's marker
 _IMAGE = re.compile(r"\[img-([0-9]{1,9})\]")
 _CHARACTERS_PER_TOKEN = 64  # no tokenizer makes longer tokens on average
 _SPARE = 1 << 16  # characters of a prompt beyond the slot: it is cut
@@ -172,9 +172,11 @@ def _with_media(value: Fields, engine: Engine, system: tuple[int, ...], field: s
     """{"prompt_string": text with markers, "multimodal_data": [base64]}."""
     text, data = value.string("prompt_string"), value.strings("multimodal_data")
     check_length([text], engine, field)
-    texts = text.split(_MEDIA)
+    texts = text.split(MEDIA_MARKER)
     if len(texts) != len(data) + 1:
-        message = f"Field '{field}': has {len(texts) - 1} markers {_MEDIA}, and multimodal_data has {len(data)} entries"
+        message = (
+            f"Field '{field}': has {len(texts) - 1} markers {MEDIA_MARKER}, and multimodal_data has {len(data)} entries"
+        )
         raise InvalidRequest(message, field=field)
     if not data:
         return build_prompt(text, engine, system=system, field=field)
