@@ -31,6 +31,7 @@ class Config:
     model_sha256: str = ""
     chat_template: str = ""
     chat_template_file: str = ""
+    spm_infill: bool = False
     system_prompt_file: str = ""
     # chats
     chat_template_kwargs: tuple[tuple[str, Any], ...] = ()

@@ -2,7 +2,7 @@
 
 ServerError                 code, type and message of one API error
 ├── InvalidRequest          400  the request is wrong; names the field
-│   ├── ContextExceeded     400  the prompt is longer than the slot, and context shift is off
+│   ├── ContextExceeded     400  the prompt is longer than the slot, and may not be cut
 │   └── TemplateRefusal     400  the chat template does not take these messages
 ├── Unauthorized            401
 ├── Forbidden           403  the client may not do this
@@ -47,6 +47,7 @@ class ServerError(Exception):
 
     status: int = 500
     kind: str = "server_error"
+    code: str = ""  # "": the status
 
     def __init__(self, message: str, *, field: str | None = None, **extra: Any) -> None:
         super().__init__(message)
@@ -60,7 +61,7 @@ class ServerError(Exception):
 
     def body(self) -> dict[str, Any]:
         """Return the JSON body: `{"error": {code, message, type, ...}}`."""
-        error: dict[str, Any] = {"code": self.status, "message": self.message, "type": self.kind}
+        error: dict[str, Any] = {"code": self.code or self.status, "message": self.message, "type": self.kind}
         if self.field is not None:
             error["param"] = self.field
         error.update(self.extra)
@@ -75,9 +76,19 @@ class InvalidRequest(ServerError):
 
 
 class ContextExceeded(InvalidRequest):
-    """The prompt does not fit a slot and context shift is off."""
+    """The prompt does not fit a slot, and may not be cut. Clients know it by its type, its code or its words.
+
+    `extra` has `n_prompt_tokens` and `n_ctx`, both in tokens.
+    """
 
     kind = "exceed_context_size_error"
+    code = "context_length_exceeded"
+
+    @classmethod
+    def of(cls, size: int, limit: int, *, field: str, unit: str = "tokens", least: int = 0) -> Self:
+        """The error for `size` units where `limit` tokens fit. `least` is a lower bound of tokens for other units."""
+        message = f"request ({size} {unit}) exceeds the available context size ({limit} tokens), try increasing it"
+        return cls(message, field=field, n_prompt_tokens=least or size, n_ctx=limit)
 
 
 class TemplateRefusal(InvalidRequest):

@@ -52,6 +52,37 @@ def test_context_shift_goes_on_for_ever(client: Client) -> None:
     assert (answer["tokens_predicted"], answer["truncated"]) == (600, True)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("path", "fields", "param"),
+    [
+        ("/v1/completions", {"prompt": list(range(100, 1200))}, "prompt"),
+        ("/v1/completions", {"prompt": ["x", "x " * 200_000]}, "prompt.1"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "one two " * 600}]}, "prompt"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "one two " * 20_000}]}, "messages"),
+    ],
+    ids=["ids", "a long text", "a chat", "a long chat"],
+)
+def test_openai_endpoints_refuse_long_prompts(
+    client: Client, path: str, fields: dict[str, Any], param: str, *, stream: bool
+) -> None:
+    error = client.error(path, {**fields, "stream": stream})
+    assert (error["code"], error["type"]) == ("context_length_exceeded", "exceed_context_size_error")
+    assert "exceeds the available context size (1024 tokens), try increasing it" in error["message"]
+    assert (error["n_prompt_tokens"] >= 1024, error["n_ctx"], error["param"]) == (True, 1024, param)
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+def test_openai_endpoints_end_answers_with_their_slot(client: Client, path: str) -> None:
+    long = "one two " * 490
+    fields = {"messages": [{"role": "user", "content": long}]} if "chat" in path else {"prompt": long}
+    answer = client.post(path, {**fields, "max_tokens": 5000, "ignore_eos": True})
+    assert answer["choices"][0]["finish_reason"] == "length"
+    usage = answer["usage"]
+    assert 1024 <= usage["total_tokens"] <= 1025
+    assert usage["completion_tokens"] > 0
+
+
 def test_self_extend_holds_more_than_the_trained_positions() -> None:
     with start("-c", "2048", "-np", "1", "--grp-attn-n", "4", "--grp-attn-w", "128") as process:
         client = Client(process.url)

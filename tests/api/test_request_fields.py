@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from tests.support.server.client import Client
+from tests.support.server.process import ServerProcess
 
 pytestmark = pytest.mark.model
 PROMPT = "The capital of France is"
@@ -25,9 +26,9 @@ def test_prompt_forms(client: Client) -> None:
     tokens = client.post("/tokenize", content=PROMPT)["tokens"]
     texts = {client.complete(form)["content"] for form in (PROMPT, tokens, [PROMPT.removesuffix(" is"), *tokens[-1:]])}
     assert len(texts) == 1
-    several = client.complete([PROMPT, "One two three"])["results"]
+    several = client.complete([PROMPT, "One two three"])
     assert [item["content"] for item in several] == [client.complete(p)["content"] for p in (PROMPT, "One two three")]
-    assert [item["content"] for item in client.complete([tokens, tokens])["results"]] == [*texts, *texts]
+    assert [item["content"] for item in client.complete([tokens, tokens])] == [*texts, *texts]
 
 
 def test_temperature(client: Client) -> None:
@@ -84,7 +85,6 @@ def test_samplers(client: Client) -> None:
     assert answer["generation_settings"]["samplers"] == ["min_p", "top_k", "top_k"]
     assert len(top(client, n=50, top_k=2, top_p=0.01)) == 50  # none asked for, none applied
     assert len(top(client, top_k=2, samplers=["top_k", "temperature"])) == 2
-    assert client.error("/completion", {"prompt": "x", "samplers": ["best"]})["param"] == "samplers"
 
 
 @pytest.mark.parametrize("n", [0, 1, 5])
@@ -294,7 +294,7 @@ def test_id_slot(client: Client) -> None:
     for slot in range(4):
         assert client.complete(PROMPT, id_slot=slot)["id_slot"] == slot
     assert client.complete(PROMPT, id_slot=-1)["id_slot"] in range(4)
-    assert client.error("/completion", {"prompt": "x", "id_slot": 4})["param"] == "id_slot"
+    assert client.complete(PROMPT, id_slot=6)["id_slot"] == 2
 
 
 def test_cache_prompt(client: Client) -> None:
@@ -324,7 +324,8 @@ def test_return_tokens(client: Client) -> None:
 
 def test_response_fields(client: Client) -> None:
     answer = client.complete(PROMPT, response_fields=["content", "timings/prompt_n"])
-    assert set(answer) == {"content", "prompt_n"}
+    assert set(answer) == {"content", "timings/prompt_n"}
+    assert client.complete(PROMPT, response_fields=[""]) == {}
 
 
 @pytest.mark.parametrize(
@@ -347,6 +348,13 @@ def test_todays_samplers(client: Client, fields: dict[str, Any]) -> None:
 
 
 def test_t_max_predict_ms(client: Client) -> None:
-    answer = client.complete(STORY, n_predict=500, t_max_predict_ms=1, ignore_eos=True)
+    answer = client.complete(STORY, n_predict=500, t_max_predict_ms=1, ignore_eos=True, logit_bias=[["\n", 5]])
     assert answer["tokens_predicted"] < 500
     assert answer["stopped_limit"]
+    assert answer["has_new_line"]
+
+
+def test_unknown_samplers_are_left_out(client: Client, server: ServerProcess) -> None:
+    expected = client.complete(PROMPT, samplers=["top_k"], temperature=1, seed=1)
+    assert client.complete(PROMPT, samplers=["TopK", "magic"], temperature=1, seed=1)["content"] == expected["content"]
+    assert "the unknown sampler 'magic' is left out" in server.log

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.compat.extract import items
+from tests.compat.today import new_items
 from tests.conftest import OUTCOMES
 
 ROOT = Path(__file__).parents[2]
@@ -17,10 +18,15 @@ TABLE = (ROOT / "docs/reference/compatibility.md").read_text()
 ROWS = [(item, re.findall(r"`([^`]+)`", tests), note) for item, tests, note in ROW.findall(TABLE)]
 DIFFERENCES = re.findall(r"`(tests/[^`]+)`", TABLE.partition("\n## What this server decides otherwise\n")[2])
 ITEMS = (ROOT / "tests/compat/items.txt").read_text().splitlines()
+TODAY = (ROOT / "tests/compat/today.txt").read_text().splitlines()
 
 
 def test_every_item_has_one_row() -> None:
-    assert Counter(item for item, _, _ in ROWS) == Counter(ITEMS)
+    assert Counter(item for item, _, _ in ROWS) == Counter([*ITEMS, *TODAY])
+
+
+def test_the_items_of_today_are_those_of_the_vendored_document() -> None:
+    assert new_items() == TODAY
 
 
 def test_every_row_names_its_tests() -> None:

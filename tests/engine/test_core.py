@@ -61,15 +61,34 @@ def test_ignoring_the_end_of_text_goes_on_to_the_limit() -> None:
     assert ended.n_decoded < ignored.n_decoded == 400
 
 
-def test_max_predict_ms_ends_the_answer() -> None:
+def test_after_max_predict_ms_the_answer_ends_with_its_line() -> None:
     driver = make(slot_ctx=256)
-    request = driver.submit(tokens(5), n_predict=200, max_predict_ms=5000)
-    driver.steps(6)
+    said = ScriptedSampler(ids(b"a", b"\n", b"b", b"a", b"\n", b"b"))
+    request = driver.submit(tokens(5), n_predict=200, max_predict_ms=5000, sampler=said)
+    driver.steps(3)
     assert request.phase is Phase.DECODE
     driver.clock.now += 6
-    driver.step()
-    assert driver.finish(request).reason == "limit"
-    assert driver.finish(request).n_decoded == 7
+    driver.run()
+    end = driver.finish(request)
+    assert (driver.text(request), end.reason, end.n_decoded, end.has_new_line) == ("a\nba\n", "limit", 5, True)
+
+
+@pytest.mark.parametrize(
+    ("said", "n_indent", "text"),
+    [
+        ("a\n  b\n ab", 2, "a\n  b\n "),
+        ("a\n\n b", 1, "a\n"),  # an empty line has no indentation
+        (" b\n ", 1, " b\n "),
+        ("a\nb", 0, "a\nb"),
+    ],
+)
+def test_an_answer_ends_where_its_indentation_ends(said: str, n_indent: int, text: str) -> None:
+    driver, letters = make(), "ab\n "
+    driver.backend.vocab = ListVocab([b"<end>", *(letter.encode() for letter in letters)], eog=[0])
+    sampler = ScriptedSampler([1 + letters.index(letter) for letter in said])
+    end = driver.answer(tokens(5), n_predict=50, n_indent=n_indent, stop=("bab",), sampler=sampler)
+    assert driver.text(next(iter(driver.events))) == text
+    assert end.has_new_line
 
 
 @pytest.mark.parametrize(

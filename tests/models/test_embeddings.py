@@ -115,7 +115,7 @@ def test_too_long_is_refused_and_named(client: Client, name: str) -> None:
 @pytest.mark.parametrize(("path", "field"), [("/embedding", "content"), ("/v1/embeddings", "input")])
 def test_of_a_batch_the_one_is_named_that_cannot_be(client: Client, path: str, field: str) -> None:
     for place, bad, says in (
-        (1, "z " * 600, "too large"),
+        (1, "z " * 600, "exceeds the available context size"),
         (3, [5, 10**9], "token id"),
         (2, [], "empty"),
         (0, [None], ""),

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llamaserver.sampling import chain as ours
+from llamaserver.sampling.adaptive import Adaptive
 from llamaserver.sampling.chain import Candidates
 from llamaserver.sampling.dry import Dry, DryParams, find_breakers
 from llamaserver.sampling.mersenne import Twister
@@ -248,6 +249,21 @@ def test_mirostat_one(row: tuple[int, int, float], tau: float, eta: float, seed:
     logits = logits_of((row[0], size, max(row[2], 3.0)))
     native = lib.llama_sampler_init_mirostat(size, seed, tau, eta, 100)
     learned(lambda: MirostatOne(tau, eta, Twister(seed), size), native, logits, 12)
+    lib.llama_sampler_free(native)
+
+
+@few
+@given(rows, st.one_of(st.just(-0.5), st.floats(0.01, 1.0)), st.floats(0.0, 0.99), st.integers(0, 2**32 - 2))
+def test_adaptive_p(row: tuple[int, int, float], target: float, decay: float, seed: int) -> None:
+    logits = logits_of((row[0], min(row[1], 300), row[2]))
+    native = lib.llama_sampler_init_adaptive_p(target, decay, seed)
+    mine = Adaptive((), 0, Twister(seed), target=target, decay=decay)
+    for step in range(12):
+        shifted = np.roll(logits, step)
+        expected = NativeArray(shifted).apply(native).selected
+        lib.llama_sampler_accept(native, expected)
+        kept, place = mine.choose(whole(shifted))
+        assert ours.token_at(kept, place) == expected
     lib.llama_sampler_free(native)
 
 

@@ -121,7 +121,64 @@ async def test_a_completion_and_its_stream_have_the_same_text(api: Api) -> None:
 
 async def test_a_batch_of_prompts_has_one_answer_each(api: Api) -> None:
     answers = await api.post("/completion", {"prompt": ["ab", "cd", "ab cd"], **GREEDY})
-    assert len(answers["results"]) == 3
+    assert len(answers) == 3
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/completion", {"prompt": "ab cd ef gh " * 20}),
+        ("/v1/completions", {"prompt": "ab cd ef gh " * 20}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "ab cd ef gh " * 20}]}),
+    ],
+)
+async def test_a_stream_tells_its_progress_and_its_timings(api: Api, path: str, body: JSON) -> None:
+    asked = {**body, **GREEDY, "return_progress": True, "timings_per_token": True, "stream_options": {}}
+    events = await api.events(path, asked)
+    told = [event["prompt_progress"] for event in events if "prompt_progress" in event]
+    assert {"total", "cache", "processed", "time_ms"} == set(told[0])
+    assert 0 < told[0]["processed"] <= told[-1]["processed"] == told[-1]["total"]
+    tokens = [event["timings"]["predicted_n"] for event in events if "timings" in event]
+    assert tokens[:3] == [1, 2, 3]
+    plain = await api.events(path, {**body, **GREEDY})
+    assert not any("prompt_progress" in event for event in plain)
+
+
+async def test_a_prompt_with_media(api: Api) -> None:
+    prompt = {"prompt_string": "ab <__media__> cd", "multimodal_data": [picture()]}
+    answer = await api.post("/completion", {"prompt": prompt, **GREEDY})
+    same = {"prompt": "ab [img-1] cd", "image_data": [{"id": 1, "data": picture()}], **GREEDY}
+    assert answer["content"] == (await api.post("/completion", same))["content"]
+    assert (await api.post("/completion", {"prompt": {"prompt_string": "ab"}, **GREEDY}))["tokens_evaluated"]
+    for wrong in ({**prompt, "multimodal_data": []}, {**prompt, "multimodal_data": ["!"]}, {"prompt_string": 5}):
+        error = await api.post("/completion", {"prompt": wrong, **GREEDY}, 400)
+        assert "param" in error["error"]
+    await api.post("/completion", {"prompt": [prompt] * 9, **GREEDY}, 400)
+    await api.post("/v1/completions", {"prompt": prompt, **GREEDY}, 400)
+
+
+async def test_signs_of_life_come_as_often_as_asked_for(api: Api) -> None:
+    body = {"prompt": "ab", **GREEDY, "sse_ping_interval": -1}
+    assert (await api.events("/completion", body))[-1]["stop"]
+    await api.post("/completion", {**body, "sse_ping_interval": "x"}, 400)
+
+
+async def test_clients_of_today_see_what_the_server_can_do(api: Api) -> None:
+    props = await api.get("/props")
+    assert (props["media_marker"], props["is_sleeping"], props["endpoint_slots"]) == ("<__media__>", False, True)
+    assert set(props["modalities"]) == {"vision", "audio"}
+    models = await api.get("/v1/models")
+    entry = models["data"][0]
+    assert entry["meta"]["n_ctx"] == SETTINGS.slot_ctx
+    assert entry["architecture"]["output_modalities"] == ["text"]
+    assert "completion" in models["models"][0]["capabilities"]
+
+
+async def test_fields_of_llama_server_that_change_nothing(api: Api) -> None:
+    body = {"prompt": "ab cd", **GREEDY}
+    plain = await api.post("/completion", body)
+    asked = await api.post("/completion", {**body, "n_cache_reuse": 256, "t_max_prompt_ms": 1})
+    assert asked["content"] == plain["content"]
 
 
 async def test_a_prefix_is_reused(api: Api) -> None:
@@ -138,7 +195,7 @@ async def test_a_prefix_is_reused(api: Api) -> None:
         ({"top_p": 5000}, "top_p"),
         ({"n_predict": -7}, "n_predict"),
         ({"stop": 3}, "stop"),
-        ({"id_slot": 9}, "id_slot"),
+        ({"id_slot": -2}, "id_slot"),
         ({"logit_bias": 3}, "logit_bias"),
         ({"samplers": 3}, "samplers"),
         ({"lora": [{"id": 7, "scale": 1}]}, "lora"),
@@ -479,7 +536,7 @@ async def test_a_prompt_that_no_slot_can_hold_is_refused(api: Api) -> None:
     for prompt in ("x" * (most + 1), [1] * (most + 1)):
         error = (await api.post("/completion", {"prompt": prompt, **GREEDY}, 400))["error"]
         assert error["param"] == "prompt"
-        assert f"characters or ids of {most} that fit" in error["message"]
+        assert "characters or ids) exceeds the available context size (512 tokens)" in error["message"]
     answer = await api.post("/completion", {"prompt": [1] * most, **GREEDY})
     assert answer["truncated"]
 

@@ -54,8 +54,11 @@ def test_settings_report_all_fields_but_those_of_one_request():
         "cache_salt",
         "id_slot",
         "lora",
+        "n_indent",
         "t_max_predict_ms",
+        "return_progress",
         "return_tokens",
+        "timings_per_token",
         "post_sampling_probs",
     }
     assert reported - names == {"n_ctx", "model", "stream", "penalty_prompt_tokens", "use_penalty_prompt_tokens"}

@@ -28,6 +28,7 @@ IMAGE_TOKENS = (IMAGE_SIZE // PATCH_SIZE) ** 2
 
 _BOS, _EOS = 1, 2
 _FIM = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
+_REPOSITORY = (*_FIM, "<|repo_name|>", "<|file_sep|>")
 _THINK = ("<think>", "</think>", "<|channel|>", "<|start|>", "<|message|>", "<|end|>", "<|return|>", "<|call|>")
 _SLICES = ("<fake_token_around_image>", "<global-img>", "\n\n")
 _CHAT = ("<|im_start|>", "<|im_end|>")
@@ -61,6 +62,10 @@ class Models:
     def fim(self) -> Path:
         """The same with fill-in-middle tokens."""
         return self._once("fim.gguf", lambda path: _write_llama(path, _FIM))
+
+    def fim_of_repositories(self) -> Path:
+        """The same with the tokens before a repository and before each file of it."""
+        return self._once("fim-repository.gguf", lambda path: _write_llama(path, _REPOSITORY))
 
     def phi(self) -> Path:
         """A decoder whose special tokens take the white space after them, and whose texts begin with a space."""
@@ -264,8 +269,8 @@ def _byte_vocab(writer: gguf.GGUFWriter, extra: Sequence[str] = (), template: st
     writer.add_add_space_prefix(False)
     writer.add_chat_template(template)
     writer.add_vocab_size(len(tokens))
-    if extra == _FIM:
-        for name, token in zip(("pre", "suf", "mid"), _FIM, strict=True):
+    if extra in (_FIM, _REPOSITORY):
+        for name, token in zip(("pre", "suf", "mid", "rep", "sep"), extra, strict=False):
             writer.add_uint32(f"tokenizer.ggml.fim_{name}_token_id", tokens.index(token))
     return len(tokens)
 

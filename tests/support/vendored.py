@@ -6,6 +6,7 @@ from pathlib import PurePath
 
 from tools import sdist
 
+README = "vendor/llama.cpp/tools/server/README.md"
 FOLDER = "vendor/llama.cpp/models/templates"
 
 
@@ -21,3 +22,15 @@ def vendored_templates() -> dict[str, str]:
                 assert file is not None
                 found[path.stem] = file.read().decode()
     return found
+
+
+@lru_cache
+def vendored_readme() -> str:
+    """The document of llama-server in the same source."""
+    with tarfile.open(sdist.fetch()) as archive:
+        for member in archive:
+            if member.name.endswith(README):
+                file = archive.extractfile(member)
+                assert file is not None
+                return file.read().decode()
+    raise FileNotFoundError(README)

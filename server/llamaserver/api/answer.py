@@ -74,6 +74,21 @@ def timings_json(timings: Timings) -> dict[str, Any]:
     }
 
 
+def stream_json(delta: Delta) -> dict[str, Any]:
+    """What an event of a stream has beside its text, in all dialects: `timings` and `prompt_progress`."""
+    value: dict[str, Any] = {}
+    if delta.timings is not None:
+        value["timings"] = timings_json(delta.timings)
+    if (progress := delta.progress) is not None:
+        value["prompt_progress"] = {
+            "total": progress.total,
+            "cache": progress.cached,
+            "processed": progress.processed,
+            "time_ms": progress.ms,
+        }
+    return value
+
+
 def _ratio(a: float, b: float) -> float:
     return a / b if b > 0 else 0.0
 

@@ -28,7 +28,7 @@ _HALF = re.compile(rb"%b(?!%b)|%b(?<!%b%b)" % (_FIRST, _SECOND, _SECOND, _FIRST,
 _PAIR = len(rb"\ud83d\ude00")
 _MOST_HALVES = 10_000
 _STEP = 1 << 18  # bytes that are searched in one piece
-_IMAGE_FIELDS = (b"image_url", b"image_data", b'"image"')
+_IMAGE_FIELDS = (b"image_url", b"image_data", b"multimodal_data", b'"image"')
 _ENCODED_BY_THREAD_FROM = 1 << 16  # bytes of an answer
 
 

@@ -12,6 +12,7 @@ from .body import json_response
 from .chat import chat_template
 from .context import CONTEXT
 from .jobs import model_name
+from .prompt import MEDIA_MARKER
 from .schema import RANDOM_SEED
 from .settings import generation_settings
 from .slots import slot_views
@@ -71,6 +72,11 @@ async def props(request: web.Request) -> web.StreamResponse:
             "bos_token": template.bos,
             "eos_token": template.eos,
             "modalities": {"vision": "vision" in engine.info.modalities, "audio": "audio" in engine.info.modalities},
+            "media_marker": MEDIA_MARKER,
+            "endpoint_slots": config.slots_endpoint,
+            "endpoint_metrics": config.metrics,
+            "endpoint_props": False,
+            "is_sleeping": False,
             "build_info": f"llamaserver {__version__}",
         }
     )

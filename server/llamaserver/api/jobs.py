@@ -88,8 +88,8 @@ def make_jobs(
 
     `inputs` tokenizes the `prompts` prompts. It is called after the price and the options have been checked, so that
     a wrong request costs little. What the jobs have in common is made once.
-    Each choice has its own seed. `stops` are further stop strings. With `ends_with_slot`, an answer without n_predict
-    ends when its slot is full, as clients of OpenAI expect: a small model that repeats itself would never end.
+    Each choice has its own seed. `stops` are further stop strings. With `ends_with_slot`, a prompt that is too long
+    is refused, and an answer ends when its slot is full, as clients of OpenAI expect.
     `shown` are the control tokens whose text is part of the answer. `thinking` is how the model thinks before it.
     `constraint` restricts it, in place of the fields that do so.
     Raises InvalidRequest.

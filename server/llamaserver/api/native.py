@@ -1,6 +1,5 @@
 """The llama.cpp endpoints for text: completion and infill."""
 
-from array import array
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -10,14 +9,14 @@ from aiohttp import web
 from ..errors import InvalidRequest, NotSupported
 from ..interfaces.output import Delta, Event, Finish
 from ..interfaces.params import Prompt
-from .answer import Answer, join, probabilities_json, size_of, timings_json
+from .answer import Answer, join, probabilities_json, size_of, stream_json, timings_json
 from .body import HOLD, dumps, long_response, read_fields
 from .context import CONTEXT, Context, SystemPrompt
 from .fields import Fields
+from .fill_in import check_fill_in, fill_in_prompt, optional_text, read_chunks, required_text
 from .jobs import Input, Job, make_jobs, submit, text_inputs
-from .lanes import cancelled
-from .prompt import check_length, read_images, required_prompts
-from .sse import gather, respond
+from .prompt import read_images, required_prompts
+from .sse import gather, ping_after, respond
 from .submission import check_room
 from .system import requested_system_prompt, set_system_prompt
 
@@ -32,6 +31,7 @@ class Call:
     jobs: list[Job]
     stream: bool
     wanted: tuple[str, ...]  # response_fields
+    ping_after: float  # seconds, as in EventStream
     system: SystemPrompt | None = None  # for this request and all later ones. None: the present one
 
 
@@ -57,15 +57,22 @@ def _completion_call(request: web.Request, fields: Fields) -> Call:
         lambda: _inputs(context, fields, prompts, system),
         prompts=len(prompts),
         stream=stream,
+        choices=_choices(context, fields),
     )
-    return Call(jobs, stream, fields.strings("response_fields"), changed)
+    return Call(jobs, stream, fields.strings("response_fields"), ping_after(fields), changed)
+
+
+def _choices(context: Context, fields: Fields) -> int:
+    """`n_cmpl`, the number of answers to each prompt: at most one for each slot, as in llama-server."""
+    return fields.integer("n_cmpl", "n", default=1, low=1, high=context.engine.settings.n_slots)
 
 
 def _inputs(context: Context, fields: Fields, prompts: list[Any], system: SystemPrompt) -> list[Input]:
     images = read_images(fields)
     if images.files and context.engine.media is None:
         raise NotSupported("This server does not support images: it was started without --mmproj")
-    if images.files and len(prompts) > MAX_PROMPTS_WITH_IMAGES:
+    has_images = images.files or any(isinstance(prompt, dict) for prompt in prompts)
+    if has_images and len(prompts) > MAX_PROMPTS_WITH_IMAGES:
         raise InvalidRequest(f"Field 'prompt': at most {MAX_PROMPTS_WITH_IMAGES} prompts with images", field="prompt")
     return text_inputs(context, prompts, system.tokens, images)
 
@@ -76,13 +83,19 @@ async def _run(request: web.Request, call: Call) -> web.StreamResponse:
     with ExitStack() as stack:
         streams = submit(request, jobs, stack)
         if call.stream:
-            return await respond(request, streams, lambda i, event: _encode(jobs[i], i, event, len(jobs) > 1, wanted))
+            several = len(jobs) > 1
+            return await respond(
+                request,
+                streams,
+                lambda i, event: _encode(jobs[i], i, event, several, wanted),
+                ping_after=call.ping_after,
+            )
         answers = [join(events) for events in await gather(streams)]
 
     def encode() -> bytes:
         pairs = enumerate(zip(jobs, answers, strict=True))
         results = [_select(_final(job, answer, i), wanted) for i, (job, answer) in pairs]
-        return dumps(results[0] if len(results) == 1 else {"results": results})
+        return dumps(results[0] if len(results) == 1 else results)
 
     return await long_response(request, encode, size_of(answers) + len(jobs) * request[HOLD].count)
 
@@ -97,9 +110,10 @@ def _encode(job: Job, index: int, event: Event, several: bool, wanted: tuple[str
 
 def _partial(job: Job, index: int, delta: Delta, several: bool) -> bytes:
     """One event of a running stream. The usual one has two fields and is built by hand, for speed."""
-    if not (delta.probs or delta.tokens or several):
+    more = stream_json(delta)
+    if not (delta.probs or delta.tokens or several or more):
         return b'data: {"content":' + dumps(delta.content) + b',"stop":false}\n\n'
-    value: dict[str, Any] = {"content": delta.content, "stop": False}
+    value: dict[str, Any] = {"content": delta.content, "stop": False, **more}
     if several:
         value["index"] = index
     if job.request.params.return_tokens:
@@ -121,6 +135,7 @@ def _final(job: Job, answer: Answer, index: int) -> dict[str, Any]:
         "tokens_evaluated": finish.n_prompt,
         "generation_settings": job.settings,
         "prompt": job.prompt,
+        "has_new_line": finish.has_new_line,
         "truncated": finish.truncated,
         "stopped_eos": finish.reason == "eos",
         "stopped_word": finish.reason == "word",
@@ -147,7 +162,7 @@ def _select(value: dict[str, Any], wanted: tuple[str, ...]) -> dict[str, Any]:
         for part in path.split("/"):
             found = found.get(part) if isinstance(found, dict) else None
         if found is not None:
-            chosen[path.split("/")[-1]] = found
+            chosen[path] = found
     return chosen
 
 
@@ -159,20 +174,18 @@ async def infill(request: web.Request) -> web.StreamResponse:
 
 
 def _infill_call(context: Context, fields: Fields) -> Call:
+    check_fill_in(context.engine.vocab)
     stream = fields.boolean("stream", default=True)
-    vocab = context.engine.vocab
-    markers = (vocab.fim_pre, vocab.fim_suf, vocab.fim_mid)
-    if min(markers) < 0:
-        raise NotSupported("Infill is not supported by this model: it has no fill-in-middle tokens")
-    prefix, suffix = fields.string("input_prefix"), fields.string("input_suffix")
-    check_length([prefix, suffix], context.engine, "input_prefix")
-    tokens = [vocab.bos] if vocab.add_bos and vocab.bos >= 0 else []
-    before = vocab.tokenize(prefix, add_special=False, parse_special=False, cancelled=cancelled)
-    after = vocab.tokenize(suffix.removeprefix(" "), add_special=False, parse_special=False, cancelled=cancelled)
-    keys = [*tokens, vocab.fim_pre, *before, vocab.fim_suf, *after, vocab.fim_mid]
-    entry = Input(Prompt(array("q", keys)), prefix, "input_prefix")
-    jobs = make_jobs(context, fields, lambda: [entry], prompts=1, stream=stream)
-    return Call(jobs, stream, fields.strings("response_fields"))
+    prefix, suffix = required_text(fields, "input_prefix"), required_text(fields, "input_suffix")
+    middle, chunks = optional_text(fields, "prompt"), read_chunks(fields)
+
+    def inputs() -> list[Input]:
+        tokens = fill_in_prompt(context, prefix, suffix, middle=middle, chunks=chunks)
+        return [Input(Prompt.of(tokens), prefix, "input_prefix")]
+
+    choices = _choices(context, fields)
+    jobs = make_jobs(context, fields, inputs, prompts=1, stream=stream, choices=choices, ends_with_slot=True)
+    return Call(jobs, stream, fields.strings("response_fields"), ping_after(fields))
 
 
 def add_routes(app: web.Application) -> None:

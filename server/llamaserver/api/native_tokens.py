@@ -10,7 +10,7 @@ from .body import dumps, encoded_response, read_fields
 from .context import CONTEXT, Context
 from .fields import Fields, token_id, token_ids
 from .lanes import cancelled
-from .prompt import SPARE_OF_TEXT, check_length
+from .prompt import check_text
 
 
 async def tokenize(request: web.Request) -> web.StreamResponse:
@@ -24,7 +24,7 @@ def _tokenize(context: Context, fields: Fields) -> dict[str, Any]:
     special = fields.boolean("add_special", default=False)
     parse = fields.boolean("parse_special", default=True)
     names, items = _contents(fields)
-    check_length(items, context.engine, "content", spare=SPARE_OF_TEXT)
+    check_text(items, context.engine, "content")
     tokens: list[int] = []
     for index, (name, item) in enumerate(zip(names, items, strict=True)):
         if isinstance(item, str):
@@ -64,7 +64,7 @@ async def detokenize(request: web.Request) -> web.StreamResponse:
 
 def _detokenize(context: Context, fields: Fields) -> dict[str, Any]:
     items, vocab = fields.array("tokens"), context.engine.vocab
-    check_length(items, context.engine, "tokens", spare=SPARE_OF_TEXT)
+    check_text(items, context.engine, "tokens")
     ids = token_ids(items, vocab.n_vocab, lambda place: f"tokens.{place}")
     return {"content": vocab.detokenize(ids)}
 

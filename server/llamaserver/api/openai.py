@@ -4,23 +4,26 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
+from typing import Any
 
 from aiohttp import web
 
 from ..errors import InvalidRequest
+from ..interfaces.params import Prompt
 from .answer import join, size_of
 from .body import dumps, encoded_response, long_response, read_fields
 from .chat import render_chat
 from .chat_call import chat_call
 from .context import CONTEXT, Context
 from .fields import Fields
-from .jobs import make_jobs, model_name, submit, text_inputs
+from .fill_in import check_fill_in, fill_in_prompt
+from .jobs import Input, make_jobs, model_name, submit, text_inputs
 from .openai_answer import Call, Head, TextCall
 from .openai_chat_answer import Chat
 from .pricing import check_echo
-from .prompt import prompt_text, required_prompts
+from .prompt import numbered, prompt_text, required_prompts
 from .response_format import with_response_format
-from .sse import gather, respond
+from .sse import gather, ping_after, respond
 from .submission import check_room
 from .tool_use import read_tool_use, uses_functions
 
@@ -31,7 +34,6 @@ _UNSUPPORTED = {  # fields and the values of them that change nothing
     "audio": (),
     "modalities": (["text"],),
     "best_of": (1,),
-    "suffix": (),
 }
 
 
@@ -79,7 +81,7 @@ def _text_call(context: Context, fields: Fields) -> Call:
     jobs = make_jobs(
         context,
         with_response_format(_with_probabilities(fields, logprobs)),
-        lambda: text_inputs(context, prompts, context.system.tokens),
+        lambda: _text_inputs(context, fields, prompts),
         prompts=len(prompts),
         stream=stream,
         choices=n,
@@ -90,6 +92,21 @@ def _text_call(context: Context, fields: Fields) -> Call:
     check_echo(texts, n)
     echoes = [text for text in texts for _ in range(n)]
     return TextCall(_head(context, fields, stream=stream, id_prefix="cmpl-"), jobs, logprobs, echoes)
+
+
+def _text_inputs(context: Context, fields: Fields, prompts: list[Any]) -> list[Input]:
+    """The prompts. With a `suffix`, the answer is what comes between a prompt and it."""
+    suffix = fields.string("suffix")
+    if not suffix:
+        return text_inputs(context, prompts, context.system.tokens)
+    check_fill_in(context.engine.vocab)
+    if not all(isinstance(prompt, str) for prompt in prompts):
+        raise InvalidRequest("Field 'prompt': must be a string where a suffix is given", field="prompt")
+    names = numbered("prompt", len(prompts))
+    return [
+        Input(Prompt.of(fill_in_prompt(context, prompt, suffix)), prompt, name)
+        for prompt, name in zip(prompts, names, strict=True)
+    ]
 
 
 def _text_logprobs(fields: Fields) -> int | None:
@@ -119,6 +136,7 @@ def _head(context: Context, fields: Fields, *, stream: bool, id_prefix: str) -> 
     return Head(
         stream=stream,
         usage=bool(options.get("include_usage")),
+        ping_after=ping_after(fields),
         id=id_prefix + uuid.uuid4().hex,
         created=int(time.time()),
         model=model_name(context),
@@ -138,7 +156,14 @@ async def _run(request: web.Request, call: Call) -> web.StreamResponse:
         streams = submit(request, call.jobs, stack)
         if call.head.stream:
             chunks = call.chunks()
-            return await respond(request, streams, chunks.encode, head=chunks.begin(), tail=b"data: [DONE]\n\n")
+            return await respond(
+                request,
+                streams,
+                chunks.encode,
+                head=chunks.begin(),
+                tail=b"data: [DONE]\n\n",
+                ping_after=call.head.ping_after,
+            )
         answers = [join(events) for events in await gather(streams)]
     return await long_response(request, lambda: call.whole(answers), size_of(answers) + call.extra)
 

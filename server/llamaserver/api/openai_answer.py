@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..interfaces.output import Delta, Event, Finish, TokenProbs
-from .answer import Answer, timings_json
+from .answer import Answer, stream_json, timings_json
 from .body import dumps
 from .jobs import Job
 from .openai_logprobs import TextLogprobs
@@ -18,6 +18,7 @@ class Head:
 
     stream: bool
     usage: bool  # a last chunk with usage
+    ping_after: float  # seconds, as in EventStream
     id: str
     created: int
     model: str
@@ -52,6 +53,11 @@ class Chunks(ABC):
     @abstractmethod
     def encode(self, index: int, event: Event) -> bytes:
         """Encode one event."""
+
+    def also(self, chunk: bytes, delta: Delta) -> bytes:
+        """The chunk with what was asked for beside the text."""
+        more = stream_json(delta)
+        return chunk.removesuffix(b"}\n\n") + b"," + dumps(more)[1:] + b"\n\n" if more else chunk
 
     def end(self, index: int, finish: Finish, reason: str) -> bytes:
         """The last chunk of a choice."""
@@ -144,7 +150,7 @@ class _TextChunks(Chunks):
     def encode(self, index: int, event: Event) -> bytes:
         """Encode one event."""
         if isinstance(event, Delta):
-            return self._text(index, event.content, event.probs)
+            return self.also(self._text(index, event.content, event.probs), event)
         assert isinstance(event, Finish)
         text = self._text(index, event.content, event.probs) if event.content or event.probs else b""
         return text + self.end(index, event, _finish_reason(event))

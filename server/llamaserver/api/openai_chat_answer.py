@@ -89,12 +89,14 @@ class _ChatChunks(Chunks):
         reader = self._readers[index]
         assert isinstance(event, Delta | Finish)
         if reader.plain and isinstance(event, Delta):  # the usual case costs no more than that
-            return self._chunk(index, b'{"content":' + dumps(event.content), event.probs)
+            return self.also(self._chunk(index, b'{"content":' + dumps(event.content), event.probs), event)
         waiting = self._waiting[index]
         waiting += event.probs
         chunks = [self._event(index, found) for found in reader.feed(event)]
         if isinstance(event, Delta):
-            return b"".join(chunks)
+            if event.progress and not chunks:
+                chunks.append(self._chunk(index, b"{", ()))
+            return self.also(b"".join(chunks), event) if chunks else b""
         if waiting:
             chunks.append(self._event(index, Content("")))
         return b"".join(chunks) + self.end(index, event, self._call.reason(reader))

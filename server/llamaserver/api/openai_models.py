@@ -5,6 +5,7 @@ from typing import Any
 from aiohttp import web
 
 from ..errors import InvalidRequest, NotFound
+from ..interfaces.backend import ModelInfo
 from .body import json_response
 from .chat import chat_template
 from .context import CONTEXT, Context
@@ -16,7 +17,8 @@ async def models(request: web.Request) -> web.StreamResponse:
     context = request.app[CONTEXT]
     context.require_ready()
     name = model_name(context)
-    listed = {"name": name, "model": name, "type": "model", "capabilities": ["completion"]}
+    capabilities = ["completion", *(["multimodal"] if context.engine.info.modalities else [])]
+    listed = {"name": name, "model": name, "type": "model", "capabilities": capabilities}
     return json_response({"object": "list", "data": [_entry(context)], "models": [listed]})
 
 
@@ -36,6 +38,7 @@ def _entry(context: Context) -> dict[str, Any]:
     meta = {
         "vocab_type": info.vocab_type,
         "n_vocab": info.n_vocab,
+        "n_ctx": context.engine.settings.slot_ctx,
         "n_ctx_train": info.n_ctx_train,
         "n_embd": info.n_embd,
         "n_params": info.n_params,
@@ -47,8 +50,14 @@ def _entry(context: Context) -> dict[str, Any]:
         "created": int(context.started),
         "owned_by": "llamacpp",
         "meta": meta,
+        "architecture": {"input_modalities": _inputs(info), "output_modalities": ["text"] if info.causal else []},
         "chat_template_caps": chat_template(context).capabilities.by_name() if info.causal else {},
     }
+
+
+def _inputs(info: ModelInfo) -> list[str]:
+    kinds = {"vision": "image", "audio": "audio"}
+    return ["text", *(kinds[name] for name in sorted(info.modalities))]
 
 
 def add_routes(app: web.Application) -> None:

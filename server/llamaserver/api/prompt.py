@@ -7,15 +7,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..engine.loop import Engine
-from ..errors import InvalidRequest, NotSupported
+from ..errors import ContextExceeded, InvalidRequest, NotSupported
 from ..interfaces.params import Prompt
 from .fields import Fields, token_id
 from .lanes import cancelled
 
+MEDIA_MARKER = "<__media__>"  # llama-server's marker
 _IMAGE = re.compile(r"\[img-([0-9]{1,9})\]")
 _CHARACTERS_PER_TOKEN = 64  # no tokenizer makes longer tokens on average
 _SPARE = 1 << 16  # characters of a prompt beyond the slot: it is cut
-SPARE_OF_TEXT = 1 << 20  # characters of a text that is not evaluated
+_SPARE_OF_TEXT = 1 << 20  # characters of a text that is not evaluated
 _COST_OF_TEXT = 16  # of a text in an array, in characters
 _WHITESPACE = b" \t\r\n\f\v"
 _PLAIN_BASE64 = bytes.maketrans(b"-_", b"+/")
@@ -76,6 +77,8 @@ def build_prompt(
         return after(system, tokens)
     if isinstance(value, list):
         return after(system, _pieces(value, engine, field, bos=not system))
+    if isinstance(value, dict) and images is not None:
+        return _with_media(Fields(value), engine, system, field)
     raise InvalidRequest(f"Field '{field}': must be a string or an array of strings and token ids", field=field)
 
 
@@ -91,14 +94,23 @@ def _pieces(value: list[Any], engine: Engine, field: str, *, bos: bool) -> list[
     return tokens
 
 
-def check_length(items: list[Any], engine: Engine, field: str, *, spare: int = _SPARE) -> None:
-    """Refuse texts and ids that no slot can hold, before they are tokenized. Raises InvalidRequest."""
-    most = engine.settings.slot_ctx * _CHARACTERS_PER_TOKEN + spare
-    length = sum(len(item) + _COST_OF_TEXT if isinstance(item, str) else 1 for item in items)
+def check_length(items: list[Any], engine: Engine, field: str) -> None:
+    """Refuse texts and ids that no slot can hold, before they are tokenized. Raises ContextExceeded."""
+    slot_ctx, length = engine.settings.slot_ctx, _length(items)
+    if length > slot_ctx * _CHARACTERS_PER_TOKEN + _SPARE:
+        least = length // _CHARACTERS_PER_TOKEN
+        raise ContextExceeded.of(length, slot_ctx, field=field, unit="characters or ids", least=least)
+
+
+def check_text(items: list[Any], engine: Engine, field: str) -> None:
+    """Refuse too many texts and ids that are not evaluated. Raises InvalidRequest."""
+    most, length = engine.settings.slot_ctx * _CHARACTERS_PER_TOKEN + _SPARE_OF_TEXT, _length(items)
     if length > most:
-        raise InvalidRequest(
-            f"Field '{field}': is too long: {length} characters or ids of {most} that fit", field=field
-        )
+        raise InvalidRequest(f"Field '{field}': is too long: {length} characters or ids, {most} fit", field=field)
+
+
+def _length(items: list[Any]) -> int:
+    return sum(len(item) + _COST_OF_TEXT if isinstance(item, str) else 1 for item in items)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +166,24 @@ def _with_images(text: str, engine: Engine, images: Images, system: tuple[int, .
         at = match.end()
     parts.append(text[at:])
     return prepend(system, media_prompt(parts, engine, add_special=not system, decoded=images.decoded))
+
+
+def _with_media(value: Fields, engine: Engine, system: tuple[int, ...], field: str) -> Prompt:
+    """{"prompt_string": text with markers, "multimodal_data": [base64]}."""
+    text, data = value.string("prompt_string"), value.strings("multimodal_data")
+    check_length([text], engine, field)
+    texts = text.split(MEDIA_MARKER)
+    if len(texts) != len(data) + 1:
+        message = (
+            f"Field '{field}': has {len(texts) - 1} markers {MEDIA_MARKER}, and multimodal_data has {len(data)} entries"
+        )
+        raise InvalidRequest(message, field=field)
+    if not data:
+        return build_prompt(text, engine, system=system, field=field)
+    parts: list[str | bytes] = [texts[0]]
+    for place, one in enumerate(data):
+        parts += [decode_base64(one, f"{field}.multimodal_data.{place}"), texts[place + 1]]
+    return prepend(system, media_prompt(parts, engine, add_special=not system))
 
 
 def media_prompt(

@@ -3,6 +3,7 @@
 Runs in an executor thread: strings in logit_bias and penalty_prompt are tokenized here.
 """
 
+import logging
 import re
 import secrets
 from collections.abc import Callable
@@ -24,6 +25,8 @@ from ..interfaces.params import (
 from .fields import Fields, token_id, token_ids
 from .lanes import cancelled
 
+_log = logging.getLogger(__name__)
+
 RANDOM_SEED = 2**32 - 1  # the value of -1 in llama.cpp's unsigned field
 _ANY = 2**1024  # larger than every number of the JSON parser
 MAX_BIASES = 10_000
@@ -32,19 +35,17 @@ MAX_STOP = 4096  # characters
 MAX_BREAKERS = 64
 MAX_SAMPLERS = 64
 MAX_SALT = 256  # characters
-_SAMPLER_NAMES = {
+_SPELLINGS = {
     **{name: name for name in KNOWN_SAMPLERS},
     "typ_p": "typical_p",
+    "typ": "typical_p",
     "typical": "typical_p",
     "temp": "temperature",
-    "top-k": "top_k",
-    "top-p": "top_p",
-    "min-p": "min_p",
-    "tfs-z": "tfs_z",
     "tfs": "tfs_z",
-    "top-n-sigma": "top_n_sigma",
+    "nucleus": "top_p",
     "penalties": "",  # always applied first, as in the document
 }
+_SAMPLER_NAMES = {spelling.replace("_", dash): name for spelling, name in _SPELLINGS.items() for dash in ("_", "-", "")}
 _ID = re.compile(r"-?[0-9]{1,10}")
 _LETTERS = {
     "k": "top_k",
@@ -56,6 +57,8 @@ _LETTERS = {
     "d": "dry",
     "x": "xtc",
     "s": "top_n_sigma",
+    "i": "infill",
+    "a": "adaptive_p",
     "e": "",
 }
 
@@ -111,6 +114,12 @@ def _seed(fields: Fields) -> int:
     return ((seed >> 32 & 0xFFFFFFFF) ^ (seed & 0xFFFFFFFF)) % RANDOM_SEED
 
 
+def _id_slot(item: Parameter, fields: Fields, limits: Limits) -> int:
+    """The slot, -1 for any. Larger numbers begin anew at slot 0: llama.vim counts its requests with them."""
+    number = fields.integer(*item.names, default=item.default, low=-1)
+    return number % limits.n_slots if number >= 0 else number
+
+
 def _stop(fields: Fields) -> tuple[str, ...]:
     stops = fields.strings("stop", limit=MAX_STOPS)
     if any(len(stop) > MAX_STOP for stop in stops):
@@ -143,13 +152,12 @@ def _samplers(fields: Fields) -> tuple[str, ...]:
     if isinstance(value, str):
         wanted, table = list(value), _LETTERS
     else:
-        wanted, table = list(fields.strings("samplers", limit=MAX_SAMPLERS)), _SAMPLER_NAMES
+        wanted, table = [item.lower() for item in fields.strings(name, limit=MAX_SAMPLERS)], _SAMPLER_NAMES
     unknown = [item for item in wanted if item not in table]
-    if unknown:
-        raise InvalidRequest(
-            f"Field '{name}': unknown sampler {unknown[0]!r:.40}. Known are {', '.join(KNOWN_SAMPLERS)}", field=name
-        )
-    return tuple(table[item] for item in wanted if table[item])
+    if unknown:  # a client may know a newer server
+        others = len(unknown) - 1
+        _log.warning("Field 'samplers': the unknown sampler %.40r is left out, and %d others", unknown[0], others)
+    return tuple(table[item] for item in wanted if table.get(item))
 
 
 def _enabled_samplers(fields: Fields) -> tuple[str, ...]:
@@ -227,9 +235,7 @@ _READERS: dict[str, Callable[[Parameter, Fields, Limits], Any]] = {
         *item.names, default=item.default, limit=MAX_BREAKERS
     ),
     "grammar": lambda item, fields, _: fields.string(*item.names),
-    "id_slot": lambda item, fields, limits: fields.integer(
-        *item.names, default=item.default, low=-1, high=limits.n_slots - 1
-    ),
+    "id_slot": _id_slot,
     "logit_bias": lambda _, fields, limits: _logit_bias(fields, limits.vocab),
     "lora": lambda _, fields, limits: _lora(fields, limits),
     "max_predict_ms": lambda item, fields, _: max(0, fields.integer(*item.names, default=item.default, **item.bounds)),

@@ -18,6 +18,7 @@ from ..interfaces.output import Delta, Event, Failed
 from .answer import join_deltas
 from .body import dumps
 from .context import CONTEXT
+from .fields import Fields
 
 PING_AFTER = 10.0  # seconds without an event
 _PING = b": ping\n\n"
@@ -30,8 +31,10 @@ Ping = Callable[[], bytes]
 class EventStream:
     """One text/event-stream response."""
 
-    def __init__(self, request: web.Request, ping: Ping = lambda: _PING) -> None:
+    def __init__(self, request: web.Request, ping: Ping = lambda: _PING, ping_after: float | None = None) -> None:
+        """Prepare a stream. `ping_after` is in seconds without an event: None is PING_AFTER, 0 or below is never."""
         self._request = request
+        self._ping_after = PING_AFTER if ping_after is None else ping_after
         self._ping = ping
         self._response: web.StreamResponse | None = None
         self._opening = asyncio.Lock()
@@ -65,9 +68,9 @@ class EventStream:
         return self._response is not None
 
     async def ping(self) -> None:
-        """Send a sign of life after every PING_AFTER seconds without an event. Runs until cancelled."""
-        while True:
-            await asyncio.sleep(PING_AFTER)
+        """Send a sign of life after each time without an event. Runs until cancelled."""
+        while self._ping_after > 0:
+            await asyncio.sleep(self._ping_after)
             if not self._wrote:
                 await self.write(self._ping())
             self._wrote = False
@@ -79,6 +82,11 @@ class EventStream:
         return response
 
 
+def ping_after(fields: Fields) -> float:
+    """The field `sse_ping_interval`, for EventStream."""
+    return fields.integer("sse_ping_interval", default=int(PING_AFTER), low=-1)
+
+
 async def respond(
     request: web.Request,
     streams: Sequence[Stream],
@@ -88,12 +96,14 @@ async def respond(
     tail: bytes = b"",
     fail: Callable[[ServerError], bytes] = lambda error: sse(error.body()),
     ping: Ping = lambda: _PING,
+    ping_after: float | None = None,
 ) -> web.StreamResponse:
     """Stream the events of all `streams`, with `head` before the first and `tail` after the last one.
 
-    If a stream that is open fails, `fail` tells the client. `ping` keeps a waiting stream alive.
+    If a stream that is open fails, `fail` tells the client. `ping` keeps a waiting stream alive, every `ping_after`
+    seconds.
     """
-    out = EventStream(request, ping)
+    out = EventStream(request, ping, ping_after)
     pinger = asyncio.create_task(out.ping())
     try:
         pending = head

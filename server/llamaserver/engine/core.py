@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import EngineFailure, ServerError, Unavailable, as_server_error
 from ..interfaces.backend import Backend, Status
-from ..interfaces.output import Embedded, Event, Failed, Finish
+from ..interfaces.output import Delta, Embedded, Event, Failed, Finish, Progress
 from ..kvstore.messages import WORTH_RESTORING
 from ..kvstore.store import KVStore
 from ..scheduling.batches import Work
@@ -130,6 +130,7 @@ class Core:
             self.stats.decoded(work.kind, work.n_tokens, after - before)
             self.stats.busy_slots += len(work.parts)
             self.scheduler.commit(work)
+            self._report_progress(work, after)
             self._results(work, after)
         elif status is Status.ABORTED:
             self.scheduler.resync(work)
@@ -189,15 +190,24 @@ class Core:
             self._finish(request, "", "eos", now)
             return
         text = answer.text.push(vocab.special_piece(token) if token in task.shown else vocab.piece(token))
-        reason = answer.stop_reason(task.n_predict, task.params.max_predict_ms, now)
+        text, reason = answer.take(text, task.n_predict, task.params.max_predict_ms, now)
         if reason:
             self._finish(request, text, reason, now)
             return
         answer.token = token
         if text:
-            delta = answer.delta(text)
-            request.client.emitted += delta.weight
-            self.outbox.append((request, delta))
+            self._emit(request, answer.delta(text, request.timings(now) if task.params.timings_per_token else None))
+
+    def _emit(self, request: ActiveRequest, delta: Delta) -> None:
+        request.client.emitted += delta.weight
+        self.outbox.append((request, delta))
+
+    def _report_progress(self, work: Work, now: float) -> None:
+        for request, _, _ in work.parts:
+            if request.phase is Phase.PREFILL and request.task.params.return_progress and not request.n_decoded:
+                took = (now - request.answer.started) * 1000
+                progress = Progress(request.n_prompt, request.n_cached, request.n_past, took)
+                self._emit(request, Delta("", progress=progress))
 
     def _prompt_done(self, request: ActiveRequest) -> bool:
         """The whole prompt is in the cache. Returns True when nothing is to be generated.
@@ -231,11 +241,13 @@ class Core:
         if answer.n_decoded:
             self.stats.answer_done(answer.n_decoded, timings.predicted_ms / 1000)
         self.stats.most_tokens = max(self.stats.most_tokens, request.n_past)
+        content = text + answer.text.finish()
         finish = Finish(
-            content=text + answer.text.finish(),
+            content=content,
             reason=reason,
             stopping_word=answer.text.stopping_word,
             truncated=request.truncated,
+            has_new_line=answer.lines.several or "\n" in content,
             n_prompt=request.n_prompt,
             n_cached=request.n_cached,
             n_decoded=answer.n_decoded,

@@ -35,7 +35,7 @@ class Stream:
     def put(self, event: Event) -> None:
         """Deliver one event (called by Engine)."""
         self._events.append(event)
-        if self.waited is None:
+        if self.waited is None and not (isinstance(event, Delta) and event.progress):
             self.waited = monotonic() - self._began
         self._ended = not isinstance(event, Delta)
         if self._waiter is not None and not self._waiter.done():

@@ -32,10 +32,13 @@ class Vocab(Protocol):
     n_vocab: int
     bos: int  # -1 if the model has none, as with the other ids
     eos: int
+    eot: int
     nl: int
     fim_pre: int
     fim_suf: int
     fim_mid: int
+    fim_rep: int  # before the name of a repository
+    fim_sep: int  # before each file of it
     add_bos: bool
     eog: frozenset[int]
 

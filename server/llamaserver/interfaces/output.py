@@ -27,13 +27,28 @@ class TokenProbs:
     top: tuple[TokenProb, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the evaluation of a prompt is. `processed` counts the reused tokens too. `ms` is the time so far."""
+
+    total: int
+    cached: int
+    processed: int
+    ms: float
+
+
 @dataclass(slots=True)
 class Delta:
-    """New text since the last event. `tokens` are the ids that made it."""
+    """New text since the last event. `tokens` are the ids that made it.
+
+    `timings` are those so far, if they were asked for. `progress` comes without text, before the first token.
+    """
 
     content: str
     tokens: list[int] = field(default_factory=list)
     probs: list[TokenProbs] = field(default_factory=list)
+    timings: "Timings | None" = None
+    progress: Progress | None = None
 
     @property
     def weight(self) -> int:
@@ -64,7 +79,7 @@ class Finish:
     `content` is text that no Delta has sent yet. `reason` is "eos", "limit" (also for n_predict 0) or "word".
     `n_prompt` counts the prompt's tokens after truncation. `n_cached` counts the reused tokens. `n_reasoning`
     counts the tokens of thoughts, which are among `n_decoded`. `truncated` says that the prompt was cut or the context
-    was shifted.
+    was shifted. `has_new_line` says that the answer has the end of a line.
     """
 
     content: str
@@ -79,6 +94,7 @@ class Finish:
     tokens: tuple[int, ...] = ()
     probs: tuple[TokenProbs, ...] = ()
     n_reasoning: int = 0
+    has_new_line: bool = False
 
 
 @dataclass(frozen=True, slots=True)

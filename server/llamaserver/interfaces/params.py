@@ -13,7 +13,7 @@ from .grammar import Constraint, Grammar
 from .thinking import Thinking
 
 DEFAULT_SAMPLERS = ("top_k", "tfs_z", "typical_p", "top_p", "min_p", "temperature")
-KNOWN_SAMPLERS = (*DEFAULT_SAMPLERS, "dry", "xtc", "top_n_sigma")
+KNOWN_SAMPLERS = (*DEFAULT_SAMPLERS, "dry", "xtc", "top_n_sigma", "infill", "adaptive_p")
 MAX_PROBS = 1024
 
 _CHARACTERS = Budget(1 << 16, "characters")
@@ -99,6 +99,12 @@ class SamplingParams:
     mirostat: int = parameter(0, "Version of Mirostat sampling, 1 or 2. 0 is off.", low=0, high=2)
     mirostat_tau: float = parameter(5.0, "Target entropy of Mirostat.", low=0.0, high=1e3)
     mirostat_eta: float = parameter(0.1, "Learning rate of Mirostat.", low=0.0, high=1e3)
+    adaptive_target: float = parameter(
+        -1.0, "Probability that the sampler adaptive_p prefers. Below 0 is off.", low=-1e3, high=1.0
+    )
+    adaptive_decay: float = parameter(
+        0.9, "How fast adaptive_p forgets earlier tokens: it looks at about 1 / (1 - decay).", low=0.0, high=0.99
+    )
     ignore_eos: bool = parameter(False, "Never choose the end of the text.")
     logit_bias: tuple[tuple[int, float], ...] = parameter(
         (),
@@ -168,7 +174,7 @@ class GenerationParams:
 
     `n_predict` -1 is unlimited, 0 evaluates only the prompt. `n_keep` -1 keeps the whole prompt on a context
     shift. `n_discard` 0 discards half. `lora` holds one scale for each loaded adapter. None stands for the
-    server's current scales. `max_predict_ms` limits the generation time in milliseconds, 0 is unlimited.
+    server's current scales. After `max_predict_ms` milliseconds, an answer ends with its line; 0 is unlimited.
     """
 
     n_predict: int = parameter(
@@ -181,6 +187,12 @@ class GenerationParams:
     )
     n_keep: int = parameter(
         0, "Tokens at the start of the prompt that a context shift keeps. -1 is the whole prompt.", low=-1
+    )
+    n_indent: int = parameter(
+        0,
+        "Least indentation, in blanks, of all lines after the first. The answer ends before the first line with less.",
+        low=0,
+        reported=False,
     )
     n_discard: int = parameter(0, "Tokens that a context shift removes. 0 is half of them.", low=0)
     stop: tuple[str, ...] = parameter((), "Strings that end the answer. They are not part of it.", budget=_CHARACTERS)
@@ -196,9 +208,17 @@ class GenerationParams:
         None, "Scales of the LoRA adapters. Adapters that are not named are off.", reported=False, budget=_VALUES
     )
     max_predict_ms: int = parameter(
-        0, "Most milliseconds to generate. 0 or below is no limit.", "t_max_predict_ms", low=-1, reported=False
+        0,
+        "After so many milliseconds of generation, the answer ends with its line. 0 or below is no limit.",
+        "t_max_predict_ms",
+        low=-1,
+        reported=False,
     )
     return_tokens: bool = parameter(False, "Return the token ids too.", reported=False)
+    return_progress: bool = parameter(
+        False, "Tell in a stream how far the evaluation of the prompt is: `prompt_progress`.", reported=False
+    )
+    timings_per_token: bool = parameter(False, "Tell the timings with each part of a stream.", reported=False)
     sampling: SamplingParams = field(default_factory=SamplingParams)
 
 

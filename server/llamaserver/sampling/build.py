@@ -4,10 +4,12 @@ import math
 from collections.abc import Callable
 
 from ..errors import InvalidRequest
+from ..interfaces.backend import Vocab
 from ..interfaces.params import KNOWN_SAMPLERS, SAMPLING_PARAMETERS, SamplingParams
 from . import chain
 from .chain import Step
 from .dry import Dry
+from .infill import Infill
 
 _LEAST_WINDOW = 4096  # a request may ask for a window of this size, whatever the context is
 _MOST_STEPS = 64  # samplers of one request
@@ -34,12 +36,12 @@ def window(last_n: int, n_ctx: int) -> int:
     return n_ctx if last_n < 0 else min(last_n, max(n_ctx, _LEAST_WINDOW))
 
 
-def build_steps(params: SamplingParams, n_vocab: int, dry: Dry | None) -> tuple[list[Step], int]:
+def build_steps(params: SamplingParams, vocab: Vocab, dry: Dry | None) -> tuple[list[Step], int]:
     """The steps that have an effect, in order, and the number of the most likely tokens that they need at first.
 
     The second value is 0 if the steps need the whole vocabulary.
     """
-    keep = max(1, params.min_keep)
+    keep, n_vocab = max(1, params.min_keep), vocab.n_vocab
     k = min(max(params.top_k, keep), n_vocab) if params.top_k > 0 else n_vocab
     makers: dict[str, Callable[[], Step | None]] = {
         "top_k": lambda: chain.top_k(k) if k < n_vocab else None,
@@ -51,6 +53,8 @@ def build_steps(params: SamplingParams, n_vocab: int, dry: Dry | None) -> tuple[
         "dry": lambda: dry,
         "xtc": lambda: _xtc(params, keep),
         "top_n_sigma": lambda: chain.top_n_sigma(params.top_n_sigma) if params.top_n_sigma > 0 else None,
+        "infill": lambda: Infill(vocab, restricted=bool(params.grammar) or params.constraint is not None),
+        "adaptive_p": lambda: None,  # chooses a token, so it comes last (parts.py)
     }
     if len(params.samplers) > _MOST_STEPS:
         raise InvalidRequest(f"at most {_MOST_STEPS} samplers", field="samplers")

@@ -7,6 +7,7 @@ from threading import Lock
 from ..errors import InvalidRequest
 from ..interfaces.backend import Vocab
 from ..interfaces.params import SamplingParams
+from .adaptive import Adaptive
 from .build import build_steps, window
 from .chain import COLDEST, temperature
 from .dry import Breakers, Dry, DryParams, find_breakers, merged
@@ -20,16 +21,18 @@ _BREAKER = 40  # characters
 _MOST_TOKENS = 500_000  # of all remembered breakers together. A token takes up to 100 bytes
 
 
-def make_picker(params: SamplingParams, n_vocab: int, dry: Dry | None) -> Picker:
+def make_picker(params: SamplingParams, vocab: Vocab, dry: Dry | None) -> Picker:
     """The last step of sampling. Raises InvalidRequest for samplers that do not exist."""
     if params.temperature <= COLDEST:
         return Greedy()
     random = Twister(params.seed)
     if not params.mirostat:
-        steps, enough = build_steps(params, n_vocab, dry)
+        steps, enough = build_steps(params, vocab, dry)
+        if "adaptive_p" in params.samplers:
+            return Adaptive(steps, enough, random, target=params.adaptive_target, decay=params.adaptive_decay)
         return Chain(steps, enough, random)
     tau, eta = params.mirostat_tau, params.mirostat_eta
-    mirostat = MirostatOne(tau, eta, random, n_vocab) if params.mirostat == 1 else MirostatTwo(tau, eta, random)
+    mirostat = MirostatOne(tau, eta, random, vocab.n_vocab) if params.mirostat == 1 else MirostatTwo(tau, eta, random)
     return MirostatPicker(temperature(params.temperature), mirostat)
 
 

@@ -70,7 +70,7 @@ class ChainSampler:
         self._penalties = make_penalties(params, n_vocab, shared.n_ctx)
         self._spared = shared.vocab.nl if self._penalties is not None and not params.penalize_nl else -1
         self._dry = make_dry(params, shared.breakers, shared.n_ctx)
-        self._picker = make_picker(params, n_vocab, self._dry)
+        self._picker = make_picker(params, shared.vocab, self._dry)
         self._matcher: GrammarMatcher | Matcher | None = None
         if isinstance(shared.automaton, Matcher):
             self._matcher = shared.automaton.copy()
@@ -228,5 +228,5 @@ class ChainSamplerFactory:
         check_finite(params)
         bias = make_bias(params, self._vocab, self._suppressed)
         breakers = self._breakers(params.dry_sequence_breakers) if wants_dry(params, n_ctx) else {}
-        make_picker(params, self._vocab.n_vocab, make_dry(params, breakers, n_ctx))  # checks the samplers
+        make_picker(params, self._vocab, make_dry(params, breakers, n_ctx))  # checks the samplers
         return ChainSampler(params, _Shared(self._vocab, n_ctx, bias, breakers, self._grammars(params)))

@@ -18,9 +18,9 @@ from .text_stream import Stops
 class Request:
     """What the API asks of the engine. `tag` is data of the API, which SlotView carries back.
 
-    The requests of one batch share their `stops`, which are those of `params`. With `ends_with_slot`, an answer
-    without n_predict ends when its slot is full. `most_tokens` limits every answer, -1 does not. `shown` are the
-    control tokens whose text is part of the answer. A token that ends it has no text.
+    The requests of one batch share their `stops`, which are those of `params`. With `ends_with_slot`, the prompt is
+    never cut, and the answer ends when its slot is full. `most_tokens` limits every answer, -1 does not. `shown` are
+    the control tokens whose text is part of the answer. A token that ends it has no text.
     """
 
     prompt: Prompt
@@ -72,6 +72,7 @@ def make_task(
         tenant=request.tenant,
         stops=request.stops,
         shown=request.shown,
+        shifts=not request.ends_with_slot,
         system=request.prompt.keys[: request.prompt.common],
         n_keep=_n_keep(params, len(keys), settings, vocab),
     )
@@ -84,7 +85,9 @@ def _n_predict(request: Request, n_prompt: int, settings: EngineSettings, *, tru
     """
     limit = _least(request.params.n_predict, settings.n_predict)
     unlimited, slot_ctx = settings.unlimited_answers, settings.slot_ctx
-    if limit < 0 and (request.ends_with_slot or not unlimited):
+    if request.ends_with_slot:
+        limit = _least(limit, slot_ctx - n_prompt)
+    elif limit < 0 and not unlimited:
         limit = slot_ctx // 4 if truncated else slot_ctx - n_prompt
     return _least(_least(limit, request.most_tokens), -1 if unlimited else slot_ctx)
 
@@ -109,13 +112,8 @@ def _completion_keys(request: Request, settings: EngineSettings, info: ModelInfo
     size = len(prompt) + sum(media.n_tokens - media.n_pos for media in prompt.media)
     if size < limit:
         return prompt.keys, False
-    if not settings.context_shift or prompt.media or settings.grp_attn_n > 1:
-        raise ContextExceeded(
-            f"the request exceeds the available context size ({size} >= {limit} tokens), try increasing it",
-            field="prompt",
-            n_prompt_tokens=size,
-            n_ctx=limit,
-        )
+    if request.ends_with_slot or not settings.context_shift or prompt.media or settings.grp_attn_n > 1:
+        raise ContextExceeded.of(size, limit, field="prompt")
     return overflow.truncated_prompt(prompt.keys, limit, request.params.n_keep), True
 
 
@@ -125,8 +123,5 @@ def _embedding_keys(prompt: Prompt, settings: EngineSettings, info: ModelInfo) -
     if not len(prompt):
         raise InvalidRequest("the input is empty", field="input")
     if len(prompt) > limit:
-        raise InvalidRequest(
-            f"input of {len(prompt)} tokens is too large to process; at most {limit} fit the batch and the context",
-            field="input",
-        )
+        raise ContextExceeded.of(len(prompt), limit, field="input")
     return prompt.keys

@@ -13,6 +13,7 @@ from ..interfaces.tenant import COMMON, Scope, Tenant
 from ..kvstore.messages import Lookup, Offer
 from .answer import Answer
 from .client_flow import ClientFlow
+from .lines import Lines
 from .residents import Resident, Slot
 from .text_stream import Stops, TextStream
 
@@ -41,6 +42,7 @@ class Task:
     n_predict: int  # -1: unlimited
     n_keep: int = 0  # prompt tokens that a context shift keeps
     truncated: bool = False  # the prompt was cut
+    shifts: bool = True  # the context is shifted when the slot is full
     tag: Any = None  # data that the API attached
     tenant: Tenant = COMMON
     stops: Stops | None = None  # those of `params`, made already
@@ -82,7 +84,8 @@ class ActiveRequest:
     preempted_at: int = 0  # the most progress it had when it was preempted
 
     def __post_init__(self) -> None:
-        self.answer = Answer(TextStream(self.task.stops or Stops(self.task.params.stop)))
+        params = self.task.params
+        self.answer = Answer(TextStream(self.task.stops or Stops(params.stop)), Lines(params.n_indent))
         self.keys, self.truncated = self.task.keys, self.task.truncated
 
     @property

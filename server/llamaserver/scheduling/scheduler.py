@@ -149,7 +149,7 @@ class Scheduler:
     def _shift(self, request: ActiveRequest, resident: Resident) -> bool:
         """Shift the context. Returns False when the request cannot go on in this step."""
         request.truncated = True
-        wanted = self._settings.context_shift and self._info.can_shift and not self._extends
+        wanted = request.task.shifts and self._settings.context_shift and self._info.can_shift and not self._extends
         span = overflow.discarded(resident, request.task.n_keep, request.task.params.n_discard) if wanted else None
         if span is None:
             self.ended.append(Ended(request, "limit"))

@@ -62,6 +62,11 @@ class TextStream:
         """Whether the last piece ended inside a multi-byte character."""
         return bool(self._decoder.getstate()[0])
 
+    def discard(self) -> None:
+        """Forget the text that was not released."""
+        self._held = ""
+        self._decoder.reset()
+
     def finish(self) -> str:
         """Return the rest of the text. A broken character becomes U+FFFD."""
         text = self._held + ("" if self.stopping_word else self._decoder.decode(b"", True))

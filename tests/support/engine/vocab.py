@@ -16,7 +16,7 @@ class ListVocab:
         self.bos = -1
         self.eos = min(eog, default=-1)
         self.nl = self._pieces.index(b"\n") if b"\n" in self._pieces else -1
-        self.fim_pre = self.fim_suf = self.fim_mid = -1
+        self.eot = self.fim_pre = self.fim_suf = self.fim_mid = self.fim_rep = self.fim_sep = -1
         self.add_bos = False
 
     def tokenize(

@@ -54,7 +54,7 @@ CONTEXT: tuple[Option, ...] = (
     Option(
         "context_shift",
         ("--context-shift",),
-        "Remove old tokens when a slot is full, and go on generating",
+        "In /completion, remove old tokens when a slot is full, and go on generating",
         off=("--no-context-shift",),
     ),
     Option("grp_attn_n", ("-gan", "--grp-attn-n"), "Self-extend: group attention factor", integer(1)),

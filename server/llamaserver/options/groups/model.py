@@ -84,6 +84,7 @@ MODEL: tuple[Option, ...] = (
         default="the model's",
     ),
     Option("chat_template_file", ("--chat-template-file",), "File with a Jinja chat template", str, value="FNAME"),
+    Option("spm_infill", ("--spm-infill",), "Put the suffix before the prefix in prompts of /infill"),
     Option(
         "system_prompt_file",
         ("-spf", "--system-prompt-file"),
