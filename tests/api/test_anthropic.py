@@ -177,6 +177,14 @@ def test_errors_name_the_field(api: anthropic.Anthropic, fields: Any, field: str
     assert caught.value.request_id
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_prompt_that_is_too_long(api: anthropic.Anthropic, stream: bool) -> None:
+    long: Any = {"role": "user", "content": "word " * 3000}
+    counted = api.messages.count_tokens(model="m", messages=[long]).input_tokens
+    with pytest.raises(anthropic.BadRequestError, match=f"prompt is too long: {counted} tokens > 1024 maximum"):
+        api.messages.create(model="m", max_tokens=4, messages=[long], stream=stream)
+
+
 # What Claude Code sends. The numbers of tokens are smaller here: a slot of the tests' server has 1,024.
 
 

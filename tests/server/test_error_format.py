@@ -65,7 +65,7 @@ async def test_of_the_limits_of_a_key(tmp_path: Path) -> None:
 
 async def test_of_a_prompt_that_is_too_long() -> None:
     """Claude Code makes its conversation shorter when it reads this message."""
-    async with serving(settings=replace(SETTINGS, context_shift=False)) as api:
+    async with serving() as api:
         long = {**BODY, "messages": [{"role": "user", "content": "a" * 600}]}
         counted = (await api.post(f"{PATH}/count_tokens", long))["input_tokens"]
         assert counted > 600
