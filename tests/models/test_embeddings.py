@@ -106,7 +106,7 @@ def test_too_long_is_refused_and_named(client: Client, name: str) -> None:
     limit = BERT_CTX if name.startswith("bert") else 512 if name.endswith("unified") else 256
     error = client.error("/embedding", {"content": "z " * limit})
     assert error["param"] == "content"
-    assert f"at most {limit}" in error["message"]
+    assert f"the available context size ({limit} tokens)" in error["message"]
     longest = [5] * limit
     assert vector(client, longest).shape == (N_EMBD,)
     client.error("/embedding", {"content": [*longest, 5]})
