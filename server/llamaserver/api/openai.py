@@ -12,6 +12,7 @@ from .answer import join, size_of
 from .body import dumps, encoded_response, long_response, read_fields
 from .chat import render_chat
 from .chat_call import chat_call
+from .chat_control import controlled
 from .context import CONTEXT, Context
 from .fields import Fields
 from .jobs import make_jobs, model_name, submit, text_inputs
@@ -136,6 +137,7 @@ def _choices(fields: Fields, prompts: int) -> int:
 async def _run(request: web.Request, call: Call) -> web.StreamResponse:
     with ExitStack() as stack:
         streams = submit(request, call.jobs, stack)
+        stack.enter_context(controlled(request, call.head.id, call.jobs))
         if call.head.stream:
             chunks = call.chunks()
             return await respond(request, streams, chunks.encode, head=chunks.begin(), tail=b"data: [DONE]\n\n")
