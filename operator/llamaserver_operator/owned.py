@@ -18,6 +18,15 @@ _FIELDS = {
     "projector": "--mmproj",
     "chatTemplate": "--chat-template --chat-template-file",
     "systemPrompt": "--system-prompt-file",
+    "chat.templateArguments": "--chat-template-kwargs",
+    "chat.reasoning.thinking": "--reasoning",
+    "chat.reasoning.effort": "--reasoning-effort",
+    "chat.reasoning.budgetTokens": "--reasoning-budget",
+    "chat.reasoning.budgetMessage": "--reasoning-budget-message",
+    "chat.reasoning.format": "--reasoning-format",
+    "chat.reasoning.history": "--reasoning-preserve --no-reasoning-preserve",
+    "chat.parsing": "--skip-chat-parsing --no-skip-chat-parsing",
+    "chat.prefill": "--prefill-assistant --no-prefill-assistant",
     "context.tokensPerSlot": "--ctx-size",
     "context.slots": "--parallel",
     "engine.batchTokens": "--batch-size",
@@ -63,6 +72,12 @@ _FIELDS = {
 }
 # Variables with another name than the option. HF_TOKEN is allowed, because downloads also read it from podTemplate.env.
 _OTHERWISE = {
+    "--reasoning-budget": "LLAMA_ARG_THINK_BUDGET",
+    "--reasoning-budget-message": "LLAMA_ARG_THINK_BUDGET_MESSAGE",
+    "--reasoning-format": "LLAMA_ARG_THINK",
+    "--reasoning-preserve": "LLAMA_ARG_REASONING_PRESERVE LLAMA_ARG_NO_REASONING_PRESERVE",
+    "--skip-chat-parsing": "LLAMA_ARG_SKIP_CHAT_PARSING LLAMA_ARG_NO_SKIP_CHAT_PARSING",
+    "--prefill-assistant": "LLAMA_ARG_PREFILL_ASSISTANT LLAMA_ARG_NO_PREFILL_ASSISTANT",
     "--parallel": "LLAMA_ARG_N_PARALLEL",
     "--batch-size": "LLAMA_ARG_BATCH",
     "--ubatch-size": "LLAMA_ARG_UBATCH",
@@ -75,7 +90,7 @@ _OTHERWISE = {
 }
 _WITHOUT_VARIABLE = {
     *("--no-cont-batching", "--embedding", "--gpu-layers", "--no-slots", "--slots-endpoint-disable"),
-    "--no-request-system-prompt",
+    *("--no-request-system-prompt", "--no-reasoning-preserve", "--no-skip-chat-parsing", "--no-prefill-assistant"),
 }
 
 

@@ -4,6 +4,7 @@ The API server has checked it with the CRD. An older CRD may have accepted an ob
 check gives an error that names the field, instead of a broken pod.
 """
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,6 +17,7 @@ from .quantity import bytes_of
 from .spec import Spec
 
 # Short options are refused, because argparse reads -c512 as -c 512.
+_MOST_ARGUMENTS = 32768  # characters of the arguments of a chat template
 _SHORT = re.compile(r"-[A-Za-z]")
 
 
@@ -54,6 +56,10 @@ def _check(spec: Spec) -> None:
             raise InvalidSpec(
                 f"spec.loraAdapters[{adapter.name}].source: the path of an adapter must not contain a comma"
             )
+    if len(json.dumps(spec.chat.template_arguments)) > _MOST_ARGUMENTS:
+        raise InvalidSpec(f"spec.chat.templateArguments: more than {_MOST_ARGUMENTS} characters as JSON")
+    if isinstance(spec.chat.template_arguments.get("enable_thinking"), str):
+        raise InvalidSpec("spec.chat.templateArguments.enable_thinking: must be true or false, not a string")
     for field, text in _sizes(spec):
         try:
             bytes_of(text)

@@ -153,6 +153,26 @@ class Text(Model, frozen=True):
         _exactly_one("inline and configMapKeyRef", self.inline, self.config_map_key_ref)
 
 
+class Reasoning(Model, frozen=True):
+    """spec.chat.reasoning. Empty values mean the default of the server."""
+
+    thinking: Literal["", "Enabled", "Disabled"] = ""
+    effort: str = ""
+    budget_tokens: int | None = None
+    budget_message: str = ""
+    format: Literal["", "Separate", "InContent", "Both"] = ""
+    history: Literal["", "All", "LastAnswer"] = ""
+
+
+class Chat(Model, frozen=True):
+    """spec.chat. Empty values mean the default of the server."""
+
+    reasoning: Reasoning = Reasoning()
+    template_arguments: dict[str, Any] = {}
+    parsing: Literal["", "Enabled", "Disabled"] = ""
+    prefill: Literal["", "Enabled", "Disabled"] = ""
+
+
 class ContextSize(Model, frozen=True):
     """spec.context, in tokens."""
 
@@ -391,6 +411,7 @@ class Spec(Model, frozen=True):
     projector: Projector | None = None
     chat_template: Text | None = None
     system_prompt: Text | None = None
+    chat: Chat = Chat()
     context: ContextSize = ContextSize()
     engine: EngineOptions = EngineOptions()
     accelerator: Accelerator | None = None

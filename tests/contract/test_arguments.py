@@ -37,12 +37,21 @@ def cases(words: str, base: Raw, field: str, values: dict[Any, Any]) -> list[tup
     return made
 
 
+FORMATS = {"Separate": "deepseek", "InContent": "none", "Both": "deepseek-legacy"}
 KV_TYPES = {name: name.lower() for name in ("F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "IQ4_NL")}
 ROPE = {"None": "none", "Linear": "linear", "YaRN": "yarn"}
 POOLING = {"None": "none", "Mean": "mean", "CLS": "cls", "Last": "last", "Rank": "rank"}
 EXTEND: Raw = {**PLAIN, "engine": {"selfExtend": {"factor": 2, "width": 512}}}
 TABLE = [
     *cases("model.alias", PLAIN, "alias", {"chat": "chat", "-x y": "-x y", "🦙 $(HOME) $$5": "🦙 $(HOME) $$5"}),
+    *cases("chat.reasoning.thinking", PLAIN, "reasoning", {"Enabled": "on", "Disabled": "off"}),
+    *cases("chat.reasoning.effort", PLAIN, "reasoning_effort", {"high": "high", "default": ""}),
+    *cases("chat.reasoning.budgetTokens", PLAIN, "reasoning_budget", {0: 0, 512: 512}),
+    *cases("chat.reasoning.budgetMessage", PLAIN, "reasoning_budget_message", {"-so $(A)\n": "-so $(A)\n"}),
+    *cases("chat.reasoning.format", PLAIN, "reasoning_format", FORMATS),
+    *cases("chat.reasoning.history", PLAIN, "reasoning_preserve", {"All": True, "LastAnswer": False}),
+    *cases("chat.parsing", PLAIN, "skip_chat_parsing", {"Enabled": False, "Disabled": True}),
+    *cases("chat.prefill", PLAIN, "prefill_assistant", {"Enabled": True, "Disabled": False}),
     *cases("context.tokensPerSlot", PLAIN, "ctx_size", {64: 256, 8192: 32768}),
     *cases("context.slots", PLAIN, "parallel", {1: 1, 256: 256}),
     *cases("context.slots", PLAIN, "ctx_size", {1: 4096, 3: 12288}),
@@ -93,13 +102,14 @@ NOT_HERE = {
     "model.cache.claimTemplate.storageClassName": "a volume",
     "model.cache.claimTemplate.accessModes": "a volume",
     "model.cache.retentionPolicy": "a volume",
+    "chat.templateArguments": "an object, in test_the_arguments_of_the_template",
     "serving.port": "the Service",
     "serving.serviceType": "the Service",
     "kvCache.scope": "what rollouts may do",
     "kvCache.manualSlots": "a folder, in test_the_kv_volume",
     "kvCache.integritySecretRef.name": "a file, in test_the_kv_volume",
 }
-PARTS = ("model", "context", "engine", "serving", "kvCache")
+PARTS = ("model", "chat", "context", "engine", "serving", "kvCache")
 
 
 def test_the_table_has_every_field():
@@ -167,6 +177,12 @@ def test_a_cpu_gets_no_gpu_options(config: Callable[..., Config]):
 
 def test_zero_gpu_layers_require_no_offload(config: Callable[..., Config]):
     assert not config({**GPU, "engine": {"gpuLayers": 0}}).require_offload
+
+
+def test_the_arguments_of_the_template(config: Callable[..., Config]):
+    arguments = {"enable_thinking": False, "name": '$(HOME) "é"', "more": {"numbers": [1, 2.5, None]}}
+    assert dict(config({**PLAIN, "chat": {"templateArguments": arguments}}).chat_template_kwargs) == arguments
+    assert config({**PLAIN, "chat": {"templateArguments": {}}}).chat_template_kwargs == ()
 
 
 def test_the_kv_volume(config: Callable[..., Config]):

@@ -18,7 +18,7 @@ from tests.support.operator.schema import ROOT, defaulted
 from tests.support.operator.worlds import CONFIG, owner, world
 
 GOLDEN = Path(__file__).with_name("golden")
-EXAMPLES = ["smollm2", "gpu", "secured", "shared", "kv-cache"]
+EXAMPLES = ["smollm2", "gpu", "secured", "shared", "kv-cache", "thinking"]
 
 
 def rendered(name: str) -> list[dict[str, Any]]:

@@ -43,6 +43,18 @@ WRONG = [
         {"systemPrompt": {"inline": "a", "configMapKeyRef": {"name": "a", "key": "b"}}},
         "spec.systemPrompt: set exactly one of inline and configMapKeyRef",
     ),
+    (
+        {"chat": {"reasoning": {"thinking": "Sometimes"}}},
+        "spec.chat.reasoning.thinking: Invalid enum value 'Sometimes'",
+    ),
+    (
+        {"chat": {"templateArguments": {"enable_thinking": "no"}}},
+        "spec.chat.templateArguments.enable_thinking: must be true or false, not a string",
+    ),
+    (
+        {"chat": {"templateArguments": {"a": "x" * 32768}}},
+        "spec.chat.templateArguments: more than 32768 characters as JSON",
+    ),
     ({"kvCache": {"volume": {}}}, "spec.kvCache.volume: set exactly one of claimName, claimTemplate and emptyDir"),
     ({"kvCache": {"volume": {"emptyDir": {}}, "maxSize": "lots"}}, "spec.kvCache.maxSize: "),
     ({"kvCache": {"hostMemory": "lots"}}, "spec.kvCache.hostMemory: "),

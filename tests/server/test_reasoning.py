@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.support.models import Models
-from tests.support.server.client import Client
+from tests.support.server.client import Client, read_events
 from tests.support.server.process import ServerProcess
 from tests.support.vendored import vendored_templates
 
@@ -115,6 +115,18 @@ def test_a_schema_holds_after_the_thought(begun: Client) -> None:
         assert "".join(delta.get("content") or "" for delta in texts) == message["content"]
 
 
+def test_a_call_follows_the_thought(begun: Client) -> None:
+    parameters = {"type": "object", "properties": {"city": {"enum": ["Rome"]}}, "required": ["city"]}
+    tools = [{"type": "function", "function": {"name": "get_weather", "parameters": parameters}}]
+    message = ask(begun, **A, tools=tools, tool_choice="required", reasoning_budget_tokens=3, max_tokens=200)
+    assert message["reasoning_content"] == "aaa Stop."
+    (call,) = message["tool_calls"]
+    assert call["function"] == {"name": "get_weather", "arguments": '{"city": "Rome"}'}
+    texts = deltas(begun, **A, tools=tools, reasoning_budget_tokens=3)
+    assert "".join(delta.get("reasoning_content", "") for delta in texts) == "aaa Stop."
+    assert set("".join(delta.get("content") or "" for delta in texts)) == {"a"}
+
+
 def test_a_schema_holds_without_a_thought(begun: Client) -> None:
     message = ask(begun, response_format=YES, enable_thinking=False)
     assert message["content"] in ('"yes"', '"no"')
@@ -128,6 +140,24 @@ def test_forced_tokens_have_probabilities_and_stop_strings(begun: Client) -> Non
     assert tokens[:15] == [*"aaaaaaa Stop.", "</think>", "a"]
     message = ask(begun, **A, stop=["op."])
     assert (message["completion_tokens"], message["reasoning_content"]) == (13, "aaaaaaa St")
+
+
+def test_a_thought_can_be_ended_from_outside(begun: Client) -> None:
+    control = "/v1/chat/completions/control"
+    fields = {"messages": USER, "stream": True, "max_tokens": 950, "reasoning_budget_tokens": 900, **A}
+    with begun.http.stream("POST", CHAT, json=fields) as answer:
+        events = read_events(answer.iter_lines())
+        head = next(events)
+        while not next(events)["choices"][0]["delta"].get("reasoning_content"):
+            pass
+        assert begun.post(control, id=head["id"], action="reasoning_end") == {"success": True}
+        deltas = [event["choices"][0]["delta"] for event in events if event != "[DONE]"]
+    thought = "".join(delta.get("reasoning_content") or "" for delta in deltas)
+    assert thought.endswith("a Stop.")
+    assert len(thought) < 900
+    assert begun.post(control, id=head["id"], action="reasoning_end")["success"] is False
+    assert begun.error(control, {"action": "reasoning_end"})["message"] == "missing completion id"
+    assert begun.error(control, {"id": "x", "action": "stop"})["message"] == "unknown control action"
 
 
 def test_what_an_assistant_has_begun_is_not_continued(begun: Client) -> None:

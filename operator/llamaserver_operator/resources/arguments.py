@@ -3,12 +3,13 @@
 A default of the spec that needs a new option is set by a variable: an older server ignores variables it does not know.
 """
 
+import json
 import math
 
 from .. import names
 from ..files import ModelFiles
 from ..quantity import bytes_of, mebibytes_of
-from ..spec import KvCache, Spec
+from ..spec import Chat, KvCache, Spec
 
 DRAIN_DELAY = 8  # most seconds that an ending pod accepts connections, until all nodes have removed its endpoint
 _SAVE_RATE = 100 * 2**20  # bytes per second of a slow network volume
@@ -21,6 +22,7 @@ def server_arguments(spec: Spec, files: ModelFiles, namespace: str, name: str) -
     """Arguments of the server container. extraArgs may refer to variables with $(NAME), as in any pod."""
     ours = [
         *_model(spec, files, namespace, name),
+        *_chat(spec.chat),
         *_context(spec),
         *_engine(spec),
         *_gpu(spec),
@@ -70,6 +72,30 @@ def _model(spec: Spec, files: ModelFiles, namespace: str, name: str) -> list[str
         arguments += ["--models-dir", names.MODELS_DIR, "--models-owner", f"{namespace}/{name}"]
         arguments += ["--models-use", ",".join(file.key for file in files.downloads)]
     return arguments
+
+
+def _chat(chat: Chat) -> list[str]:
+    reasoning = chat.reasoning
+    arguments = [f"--chat-template-kwargs={json.dumps(chat.template_arguments)}"] if chat.template_arguments else []
+    words = {"Enabled": "on", "Disabled": "off"}
+    formats = {"Separate": "deepseek", "InContent": "none", "Both": "deepseek-legacy"}
+    arguments += _option("--reasoning", words.get(reasoning.thinking))
+    arguments += _option("--reasoning-effort", reasoning.effort)
+    if reasoning.budget_tokens is not None:
+        arguments += ["--reasoning-budget", str(reasoning.budget_tokens)]
+    if reasoning.budget_message:
+        arguments += [f"--reasoning-budget-message={reasoning.budget_message}"]  # it may begin with a dash
+    arguments += _option("--reasoning-format", formats.get(reasoning.format))
+    return [
+        *arguments,
+        *_switch("reasoning-preserve", reasoning.history, on="All"),
+        *_switch("skip-chat-parsing", chat.parsing, on="Disabled"),
+        *_switch("prefill-assistant", chat.prefill, on="Enabled"),
+    ]
+
+
+def _switch(name: str, value: str, *, on: str) -> list[str]:
+    return [f"--{'' if value == on else 'no-'}{name}"] if value else []
 
 
 def _context(spec: Spec) -> list[str]:

@@ -9,6 +9,7 @@ from ..engine.loop import Engine
 from ..interfaces.backend import BuiltinTemplates
 from . import (
     anthropic,
+    chat_control,
     headers,
     health,
     kv_store,
@@ -48,6 +49,7 @@ def build_app(context: Context) -> web.Application:
     logging.getLogger("aiohttp.server").addFilter(without_content)
     app.on_response_prepare.extend((headers.protect, allow_origin, answer_id))
     anthropic.add_routes(app)
+    chat_control.add_routes(app)
     health.add_routes(app)
     kv_store.add_routes(app)
     lora.add_routes(app)

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from ..config import HTTP_THREADS, Config
 from ..engine.loop import Engine
-from ..interfaces.backend import BuiltinTemplates
+from ..interfaces.backend import BuiltinTemplates, Sampler
 from ..readiness import Phase, Readiness, readiness
 from .body_bytes import BodyBytes
 from .connections import Counts
@@ -74,6 +74,7 @@ class Context:
     download: Download | None = None  # while one runs
     model_sha256: str = ""  # as recorded beside the file
     template_file: str = ""  # text of --chat-template-file
+    running: dict[tuple[str, str], list[Sampler]] = field(default_factory=dict)  # by key and id of the completion
     started: float = field(default_factory=time)
     origins: Origins = field(init=False)
     slot_quota: SlotQuota = field(init=False)

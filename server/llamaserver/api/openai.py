@@ -14,6 +14,7 @@ from .answer import join, size_of
 from .body import dumps, encoded_response, long_response, read_fields
 from .chat import render_chat
 from .chat_call import chat_call
+from .chat_control import controlled
 from .context import CONTEXT, Context
 from .fields import Fields
 from .fill_in import check_fill_in, fill_in_prompt
@@ -154,6 +155,7 @@ def _choices(fields: Fields, prompts: int) -> int:
 async def _run(request: web.Request, call: Call) -> web.StreamResponse:
     with ExitStack() as stack:
         streams = submit(request, call.jobs, stack)
+        stack.enter_context(controlled(request, call.head.id, call.jobs))
         if call.head.stream:
             chunks = call.chunks()
             return await respond(

@@ -140,6 +140,9 @@ class Sampler(Protocol):
     def reasoning_tokens(self) -> int:
         """The number of chosen tokens that belong to thoughts, with their marks."""
 
+    def end_thought(self) -> bool:
+        """End the thought with the next token. False if none lasts. Any thread."""
+
     def fresh(self, seed: int) -> "Sampler":
         """Another sampler with the same parameters, except for the seed. Any thread, before the first sample."""
 

@@ -59,6 +59,14 @@ class ChainSampler:
         """Tokens of thoughts so far."""
         return self._thought.n_tokens if self._thought is not None else 0
 
+    def end_thought(self) -> bool:
+        """End the thought with the next token, if one lasts."""
+        thought = self._thought
+        if thought is None or not thought.lasts:
+            return False
+        thought.to_end = True
+        return True
+
     def fresh(self, seed: int) -> "ChainSampler":
         """Another sampler with the same parameters, except for the seed."""
         return ChainSampler(replace(self._params, seed=seed), self._shared)
@@ -138,6 +146,8 @@ class ChainSampler:
         thought = self._thought
         if thought is None:
             return self._choose(logits)
+        if thought.to_end:
+            thought.end()
         if thought.forced < 0:
             kept, place = self._choose(logits)
             token = token_at(kept, place)

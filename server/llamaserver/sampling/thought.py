@@ -31,6 +31,7 @@ class Thought:
 
     def __init__(self, thinking: Thinking, vocab: Vocab, *, constrained: bool) -> None:
         self.n_tokens = 0
+        self.to_end = False  # another thread may set it
         self._thinking = thinking
         self._vocab = vocab
         self._constrained = constrained
@@ -47,8 +48,14 @@ class Thought:
         """The token that must come next, -1 if any may."""
         return self._forced[0] if self._forced else -1
 
+    @property
+    def lasts(self) -> bool:
+        """Whether the model thinks, and the end is not forced yet."""
+        return self._state is _State.THINKING
+
     def end(self) -> None:
         """End the thought now: its message and its mark are forced."""
+        self.to_end = False
         if self._state is _State.THINKING:
             self._state = _State.ENDING
             self._forced.extend((*self._thinking.message, *self._thinking.end.tokens))

@@ -474,6 +474,10 @@ class ScriptedSampler:
         self.closed = False
         self.reasoning_tokens = 0
 
+    def end_thought(self) -> bool:
+        """There is none."""
+        return False
+
     def prime(self, prompt: Sequence[int]) -> None:
         """Once."""
         assert self.primed is None
