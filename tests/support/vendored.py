@@ -6,7 +6,8 @@ from pathlib import PurePath
 
 from tools import sdist
 
-FOLDER = "vendor/llama.cpp/models/templates"
+ROOT = "vendor/llama.cpp"
+FOLDER = f"{ROOT}/models/templates"
 
 
 @lru_cache
@@ -21,3 +22,14 @@ def vendored_templates() -> dict[str, str]:
                 assert file is not None
                 found[path.stem] = file.read().decode()
     return found
+
+
+def vendored_text(path: str) -> str:
+    """A file of llama.cpp's source."""
+    with tarfile.open(sdist.fetch()) as archive:
+        for member in archive:
+            if member.name.endswith(f"/{ROOT}/{path}"):
+                file = archive.extractfile(member)
+                assert file is not None
+                return file.read().decode()
+    raise FileNotFoundError(path)

@@ -229,3 +229,14 @@ def test_marks_that_models_leave_out() -> None:
 def test_a_message_to_a_function_that_the_engine_ends() -> None:
     assert events(HARMONY, '<|channel|>commentary to=functions.f<|message|>{"n": 1}') == CALL
     assert events(HARMONY, '<|channel|>commentary to=functions.f<|message|>{"n":')[-1] == Arguments('{"n":')
+
+
+def test_a_mark_in_a_quoted_value() -> None:
+    value = "<![CDATA[a\n</parameter> b]]>"
+    text = f"<tool_call>\n<function=f>\n<parameter=s>\n{value}\n</parameter>\n</function>\n</tool_call>"
+    assert events(QWEN, text)[1] == Arguments('{"s": "a\\n</parameter> b"}')
+
+
+def test_the_last_channel_counts() -> None:
+    text = "<|channel|>commentary to=assistant<|channel|>analysis<|message|>Hm.<|end|>"
+    assert events(HARMONY, text) == [Reasoning("Hm.")]
