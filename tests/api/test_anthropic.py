@@ -14,6 +14,7 @@ PATH = "/v1/messages"
 QUESTION: Any = {"role": "user", "content": "Name one colour."}
 GREEDY: dict[str, Any] = {"model": "m", "max_tokens": 12, "extra_body": {"temperature": 0}, "messages": [QUESTION]}
 CALL = 'root ::= "<tool_call>\\n{\\"name\\": \\"weather\\", \\"arguments\\": {\\"city\\": \\"Rome\\"}}\\n</tool_call>"'
+PICTURE = {"type": "image", "source": {"type": "base64", "media_type": "image/gif", "data": "R0lGODlhAQABAAAAADs="}}
 NO_SCHEMA = {"type": "json_schema", "schema": {"type": "nothing"}}
 WEATHER: Any = {
     "name": "weather",
@@ -150,6 +151,7 @@ def test_count_tokens(api: anthropic.Anthropic) -> None:
             },
             "messages[0].content[1].source",
         ),
+        ({"messages": [{"role": "user", "content": [PICTURE]}]}, "messages"),  # this model takes none
         ({"tools": [WEATHER | {"input_schema": 3}]}, "tools[0].input_schema"),
         ({"stop_sequences": [3]}, "stop_sequences"),
         ({"extra_body": {"temperature": "hot"}}, "temperature"),

@@ -11,7 +11,8 @@ from llamaserver.interfaces.output import Finish, Timings
 from llamaserver.toolformat.events import Arguments, Call, Content, End, Event, Reasoning
 from pydantic import TypeAdapter
 
-FINISH = Finish("", "eos", "", False, n_prompt=9, n_cached=4, n_decoded=5, id_slot=0, timings=Timings(5, 1, 5, 1, 4))
+TIMINGS = Timings(5, 1, 5, 1, 4)
+FINISH = Finish("", "eos", "", False, n_prompt=9, n_cached=4, n_decoded=5, id_slot=0, timings=TIMINGS, n_reasoning=3)
 ENDED = Ending(FINISH, "end_turn", None)
 HEAD = Head("tiny", 9)
 STREAMED: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
@@ -110,6 +111,7 @@ def test_events_in_their_order() -> None:
             "cache_creation_input_tokens": 0,
             "cache_read_input_tokens": 4,
             "output_tokens": 5,
+            "output_tokens_details": {"thinking_tokens": 3},
         },
     }
     assert found[-1]["type"] == "message_stop"

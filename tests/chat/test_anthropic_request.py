@@ -197,9 +197,14 @@ def test_tool_choice(given: dict[str, Any], wanted: dict[str, Any]) -> None:
 )
 def test_thinking(thinking: Any, budget: int | None, thinks: bool) -> None:
     asked = chat(thinking=thinking)
-    assert asked.get("thinking_budget_tokens") == budget
-    assert asked["chat_template_kwargs"] == {"enable_thinking": thinks}
-    assert chat(chat_template_kwargs={"enable_thinking": True})["chat_template_kwargs"] == {"enable_thinking": True}
+    assert asked.get("reasoning_budget_tokens") == budget
+    assert asked["enable_thinking"] is thinks
+
+
+def test_fields_of_this_server_for_thinking_count() -> None:
+    kwargs = {"enable_thinking": True}
+    assert "enable_thinking" not in chat(chat_template_kwargs=kwargs)
+    assert chat(enable_thinking=True)["enable_thinking"] is True
 
 
 def test_other_fields() -> None:
@@ -222,7 +227,7 @@ def test_other_fields() -> None:
         "top_k": 3,
         "top_p": 0.5,
         "seed": 1,
-        "chat_template_kwargs": {"enable_thinking": False},
+        "enable_thinking": False,
         "reasoning_effort": "high",
         "response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "object"}}},
     }

@@ -115,6 +115,14 @@ def test_a_budget_works_with_a_grammar() -> None:
     assert said(one, ["a", "a", "yes", "<end>"]) == "a</think>yes<end>"
 
 
+def test_what_comes_between_a_thought_and_a_constrained_answer_is_forced() -> None:
+    thinking = replace(THINKING, budget=2, answer=tuple(ids("a", "<", "\n")))
+    one = sampler(YES, thinking)
+    assert said(one, [*"bbbbbb", "yes", "<end>"]) == "bb</think>a<\nyes<end>"
+    assert one.reasoning_tokens == 3
+    assert said(sampler(GREEDY, thinking), "bbbb") == "bb</think>b"
+
+
 def test_a_grammar_that_has_the_thought_in_it_holds_from_the_start() -> None:
     params = replace(GREEDY, grammar='root ::= "a</" "think>yes"')
     one = sampler(params, replace(THINKING, in_grammar=True))

@@ -189,9 +189,10 @@ def test_a_command_line_of_llama_server():
     )  # fmt: skip
     assert config.ctx_size == 8192
     assert config.flash_attn == "on"
+    assert config.reasoning_format == "none"
     assert config.ignored == (
-        "--jinja", "--fit", "--no-webui", "--slot-prompt-similarity", "--cache-reuse", "--reasoning-format",
-        "--no-perf", "--poll", "--prio", "--log-timestamps",
+        "--jinja", "--fit", "--no-webui", "--slot-prompt-similarity", "--cache-reuse", "--no-perf", "--poll",
+        "--prio", "--log-timestamps",
     )  # fmt: skip
 
 
@@ -229,7 +230,7 @@ def sample(option):
         return "shared", "shared"
     for text in (
         *("4096", "2", "0.5", "7", "q8_0", "on", "linear", "mean", "row", "isolate", "text", "x:2", "mmap+mlock"),
-        *("shutdown", "shared", "x"),
+        *("shutdown", "shared", "none", '{"a": 1}', "x"),
     ):
         try:
             value = option.read(text)
@@ -318,6 +319,8 @@ BAD = [
     ("--log-format", "xml"), ("--lora-scaled", "adapter.gguf"), ("--lora-scaled", "a:b"), ("--drain-delay", "-1"),
     ("--drain-timeout", "soon"), ("--load-mode", "fast"), ("--management-port", "-1"), ("--log-verbosity", "much"),
     ("--path", "/no/such/folder"), ("--slot-save-path", "/no/such/folder"), ("--api-key-file", "/no/such/file"),
+    ("--chat-template-kwargs", "[1]"), ("--chat-template-kwargs", '{"enable_thinking": "yes"}'),
+    ("--reasoning", "maybe"), ("--reasoning-format", "deep"), ("--reasoning-budget", "-2"),
     ("--api-key", ""), ("--api-key", " "), ("--api-key", "a,,b"), ("--api-key-file", ""),
 ]  # fmt: skip
 

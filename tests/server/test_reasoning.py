@@ -14,6 +14,8 @@ CHAT = "/v1/chat/completions"
 USER = [{"role": "user", "content": "Weather in Rome?"}]
 SUNNY = 'root ::= <think> "\\nHm.\\n" </think> "\\n\\nSunny"'
 A: dict[str, Any] = {"logit_bias": [["a", 100]]}  # says "a" for ever
+WEATHER_CALL = {"type": "function_call", "call_id": "a", "name": "weather", "arguments": "{}"}
+RESULT = {"type": "function_call_output", "call_id": "a", "output": "Sunny"}
 YES = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"enum": ["yes", "no"]}}}
 
 
@@ -172,3 +174,22 @@ def test_answers_are_not_parsed_if_the_server_must_not(models: Models) -> None:
         message = ask(client, grammar=SUNNY, enable_thinking=True)
         assert message["content"] == "<think>\nHm.\n</think>\n\nSunny"
         assert client.post("/apply-template", messages=USER)["prompt"].endswith("</think>\n\n")
+
+
+def test_thoughts_are_items_of_responses(qwen: Client) -> None:
+    asked = {"input": USER, "grammar": SUNNY, "include": ["reasoning.encrypted_content"]}
+    answer = qwen.post("/v1/responses", asked)
+    thought, message = answer["output"]
+    assert thought["content"] == [{"type": "reasoning_text", "text": "Hm."}]
+    assert message["content"][0]["text"] == "Sunny"
+    assert answer["usage"]["output_tokens_details"]["reasoning_tokens"] == 7
+    told = qwen.events("/v1/responses", **asked, reasoning={"summary": "auto"})
+    assert told[-1]["response"]["output"][0]["summary"] == [{"type": "summary_text", "text": "Hm."}]
+    deltas = [event["delta"] for event in told if event["type"] == "response.reasoning_summary_text.delta"]
+    assert "".join(deltas) == "Hm."
+    # A client that keeps the thought sends it back, in one of three forms.
+    bare = qwen.post("/v1/responses/input_tokens", input=[*USER, WEATHER_CALL, RESULT])["input_tokens"]
+    for form in ("content", "summary", "encrypted_content"):
+        kept = {"type": "reasoning", "summary": [], form: {**thought, **told[-1]["response"]["output"][0]}[form]}
+        count = qwen.post("/v1/responses/input_tokens", input=[*USER, kept, WEATHER_CALL, RESULT])["input_tokens"]
+        assert count > bare, form

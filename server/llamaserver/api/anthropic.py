@@ -1,11 +1,12 @@
 """Anthropic's Messages API, which Claude Code and Anthropic's SDKs speak. It is another form of chats."""
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 from aiohttp import web
 
-from ..errors import InvalidRequest, ServerError
+from ..errors import InvalidRequest, NotSupported, ServerError
 from ..interfaces.output import Delta, Event, Finish
 from .answer import join, size_of
 from .answer_reader import AnswerReader
@@ -49,10 +50,8 @@ async def messages(request: web.Request) -> web.StreamResponse:
     check_room(request)
     context = request.app[CONTEXT]
     asked = await read_fields(request, lambda fields: _read(context, fields), _DEFAULTS)
-    try:
+    with _client_errors(asked.names):
         return await _run(request, asked)
-    except InvalidRequest as error:
-        raise asked.names.renamed(error) from error
 
 
 async def count(request: web.Request) -> web.StreamResponse:
@@ -67,20 +66,27 @@ def _read(context: Context, fields: Fields) -> _Request:
     fields.string("model")
     stream = fields.boolean("stream", default=False)
     asked = read_request(fields)
-    try:
+    with _client_errors(asked.names):
         call = chat_call(context, asked.chat, stream=stream)
-    except InvalidRequest as error:
-        raise asked.names.renamed(error) from error
     head = Head(model_name(context), len(call.jobs[0].request.prompt))
     return _Request(call, asked.names, asked.stops, head, stream)
 
 
 def _count(context: Context, fields: Fields) -> int:
     asked = read_request(fields)
-    try:
+    with _client_errors(asked.names):
         return count_tokens(context, asked.chat)
+
+
+@contextmanager
+def _client_errors(names: FieldNames) -> Iterator[None]:
+    """Errors with the client's names of the fields. Clients of this API try again after each 5xx, also after a 501."""
+    try:
+        yield
     except InvalidRequest as error:
-        raise asked.names.renamed(error) from error
+        raise names.renamed(error) from error
+    except NotSupported as error:
+        raise InvalidRequest(error.message, field="messages") from error
 
 
 async def _run(request: web.Request, asked: _Request) -> web.StreamResponse:

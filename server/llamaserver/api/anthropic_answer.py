@@ -41,10 +41,11 @@ class Ending:
         """The reason as members of a message."""
         return {"stop_reason": self.stop_reason, "stop_sequence": self.stop_sequence}
 
-    def usage(self) -> dict[str, int]:
+    def usage(self) -> dict[str, Any]:
         """The counts of tokens."""
         finish = self.finish
-        return usage(finish.n_prompt - finish.n_cached, finish.n_cached, finish.n_decoded)
+        counts = usage(finish.n_prompt - finish.n_cached, finish.n_cached, finish.n_decoded)
+        return {**counts, "output_tokens_details": {"thinking_tokens": finish.n_reasoning}}
 
 
 def usage(evaluated: int, cached: int, generated: int) -> dict[str, int]:

@@ -32,7 +32,7 @@ _OWN = frozenset(  # fields that are translated, and fields that only hosted mod
 _NAMES = {
     "stop": "stop_sequences",
     "reasoning_effort": "output_config.effort",
-    "thinking_budget_tokens": "thinking.budget_tokens",
+    "reasoning_budget_tokens": "thinking.budget_tokens",
     "response_format": "output_config.format",
     "response_format.json_schema.schema": "output_config.format.schema",
     "json_schema": "output_config.format.schema",
@@ -128,17 +128,19 @@ def _tool_choice(fields: Fields, tools: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _thinking(fields: Fields) -> dict[str, Any]:
-    """Whether and how long the model thinks. It does not, unless the request asks for it."""
-    wanted = fields.object("thinking") or {"type": "disabled"}
+    """Whether and how long the model thinks. As at Anthropic, it does not unless the request asks for it."""
+    wanted = fields.object("thinking")
+    if wanted is None:
+        given = {"enable_thinking": fields.get("enable_thinking")[1], **(fields.object("chat_template_kwargs") or {})}
+        return {} if given["enable_thinking"] is not None else {"enable_thinking": False}
     kind = wanted.get("type")
     if kind not in ("enabled", "adaptive", "disabled"):
         raise InvalidRequest("Field 'thinking.type': must be enabled, adaptive or disabled", field="thinking.type")
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = {"enable_thinking": kind != "disabled"}
     if kind == "enabled":
         inside = Fields({"thinking.budget_tokens": wanted.get("budget_tokens")})
-        values["thinking_budget_tokens"] = inside.integer("thinking.budget_tokens", default=10_000, low=0)
-    given = fields.object("chat_template_kwargs") or {}
-    return values | {"chat_template_kwargs": {"enable_thinking": kind != "disabled"} | given}
+        values["reasoning_budget_tokens"] = inside.integer("thinking.budget_tokens", default=10_000, low=0)
+    return values
 
 
 def _output(fields: Fields) -> dict[str, Any]:

@@ -54,16 +54,19 @@ def thinking(
     """How the sampler follows the thoughts of an answer, None if it has none.
 
     `begun` is what the template has begun the answer with. `grammar` is GBNF of the request: one that has the mark at
-    the end of a thought in it restricts the thought too, and so there is no budget. `calls` says that calls can follow.
+    the end of a thought in it restricts the thought too, and so there is no budget. With `calls`, the answer can have
+    calls of functions, which can begin with the same token as a mark of several tokens.
     """
     begin, end = (mark.strip() for mark in form.thought)
     if not begin or has_ended(form, begun):
         return None
-    in_grammar = end in grammar
+    first = _mark(begin, vocab)
+    begins = begin in begun
+    in_grammar = end in grammar or (calls and not begins and len(first.tokens) > 1)
     return Thinking(
-        _mark(begin, vocab),
+        first,
         _mark(end, vocab),
-        begun=begin in begun,
+        begun=begins,
         budget=-1 if in_grammar else reasoning.budget,
         message=tuple(vocab.tokenize(reasoning.message, add_special=False, parse_special=False)),
         answer=() if calls else _mark(form.answer, vocab).tokens,

@@ -44,6 +44,7 @@ _REPEATED: dict[str, Any] = {  # fields that a response repeats, and their value
 _FUNCTION = ("name", "description", "parameters", "strict")
 _NAMES = {  # of fields in both APIs
     "messages": "input",
+    "prompt": "input",
     "max_tokens": "max_output_tokens",
     "reasoning_effort": "reasoning.effort",
     "response_format": "text.format",

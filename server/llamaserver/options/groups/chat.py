@@ -3,9 +3,9 @@
 import json
 from typing import Any
 
-from ..errors import ConfigError
-from ..option_readers import choice, integer
-from .option import Option
+from ...errors import ConfigError
+from ...option_readers import choice, integer
+from ..option import Option
 
 
 def json_object(text: str) -> tuple[tuple[str, Any], ...]:

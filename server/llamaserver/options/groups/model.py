@@ -1,0 +1,94 @@
+"""The options for the model, its download, adapters and chat template."""
+
+from pathlib import Path
+
+from ...option_readers import integer, number
+from ..option import Option
+from ..values import adapters, scaled_adapters, words
+
+MODEL: tuple[Option, ...] = (
+    Option("model", ("-m", "--model"), "Path of the model file (GGUF)", str, value="FNAME"),
+    Option("model_url", ("-mu", "--model-url"), "URL of the model file to download", str, value="URL"),
+    Option(
+        "hf_repo",
+        ("-hf", "-hfr", "--hf-repo"),
+        "Hugging Face repository of the model to download, REPO or REPO:QUANT",
+        str,
+        value="REPO",
+    ),
+    Option("hf_file", ("-hff", "--hf-file"), "File in the Hugging Face repository", str, value="FILE"),
+    Option(
+        "hf_token",
+        ("-hft", "--hf-token"),
+        "Hugging Face access token",
+        str,
+        value="TOKEN",
+        env=("HF_TOKEN", "LLAMA_ARG_HF_TOKEN"),
+        safer="the variable HF_TOKEN",
+    ),
+    Option("hf_revision", ("--hf-revision",), "Branch, tag or commit of the Hugging Face repository", str, value="REV"),
+    Option("model_sha256", ("--model-sha256",), "SHA-256 that the downloaded model file must have", str, value="HEX"),
+    Option("models_dir", ("--models-dir",), "Folder for downloaded models", Path, value="DIR"),
+    Option(
+        "models_owner",
+        ("--models-owner",),
+        "Owner of the folders of --models-use, as NAMESPACE/NAME",
+        str,
+        value="NAME",
+    ),
+    Option(
+        "models_use",
+        ("--models-use",),
+        "Folders of --models-dir that the owner uses, comma-separated. Its other folders are removed",
+        words,
+        many=True,
+        value="KEY",
+    ),
+    Option(
+        "models_prune_after",
+        ("--models-prune-after",),
+        "Remove unused model folders after this many seconds",
+        number(0.1),
+    ),
+    Option("alias", ("-a", "--alias"), "Name of the model in answers", str, value="NAME", default="the model's path"),
+    Option(
+        "lora",
+        ("--lora",),
+        "LoRA adapter files, comma-separated. Can be repeated",
+        adapters,
+        many=True,
+        value="FNAME",
+    ),
+    Option(
+        "lora",
+        ("--lora-scaled",),
+        "LoRA adapter files with scales, FILE:SCALE, comma-separated. Can be repeated",
+        scaled_adapters,
+        many=True,
+        env=("LLAMA_ARG_LORA_SCALED",),
+        value="FNAME:SCALE",
+    ),
+    Option("mmproj", ("-mm", "--mmproj"), "Multimodal projector file", str, value="FNAME"),
+    Option(
+        "max_image_pixels",
+        ("--max-image-pixels",),
+        "Most pixels of one image. All images of a request can have 4 times as many",
+        integer(1, 2**28),
+    ),
+    Option(
+        "chat_template",
+        ("--chat-template",),
+        "Jinja chat template, or the name of a built-in one",
+        str,
+        value="JINJA_TEMPLATE",
+        default="the model's",
+    ),
+    Option("chat_template_file", ("--chat-template-file",), "File with a Jinja chat template", str, value="FNAME"),
+    Option(
+        "system_prompt_file",
+        ("-spf", "--system-prompt-file"),
+        "File with a system prompt, which comes before the prompt of every request",
+        str,
+        value="FNAME",
+    ),
+)
