@@ -5,6 +5,7 @@ from typing import Any
 
 from .form import Format
 from .rules import Rules, one_of, quoted
+from .values import as_json
 
 Schema = dict[str, Any]
 _QUOTE = '<|"|>'  # Gemma's quotation mark
@@ -50,7 +51,7 @@ def python_arguments(rules: Rules, schema: Schema, value: Callable[[Schema], str
     def argument(each: Any) -> str:
         texts = _texts(each)
         if texts:
-            return one_of(*(quoted(f"{mark}{text}{mark}") for text in texts for mark in "'\""))
+            return one_of(*(quoted(way) for text in texts for way in (repr(text), as_json(text))))
         if texts is not None:
             return _PYTHON_TEXT
         kind = each.get("type") if isinstance(each, dict) else None
