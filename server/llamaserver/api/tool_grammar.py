@@ -5,6 +5,7 @@ from typing import Any
 from ..errors import InvalidRequest
 from ..grammar.json_schema import json_value
 from ..interfaces.backend import Vocab
+from ..interfaces.declare import size
 from ..interfaces.grammar import Constraint
 from ..toolformat.call_grammar import call_grammar
 from .chat import Chat
@@ -14,7 +15,10 @@ from .fields import Fields
 from .tool_use import ToolUse
 
 Schema = dict[str, Any]
-_LONGEST = 200_000  # characters of a grammar. With larger schemas, the arguments can be any object
+_ANY: Schema = {"type": "object", "additionalProperties": True}
+_LARGEST = 60_000  # characters of a schema that is enforced
+_MOST_IN_ALL = 250_000  # characters of all schemas
+_MOST_RULES = 1_500  # of a grammar
 
 
 def tool_constraint(
@@ -52,18 +56,20 @@ def tool_constraint(
         answer = schema_value(fields)
         content = answer.lark
         weakened.update(answer.weakened)
-    found = text({name: _self_contained(schema) for name, schema in use.parameters.items()})
-    if len(found) > _LONGEST:
-        found = text({name: {"type": "object", "additionalProperties": True} for name in use.tools})
+    found = text(_bounded(use.parameters))
+    if found.count("\n") > _MOST_RULES:
+        found = text(dict.fromkeys(use.tools, _ANY))
     return Constraint(found, field="tools", weakened=tuple(sorted(weakened)))
 
 
-def _self_contained(parameters: Schema) -> Schema:
-    """The schema of parameters, each of which has the definitions that it may refer to."""
-    definitions = {key: parameters[key] for key in ("$defs", "definitions") if key in parameters}
-    properties = parameters.get("properties")
-    if not definitions or not isinstance(properties, dict):
-        return parameters
-    return parameters | {
-        "properties": {name: one | definitions if isinstance(one, dict) else one for name, one in properties.items()}
-    }
+def _bounded(parameters: dict[str, Schema]) -> dict[str, Schema]:
+    """The schemas of parameters. Those that are too large to be enforced allow any object."""
+    kept = {name: schema if _cost(schema) <= _LARGEST else _ANY for name, schema in parameters.items()}
+    return kept if sum(map(_cost, kept.values())) <= _MOST_IN_ALL else dict.fromkeys(parameters, _ANY)
+
+
+def _cost(schema: Schema) -> int:
+    """Characters of a schema. Where each argument has a grammar of its own, each has the definitions too."""
+    definitions = size([schema.get("$defs"), schema.get("definitions")], _LARGEST)
+    properties = schema.get("properties")
+    return size(schema, _LARGEST) + definitions * (len(properties) if isinstance(properties, dict) else 0)
