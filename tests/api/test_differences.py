@@ -48,13 +48,6 @@ def test_numbers_out_of_range_are_refused(client: Client, field: str, value: Any
     assert client.error("/completion", {"prompt": "x", field: value})["param"] == field
 
 
-def test_long_least_lengths_are_refused(client: Client) -> None:
-    for length, path in ((2000, client.post), (2001, client.error)):
-        schema = {"type": "string", "minLength": length}
-        answer = path("/completion", {"prompt": "x", "n_predict": 1, "json_schema": schema})
-        assert answer.get("param") == (None if length == 2000 else "json_schema")
-
-
 def test_offsets_without_echo_count_from_the_answer(client: Client) -> None:
     """OpenAI's count from the prompt's begin, also when that is not in the text."""
     choice = client.post("/v1/completions", prompt="One two", max_tokens=2, logprobs=0)["choices"][0]

@@ -1,6 +1,7 @@
 """Tools in chats, through OpenAI's own client. The grammar makes a small model able to call them."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -174,3 +175,16 @@ def test_wrong_requests(client: Client, fields: Any, param: str, message: str) -
     error = client.error(CHAT, {"messages": MESSAGES, "tools": TOOLS, **fields})
     assert error["param"] == param
     assert message in error["message"]
+
+
+@pytest.mark.parametrize("program", ["cline", "continue"])
+def test_requests_of_editors(client: Client, program: str) -> None:
+    """As these editors send them to a server that speaks OpenAI's API, with shorter texts."""
+    body = json.loads((Path(__file__).parent / "recorded" / f"{program}.json").read_text())
+    *events, done = client.events(CHAT, **body)
+    assert done == "[DONE]"
+    assert events[-1]["usage"]["completion_tokens"] <= 32
+    assert events[-2]["choices"][0]["finish_reason"] in ("stop", "length", "tool_calls")
+    called = client.post(CHAT, body | {"stream": False, "stream_options": None, "tool_choice": "required"})
+    name = called["choices"][0]["message"]["tool_calls"][0]["function"]["name"]
+    assert name in [tool["function"]["name"] for tool in body["tools"]]

@@ -26,6 +26,7 @@ from .rounds import QUICK, Bench, Row, Samples, Sizes
 from .sides import OURS, PEER, Shape, clean_environment
 from .throughput import eight_streams, one_stream
 from .tiny import tiny
+from .tools import tools, tools_first_token
 from .two_servers import two_servers
 
 WORKLOADS: dict[str, Callable[[Bench], tuple[list[Row], Samples]]] = {
@@ -36,6 +37,8 @@ WORKLOADS: dict[str, Callable[[Bench], tuple[list[Row], Samples]]] = {
     "tiny": tiny,
     "cancel": cancel,
     "two_servers": two_servers,
+    "tools": tools,
+    "tools_first_token": tools_first_token,
     "kv_restart": kv_restart,
     "kv_ram": kv_ram,
     "kv_throughput": kv_throughput,

@@ -30,8 +30,9 @@ class Exchange:
         self.events = 0
         self.chunks: list[tuple[float, bytes]] = []
         content = json.dumps(body).encode()
+        path = "/v1/chat/completions" if "messages" in body else "/completion"
         head = (
-            f"POST /completion HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
+            f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(content)}\r\nConnection: close\r\n\r\n"
         )
         self._request = head.encode() + content
@@ -202,6 +203,9 @@ def report(exchange: Exchange) -> dict[str, Any]:
             if "error" in event:
                 error = json.dumps(event["error"])
                 continue
+            event = _of_chat(event) if "choices" in event else event
+            if event is None:
+                continue
             if event.get("content") or not event["stop"]:
                 times.append(stamp)
             tokens += event.get("tokens", [])
@@ -221,6 +225,18 @@ def report(exchange: Exchange) -> dict[str, Any]:
         "text": text,
         "final": {name: final[name] for name in wanted} if final else None,
     }
+
+
+def _of_chat(event: dict[str, Any]) -> dict[str, Any] | None:
+    """A chunk of a chat in the form of a completion's event. None for one that brings no text."""
+    choice, timings = event["choices"][0] if event["choices"] else {}, event.get("timings")
+    delta = choice.get("delta", {})
+    calls = [call["function"].get("arguments") or "" for call in delta.get("tool_calls") or ()]
+    text = (delta.get("content") or "") + "".join(calls)
+    if choice.get("finish_reason") and timings:
+        counts = {"tokens_predicted": timings["predicted_n"], "tokens_evaluated": timings["prompt_n"]}
+        return {"content": text, "stop": True, **counts}
+    return {"content": text, "stop": False} if text else None
 
 
 def main() -> None:

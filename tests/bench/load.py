@@ -56,6 +56,11 @@ def call(port: int, prompt: str, n_predict: int, **more: Any) -> Call:
     return port, {"prompt": prompt, "n_predict": n_predict, **SAMPLING, **more}
 
 
+def chat(port: int, message: str, n_predict: int, **more: Any) -> Call:
+    """One chat whose answer has exactly `n_predict` tokens."""
+    return port, {"messages": [{"role": "user", "content": message}], "n_predict": n_predict, **SAMPLING, **more}
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """Times in seconds of the client's clock; `ended` and `predicted` are None for one that was left."""

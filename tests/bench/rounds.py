@@ -26,6 +26,7 @@ class Sizes:
     long_prompt: int = 1600
     tiny: int = 3000
     two_servers: int = 96
+    tools: int = 256
     deserted: int = 2000
     before_cancel: float = 0.5  # seconds
     beats: int = 12  # conversations that end beside a stream, one a second
@@ -39,6 +40,7 @@ QUICK = Sizes(
     long_prompt=800,
     tiny=300,
     two_servers=32,
+    tools=32,
     deserted=1200,
     before_cancel=0.2,
     beats=3,

@@ -1,6 +1,8 @@
 """The benchmarks' arithmetic and the reading of what the load generator received."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -104,6 +106,20 @@ def test_each_event_gets_the_time_at_which_its_last_byte_came() -> None:
     result = report(one)
     assert result["times"] == [1.0, 3.0]
     assert (result["text"], result["tokens"], result["ended"], result["error"]) == ("ab", [7], 4.0, "")
+    assert result["final"] == {"tokens_predicted": 2, "tokens_evaluated": 5}
+
+
+def test_chunks_of_a_chat() -> None:
+    parts: list[dict[str, Any]] = [
+        {"choices": [{"delta": {"role": "assistant", "content": None}}]},
+        {"choices": [{"delta": {"content": "a"}}]},
+        {"choices": [{"delta": {"tool_calls": [{"index": 0, "function": {"arguments": "{}"}}]}}]},
+        {"choices": [{"delta": {}, "finish_reason": "stop"}], "timings": {"predicted_n": 2, "prompt_n": 5}},
+    ]
+    data = [f"data: {json.dumps(part)}\n\n".encode() for part in parts]
+    one = exchange((1.0, HEAD + chunk(data[0])), (2.0, chunk(data[1])), (3.0, chunk(data[2] + data[3]) + b"0\r\n\r\n"))
+    result = report(one)
+    assert (result["times"], result["text"], result["ended"]) == ([2.0, 3.0], "a{}", 3.0)
     assert result["final"] == {"tokens_predicted": 2, "tokens_evaluated": 5}
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from llamaserver.errors import InvalidRequest
 from llamaserver.grammar.compiler import Compiler
+from llamaserver.grammar.json_schema import json_value
 from llamaserver.grammar.matcher import Matcher
 from llamaserver.grammar.rules import GrammarError
-from llamaserver.grammar.schema import json_value
 from llamaserver.interfaces.grammar import Constraint
 from llamaserver.interfaces.params import SamplingParams
 from llamaserver.sampling.sampler import ChainSamplerFactory
@@ -23,7 +23,7 @@ COMPILER = Compiler(VOCAB)
 
 def at(lark: str, *pieces: bytes) -> Matcher:
     """The matcher after these pieces."""
-    matcher = COMPILER(Constraint(lark)).copy()
+    matcher = COMPILER(lark).copy()
     for piece in pieces:
         token = PIECES.index(piece)
         assert matcher.allows(token), piece
@@ -76,7 +76,7 @@ def test_a_copy_goes_its_own_way() -> None:
 )
 def test_a_wrong_text_is_an_error_of_the_request(lark: str) -> None:
     with pytest.raises(GrammarError):
-        COMPILER(Constraint(lark))
+        COMPILER(lark)
 
 
 @pytest.mark.parametrize("count", [1_000, 1_900, 100_000])
@@ -84,7 +84,7 @@ def test_a_long_chain_of_rules_leaves_the_process_alone(count: int) -> None:
     chain = "start: r0\n" + "\n".join(f"r{i}: r{i + 1}" for i in range(count)) + f'\nr{count}: "a"'
     if count > 1_900:
         with pytest.raises(GrammarError, match=r"more than|longer than"):
-            COMPILER(Constraint(chain))
+            COMPILER(chain)
     else:
         assert allowed(at(chain)) == {b"a"}
 

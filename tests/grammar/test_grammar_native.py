@@ -1,4 +1,4 @@
-"""The grammar automaton against llama.cpp's own, token by token over a real vocabulary."""
+"""The matcher of GBNF texts against llama.cpp's own, token by token over a real vocabulary."""
 
 import ctypes
 import random
@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from llama_cpp.llama_grammar import ARITHMETIC_GBNF, C_GBNF, JSON_ARR_GBNF, JSON_GBNF
 from llamaserver.grammar import gbnf
-from llamaserver.grammar.automaton import Automaton
-from llamaserver.grammar.automaton_matcher import GrammarMatcher
-from llamaserver.grammar.vocabulary import PieceIndex, token_named
+from llamaserver.grammar.compiler import Compiler
+from llamaserver.grammar.tokens import token_named
 from llamaserver.llama.vocab import LlamaVocab
 
 from tools import model
@@ -48,8 +47,8 @@ def vocab(handle: Any) -> LlamaVocab:
 
 
 @pytest.fixture(scope="module")
-def index(vocab: LlamaVocab) -> PieceIndex:
-    return PieceIndex(vocab)
+def compiler(vocab: LlamaVocab) -> Compiler:
+    return Compiler(vocab)
 
 
 class NativeGrammar:
@@ -78,15 +77,14 @@ class NativeGrammar:
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("text", GRAMMARS.values(), ids=GRAMMARS.keys())
 def test_both_allow_the_same_tokens_all_along_a_random_text(
-    text: str, seed: int, handle: Any, vocab: LlamaVocab, index: PieceIndex
+    text: str, seed: int, handle: Any, vocab: LlamaVocab, compiler: Compiler
 ) -> None:
     chance = random.Random(seed)
-    mine = GrammarMatcher(Automaton(gbnf.parse(text, lambda name: token_named(vocab, name)), index))
+    mine = compiler(text, lambda gbnf_text: gbnf.to_lark(gbnf_text, lambda name: token_named(vocab, name))).copy()
     native = NativeGrammar(handle, text, vocab.n_vocab)
     # Control tokens show no text in an answer, so ours matches none; the library matches their names.
     textless = {token for token in range(vocab.n_vocab) if not vocab.piece(token)} - vocab.eog
     for _ in range(25):
-        mine.begin()
         allowed = set(mine.allowed().tolist())
         assert allowed == native.allowed() - textless
         inner = sorted(allowed - vocab.eog)

@@ -7,9 +7,9 @@ import pytest
 from llamaserver.api.fields import Fields
 from llamaserver.api.pricing import check_echo, check_price
 from llamaserver.errors import InvalidRequest, Unavailable
+from llamaserver.grammar import compiler
 from llamaserver.interfaces.declare import size
 from llamaserver.interfaces.params import GENERATION_PARAMETERS, SAMPLING_PARAMETERS, SamplingParams
-from llamaserver.sampling import grammars
 from llamaserver.sampling.sampler import ChainSamplerFactory
 
 from tests.support.engine.vocab import numbered
@@ -70,7 +70,7 @@ def test_repeated_prompts_are_bounded():
 
 
 def test_what_waits_takes_little_memory():
-    """The samplers of 256 answers: one automaton, and no state before the first token."""
+    """The samplers of 256 answers: one grammar, and no state before the first token."""
     factory = ChainSamplerFactory(numbered(1000))
     params = SamplingParams(grammar=AMBIGUOUS, logit_bias=tuple((token, 1.0) for token in range(1000)))
     one = factory(params, 4096)
@@ -84,12 +84,13 @@ def test_what_waits_takes_little_memory():
     finally:
         tracemalloc.stop()
     assert len(waiting) == 256
-    assert other._shared.automaton is one._shared.automaton
+    assert other._shared.matcher is one._shared.matcher
     assert grown < 1 << 20
 
 
 def test_grammars_in_use_are_bounded(monkeypatch):
-    monkeypatch.setattr(grammars, "MOST_IN_USE", 20_000)
+    monkeypatch.setattr(compiler, "MOST_IN_USE", 300)
+    monkeypatch.setattr(compiler, "_MOST_KEPT", 0)
     factory = ChainSamplerFactory(numbered(64))
 
     def start(number):

@@ -6,8 +6,8 @@ from pathlib import PurePath
 
 from tools import sdist
 
-README = "vendor/llama.cpp/tools/server/README.md"
-FOLDER = "vendor/llama.cpp/models/templates"
+ROOT = "vendor/llama.cpp"
+FOLDER = f"{ROOT}/models/templates"
 
 
 @lru_cache
@@ -24,13 +24,18 @@ def vendored_templates() -> dict[str, str]:
     return found
 
 
-@lru_cache
-def vendored_readme() -> str:
-    """The document of llama-server in the same source."""
+def vendored_text(path: str) -> str:
+    """A file of llama.cpp's source."""
     with tarfile.open(sdist.fetch()) as archive:
         for member in archive:
-            if member.name.endswith(README):
+            if member.name.endswith(f"/{ROOT}/{path}"):
                 file = archive.extractfile(member)
                 assert file is not None
                 return file.read().decode()
-    raise FileNotFoundError(README)
+    raise FileNotFoundError(path)
+
+
+@lru_cache
+def vendored_readme() -> str:
+    """The document of llama-server in the same source."""
+    return vendored_text("tools/server/README.md")

@@ -59,8 +59,8 @@ class Checker:
     def ids(self, text: str) -> list[int]:
         return [token for part in self._parts.split(text) for token in self._known.get(part) or part.encode()]
 
-    def matcher(self, **options: Any) -> llguidance.LLMatcher:
-        text = "%llguidance {}\n" + call_grammar(self.form, TOOLS, self.vocab, value, **options)
+    def matcher(self, *, tools: JSON | None = None, **options: Any) -> llguidance.LLMatcher:
+        text = "%llguidance {}\n" + call_grammar(self.form, tools or TOOLS, self.vocab, value, **options)
         matcher = llguidance.LLMatcher(self._tokenizer, text)
         assert not matcher.is_error(), (matcher.get_error(), text)
         return matcher
@@ -188,3 +188,13 @@ def test_required_parameters_in_tags() -> None:
         (city + city, False), (city + "<p=days>x</p>", False), (city + "<p=code>if a < b: pass</p>", True),
     ):  # fmt: skip
         assert checker.allows(matcher, f"<f=get_weather>{arguments}</f>") is allowed, arguments
+
+
+def test_texts_with_quotation_marks_in_python() -> None:
+    checker = Checker(Format(Mode.PYTHON, call=("<call>[", "</call>")))
+    one = {"properties": {"unit": {"enum": ["it's", "C"]}, "n": {"type": "integer"}}, "required": ["unit"]}
+    matcher = checker.matcher(tools={"f": one}, required=True, parallel=False)
+    for arguments, allowed in (
+        ("unit='C'", True), ('unit="it\'s", n=1', True), ("unit='it's'", False), ("n=1", False), ("unit='F'", False),
+    ):  # fmt: skip
+        assert checker.allows(matcher, f"<call>[f({arguments})]</call>") is allowed, arguments

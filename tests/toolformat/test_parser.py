@@ -1,6 +1,7 @@
 """The parser at what is not, or not wholly, in the format."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -229,3 +230,33 @@ def test_marks_that_models_leave_out() -> None:
 def test_a_message_to_a_function_that_the_engine_ends() -> None:
     assert events(HARMONY, '<|channel|>commentary to=functions.f<|message|>{"n": 1}') == CALL
     assert events(HARMONY, '<|channel|>commentary to=functions.f<|message|>{"n":')[-1] == Arguments('{"n":')
+
+
+def test_a_mark_in_a_quoted_value() -> None:
+    value = "<![CDATA[a\n</parameter> b]]>"
+    text = f"<tool_call>\n<function=f>\n<parameter=s>\n{value}\n</parameter>\n</function>\n</tool_call>"
+    assert events(QWEN, text)[1] == Arguments('{"s": "a\\n</parameter> b"}')
+
+
+def test_the_last_channel_counts() -> None:
+    text = "<|channel|>commentary to=assistant<|channel|>analysis<|message|>Hm.<|end|>"
+    assert events(HARMONY, text) == [Reasoning("Hm.")]
+
+
+BARE = replace(HERMES, bare=True)
+
+
+def test_calls_that_may_come_without_a_mark() -> None:
+    call = '{"name": "f", "arguments": {"n": 1}}'
+    assert events(BARE, call) == CALL
+    assert events(BARE, f"\n[{call}, {call}]") == CALL * 2
+    assert events(BARE, f"<tool_call>{call}</tool_call>") == CALL
+    assert events(BARE, f"Hm. {call}") == [Content(f"Hm. {call}")]
+    assert events(HERMES, call) == [Content(call)]
+
+
+def test_json_that_is_no_call_is_there_at_once() -> None:
+    parser = Parser(BARE, TOOLS)
+    begun = parser.feed('{"answer": ')
+    assert "".join(event.text for event in begun if isinstance(event, Content)) == '{"answer":'
+    assert parser.feed("[1, 2]}") == [Content(" [1, 2]}")]

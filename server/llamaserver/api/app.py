@@ -32,6 +32,7 @@ from .authorize import authorize
 from .context import CONTEXT, Context
 from .keys import KeyStore
 from .middleware import allow_origin, count_bodies, draining, errors, known_origin, preflight
+from .weakened import add_header
 
 
 def build_context(config: Config, engine: Engine, builtin: BuiltinTemplates) -> Context:
@@ -47,7 +48,7 @@ def build_app(context: Context) -> web.Application:
     )
     app[CONTEXT] = context
     logging.getLogger("aiohttp.server").addFilter(without_content)
-    app.on_response_prepare.extend((headers.protect, allow_origin, answer_id))
+    app.on_response_prepare.extend((headers.protect, allow_origin, answer_id, add_header))
     anthropic.add_routes(app)
     chat_control.add_routes(app)
     health.add_routes(app)

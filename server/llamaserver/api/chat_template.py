@@ -12,7 +12,7 @@ import jinja2
 from ..errors import ServerError, TemplateFailure
 from ..interfaces.backend import BuiltinTemplates
 from ..toolformat.finder import find_format
-from ..toolformat.form import Format
+from ..toolformat.form import Format, Mode
 from .capabilities import Capabilities, Message, Tool, probe
 from .history import fitted
 from .templates import compile_template, render
@@ -45,7 +45,11 @@ class ChatTemplate:
 
     @cached_property
     def form(self) -> Format:
-        """How the model writes thoughts and calls. `tool_text.FORMAT` is for templates that write none."""
+        """How the model writes thoughts and calls.
+
+        `tool_text.FORMAT` is for templates that write no calls. Their models know no mark of calls, and may leave it
+        out.
+        """
 
         def chat(messages: Sequence[Message], tools: Sequence[Tool], generate: bool) -> str:
             try:
@@ -53,7 +57,8 @@ class ChatTemplate:
             except ServerError:
                 return ""
 
-        return find_format(chat, self.source) or FORMAT
+        form = find_format(chat, self.source) or FORMAT
+        return form if self.capabilities.tool_calls else replace(form, bare=form.mode is Mode.JSON)
 
     def render(
         self, messages: Sequence[Message], tools: Sequence[Tool] = (), *, generate: bool, variables: Mapping[str, Any]

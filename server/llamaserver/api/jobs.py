@@ -22,6 +22,7 @@ from .pricing import check_price
 from .prompt import Images, build_prompt, numbered
 from .schema import RANDOM_SEED, Limits, parse_generation
 from .settings import generation_settings
+from .weakened import tell_weakened
 
 MAX_TOKENS = 1 << 17  # of all answers that come in one piece, if that is more than their slots hold
 MAX_PROBABILITIES = 1 << 18  # candidates that all answers may carry that come in one piece: about 50 MB
@@ -100,6 +101,7 @@ def make_jobs(
     params = parse_generation(fields, Limits(engine.vocab, engine.settings.n_slots, engine.info.n_lora))
     if stops:
         params = replace(params, stop=(*params.stop, *stops))
+    constraint = constraint or params.sampling.constraint
     params = replace(params, sampling=replace(params.sampling, thinking=thinking, constraint=constraint))
     sampler = engine.make_sampler(params.sampling, slot_ctx)
     ordered = Stops(params.stop)
@@ -151,6 +153,9 @@ def submit(request: web.Request, jobs: list[Job], stack: ExitStack) -> list[Stre
     The choices of one prompt follow each other, and share it.
     """
     submission.check_limits(request, len(jobs))
+    constraint = jobs[0].request.params.sampling.constraint if jobs else None
+    if constraint is not None and constraint.weakened:
+        tell_weakened(request, constraint.weakened)
     if not any(job.request.prompt.media for job in jobs):  # images are kept, and larger than their part of the body
         request[HOLD].keep(sum({id(job.request.prompt): len(job.request.tag.prompt) for job in jobs}.values()))
     before = [None, *(job.request.prompt for job in jobs)]

@@ -117,6 +117,14 @@ TRAFFIC: tuple[tuple[tuple[str, ...], _Row[Traffic, Counter[Any]]], ...] = (
             "llamaserver:key_generated_tokens", "Generated tokens, by the name of the API key.", lambda t: t.generated
         ),
     ),
+    (
+        ("keyword",),
+        _Row(
+            "llamaserver:schema_weakened",
+            "Requests whose JSON schema was not enforced in full, by the keyword that was not.",
+            lambda t: t.weakened,
+        ),
+    ),
 )
 UNAUTHORIZED: tuple[_Row[Traffic, float], ...] = (
     _Row("llamaserver:unauthorized", "Requests without a valid API key.", lambda t: t.unauthorized),

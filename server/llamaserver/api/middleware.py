@@ -14,7 +14,7 @@ from .error_format import error_json
 _log = logging.getLogger(__name__)
 _METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
 _HEADERS = "Authorization, Content-Type, X-Api-Key"  # to a preflight that names none
-_EXPOSED = "Retry-After, WWW-Authenticate, Process-Start-Time-Unix, X-Request-Id, Request-Id"
+_EXPOSED = "Retry-After, WWW-Authenticate, Process-Start-Time-Unix, X-Request-Id, Request-Id, X-Schema-Weakened"
 _REFUSED: web.RequestKey[bool] = web.RequestKey("refused", bool)  # on requests of origins that are not allowed
 
 

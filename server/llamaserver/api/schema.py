@@ -7,11 +7,10 @@ import logging
 import re
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import InvalidRequest
-from ..grammar.json_schema import compile_schema
 from ..interfaces.backend import Vocab
 from ..interfaces.declare import Parameter
 from ..interfaces.params import (
@@ -22,6 +21,7 @@ from ..interfaces.params import (
     GenerationParams,
     SamplingParams,
 )
+from .constraint import schema_constraint
 from .fields import Fields, token_id, token_ids
 from .lanes import cancelled
 
@@ -74,7 +74,10 @@ class Limits:
 
 def parse_generation(fields: Fields, limits: Limits) -> GenerationParams:
     """Read and check the options of one request. Raises InvalidRequest."""
-    sampling = SamplingParams(**_SAMPLING.values(fields, limits) | _compiled_schema(fields))
+    constraint = schema_constraint(fields)
+    sampling = SamplingParams(**_SAMPLING.values(fields, limits), constraint=constraint)
+    if constraint is not None:
+        sampling = replace(sampling, grammar=constraint.lark)
     return GenerationParams(**_GENERATION.values(fields, limits), sampling=sampling)
 
 
@@ -132,17 +135,6 @@ def _salt(item: Parameter, fields: Fields) -> str:
     if len(salt) > MAX_SALT:
         raise InvalidRequest(f"Field 'cache_salt': longer than {MAX_SALT} characters", field="cache_salt")
     return salt
-
-
-def _compiled_schema(fields: Fields) -> dict[str, Any]:
-    """The grammar of `json_schema` as text and compiled; nothing without one."""
-    _, schema = fields.get("json_schema")
-    if schema is None:
-        return {}
-    if fields.string("grammar"):
-        raise InvalidRequest("Field 'json_schema': give either grammar or json_schema", field="json_schema")
-    rules = compile_schema(schema)
-    return {"grammar": rules.text, "rules": rules}
 
 
 def _samplers(fields: Fields) -> tuple[str, ...]:

@@ -1,20 +1,24 @@
 """What restricts an answer that may call tools."""
 
-import json
 from typing import Any
 
 from ..errors import InvalidRequest
+from ..grammar.json_schema import json_value
 from ..interfaces.backend import Vocab
+from ..interfaces.declare import size
 from ..interfaces.grammar import Constraint
 from ..toolformat.call_grammar import call_grammar
 from .chat import Chat
 from .chat_template import ChatTemplate
+from .constraint import schema_value
 from .fields import Fields
 from .tool_use import ToolUse
 
 Schema = dict[str, Any]
-_LONGEST = 200_000  # characters of a grammar. With larger schemas, the arguments can be any object
-_AS_TEMPLATES_WRITE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_ANY: Schema = {"type": "object", "additionalProperties": True}
+_LARGEST = 60_000  # characters of a schema that is enforced
+_MOST_IN_ALL = 250_000  # characters of all schemas
+_MOST_RULES = 1_500  # of a grammar
 
 
 def tool_constraint(
@@ -31,23 +35,41 @@ def tool_constraint(
         raise InvalidRequest("Cannot use custom grammar constraints with tools.", field="grammar")
     can, form = template.capabilities, template.form
     parallel = can.parallel_tool_calls if use.parallel is None else use.parallel
-    schema = fields.get("json_schema")[1]
     begun = bool(form.call[0].strip()) and chat.begun.rstrip().endswith(form.call[0].strip())
 
+    weakened: set[str] = set()
+
+    def value(schema: Schema) -> str:
+        found = json_value(schema, field="tools")
+        weakened.update(found.weakened)
+        return found.lark
+
     def text(parameters: dict[str, Schema]) -> str:
-        content = _value(schema) if schema is not None else ""
         return call_grammar(
-            form, parameters, vocab, _value, required=use.required, parallel=parallel, content=content, begun=begun
+            form, parameters, vocab, value, required=use.required, parallel=parallel, content=content, begun=begun
         )
 
-    found = text(use.parameters)
-    if len(found) > _LONGEST:
-        found = text({name: {"type": "object", "additionalProperties": True} for name in use.tools})
-    return Constraint(found, field="tools")
+    for name in use.strict:
+        json_value(use.parameters[name], field="tools", strict=True)
+    content = ""
+    if fields.get("json_schema")[1] is not None:
+        answer = schema_value(fields)
+        content = answer.lark
+        weakened.update(answer.weakened)
+    found = text(_bounded(use.parameters))
+    if found.count("\n") > _MOST_RULES:
+        found = text(dict.fromkeys(use.tools, _ANY))
+    return Constraint(found, field="tools", weakened=tuple(sorted(weakened)))
 
 
-def _value(schema: Schema) -> str:
-    """The Lark expression of a JSON value."""
-    if "properties" in schema:
-        schema = {"additionalProperties": False} | schema
-    return "%json " + json.dumps(schema | {"x-guidance": _AS_TEMPLATES_WRITE}, ensure_ascii=False)
+def _bounded(parameters: dict[str, Schema]) -> dict[str, Schema]:
+    """The schemas of parameters. Those that are too large to be enforced allow any object."""
+    kept = {name: schema if _cost(schema) <= _LARGEST else _ANY for name, schema in parameters.items()}
+    return kept if sum(map(_cost, kept.values())) <= _MOST_IN_ALL else dict.fromkeys(parameters, _ANY)
+
+
+def _cost(schema: Schema) -> int:
+    """Characters of a schema. Where each argument has a grammar of its own, each has the definitions too."""
+    definitions = size([schema.get("$defs"), schema.get("definitions")], _LARGEST)
+    properties = schema.get("properties")
+    return size(schema, _LARGEST) + definitions * (len(properties) if isinstance(properties, dict) else 0)

@@ -31,6 +31,7 @@ class Traffic:
     requests: Counter[tuple[str, str]] = field(default_factory=Counter)
     evaluated: Counter[tuple[str]] = field(default_factory=Counter)
     generated: Counter[tuple[str]] = field(default_factory=Counter)
+    weakened: Counter[tuple[str]] = field(default_factory=Counter)  # by keyword of JSON schemas
     unauthorized: int = 0  # requests with no key, or a wrong one, where one is needed
     _names: set[str] = field(default_factory=set)
 

@@ -1,4 +1,4 @@
-"""Compiles constraints with llguidance, within bounds on time and memory.
+"""Compiles grammars with llguidance, within bounds on time and memory.
 
 llguidance follows chains of rules by recursion. So a compilation runs on a thread of its own with a large stack, and
 the number of rules has a limit.
@@ -7,65 +7,86 @@ the number of rules has a limit.
 import re
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from hashlib import blake2b
 from typing import Final
+from weakref import WeakValueDictionary
 
 import llguidance
 
+from ..errors import Unavailable
 from ..interfaces.backend import Vocab
-from ..interfaces.grammar import Constraint
 from .matcher import Matcher
 from .rules import GrammarError
 from .tokens import tokenizer
 
-MAX_TEXT = 256 * 1024  # characters of a Lark text: that of a GBNF or JSON text of 64 KB may be longer
+MAX_TEXT = 1 << 20  # characters of a Lark text. That of a GBNF text of 64 KB is longer
 MAX_RULES = 2_000  # and references of JSON schemas
 _HEAD = '%llguidance {"no_forcing": true}\n'  # all ways to write a text in tokens are allowed
 _STACK = 64 << 20
 _LIMITS = llguidance.LLParserLimits(
     initial_lexer_fuel=1_000_000,
     step_lexer_fuel=500_000,
-    step_max_items=500_000,
+    max_items_in_row=4_000,  # more take a second for each token
+    step_max_items=1_000_000,
     max_lexer_states=20_000,
     max_grammar_size=200_000,
     verbose_errors=False,
 )
-_MOST_KEPT = 1 << 20  # characters of the texts of all kept grammars
+_MOST_KEPT = 500_000  # characters of the Lark texts of all kept grammars. A character takes up to 80 bytes
+MOST_IN_USE = 2_000_000  # characters of those that requests use or that are kept, about 160 MB
 _SHOWN = 300  # characters of an error
 _RULE = re.compile(r"^[ \t]*[?!]?[A-Za-z_][\w-]*(?:\[[^\]]*\])?[ \t]*:", re.MULTILINE)
-_REF = re.compile(r'"\$ref"')
+_REFERENCE = re.compile(r'"\$ref"')
 
 
 class Compiler:
-    """Compiles constraints for one vocabulary, and keeps the results that were used last. Thread-safe."""
+    """Compiles Lark texts for one vocabulary, and keeps the results that were used last. Thread-safe."""
 
     def __init__(self, vocab: Vocab) -> None:
         self._vocab: Final = vocab
         self._lock = threading.Lock()
         self._tokenizer: llguidance.LLTokenizer | None = None
         self._kept: OrderedDict[bytes, Matcher] = OrderedDict()
-        self._size: dict[bytes, int] = {}
+        self._in_use: WeakValueDictionary[bytes, Matcher] = WeakValueDictionary()
 
-    def __call__(self, constraint: Constraint) -> Matcher:
-        """A matcher at the start of the answer, to be copied for each request. Raises GrammarError."""
-        text = constraint.lark
-        if len(text) > MAX_TEXT:
-            raise GrammarError(f"longer than {MAX_TEXT} characters")
-        if len(_RULE.findall(text)) + len(_REF.findall(text)) > MAX_RULES:
-            raise GrammarError(f"more than {MAX_RULES} rules and references")
-        key = blake2b(text.encode("utf-8", "replace"), digest_size=16).digest()
+    def __call__(self, text: str, to_lark: Callable[[str], str] | None = None) -> Matcher:
+        """A matcher at the start of an answer, to be copied for each request.
+
+        `to_lark` translates a text in another language, unless the result has been kept. Raises GrammarError, and
+        Unavailable while the grammars of others take too much memory.
+        """
+        kind = b"lark" if to_lark is None else b"other"
+        key = blake2b(text.encode("utf-8", "replace"), digest_size=16, person=kind).digest()
         with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
+            found = self._in_use.get(key)
+            if found is not None:
+                self._keep(key, found)
+                return found
+            if sum(one.weight for one in self._in_use.values()) > MOST_IN_USE:
+                raise Unavailable("the grammars of other requests take too much memory", retry_after=1)
             if self._tokenizer is None:
                 self._tokenizer = tokenizer(self._vocab)
-        made = Matcher(_compiled(self._tokenizer, text), self._vocab.eog)
+        lark = text if to_lark is None else to_lark(text)
+        _check_size(lark)
+        made = Matcher(_compiled(self._tokenizer, lark), self._vocab.eog, weight=len(lark))
         with self._lock:
-            self._kept[key], self._size[key] = made, len(text)
-            while sum(self._size.values()) > _MOST_KEPT and len(self._kept) > 1:
-                del self._size[self._kept.popitem(last=False)[0]]
+            self._keep(key, made)
+            self._in_use[key] = made
         return made
+
+    def _keep(self, key: bytes, matcher: Matcher) -> None:
+        self._kept[key] = matcher
+        self._kept.move_to_end(key)
+        while sum(one.weight for one in self._kept.values()) > _MOST_KEPT and len(self._kept) > 1:
+            self._kept.popitem(last=False)
+
+
+def _check_size(lark: str) -> None:
+    if len(lark) > MAX_TEXT:
+        raise GrammarError(f"longer than {MAX_TEXT} characters")
+    if len(_RULE.findall(lark)) + len(_REFERENCE.findall(lark)) > MAX_RULES:
+        raise GrammarError(f"more than {MAX_RULES} rules and references")
 
 
 _starting = threading.Lock()  # the size of a stack is a setting of the process

@@ -1,19 +1,18 @@
-"""Parses the GBNF text of clients, within bounds on time and memory.
+"""Translates the GBNF text of clients to Lark for llguidance, within bounds on time and memory.
 
-The language is llama.cpp's (its `grammars/README.md`). Each repetition becomes a separate rule. Pure.
+The language is llama.cpp's (its `grammars/README.md`). Each terminal of the Lark text is one character: llguidance
+takes the longest match of a terminal, which would make a difference to longer ones. Pure.
 """
 
 from collections.abc import Callable
 from typing import NoReturn
 
-from ..interfaces.grammar import NOT_TOKEN, RULE, TOKEN, Grammar, Ranges
-from .rules import GrammarError, Item, Items, Rules, compiled
+from .rules import MAX_REPEAT, GrammarError, Rules, Sequence, Symbol, characters
 
-__all__ = ["MAX_BYTES", "MAX_NESTING", "MAX_REPEAT", "GrammarError", "parse"]
+__all__ = ["MAX_BYTES", "MAX_NESTING", "MAX_REPEAT", "GrammarError", "to_lark"]
 
 MAX_BYTES = 64 * 1024
 MAX_NESTING = 200
-MAX_REPEAT = 2_000  # a larger upper bound means "any number", as in llama.cpp
 _MOST_DIGITS = 9  # of a number
 _HEX_LENGTHS = {"x": 2, "u": 4, "U": 8}
 _ESCAPES = {"t": "\t", "r": "\r", "n": "\n", "\\": "\\", '"': '"', "[": "[", "]": "]", "-": "-"}
@@ -86,7 +85,7 @@ class _Parser:
             self._fail("expected the end of the rule")
         self._space(newlines=True)
 
-    def _alternatives(self, *, nested: bool) -> list[Items]:
+    def _alternatives(self, *, nested: bool) -> list[Sequence]:
         result = [self._sequence(nested)]
         while self._here == "|":
             self._at += 1
@@ -94,34 +93,35 @@ class _Parser:
             result.append(self._sequence(nested))
         return result
 
-    def _sequence(self, nested: bool) -> Items:
-        items: Items = []
-        start = 0  # where the last symbol begins. A repetition applies to this symbol
+    def _sequence(self, nested: bool) -> Sequence:
+        symbols: Sequence = []
         while True:
             here = self._here
             if here in "*+?{":
-                self._repeat(items, start, *self._times())
+                low, high = self._times()
+                if not symbols or not symbols[-1].size:
+                    self._fail("nothing to repeat")
+                symbols.append(self.rules.repeated(symbols.pop(), low, high))
             else:
                 symbol = self._symbol(here)
                 if symbol is None:
-                    return items
-                start = len(items)
-                items.extend(symbol)
+                    return symbols
+                symbols.append(symbol)
             self._space(newlines=nested)
 
-    def _symbol(self, here: str) -> Items | None:
+    def _symbol(self, here: str) -> Symbol | None:
         if here == '"':
             return self._literal()
         if here == "[":
             return self._set()
         if here == "(":
-            return [(RULE, self._group())]
+            return self.rules.reference(self._group())
         if here in "<!":
-            return [self._token()]
+            return self._token()
         if here == ".":
             self._at += 1
-            return [self.rules.set_of([], negated=True)]
-        return [(RULE, self.rules.named(self._name()))] if _is_word(here) else None
+            return characters([], negated=True)
+        return self.rules.reference(self.rules.named(self._name())) if _is_word(here) else None
 
     def _group(self) -> int:
         self._depth += 1
@@ -157,21 +157,21 @@ class _Parser:
         self._at += length
         return int(digits, 16)
 
-    def _literal(self) -> Items:
+    def _literal(self) -> Symbol:
         self._at += 1
-        items: Items = []
+        symbols: Sequence = []
         while self._here != '"':
             code_point = self._character()
-            items.append(self.rules.set_of([(code_point, code_point)]))
+            symbols.append(characters([(code_point, code_point)]))
         self._at += 1
-        return items
+        return self.rules.joined(symbols)
 
-    def _set(self) -> Items:
+    def _set(self) -> Symbol:
         self._at += 1
         negated = self._here == "^"
         if negated:
             self._at += 1
-        ranges: Ranges = []
+        ranges: list[tuple[int, int]] = []
         while self._here != "]":
             low = high = self._character()
             if self._here == "-" and self._text[self._at + 1] != "]":
@@ -179,12 +179,11 @@ class _Parser:
                 high = self._character()
             ranges.append((low, high))
         self._at += 1
-        return [self.rules.set_of(ranges, negated=negated)] if ranges else []
+        return characters(ranges, negated=negated) if ranges else self.rules.joined([])
 
-    def _token(self) -> Item:
-        kind = TOKEN
-        if self._here == "!":
-            kind = NOT_TOKEN
+    def _token(self) -> Symbol:
+        negated = self._here == "!"
+        if negated:
             self._at += 1
         start = self._at
         self._expect("<")
@@ -195,7 +194,7 @@ class _Parser:
         token = self._token_id(self._text[start : end + 1])
         if token is None:
             self._fail("not one token of the vocabulary")
-        return kind, token
+        return Symbol(f"<[{'^' if negated else ''}{token}]>")
 
     def _times(self) -> tuple[int, int | None]:
         operator = self._here
@@ -218,40 +217,17 @@ class _Parser:
             self._fail("repetition bounds in the wrong order")
         return low, None if high is None or high > MAX_REPEAT else high
 
-    def _repeat(self, items: Items, start: int, low: int, high: int | None) -> None:
-        """Replace the last symbol S by `low` copies and a rule for the rest.
-
-        S{2,4} becomes S S a, with the rules a ::= S b | and b ::= S | (the last alternative is empty). Without
-        an upper bound, a ::= S a | with an empty last alternative.
-        """
-        symbol = items[start:]
-        if not symbol:
-            self._fail("nothing to repeat")
-        self.rules.pay(len(symbol) * low)
-        items[start:] = symbol * low
-        if high is None:
-            rule = self.rules.fresh()
-            self.rules.define(rule, [[*symbol, (RULE, rule)], []])
-            items.append((RULE, rule))
-            return
-        tail: Items = []
-        for _ in range(high - low):
-            rule = self.rules.fresh()
-            self.rules.define(rule, [symbol + tail, []])
-            tail = [(RULE, rule)]
-        items.extend(tail)
-
 
 def _is_word(character: str) -> bool:
     return character.isascii() and (character.isalnum() or character == "-")
 
 
-def parse(text: str, token_id: Callable[[str], int | None]) -> Grammar:
-    """Compile `text`. `token_id` resolves `<name>` or `<[id]>`. Raises GrammarError."""
+def to_lark(text: str, token_id: Callable[[str], int | None]) -> str:
+    """The Lark text of a grammar. `token_id` resolves `<name>` or `<[id]>`. Raises GrammarError."""
     if len(text.encode("utf-8", "replace")) > MAX_BYTES:
         raise GrammarError(f"longer than {MAX_BYTES} bytes")
     if "\0" in text:
         raise GrammarError("contains a NUL character")
     parser = _Parser(text, token_id)
     parser.parse()
-    return compiled(parser.rules, text)
+    return parser.rules.lark()

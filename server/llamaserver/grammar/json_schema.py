@@ -1,316 +1,367 @@
-"""Converts a JSON schema to a grammar. The generated text is then JSON that fits the schema.
+"""JSON schemas as parts of a Lark text: `%json` of llguidance, with each schema rewritten to what it enforces exactly.
 
-Supported: type, properties, required, additionalProperties, items, prefixItems, minItems, maxItems, minLength,
-maxLength, pattern, format (date, time, date-time, uuid), enum, const, anyOf, oneOf, allOf, local $ref. Other
-keywords have no effect. Work and output are bounded. Properties appear in the order of the schema. Other
-properties appear only if the schema allows them.
+Where llguidance cannot enforce a keyword, the rewritten schema allows more, and the keyword is named. The schema is
+lowered from the top: each place becomes a conjunction (json_conjunction.py), and then one schema for each type.
+Objects that do not say so have no other properties, and tuples no further items, so that each answer ends.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote
 
 from ..errors import InvalidRequest
 from ..interfaces.declare import size
-from ..interfaces.grammar import Grammar
-from .gbnf import MAX_BYTES, MAX_REPEAT, parse
-from .json_pattern import pattern_to_gbnf
-from .json_text import DEEPEST, json_text, quote
-from .kept import Kept
-from .rules import GrammarError
-
-Schema = Mapping[str, Any]
+from . import json_formats
+from .json_conjunction import NEVER, TYPES, Conjunction, Flat, GrammarError, bounds
+from .json_pattern import translated
 
 _MOST_SIZE = 64 * 1024  # characters of a schema's texts, and one for each value
-_MOST_VISITS = 4_000  # visited schemas, with each further visit through a reference
-_MOST_COPIES = 40_000  # members that are copied when schemas are combined
-_MOST_DIGITS = 8  # of an index in a reference
-_SHOWN = 80  # characters of a reference in an error
-_AROUND = 6  # characters around the name and the body of a rule
+_LAYOUT = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
+_LARGEST = 2**53 - 1  # of an integer without bounds: each reader of JSON keeps it exactly
+_SHOWN = 40
 
-_SHARED = {
-    "ws": '| " " | "\\n"{1,2} [ \\t]{0,20}',
-    "char": '[^"\\\\\\x00-\\x1F\\x7F] | "\\\\" (["\\\\/bfnrt] | "u" [0-9a-fA-F]{4})',
-    "string": '"\\"" char* "\\""',
-    "integer": '"-"? ("0" | [1-9] [0-9]{0,15})',
-    "number": 'integer ("." [0-9]{1,16})? ([eE] [-+]? [0-9]{1,3})?',
-    "boolean": '"true" | "false"',
-    "null": '"null"',
-    "pair": 'string ":" ws value',
-    "object": '"{" ws (pair ("," ws pair)* ws)? "}"',
-    "array": '"[" ws (value ("," ws value)* ws)? "]"',
-    "value": "object | array | string | number | boolean | null",
-    "date": '[0-9]{4} "-" ("0" [1-9] | "1" [0-2]) "-" ("0" [1-9] | [12] [0-9] | "3" [01])',
-    "time": '([01] [0-9] | "2" [0-3]) ":" [0-5] [0-9] ":" [0-5] [0-9] ("." [0-9]{1,6})? '
-    '("Z" | [-+] ([01] [0-9] | "2" [0-3]) ":" [0-5] [0-9])',
-    "uuid": '[0-9a-fA-F]{8} ("-" [0-9a-fA-F]{4}){3} "-" [0-9a-fA-F]{12}',
-}
-_PLAIN = ("value", "integer", "number", "boolean", "null")
-_FORMATS = {"date": "date", "time": "time", "date-time": 'date "T" time', "uuid": "uuid"}
+Schema = bool | dict[str, Any]
 
 
-def compile_schema(schema: object) -> Grammar:
-    """Compile a parsed schema. Raises InvalidRequest that names json_schema."""
+@dataclass(frozen=True, slots=True)
+class JsonValue:
+    """A JSON value that fits a schema.
+
+    `lark` is an expression that may stand in any rule of a Lark text, such as `start: "<call>" EXPRESSION`. The text
+    around it must not end in what could be the begin of the value, nor begin with what could be more of it. `weakened`
+    names the keywords of the schema that the expression does not enforce, in alphabetical order.
+    """
+
+    lark: str
+    weakened: tuple[str, ...] = ()
+
+
+def json_value(schema: object, *, field: str = "json_schema", strict: bool = False) -> JsonValue:
+    """The values that fit a parsed schema, as one expression of Lark.
+
+    Raises InvalidRequest that names `field` for what is no schema, is too large, or fits no value. With `strict`, also
+    for a schema that cannot be enforced as it is.
+    """
     try:
         if size(schema, _MOST_SIZE) > _MOST_SIZE:
             raise GrammarError(f"the schema is larger than {_MOST_SIZE} characters")
-        return _parsed(_Converter(schema).text())
+        lowering = _Lowering(schema)
+        lowered = lowering.whole()
+        text = json.dumps({**lowered, "x-guidance": _LAYOUT})
     except GrammarError as error:
-        raise InvalidRequest(f"json_schema: {error}", field="json_schema") from None
+        raise InvalidRequest(f"Field '{field}': {error}", field=field) from None
+    weakened = tuple(sorted(lowering.weakened))
+    if strict and weakened:
+        keywords = ", ".join(f"'{keyword}'" for keyword in weakened)
+        raise InvalidRequest(
+            f"Field '{field}': the schema's {keywords} cannot be enforced, and strict is true", field=field
+        )
+    return JsonValue("%json " + text, weakened)
 
 
-def _no_token(_: str) -> None:
-    """No token: the text of a schema names none."""
-
-
-_parsed = Kept(partial(parse, token_id=_no_token))
-
-
-class _Converter:
+class _Lowering:
     def __init__(self, root: object) -> None:
+        self.weakened: set[str] = set()
+        self._conjunction = Conjunction(root, self.weakened)
+        self._names: dict[str, str] = {}  # JSON pointer -> name of the definition
+        self._waiting: list[str] = []
         self._root = root
-        self._rules: dict[str, str] = {}
-        self._names: dict[str, str] = {}  # body -> name
-        self._references: dict[str, str] = {}  # JSON pointer -> rule name
-        self._size = sum(len(name) + len(body) + _AROUND for name, body in _SHARED.items())
-        self._visits = self._copies = 0
-        self._combining: dict[str, Callable[[Schema, int], str]] = {
-            "$ref": self._reference,
-            "const": self._const,
-            "enum": self._enum,
-            "allOf": self._all_of,
-            "anyOf": self._any_of,
-            "oneOf": self._any_of,
-        }
-        self._types: dict[str, Callable[[Schema, int], str]] = {
-            "object": self._object,
-            "array": self._array,
-            "string": self._string,
-        }
 
-    def text(self) -> str:
-        """The whole grammar."""
-        self._references["#"] = "root"
-        self._put("root", self._visit(self._root, 0))
-        result = "\n".join(f"{name} ::= {body}" for name, body in {**self._rules, **_SHARED}.items())
-        if len(result.encode()) > MAX_BYTES:
-            raise GrammarError("the schema is too large")
-        return result
+    def whole(self) -> dict[str, Any]:
+        """The rewritten schema with its definitions."""
+        lowered = self._schema(self._root, 0)
+        definitions: dict[str, Schema] = {}
+        while self._waiting:
+            pointer = self._waiting.pop()
+            definitions[self._names[pointer]] = self._schema(self._conjunction.target(pointer), 0)
+        if not _fits(lowered, _possible(definitions)):
+            raise GrammarError("no value fits the schema")
+        result: dict[str, Any] = {} if isinstance(lowered, bool) else lowered
+        return {**result, "$defs": definitions} if definitions else result
 
-    # ---- rules
+    # ---- one place
 
-    def _put(self, name: str, body: str) -> None:
-        self._size += len(name) + len(body) + _AROUND
-        if self._size > MAX_BYTES:
-            raise GrammarError("the schema is too large")
-        self._rules[name] = body
+    def _schema(self, schema: object, depth: int) -> Schema:
+        return self._lowered(self._conjunction.flat(schema, depth), depth)
 
-    def _rule(self, body: str) -> str:
-        """The name of the rule with this body. A new body makes a new rule."""
-        name = self._names.get(body)
-        if name is None:
-            name = self._names[body] = f"r{len(self._names)}"
-            self._put(name, body)
-        return name
+    def _lowered(self, flat: Flat, depth: int) -> Schema:
+        if NEVER in flat:
+            return False
+        if "$ref" in flat:
+            return self._reference(flat["$ref"])
+        if flat.get("choices"):
+            return self._chosen(flat, depth)
+        if "enum" in flat:
+            return self._enumerated(flat)
+        kinds = self._kinds(flat)
+        if kinds is None:
+            return True
+        return _either([self._typed(kind, flat, depth + 1) for kind in kinds])
 
-    def _count_visit(self, depth: int) -> None:
-        self._visits += 1
-        if self._visits > _MOST_VISITS or depth > DEEPEST:
-            raise GrammarError("the schema is too large or nested too deeply")
+    def _reference(self, pointer: str) -> Schema:
+        if pointer not in self._names:
+            self._names[pointer] = f"r{len(self._names)}"
+            self._waiting.append(pointer)
+        return {"$ref": f"#/$defs/{self._names[pointer]}"}
 
-    def _copied(self, schema: Schema) -> Schema:
-        """The same schema, whose members are counted: it has just been copied."""
-        inner = (value for value in schema.values() if isinstance(value, Mapping | list))
-        self._copies += len(schema) + sum(map(len, inner))
-        if self._copies > _MOST_COPIES:
-            raise GrammarError("the schema combines too many parts")
-        return schema
+    def _chosen(self, flat: Flat, depth: int) -> Schema:
+        (keyword, choices), *others = flat["choices"]
+        rest = {**flat, "choices": others}
+        variants = [self._conjunction.flat(one, depth + 1) for one in choices]
+        if keyword == "oneOf" and not self._conjunction.disjoint(variants, depth):
+            self.weakened.add("oneOf")
+        merged = [self._conjunction.merged(rest, one, depth + 1) for one in variants]
+        return _either([self._lowered(one, depth + 1) for one in merged])
 
-    # ---- schemas
+    def _enumerated(self, flat: Flat) -> Schema:
+        kinds = flat.get("type")
+        values = [one for one in flat["enum"] if kinds is None or _is_of(one, kinds)]
+        if not values:
+            return False
+        more = flat.keys() - {"enum", "type", "choices"}
+        if not more:
+            return {"enum": values}
+        if any(isinstance(one, dict | list) for one in values):
+            self.weakened |= {keyword for keyword in more if TYPES.get(keyword) in ("object", "array")}
+        others: list[Schema] = [{"type": kind} for kind in ("boolean", "null", "object", "array")]
+        return {"allOf": [{"enum": values}, _either([self._string(flat), self._number("number", flat), *others])]}
 
-    def _visit(self, schema: object, depth: int) -> str:
-        """GBNF for the values that a schema allows. The expression can stand beside other expressions."""
-        self._count_visit(depth)
-        if schema is True:
-            return "value"
-        if not isinstance(schema, Mapping):
-            raise GrammarError("a schema must be an object")
-        for keyword, make in self._combining.items():
-            if keyword in schema:
-                return make(schema, depth)
-        return self._typed(schema, depth)
+    def _kinds(self, flat: Flat) -> list[str] | None:
+        """The types that a value may have; None for all."""
+        if "type" in flat:
+            kinds: list[str] = flat["type"]
+            return [kind for kind in kinds if kind != "integer" or "number" not in kinds]
+        implied = [kind for keyword, kind in TYPES.items() if keyword in flat]
+        return implied[:1] or None
 
-    def _const(self, schema: Schema, depth: int) -> str:
-        return quote(json_text(schema["const"], depth))
-
-    def _enum(self, schema: Schema, depth: int) -> str:
-        return _either([quote(json_text(value, depth)) for value in _listed(schema, "enum")])
-
-    def _any_of(self, schema: Schema, depth: int) -> str:
-        keyword = "anyOf" if "anyOf" in schema else "oneOf"
-        rest = self._copied({name: value for name, value in schema.items() if name != keyword})
-        return _either([self._variant(rest, one, depth) for one in _listed(schema, keyword)])
-
-    def _all_of(self, schema: Schema, depth: int) -> str:
-        return self._visit(self._merged(schema, depth), depth + 1)
-
-    def _variant(self, rest: Schema, one: object, depth: int) -> str:
-        """GBNF for one alternative, combined with the schema's keywords beside the alternatives."""
-        constrains = rest.keys() & {"type", "properties", "items", "required", "additionalProperties"}
-        if constrains and isinstance(one, Mapping):
-            return self._visit(self._copied(_merge(rest, self._resolved(one, depth))), depth + 1)
-        return self._visit(one, depth + 1)
-
-    def _typed(self, schema: Schema, depth: int) -> str:
-        self._count_visit(depth)
-        kind = schema.get("type")
-        if kind is None:
-            kind = _implied_type(schema)
-        if isinstance(kind, list):
-            kinds = _listed(schema, "type")
-            return _either([self._typed(self._copied({**schema, "type": one}), depth + 1) for one in kinds])
-        if not isinstance(kind, str) or (kind not in self._types and kind not in _PLAIN):
-            raise GrammarError(f"unknown type {str(kind)[:40]!r}")
-        return self._types[kind](schema, depth) if kind in self._types else kind
-
-    # ---- references and combinations
-
-    def _reference(self, schema: Schema, depth: int) -> str:
-        pointer = str(schema["$ref"])
-        target = self._find(pointer)
-        if pointer not in self._references:
-            name = self._references[pointer] = f"ref{len(self._references)}"
-            self._put(name, self._visit(target, depth + 1))
-        return self._references[pointer]
-
-    def _find(self, pointer: str) -> object:
-        if pointer != "#" and not pointer.startswith("#/"):
-            raise GrammarError("only references within the schema are supported, like #/$defs/name")
-        target = self._root
-        for part in pointer.split("/")[1:]:
-            key = unquote(part).replace("~1", "/").replace("~0", "~")
-            if isinstance(target, Mapping) and key in target:
-                target = target[key]
-            elif isinstance(target, list) and key.isdecimal() and len(key) <= _MOST_DIGITS and int(key) < len(target):
-                target = target[int(key)]
-            else:
-                raise GrammarError(f"reference {pointer[:_SHOWN]!r} leads nowhere")
-        return target
-
-    def _resolved(self, schema: object, depth: int) -> Schema:
-        """The schema with its reference and its allOf resolved."""
-        while isinstance(schema, Mapping) and "$ref" in schema:
-            depth += 1
-            self._count_visit(depth)
-            schema = self._find(str(schema["$ref"]))
-        if not isinstance(schema, Mapping):
-            raise GrammarError("a schema must be an object")
-        return self._merged(schema, depth + 1) if "allOf" in schema else schema
-
-    def _merged(self, schema: Schema, depth: int) -> Schema:
-        result = self._copied({key: value for key, value in schema.items() if key != "allOf"})
-        for one in _listed(schema, "allOf"):
-            self._count_visit(depth)
-            result = self._copied(_merge(result, self._resolved(one, depth + 1)))
-        return result
+    def _typed(self, kind: str, flat: Flat, depth: int) -> Schema:
+        if kind == "object":
+            return self._object(flat, depth)
+        if kind == "array":
+            return self._array(flat, depth)
+        if kind == "string":
+            return self._string(flat)
+        return self._number(kind, flat) if kind in ("integer", "number") else {"type": kind}
 
     # ---- types
 
-    def _object(self, schema: Schema, depth: int) -> str:
-        properties = schema.get("properties", {})
-        if not isinstance(properties, Mapping):
-            raise GrammarError("properties must be an object")
-        others = schema.get("additionalProperties", not properties)
-        required = dict.fromkeys(map(str, _listed(schema, "required", empty=True)))
-        more = [name for name in required if name not in properties]
-        if not properties and not more and others is True:
-            return "object"
-        pairs = {str(name): self._pair(str(name), value, depth) for name, value in properties.items()}
-        pairs.update({name: self._pair(name, True, depth) for name in more})
-        last, first = '""', '""'
-        if others is not False:
-            pair = self._rule(f'string ":" ws {self._visit(others, depth + 1)}')
-            last = self._rule(f'("," ws {pair})*')
-            first = self._rule(f"({pair} {last})?")
-        for name, pair in reversed(pairs.items()):
-            # `first` stands at the beginning, `last` after a pair. Only `last` begins with a comma.
-            if name in required:
-                first, last = self._rule(f"{pair} {last}"), self._rule(f'"," ws {pair} {last}')
-            else:
-                first, last = self._rule(f"{pair} {last} | {first}"), self._rule(f'("," ws {pair})? {last}')
-        return f'"{{" ws {first} ws "}}"'
+    def _number(self, kind: str, flat: Flat) -> Schema:
+        result: dict[str, Any] = {"type": kind}
+        for keyword in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"):
+            if keyword in flat:
+                result[keyword] = flat[keyword]
+        if kind == "integer":
+            if not result.keys() & {"minimum", "exclusiveMinimum"}:
+                result["minimum"] = min(-_LARGEST, result.get("maximum", 0), result.get("exclusiveMaximum", 0) - 1)
+            if not result.keys() & {"maximum", "exclusiveMaximum"}:
+                result["maximum"] = max(_LARGEST, result.get("minimum", 0), result.get("exclusiveMinimum", 0) + 1)
+        steps = flat.get("multipleOf", [])
+        return _all_of(result, [{"type": kind, "multipleOf": step} for step in steps])
 
-    def _pair(self, name: str, schema: object, depth: int) -> str:
-        return self._rule(f"{quote(json_text(name, 0) + ':')} ws {self._visit(schema, depth + 1)}")
+    def _string(self, flat: Flat) -> Schema:
+        result: dict[str, Any] = {"type": "string"}
+        low, high = bounds(flat, "minLength", "maxLength")
+        if high is not None and high < low:
+            return False
+        result |= ({"minLength": low} if low else {}) | ({"maxLength": high} if high is not None else {})
+        more: list[dict[str, Any]] = []
+        for pattern in flat.get("pattern", []):
+            found = translated(pattern)
+            if not found.exact:
+                self.weakened.add("pattern")
+            more += [{"type": "string", "pattern": expression} for expression in found.expressions]
+        for name in flat.get("format", []):
+            if name in json_formats.KNOWN:
+                more.append({"type": "string", "format": name})
+            elif name in json_formats.EXPRESSIONS:
+                more.append({"type": "string", "pattern": json_formats.EXPRESSIONS[name]})
+            elif name in json_formats.NOT_ENFORCED:
+                self.weakened.add("format")
+        return _all_of(result, more)
 
-    def _array(self, schema: Schema, depth: int) -> str:
-        places = schema.get("prefixItems", schema["items"] if isinstance(schema.get("items"), list) else None)
-        if places is not None:
-            if not isinstance(places, list) or not places:
-                raise GrammarError("prefixItems must be a list of schemas")
-            inner = ' "," ws '.join(self._visit(one, depth + 1) for one in places)
-            return f'"[" ws {inner} ws "]"'
-        low, high = _bounds(schema, "minItems", "maxItems")
-        if high == 0:
-            return '"[" ws "]"'
-        item = self._rule(self._visit(schema.get("items", True), depth + 1))
-        top = "" if high is None else str(high - 1)
-        inner = f'{item} ("," ws {item}){{{max(low - 1, 0)},{top}}} ws'
-        return f'"[" ws {inner} "]"' if low else f'"[" ws ({inner})? "]"'
+    def _array(self, flat: Flat, depth: int) -> Schema:
+        low, high = bounds(flat, "minItems", "maxItems")
+        places = flat.get("prefixItems", [])
+        # Without `items`, a tuple ends after its places, unless it must be longer.
+        items = flat.get("items", not places or low > len(places))
+        if "uniqueItems" in flat and (high is None or high > 1) and (items is not False or len(places) > 1):
+            self.weakened.add("uniqueItems")
+        if high is not None and high < low:
+            return False
+        result: dict[str, Any] = {"type": "array"}
+        result |= ({"minItems": low} if low else {}) | ({"maxItems": high} if high is not None else {})
+        lowered = [self._schema(one, depth) for one in places]
+        rest = self._schema(items, depth)
+        possible = next((at for at, one in enumerate(lowered) if one is False), len(lowered))
+        if possible < len(lowered):  # no item can stand there, so the array ends before
+            lowered, rest = lowered[:possible], False
+        if rest is False and low > len(lowered):
+            return False
+        return {**result, "prefixItems": lowered, "items": rest} if lowered else {**result, "items": rest}
 
-    def _string(self, schema: Schema, _depth: int) -> str:
-        pattern, kind = schema.get("pattern"), schema.get("format")
-        if pattern is not None:
-            if not isinstance(pattern, str):
-                raise GrammarError("pattern must be a string")
-            return f'"\\"" {self._rule(pattern_to_gbnf(pattern))} "\\""'
-        if isinstance(kind, str) and kind in _FORMATS:
-            return f'"\\"" {_FORMATS[kind]} "\\""'
-        low, high = _bounds(schema, "minLength", "maxLength")
-        if low == 0 and high is None:
-            return "string"
-        # This is a separate rule, so strings with the same bounds share the many rules of the count.
-        return self._rule(f'"\\"" char{{{low},{"" if high is None else high}}} "\\""')
+    def _object(self, flat: Flat, depth: int) -> Schema:
+        properties: dict[str, Any] = dict(flat.get("properties", {}))
+        patterns = self._patterns(flat)
+        required: list[str] = list(flat.get("required", []))
+        closed = "additionalProperties" not in flat and bool("properties" in flat or patterns)
+        others: Any = False if closed else flat.get("additionalProperties", True)
+        if closed:
+            properties |= {name: True for name in required if name not in properties}
+        if patterns is None:
+            patterns, others = {}, True
+        if "propertyNames" in flat:
+            properties, patterns, others = self._named(flat["propertyNames"], properties, patterns, others, depth)
+        for name in required:
+            properties.setdefault(name, others)
+        lowered = {name: self._schema(one, depth) for name, one in properties.items()}
+        if any(lowered[name] is False for name in required):
+            return False
+        result: dict[str, Any] = {"type": "object", "properties": lowered, "required": required}
+        if patterns:
+            result["patternProperties"] = {name: self._schema(one, depth) for name, one in patterns.items()}
+        rest = self._schema(others, depth)
+        result["additionalProperties"] = rest
+        counted = self._counted(flat, lowered, required, closed=rest is False and not patterns)
+        return False if counted is None else {**result, **counted}
+
+    def _patterns(self, flat: Flat) -> dict[str, Any] | None:
+        """The patterns of names; None if they cannot be enforced. llguidance wants them disjoint."""
+        result: dict[str, Any] = {}
+        for pattern, schema in flat.get("patternProperties", {}).items():
+            found = translated(pattern)
+            if not found.exact or len(found.expressions) != 1:
+                self.weakened.add("patternProperties")
+                return None
+            result[found.expressions[0]] = schema
+        if len(result) > 1 and not _apart(list(result)):
+            self.weakened.add("patternProperties")
+            return None
+        return result
+
+    def _named(
+        self, names: Any, properties: dict[str, Any], patterns: dict[str, Any], others: Any, depth: int
+    ) -> tuple[dict[str, Any], dict[str, Any], Any]:
+        """Properties, patterns and others under `propertyNames`, if that can be said with them."""
+        flat = self._conjunction.flat(names, depth)
+        if NEVER in flat:
+            return {}, {}, False
+        if "enum" in flat and not patterns and not flat.get("choices"):
+            allowed = [one for one in flat["enum"] if isinstance(one, str)]
+            kept = {name: one for name, one in properties.items() if name in allowed}
+            if others is not False:
+                kept |= {name: others for name in allowed if name not in kept}
+            return kept, {}, False
+        if flat.keys() <= {"type", "choices"} and not flat.get("choices") and "string" in flat.get("type", ["string"]):
+            return properties, patterns, others
+        if others is False and not properties and not patterns:
+            return properties, patterns, others
+        lowered = (
+            self._string(flat) if flat.keys() <= {"type", "choices", "pattern", "minLength", "maxLength"} else True
+        )
+        if isinstance(lowered, dict) and not properties and not patterns:
+            expressions = [one["pattern"] for one in lowered.get("allOf", [])]
+            if "minLength" in lowered or "maxLength" in lowered:
+                expressions.append(f"^(?s:.{{{lowered.get('minLength', 0)},{lowered.get('maxLength', '')}}})$")
+            if len(expressions) == 1:
+                return {}, {expressions[0]: others}, False
+        self.weakened.add("propertyNames")
+        return properties, patterns, others
+
+    def _counted(
+        self, flat: Flat, properties: dict[str, Schema], required: list[str], *, closed: bool
+    ) -> dict[str, int] | None:
+        """The bounds on the number of properties as far as llguidance enforces them; None if no object fits."""
+        low, high = bounds(flat, "minProperties", "maxProperties")
+        possible = [name for name, one in properties.items() if one is not False]
+        if closed and high is not None and high >= len(possible):
+            high = None
+        if low <= len(required):
+            low = 0
+        if (closed and low > len(possible)) or (high is not None and high < max(low, len(required))):
+            return None
+        if closed and low == len(possible):
+            low = 0
+            required += [name for name in possible if name not in required]
+        plain = len(required) == len(possible)
+        # Names that are not in `properties` may come twice, and count once.
+        fits = (low <= 1 or (closed and plain)) and (plain or (low <= 1 and high in (None, 0, 1)))
+        if not fits:
+            self.weakened |= {
+                word for word, on in (("minProperties", low > 0), ("maxProperties", high is not None)) if on
+            }
+            return {}
+        return ({"minProperties": low} if low else {}) | ({"maxProperties": high} if high is not None else {})
 
 
-def _either(choices: Sequence[str]) -> str:
-    return choices[0] if len(choices) == 1 else "(" + " | ".join(choices) + ")"
+def _possible(definitions: dict[str, Schema]) -> set[str]:
+    """The definitions that any value fits. One that needs itself inside is not among them."""
+    possible: set[str] = set()
+    names, before = list(definitions), -1
+    while len(possible) > before:
+        before = len(possible)
+        for name in names:
+            if name not in possible and _fits(definitions[name], possible):
+                possible.add(name)
+        names.reverse()  # chains of definitions mostly have one direction
+    return possible
 
 
-def _implied_type(schema: Schema) -> str:
-    if schema.keys() & {"properties", "additionalProperties", "required"}:
-        return "object"
-    if schema.keys() & {"items", "prefixItems", "minItems", "maxItems"}:
-        return "array"
-    return "string" if schema.keys() & {"pattern", "format", "minLength", "maxLength"} else "value"
+def _fits(schema: Schema, possible: set[str]) -> bool:
+    """Whether a value fits a lowered schema, if some fits each of the definitions `possible`."""
+    if isinstance(schema, bool):
+        return schema
+    if "$ref" in schema:
+        return schema["$ref"].removeprefix("#/$defs/") in possible
+    if "anyOf" in schema:
+        return any(_fits(one, possible) for one in schema["anyOf"])
+    needed = [schema["properties"].get(name, True) for name in schema.get("required", [])]
+    low = schema.get("minItems", 0)
+    needed += schema.get("prefixItems", [])[:low]
+    if low > len(schema.get("prefixItems", [])):
+        needed.append(schema.get("items", True))
+    return all(_fits(one, possible) for one in needed)
 
 
-def _listed(schema: Schema, key: str, *, empty: bool = False) -> list[Any]:
-    values = schema.get(key, [])
-    if not isinstance(values, list) or not (values or empty):
-        raise GrammarError(f"{key} must be a list{'' if empty else ' that is not empty'}")
-    return values
+def _either(schemas: list[Schema]) -> Schema:
+    possible = [one for one in schemas if one is not False]
+    if not possible or any(one is True for one in possible):
+        return bool(possible)
+    return possible[0] if len(possible) == 1 else {"anyOf": possible}
 
 
-def _bounds(schema: Schema, lowest: str, highest: str) -> tuple[int, int | None]:
-    for name in (lowest, highest):
-        value = schema.get(name, 0)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise GrammarError(f"{name} must be a whole number that is not negative")
-    low, high = schema.get(lowest, 0), schema.get(highest)
-    if low > MAX_REPEAT or (high is not None and high < low):
-        raise GrammarError(f"{lowest} is larger than {highest} or than {MAX_REPEAT}")
-    return low, None if high is None or high > MAX_REPEAT else high
+def _all_of(schema: dict[str, Any], more: list[dict[str, Any]]) -> dict[str, Any]:
+    return {**schema, "allOf": more} if more else schema
 
 
-def _merge(left: Schema, right: Schema) -> Schema:
-    """A schema that combines both. Properties and requirements add up. For other keywords, the right schema wins."""
-    result = {**left, **right}
-    both = left.get("properties"), right.get("properties")
-    if isinstance(both[0], Mapping) and isinstance(both[1], Mapping):
-        result["properties"] = {**both[0], **both[1]}
-    needs = left.get("required"), right.get("required")
-    if isinstance(needs[0], list) and isinstance(needs[1], list):
-        result["required"] = list(dict.fromkeys([*map(str, needs[0]), *map(str, needs[1])]))
-    return result
+def _is_of(value: object, kinds: list[str]) -> bool:
+    """Whether a JSON value has one of the types."""
+    if isinstance(value, bool):
+        return "boolean" in kinds
+    if isinstance(value, int | float):
+        whole = isinstance(value, int) or value.is_integer()
+        return "number" in kinds or (whole and "integer" in kinds)
+    names = {str: "string", type(None): "null", list: "array"}
+    return names.get(type(value), "object" if isinstance(value, Mapping) else "") in kinds
+
+
+def _apart(expressions: list[str]) -> bool:
+    """Whether no text can match two of the expressions, as far as their first characters tell."""
+    begins = [_literal_begin(one) for one in expressions]
+    return all(
+        not left.startswith(right) and not right.startswith(left)
+        for at, left in enumerate(begins)
+        for right in begins[at + 1 :]
+    )
+
+
+def _literal_begin(expression: str) -> str:
+    """The text that every match begins with, as it is written in the expression."""
+    if not expression.startswith("^") or "|" in expression:
+        return ""
+    found = ""
+    for character in expression[1:]:
+        if not (character.isascii() and character.isalnum()):
+            break
+        found += character
+    return found

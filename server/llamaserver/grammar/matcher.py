@@ -1,6 +1,7 @@
 """Follows a constraint during one generation, and says which tokens may come next."""
 
 from collections.abc import Iterable
+from typing import NoReturn
 
 import llguidance
 import numpy as np
@@ -10,6 +11,7 @@ from ..errors import EngineFailure
 
 Ids = npt.NDArray[np.intp]
 _SHOWN = 200  # characters of an error
+_NOTHING_FITS = "NoExtension"  # what an error begins with, if no token of the vocabulary fits
 
 
 class DeadEndError(EngineFailure):
@@ -20,19 +22,23 @@ class DeadEndError(EngineFailure):
 
 
 class Matcher:
-    """The state of one request in its constraint."""
+    """The state of one request in its constraint.
 
-    def __init__(self, matcher: llguidance.LLMatcher, eog: frozenset[int]) -> None:
+    `field` is the field of the request that errors name. `weight` tells how large the grammar is.
+    """
+
+    def __init__(
+        self, matcher: llguidance.LLMatcher, eog: frozenset[int], field: str = "grammar", weight: int = 0
+    ) -> None:
+        self.field = field
+        self.weight = weight
         self._matcher = matcher
         self._eog = eog
         self._end_ids = np.array(sorted(eog), np.intp)
 
-    def copy(self) -> "Matcher":
+    def copy(self, field: str = "grammar") -> "Matcher":
         """Another matcher in the same state."""
-        return Matcher(self._matcher.deep_copy(), self._eog)
-
-    def begin(self) -> None:
-        """Do nothing: llguidance limits the work of each token."""
+        return Matcher(self._matcher.deep_copy(), self._eog, field)
 
     def allows(self, token: int) -> bool:
         """Whether `token` may come next. A token that ends the answer may come where the answer is complete."""
@@ -43,11 +49,15 @@ class Matcher:
     def allowed(self) -> Ids:
         """All tokens that may come next, in ascending order. Raises DeadEndError when the grammar is too costly."""
         matcher = self._matcher
+        accepting = matcher.is_accepting()
         bits = np.frombuffer(matcher.compute_bitmask(), np.uint8)
-        self._check()
+        if matcher.is_error():
+            if matcher.get_error().startswith(_NOTHING_FITS):
+                return self._end_ids if accepting else self._end_ids[:0]
+            self._fail()
         ids = np.flatnonzero(np.unpackbits(bits, bitorder="little"))
         ids = np.setdiff1d(ids, self._end_ids, assume_unique=True)
-        return np.union1d(ids, self._end_ids) if matcher.is_accepting() else ids
+        return np.union1d(ids, self._end_ids) if accepting else ids
 
     def first_allowed(self, ranked: Iterable[int], count: int) -> list[int]:
         """Places in `ranked` of the first `count` tokens that may come next. Fewer if there are not enough."""
@@ -62,9 +72,8 @@ class Matcher:
     def accept(self, token: int) -> None:
         """Advance by `token`, which must be allowed."""
         if token not in self._eog and not self._matcher.consume_token(token):
-            self._check()
-            raise EngineFailure("a token was accepted that the grammar forbids")
+            self._fail()
 
-    def _check(self) -> None:
-        if self._matcher.is_error():
-            raise DeadEndError(f"the grammar cannot go on: {self._matcher.get_error()[:_SHOWN]}", field="grammar")
+    def _fail(self) -> NoReturn:
+        reason = self._matcher.get_error().partition("\n")[0][:_SHOWN]
+        raise DeadEndError(f"the answer cannot go on under the grammar: {reason}", field=self.field)

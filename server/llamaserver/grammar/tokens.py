@@ -7,6 +7,9 @@ import llguidance
 
 from ..interfaces.backend import Vocab
 
+_MOST_DIGITS = 9  # of a token id
+_LONGEST_NAME = 256  # characters of a token's text
+
 
 class _Tokens:
     """What `LLTokenizer` reads of a tokenizer. It calls it to tokenize text that is forced, which is switched off."""
@@ -33,3 +36,15 @@ def tokenizer(vocab: Vocab) -> llguidance.LLTokenizer:
         eos_token=sorted(vocab.eog) or None,
         slices=llguidance.LLTokenizer.json_slices(),
     )
+
+
+def token_named(vocab: Vocab, text: str) -> int | None:
+    """The token that a grammar names by `<[id]>`, or by its text with the brackets. None if there is none."""
+    number = text[2:-2]
+    if text.startswith("<[") and text.endswith("]>") and number.isdecimal():
+        token = int(number) if len(number) <= _MOST_DIGITS else -1
+        return token if 0 <= token < vocab.n_vocab else None
+    if len(text) > _LONGEST_NAME:
+        return None
+    tokens = vocab.tokenize(text, add_special=False, parse_special=True)
+    return tokens[0] if len(tokens) == 1 else None

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .declare import Budget, parameter, parameters
-from .grammar import Constraint, Grammar
+from .grammar import Constraint
 from .thinking import Thinking
 
 DEFAULT_SAMPLERS = ("top_k", "tfs_z", "typical_p", "top_p", "min_p", "temperature")
@@ -28,9 +28,8 @@ class SamplingParams:
 
     `penalty_prompt` holds token ids that the penalties use instead of the prompt. None stands for the prompt.
     `logit_bias` pairs a token id with an addend. An addend of -inf forbids the token. `repeat_last_n` 0 is off,
-    and -1 is the slot's context size. `grammar` is GBNF text, "" is none. `rules` is that grammar in compiled
-    form, if it was made from a JSON schema. `constraint` restricts the answer in place of `grammar`. They restrict what
-    follows a thought, if `thinking` is set.
+    and -1 is the slot's context size. `grammar` is GBNF text, "" is none. `constraint` restricts the answer in place
+    of `grammar`, which is its Lark text then. They restrict what follows a thought, if `thinking` is set.
     """
 
     seed: int = parameter(
@@ -125,7 +124,6 @@ class SamplingParams:
     )
     min_keep: int = parameter(0, "Smallest number of tokens that each sampler leaves to choose from.", low=0)
     grammar: str = parameter("", "GBNF grammar of the answer.", budget=_TEXT)
-    rules: Grammar | None = field(default=None, compare=False, repr=False)
     constraint: Constraint | None = field(default=None, repr=False)
     thinking: Thinking | None = field(default=None, compare=False, repr=False)
     samplers: tuple[str, ...] = parameter(

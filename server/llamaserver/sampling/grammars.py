@@ -1,65 +1,35 @@
-"""The grammars of all requests: compiled texts, and the automata in use."""
+"""The grammars of all requests: GBNF texts and constraints, compiled."""
 
 from functools import partial
-from threading import Lock
-from weakref import WeakValueDictionary
 
-from ..errors import EngineFailure, InvalidRequest, Unavailable
+from ..errors import InvalidRequest
 from ..grammar import gbnf
-from ..grammar.automaton import Automaton
 from ..grammar.compiler import Compiler
-from ..grammar.kept import Kept
 from ..grammar.matcher import Matcher
-from ..grammar.vocabulary import PieceIndex, token_named
+from ..grammar.tokens import token_named
 from ..interfaces.backend import Vocab
 from ..interfaces.params import SamplingParams
 
-MOST_IN_USE = 1_000_000  # items and stacks of all automata in use, about 130 MB
-
 
 class Grammars:
-    """Makes the automata of requests. Requests with the same grammar share one while any of them lives. Thread-safe."""
+    """Makes the matchers of requests. Requests with the same text share the compiled grammar. Thread-safe."""
 
     def __init__(self, vocab: Vocab) -> None:
-        self._vocab = vocab
-        self._constraints = Compiler(vocab)
-        self._compile = Kept(partial(gbnf.parse, token_id=partial(token_named, vocab)))
-        self._in_use: WeakValueDictionary[str, Automaton] = WeakValueDictionary()
-        self._index: PieceIndex | None = None
-        self._lock = Lock()
+        self._compile = Compiler(vocab)
+        self._named = partial(token_named, vocab)
 
-    def __call__(self, params: SamplingParams) -> Automaton | Matcher | None:
-        """The automaton of a request, with its first state; None without a grammar.
+    def __call__(self, params: SamplingParams) -> Matcher | None:
+        """The matcher at the start of an answer, to be copied; None without a grammar.
 
-        Raises InvalidRequest for a wrong grammar, and Unavailable while the others take too much memory.
+        Raises InvalidRequest, and Unavailable while the grammars of others take too much memory.
         """
-        if params.constraint is not None:
-            try:
-                return self._constraints(params.constraint)
-            except gbnf.GrammarError as error:
-                field = params.constraint.field
-                raise InvalidRequest("Failed to parse grammar", field=field, reason=str(error)) from error
-        text = params.grammar
-        if not text:
-            return None
-        with self._lock:
-            shared = self._in_use.get(text)
-            if shared is not None:
-                return shared
-            if sum(one.weight for one in self._in_use.values()) > MOST_IN_USE:
-                raise Unavailable("the grammars of other requests take too much memory", retry_after=1)
+        constraint = params.constraint
         try:
-            made = Automaton(params.rules or self._compile(text), self._pieces())
-            made.start()
+            if constraint is not None:
+                return self._compile(constraint.lark)
+            if params.grammar:
+                return self._compile(params.grammar, lambda text: gbnf.to_lark(text, self._named))
         except gbnf.GrammarError as error:
-            raise InvalidRequest("Failed to parse grammar", field="grammar", reason=str(error)) from error
-        except EngineFailure as error:
-            raise InvalidRequest("Failed to parse grammar", field="grammar", reason=error.message) from error
-        with self._lock:
-            return self._in_use.setdefault(text, made)
-
-    def _pieces(self) -> PieceIndex:
-        with self._lock:
-            if self._index is None:
-                self._index = PieceIndex(self._vocab)
-            return self._index
+            field = constraint.field if constraint is not None else "grammar"
+            raise InvalidRequest("Failed to parse grammar", field=field, reason=str(error)) from error
+        return None

@@ -15,8 +15,6 @@ from itertools import islice
 import numpy as np
 
 from ..errors import EngineFailure
-from ..grammar.automaton import Automaton, TooCostlyError
-from ..grammar.automaton_matcher import GrammarMatcher
 from ..grammar.matcher import DeadEndError, Matcher
 from ..interfaces.backend import FloatArray, Vocab
 from ..interfaces.output import TokenProb, TokenProbs
@@ -34,13 +32,13 @@ _FEW = 256  # candidates that are tested one by one against a grammar, before th
 
 @dataclass(frozen=True, slots=True)
 class _Shared:
-    """What the samplers of one request have in common. It never changes, except that the automaton remembers more."""
+    """What the samplers of one request have in common. It never changes. Each sampler copies the matcher."""
 
     vocab: Vocab
     n_ctx: int
     bias: Bias | None
     breakers: Breakers
-    automaton: Automaton | Matcher | None
+    matcher: Matcher | None
 
 
 class ChainSampler:
@@ -78,12 +76,9 @@ class ChainSampler:
         self._penalties = make_penalties(params, n_vocab, shared.n_ctx)
         self._spared = shared.vocab.nl if self._penalties is not None and not params.penalize_nl else -1
         self._dry = make_dry(params, shared.breakers, shared.n_ctx)
-        self._picker = make_picker(params, shared.vocab, self._dry)
-        self._matcher: GrammarMatcher | Matcher | None = None
-        if isinstance(shared.automaton, Matcher):
-            self._matcher = shared.automaton.copy()
-        elif shared.automaton is not None:
-            self._matcher = GrammarMatcher(shared.automaton)
+        self._picker = make_picker(params, n_vocab, self._dry)
+        field = params.constraint.field if params.constraint is not None else "grammar"
+        self._matcher = shared.matcher.copy(field) if shared.matcher is not None else None
         if params.thinking is not None:
             constrained = self._matcher is not None and not params.thinking.in_grammar
             self._thought = Thought(params.thinking, shared.vocab, constrained=constrained)
@@ -172,29 +167,23 @@ class ChainSampler:
         matcher, thought = self._matcher, self._thought
         if matcher is None:
             return self._picker.choose(Candidates(None, logits, False))
-        matcher.begin()
         kept, place = self._picker.choose(Candidates(None, logits, False))
         token = token_at(kept, place)
         if (thought is not None and thought.free(token)) or matcher.allows(token):
             return kept, place
         return self._picker.choose(self._allowed(matcher, logits))
 
-    def _allowed(self, matcher: GrammarMatcher | Matcher, logits: FloatArray) -> Candidates:
+    def _allowed(self, matcher: Matcher, logits: FloatArray) -> Candidates:
         enough = self._picker.enough
         ranked = best(logits, _FEW)
         places = matcher.first_allowed(ranked.tolist(), enough or _FEW)
         likely = ranked[places]
         if 0 < enough == len(places):
             return Candidates(likely, logits[likely].astype(np.float64), True)
-        try:
-            ids = matcher.allowed()
-        except TooCostlyError:
-            if not places:
-                raise
-            ids = likely  # only the most likely of the allowed tokens
+        ids = matcher.allowed()
         ids = ids[logits[ids] > -math.inf]
         if ids.shape[0] == 0:
-            raise DeadEndError("the grammar allows no token here", field="grammar")
+            raise DeadEndError("the grammar allows no token here", field=matcher.field)
         return Candidates(ids, logits[ids], False)
 
     # ---- probabilities

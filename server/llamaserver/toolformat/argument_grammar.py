@@ -5,6 +5,7 @@ from typing import Any
 
 from .form import Format
 from .rules import Rules, one_of, quoted
+from .values import as_json
 
 Schema = dict[str, Any]
 _QUOTE = '<|"|>'  # Gemma's quotation mark
@@ -23,6 +24,7 @@ _WORDS = ("true", "false", "null", "None")
 
 def tagged_arguments(rules: Rules, form: Format, schema: Schema, value: Callable[[Schema], str]) -> str:
     """Arguments in tags: in the order of the schema, and all that are required."""
+    definitions = _definitions(schema)
 
     def argument(key: str, each: Any) -> str:
         texts = _texts(each)
@@ -34,7 +36,7 @@ def tagged_arguments(rules: Rules, form: Format, schema: Schema, value: Callable
             return f"{begin} {one_of(*map(quoted, texts))} {rules.mark(form.argument[1])} SPACE?"
         if string or not isinstance(each, dict) or not isinstance(each.get("type"), str):
             return f"{begin} {rules.free_until(form.argument[1])} SPACE?"
-        kind = one_of(*_BOOLEANS) if each["type"] == "boolean" else value(each)
+        kind = one_of(*_BOOLEANS) if each["type"] == "boolean" else value(each | definitions)
         return f"{begin} {kind} {rules.mark(form.argument[1])} SPACE?"
 
     if not _properties(schema):
@@ -46,17 +48,18 @@ def tagged_arguments(rules: Rules, form: Format, schema: Schema, value: Callable
 
 def python_arguments(rules: Rules, schema: Schema, value: Callable[[Schema], str]) -> str:
     """Arguments of a call in Python, without the brackets."""
+    definitions = _definitions(schema)
 
     def argument(each: Any) -> str:
         texts = _texts(each)
         if texts:
-            return one_of(*(quoted(f"{mark}{text}{mark}") for text in texts for mark in "'\""))
+            return one_of(*(quoted(way) for text in texts for way in (repr(text), as_json(text))))
         if texts is not None:
             return _PYTHON_TEXT
         kind = each.get("type") if isinstance(each, dict) else None
         if kind == "boolean":
             return one_of(*_BOOLEANS)
-        return value(each) if isinstance(kind, str) else one_of(_PYTHON_TEXT, value({}))
+        return value(each | definitions) if isinstance(kind, str) else one_of(_PYTHON_TEXT, value({}))
 
     members = [
         (f"{quoted(key + '=')} {argument(each)}", key in _required(schema))
@@ -128,6 +131,11 @@ def _separated(rules: Rules, members: list[tuple[str, bool]], separator: str) ->
 def _properties(schema: Schema) -> dict[str, Any]:
     found = schema.get("properties")
     return found if isinstance(found, dict) else {}
+
+
+def _definitions(schema: Schema) -> Schema:
+    """What a property of the schema may refer to."""
+    return {key: schema[key] for key in ("$defs", "definitions") if key in schema}
 
 
 def _required(schema: Schema) -> list[Any]:

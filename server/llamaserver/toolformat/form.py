@@ -38,6 +38,7 @@ class Format:
     id_path: tuple[str, ...] = ()  # JSON: keys that lead to the id
     object: str = ""  # JSON: the text of one call, with NAME_HERE, ARGUMENTS_HERE and ID_HERE in it
     array: bool = False  # JSON: whether calls are in an array
+    bare: bool = False  # JSON: whether an answer may begin with a call without its mark
     many: bool = False  # JSON: whether one pair of marks is around several calls
     id_before: str = ""  # what is between an id and the name that follows it
     name_end: str = ""  # after the name

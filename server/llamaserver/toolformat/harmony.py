@@ -21,13 +21,13 @@ def read_harmony(stream: Stream, output: Output, form: Format) -> Reading[None]:
             output.content("" if "<|" in (text := "".join(header)) else text)
             return
         head = "".join(header)
-        channel = _CHANNEL.search(head)
+        channel = _CHANNEL.findall(head)[-1:]  # some models name two
         recipient = _RECIPIENT.search(head)
         if recipient and _begins(output, recipient[1]):
             yield from stream.json_value(output.arguments)
             output.end()
             yield from stream.until(_ENDS, lambda text: None)
-        elif channel and channel[1] == "analysis":
+        elif channel == ["analysis"]:
             yield from stream.until(_ENDS, output.reasoning)
         else:
             yield from stream.until(_ENDS, output.content)

@@ -7,12 +7,15 @@ from .output import Output
 from .stream import Mismatch, Reading, Stream
 
 
-def read_json_calls(stream: Stream, output: Output, form: Format) -> Reading[None]:
-    """Objects, one after the other, with or without the marks of a call between them."""
+def read_json_calls(stream: Stream, output: Output, form: Format, *, marked: bool) -> Reading[None]:
+    """Objects, one after the other, with or without the marks of a call between them.
+
+    Without a mark before the first, it may be something else, so its first key must be one of a call.
+    """
     begin, end = form.call
     while True:
         array = yield from stream.at("[")
-        yield from _objects(stream, output, form)
+        yield from _objects(stream, output, form, marked=marked)
         if array and not (yield from stream.at("]")):
             raise Mismatch
         if not begin:
@@ -22,10 +25,10 @@ def read_json_calls(stream: Stream, output: Output, form: Format) -> Reading[Non
             return
 
 
-def _objects(stream: Stream, output: Output, form: Format) -> Reading[None]:
+def _objects(stream: Stream, output: Output, form: Format, *, marked: bool) -> Reading[None]:
     """Objects with a comma, a semicolon or only white space between them."""
     while True:
-        yield from _object(stream, output, form)
+        yield from _object(stream, output, form, marked=marked)
         yield from stream.skip_space()
         if stream.text[:1] in (",", ";"):
             stream.take(1)
@@ -34,10 +37,10 @@ def _objects(stream: Stream, output: Output, form: Format) -> Reading[None]:
             return
 
 
-def _object(stream: Stream, output: Output, form: Format) -> Reading[None]:
+def _object(stream: Stream, output: Output, form: Format, *, marked: bool) -> Reading[None]:
     if not (yield from stream.at("{")):
         raise Mismatch
-    call = _Call(stream, output, form)
+    call = _Call(stream, output, form, marked=marked)
     yield from call.members(())
     if not output.calling:
         raise Mismatch
@@ -47,8 +50,9 @@ def _object(stream: Stream, output: Output, form: Format) -> Reading[None]:
 class _Call:
     """One object. The arguments wait for the name if they come before it."""
 
-    def __init__(self, stream: Stream, output: Output, form: Format) -> None:
+    def __init__(self, stream: Stream, output: Output, form: Format, *, marked: bool) -> None:
         self._stream, self._output, self._form = stream, output, form
+        self._sure = marked
         self._id = ""
         self._waiting = ""
 
@@ -59,6 +63,9 @@ class _Call:
             return
         while True:
             key = yield from self._text()
+            if not self._sure and not path and not _may_begin(key, self._form):
+                raise Mismatch
+            self._sure = True
             if not (yield from stream.at(":")):
                 raise Mismatch
             yield from stream.skip_space()
@@ -118,6 +125,11 @@ class _Call:
         if not isinstance(value, str):
             raise Mismatch
         return value
+
+
+def _may_begin(key: str, form: Format) -> bool:
+    """Whether an object that begins with this key may be a call."""
+    return "*" in form.name_path or key == "type" or _leads((key,), form)
 
 
 def _leads(path: tuple[str, ...], form: Format) -> bool:

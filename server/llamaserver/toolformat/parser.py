@@ -52,7 +52,7 @@ class Parser:
             yield from self._tried(read_harmony(stream, output, form), "")
             return
         mark = yield from self._thoughts()
-        if not form.openings:
+        if not mark and (form.bare or not form.openings):
             yield from self._unmarked()
         while mark or (mark := (yield from stream.until([*form.openings, form.content[0]], output.content))):
             if mark == form.content[0]:
@@ -97,7 +97,7 @@ class Parser:
     def _calls(self, mark: str) -> Reading[None]:
         stream, output, form = self._stream, self._output, self._form
         if form.mode is Mode.JSON:
-            yield from read_json_calls(stream, output, form)
+            yield from read_json_calls(stream, output, form, marked=bool(mark))
         elif form.mode is Mode.GEMMA:
             yield from read_gemma_call(stream, output, form)
         elif form.mode is Mode.PYTHON:

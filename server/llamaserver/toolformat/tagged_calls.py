@@ -3,7 +3,7 @@
 from .form import Format, Mode
 from .output import Output
 from .stream import Mismatch, Reading, Stream
-from .values import as_json, json_of
+from .values import CDATA, as_json, json_of
 
 Types = dict[str, dict[str, str]]  # of the parameters of each function
 
@@ -59,6 +59,8 @@ def _arguments(stream: Stream, output: Output, form: Format, types: dict[str, st
                 raise Mismatch
         attributes = (yield from stream.name_before(form.attributes_end)) if form.attributes_end else ""
         value = yield from stream.text_before(end.strip())
+        while value.lstrip().startswith(CDATA[0]) and CDATA[1] not in value:  # there, the mark is a part of the value
+            value += end.strip() + (yield from stream.text_before(end.strip()))
         if form.key_end.endswith("\n"):
             value = value.removeprefix("\n")
         if end.startswith("\n"):

@@ -7,7 +7,7 @@ import re
 _WORD = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|\b(null|true|false)\b""")
 _PYTHON = {"null": "None", "true": "True", "false": "False"}
 _LONGEST_LITERAL = 10_000  # characters that Python's parser is asked to read
-_CDATA = ("<![CDATA[", "]]>")
+CDATA = ("<![CDATA[", "]]>")
 
 
 def python_source(text: str) -> str:
@@ -38,8 +38,8 @@ def as_json(value: object) -> str:
 
 def json_of(text: str, *, string: bool = False) -> str:
     """JSON of a value that was written as JSON, as Python, or bare. `string` says that it must be a string."""
-    if text.startswith(_CDATA[0]) and text.endswith(_CDATA[1]):
-        text = text[len(_CDATA[0]) : -len(_CDATA[1])]
+    if text.startswith(CDATA[0]) and text.endswith(CDATA[1]):
+        text = text[len(CDATA[0]) : -len(CDATA[1])]
     if string:
         return as_json(text)
     try:
