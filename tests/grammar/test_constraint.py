@@ -108,3 +108,11 @@ def test_a_json_value_stands_inside_a_text() -> None:
     value = json_value({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})
     matcher = at(f"start: <|tool|> {value.lark} <|tool|>", b"<|tool|>", b'{"', b"a", b'": ', b"1", b"}")
     assert allowed(matcher) == {b"<|tool|>"}
+
+
+def test_a_vocabulary_without_an_end() -> None:
+    compiler = Compiler(ListVocab([b"a", b"b", b""]))
+    matcher = compiler('start: "a"').copy()
+    assert matcher.allowed().tolist() == [0]
+    matcher.accept(0)
+    assert matcher.allowed().tolist() == []

@@ -69,7 +69,7 @@ class Compiler:
                 self._tokenizer = tokenizer(self._vocab)
         lark = text if to_lark is None else to_lark(text)
         _check_size(lark)
-        made = Matcher(_compiled(self._tokenizer, lark), self._vocab.eog, weight=len(lark))
+        made = Matcher(_compiled(self._tokenizer, lark), self._vocab.eog, self._vocab.n_vocab, weight=len(lark))
         with self._lock:
             self._keep(key, made)
             self._in_use[key] = made

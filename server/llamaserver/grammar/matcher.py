@@ -28,8 +28,14 @@ class Matcher:
     """
 
     def __init__(
-        self, matcher: llguidance.LLMatcher, eog: frozenset[int], field: str = "grammar", weight: int = 0
+        self,
+        matcher: llguidance.LLMatcher,
+        eog: frozenset[int],
+        n_vocab: int,
+        field: str = "grammar",
+        weight: int = 0,
     ) -> None:
+        self._n_vocab = n_vocab
         self.field = field
         self.weight = weight
         self._matcher = matcher
@@ -38,7 +44,7 @@ class Matcher:
 
     def copy(self, field: str = "grammar") -> "Matcher":
         """Another matcher in the same state."""
-        return Matcher(self._matcher.deep_copy(), self._eog, field)
+        return Matcher(self._matcher.deep_copy(), self._eog, self._n_vocab, field)
 
     def allows(self, token: int) -> bool:
         """Whether `token` may come next. A token that ends the answer may come where the answer is complete."""
@@ -55,9 +61,10 @@ class Matcher:
             if matcher.get_error().startswith(_NOTHING_FITS):
                 return self._end_ids if accepting else self._end_ids[:0]
             self._fail()
-        ids = np.flatnonzero(np.unpackbits(bits, bitorder="little"))
-        ids = np.setdiff1d(ids, self._end_ids, assume_unique=True)
-        return np.union1d(ids, self._end_ids) if accepting else ids
+        # Without a token that ends texts, llguidance adds one behind the vocabulary.
+        flags = np.unpackbits(bits, count=self._n_vocab, bitorder="little")
+        flags[self._end_ids] = accepting
+        return np.flatnonzero(flags)
 
     def first_allowed(self, ranked: Iterable[int], count: int) -> list[int]:
         """Places in `ranked` of the first `count` tokens that may come next. Fewer if there are not enough."""
