@@ -76,7 +76,7 @@ class ChainSampler:
         self._penalties = make_penalties(params, n_vocab, shared.n_ctx)
         self._spared = shared.vocab.nl if self._penalties is not None and not params.penalize_nl else -1
         self._dry = make_dry(params, shared.breakers, shared.n_ctx)
-        self._picker = make_picker(params, n_vocab, self._dry)
+        self._picker = make_picker(params, shared.vocab, self._dry)
         field = params.constraint.field if params.constraint is not None else "grammar"
         self._matcher = shared.matcher.copy(field) if shared.matcher is not None else None
         if params.thinking is not None:
