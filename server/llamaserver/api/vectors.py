@@ -38,10 +38,13 @@ def read_inputs(context: Context, inputs: list[Any], field: str) -> Inputs:
     return [(build_prompt(item, context.engine, field=name), name) for name, item in zip(names, inputs, strict=True)]
 
 
-async def embed(request: web.Request, inputs: Inputs) -> list[Embedded]:
-    """One result per input, each with one vector: without pooling, that of the last token."""
+async def embed(request: web.Request, inputs: Inputs, *, kept: int = 0) -> list[Embedded]:
+    """One result per input, each with one vector: without pooling, that of the last token.
+
+    `kept`: bytes of the body that the answer repeats.
+    """
     submission.check_limits(request, len(inputs))
-    request[HOLD].keep(sum(prompt.keys.itemsize * len(prompt) for prompt, _ in inputs))
+    request[HOLD].keep(kept + sum(prompt.keys.itemsize * len(prompt) for prompt, _ in inputs))
     with ExitStack() as stack:
         streams = [(stack.enter_context(_submit(request, prompt, name)), name) for prompt, name in inputs]
         return [await _result(stream, name) for stream, name in streams]

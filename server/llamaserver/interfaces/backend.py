@@ -33,10 +33,13 @@ class Vocab(Protocol):
     bos: int  # -1 if the model has none, as with the other ids
     eos: int
     nl: int
+    sep: int
     fim_pre: int
     fim_suf: int
     fim_mid: int
     add_bos: bool
+    add_eos: bool
+    add_sep: bool
     eog: frozenset[int]
 
     def tokenize(

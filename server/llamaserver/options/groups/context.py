@@ -3,7 +3,7 @@
 from ...config import MAX_SEQUENCES
 from ...option_readers import choice, integer, number
 from ..option import Option
-from ..values import flash_attention, rope_scale
+from ..values import flash_attention, reranking, rope_scale
 
 CONTEXT: tuple[Option, ...] = (
     Option(
@@ -116,5 +116,15 @@ CONTEXT: tuple[Option, ...] = (
         choice("none", "mean", "cls", "last", "rank"),
         value="KIND",
         default="the model's",
+    ),
+    Option(
+        "pooling",
+        ("--reranking", "--rerank"),
+        "Enable the rerank endpoints. It is short for --embedding --pooling rank",
+        reranking,
+        env=("LLAMA_ARG_RERANKING",),
+        bare="on",
+        value="on|off",
+        default="off",
     ),
 )
