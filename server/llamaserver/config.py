@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 MAX_SEQUENCES = 256  # of a llama.cpp context (LLAMA_MAX_SEQ)
+MAX_NORM = 1024  # of the norms of embeddings
 HTTP_THREADS = 4  # the default
 _MIB = 1 << 20
 
@@ -79,6 +80,7 @@ class Config:
     context_shift: bool = True
     embedding: bool = False
     pooling: Literal["", "none", "mean", "cls", "last", "rank"] = ""
+    embd_normalize: int = 2  # see api/vectors.py
     cache_ram: int = 0  # MiB, -1: no limit
     cache_isolation: Literal["per-key", "shared"] = "per-key"
     kv_store: str = ""

@@ -86,6 +86,23 @@ def test_openai_client(client: Client) -> None:
     np.testing.assert_allclose(answer.data[1].embedding, vector(client, "the llama"), atol=1e-6)
 
 
+def test_fewer_dimensions_in_the_openai_client(client: Client) -> None:
+    api = openai.OpenAI(base_url=f"{client.url}/v1", api_key="none")
+    found = api.embeddings.create(model="any", input="hello world", dimensions=16).data[0].embedding
+    wanted = vector(client, "hello world")[:16]
+    np.testing.assert_allclose(found, wanted / np.linalg.norm(wanted), atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", [-1, 0, 1, 2, 3, 1024])
+def test_norms(client: Client, norm: int) -> None:
+    raw = np.array(client.post("/embedding", content="hello world", embd_normalize=-1)["embedding"])
+    length = {-1: 1.0, 0: np.abs(raw).max() / 32760}.get(norm) or np.linalg.norm(raw, norm if norm < 1000 else np.inf)
+    for path, field in (("/embedding", "content"), ("/v1/embeddings", "input")):
+        answer = client.post(path, {field: "hello world", "embd_normalize": norm})
+        found = answer["embedding"] if field == "content" else answer["data"][0]["embedding"]
+        np.testing.assert_allclose(found, raw / length, rtol=5e-3 if norm == 1024 else 1e-4, atol=1e-6)
+
+
 def test_token_arrays(client: Client) -> None:
     tokens = client.post("/tokenize", content="hello world", add_special=True)["tokens"]
     one = client.post("/v1/embeddings", input=tokens)["data"]
@@ -151,7 +168,10 @@ def test_the_openai_client_tells_which_input(client: Client) -> None:
         ("/v1/embeddings", {"input": [-1]}, "input"),
         ("/v1/embeddings", {"input": ["a"] * 3000}, "input"),
         ("/v1/embeddings", {"input": "a", "encoding_format": "int8"}, "encoding_format"),
-        ("/v1/embeddings", {"input": "a", "dimensions": 3}, "dimensions"),
+        ("/v1/embeddings", {"input": "a", "dimensions": 0}, "dimensions"),
+        ("/v1/embeddings", {"input": "a", "dimensions": N_EMBD + 1}, "dimensions"),
+        ("/v1/embeddings", {"input": "a", "embd_normalize": -2}, "embd_normalize"),
+        ("/embedding", {"content": "a", "embd_normalize": 1.5}, "embd_normalize"),
     ],
 )
 def test_bad_bodies(client: Client, path: str, body: Any, field: str) -> None:
@@ -240,6 +260,15 @@ def test_slots_of_an_encoder_are_empty(models: Models, serve: Callable[..., Any]
         assert client.post("/slots/0?action=restore", filename="a.bin")["n_restored"] == 0
         assert client.slots()[0]["n_past"] == 0
         assert vector(client, "hello").shape == (N_EMBD,)
+
+
+def test_the_norm_of_all_requests_is_an_option(models: Models, serve: Callable[..., Any]) -> None:
+    with serve(models.bert("mean"), "--embedding", "--embd-normalize", "0") as client:
+        assert np.abs(vector_of(client)).max() == pytest.approx(32760, rel=1e-5)
+
+
+def vector_of(client: Client) -> np.ndarray:
+    return np.array(client.post("/v1/embeddings", input="hello world")["data"][0]["embedding"])
 
 
 def test_off_by_default(models: Models, serve: Callable[..., Any]) -> None:

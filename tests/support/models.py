@@ -83,6 +83,11 @@ class Models:
         """An encoder of at most BERT_CTX tokens; `pooling` is mean, cls or none in its metadata."""
         return self._once(f"bert-{pooling}.gguf", lambda path: _write_bert(path, pooling))
 
+    def reranker(self, template: str = "") -> Path:
+        """An encoder with a head that scores a query and a document. `template` is that for reranking."""
+        name = f"bert-rank-{hashlib.sha256(template.encode()).hexdigest()[:12]}.gguf"
+        return self._once(name, lambda path: _write_bert(path, "rank", template))
+
     def mamba(self) -> Path:
         """A recurrent decoder."""
         return self._once("mamba.gguf", _write_mamba)
@@ -441,7 +446,7 @@ def _write_jamba(path: Path) -> None:
     _finish(writer)
 
 
-def _write_bert(path: Path, pooling: str) -> None:
+def _write_bert(path: Path, pooling: str, rerank: str = "") -> None:
     writer = gguf.GGUFWriter(path, "bert")
     writer.add_name("tiny bert")
     writer.add_context_length(BERT_CTX)
@@ -451,8 +456,9 @@ def _write_bert(path: Path, pooling: str) -> None:
     writer.add_head_count(N_HEAD)
     writer.add_layer_norm_eps(1e-12)
     writer.add_causal_attention(False)
-    kinds = {"none": gguf.PoolingType.NONE, "mean": gguf.PoolingType.MEAN, "cls": gguf.PoolingType.CLS}
-    writer.add_pooling_type(kinds[pooling])
+    writer.add_pooling_type(gguf.PoolingType[pooling.upper()])
+    if rerank:
+        writer.add_string("tokenizer.chat_template.rerank", rerank)
     n_vocab = _word_vocab(writer)
     weights = _Weights(writer, 6)
     weights.matrix("token_embd.weight", n_vocab, N_EMBD, scale=1.0)
@@ -467,6 +473,9 @@ def _write_bert(path: Path, pooling: str) -> None:
         weights.dense(f"{at}.ffn_up", N_FF, N_EMBD)
         weights.dense(f"{at}.ffn_down", N_EMBD, N_FF)
         weights.norm_and_bias(f"{at}.layer_output_norm", N_EMBD)
+    if pooling == "rank":
+        weights.dense("cls", N_EMBD, N_EMBD)
+        weights.dense("cls.output", 1, N_EMBD)
     _finish(writer)
 
 

@@ -23,6 +23,7 @@ from . import (
     openai_embeddings,
     openai_models,
     openapi,
+    rerank,
     responses,
     slots,
     static,
@@ -62,6 +63,7 @@ def build_app(context: Context) -> web.Application:
     openai_embeddings.add_routes(app)
     openai_models.add_routes(app)
     openapi.add_routes(app)
+    rerank.add_routes(app)
     responses.add_routes(app)
     slots.add_routes(app)
     static.add_routes(app)

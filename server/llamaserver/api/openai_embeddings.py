@@ -15,23 +15,24 @@ from .context import CONTEXT, Context
 from .fields import Fields
 from .jobs import model_name
 from .submission import check_room
-from .vectors import Inputs, embed, read_inputs, require_embeddings, size_of, unit
+from .vectors import Inputs, Scaling, embed, read_inputs, read_scaling, require_embeddings, size_of
 
 
 @dataclass(frozen=True, slots=True)
 class _Call:
     inputs: Inputs
     form: str  # of the vectors: float or base64
+    scaling: Scaling
 
 
 async def embeddings(request: web.Request) -> web.StreamResponse:
-    """POST /v1/embeddings: unit vectors of a text, texts, token ids or arrays of them."""
+    """POST /v1/embeddings: vectors of a text, texts, token ids or arrays of them."""
     context = request.app[CONTEXT]
     check_room(request)
     call = await read_fields(request, lambda fields: _call(context, fields))
     results = await embed(request, call.inputs)
     name = model_name(context)
-    return await long_response(request, lambda: _answer(results, call.form, name), size_of(results))
+    return await long_response(request, lambda: _answer(results, call, name), size_of(results))
 
 
 def _call(context: Context, fields: Fields) -> _Call:
@@ -39,16 +40,13 @@ def _call(context: Context, fields: Fields) -> _Call:
     form = fields.string("encoding_format", default="float")
     if form not in ("float", "base64"):
         raise InvalidRequest("Field 'encoding_format': must be float or base64", field="encoding_format")
-    if fields.get("dimensions")[1] not in (None, context.engine.info.n_embd):
-        raise InvalidRequest(
-            f"Field 'dimensions': only {context.engine.info.n_embd}, the model's own, is supported", field="dimensions"
-        )
-    return _Call(read_inputs(context, _inputs(fields), "input"), form)
+    scaling = read_scaling(context, fields)
+    return _Call(read_inputs(context, _inputs(fields), "input"), form, scaling)
 
 
-def _answer(results: list[Embedded], form: str, model: str) -> bytes:
+def _answer(results: list[Embedded], call: _Call, model: str) -> bytes:
     data = [
-        {"object": "embedding", "index": i, "embedding": _encoded(unit(result.vectors[-1]), form)}
+        {"object": "embedding", "index": i, "embedding": _encoded(call.scaling(result.vectors[-1]), call.form)}
         for i, result in enumerate(results)
     ]
     tokens = sum(result.n_prompt for result in results)

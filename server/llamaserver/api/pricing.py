@@ -35,6 +35,13 @@ def check_price(fields: Fields, *, prompts: int, choices: int = 1) -> None:
             raise _refused(name, budget, f"{_known(value, most)} {budget.unit}", prompts, choices)
 
 
+def check_product(name: str, length: int, count: int, what: str) -> None:
+    """Refuse a text that is evaluated with each of many others. Raises InvalidRequest."""
+    if length * count > MAX_ECHO:
+        message = f"Field '{name}': {length} characters x {count} {what} is more than {MAX_ECHO}"
+        raise InvalidRequest(message, field=name)
+
+
 def check_echo(texts: list[str], choices: int) -> None:
     """Refuse to repeat long prompts in many choices. Raises InvalidRequest."""
     length = sum(map(len, texts))

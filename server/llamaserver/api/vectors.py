@@ -1,13 +1,14 @@
 """Embedding requests, for both dialects of the API."""
 
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from aiohttp import web
 
+from ..config import MAX_NORM
 from ..engine.loop import Request
 from ..engine.stream import Stream
 from ..errors import EngineFailure, InvalidRequest, NotSupported, as_server_error
@@ -16,9 +17,11 @@ from ..interfaces.params import GenerationParams, Prompt
 from . import submission
 from .body import HOLD
 from .context import Context
+from .fields import Fields
 from .prompt import build_prompt, numbered
 
 MAX_INPUTS = 2048
+_LARGEST_WHOLE = 32760  # of a vector that is scaled to 16 bits, as in llama.cpp
 _BYTES_OF_NUMBER = 12  # as JSON
 
 Inputs = list[tuple[Prompt, str]]  # each with its name in errors
@@ -38,10 +41,13 @@ def read_inputs(context: Context, inputs: list[Any], field: str) -> Inputs:
     return [(build_prompt(item, context.engine, field=name), name) for name, item in zip(names, inputs, strict=True)]
 
 
-async def embed(request: web.Request, inputs: Inputs) -> list[Embedded]:
-    """One result per input, each with one vector: without pooling, that of the last token."""
+async def embed(request: web.Request, inputs: Inputs, *, kept: int = 0) -> list[Embedded]:
+    """One result per input, each with one vector: without pooling, that of the last token.
+
+    `kept`: bytes of the body that the answer repeats.
+    """
     submission.check_limits(request, len(inputs))
-    request[HOLD].keep(sum(prompt.keys.itemsize * len(prompt) for prompt, _ in inputs))
+    request[HOLD].keep(kept + sum(prompt.keys.itemsize * len(prompt) for prompt, _ in inputs))
     with ExitStack() as stack:
         streams = [(stack.enter_context(_submit(request, prompt, name)), name) for prompt, name in inputs]
         return [await _result(stream, name) for stream, name in streams]
@@ -68,7 +74,36 @@ def size_of(results: list[Embedded]) -> int:
     return sum(int(result.vectors[-1].size) for result in results) * _BYTES_OF_NUMBER
 
 
-def unit(vector: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The vector scaled to length 1. Zeros stay zeros. A single number (pooling rank) is a score, and stays."""
-    length = float(np.linalg.norm(vector))
-    return (vector / np.float32(length)).astype(np.float32) if length > 0 and vector.size > 1 else vector
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """How many numbers of each vector are kept, and the norm that they are scaled by.
+
+    The norms have llama.cpp's numbers. -1: none. 0: the largest number becomes 32,760. 2: Euclid's. Others: the p-norm.
+    """
+
+    dimensions: int
+    norm: int
+
+    def __call__(self, vector: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """The scaled vector. Zeros stay zeros. A single number (pooling rank) is a score, and stays."""
+        if vector.size == 1:
+            return vector
+        vector = vector[: self.dimensions]
+        length = self._length(vector.astype(np.float64))
+        return (vector / length).astype(np.float32) if length > 0 else vector
+
+    def _length(self, vector: npt.NDArray[np.float64]) -> float:
+        if self.norm < 0:
+            return 1.0
+        largest = float(np.abs(vector).max())
+        if self.norm == 0 or largest == 0:
+            return largest / _LARGEST_WHOLE
+        return largest * float(np.linalg.norm(vector / largest, self.norm))  # no power overflows
+
+
+def read_scaling(context: Context, fields: Fields) -> Scaling:
+    """The fields `dimensions` and `embd_normalize`. Raises InvalidRequest."""
+    width = context.engine.info.n_embd
+    dimensions = fields.integer("dimensions", default=width, low=1, high=width)
+    norm = fields.integer("embd_normalize", default=context.config.embd_normalize, low=-1, high=MAX_NORM)
+    return Scaling(dimensions, norm)

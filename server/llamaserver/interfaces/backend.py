@@ -34,12 +34,15 @@ class Vocab(Protocol):
     eos: int
     eot: int
     nl: int
+    sep: int
     fim_pre: int
     fim_suf: int
     fim_mid: int
     fim_rep: int  # before the name of a repository
     fim_sep: int  # before each file of it
     add_bos: bool
+    add_eos: bool
+    add_sep: bool
     eog: frozenset[int]
 
     def tokenize(

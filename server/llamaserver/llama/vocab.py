@@ -30,12 +30,15 @@ class LlamaVocab:
         self.eos = self._id(lib.llama_vocab_eos)
         self.eot = self._id(lib.llama_vocab_eot)
         self.nl = self._id(lib.llama_vocab_nl)
+        self.sep = self._id(lib.llama_vocab_sep)
         self.fim_pre = self._id(lib.llama_vocab_fim_pre)
         self.fim_suf = self._id(lib.llama_vocab_fim_suf)
         self.fim_mid = self._id(lib.llama_vocab_fim_mid)
         self.fim_rep = self._id(lib.llama_vocab_fim_rep)
         self.fim_sep = self._id(lib.llama_vocab_fim_sep)
         self.add_bos = bool(lib.llama_vocab_get_add_bos(handle))
+        self.add_eos = bool(lib.llama_vocab_get_add_eos(handle))
+        self.add_sep = bool(lib.llama_vocab_get_add_sep(handle))
         self.eog = frozenset(i for i in range(self.n_vocab) if lib.llama_vocab_is_eog(handle, i))
         self._pieces: list[bytes | None] = [None] * self.n_vocab
         self._special_pieces: list[bytes | None] = [None] * self.n_vocab

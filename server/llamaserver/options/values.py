@@ -1,5 +1,7 @@
 """Readers of option values that are more than one number or one word. Each raises ConfigError."""
 
+from typing import Any
+
 from ..errors import ConfigError
 from ..option_readers import choice, integer, number
 
@@ -19,6 +21,11 @@ def switch(text: str) -> bool:
 def is_true(text: str) -> bool:
     """Whether a text is a word for true."""
     return text.lower() in ("1", "true", "on", "yes", "enabled")
+
+
+def reranking(text: str) -> dict[str, Any]:
+    """The values of --embedding and --pooling."""
+    return {"embedding": True, "pooling": "rank"} if switch(text) else {}
 
 
 def layers(text: str) -> int:

@@ -16,8 +16,9 @@ class ListVocab:
         self.bos = -1
         self.eos = min(eog, default=-1)
         self.nl = self._pieces.index(b"\n") if b"\n" in self._pieces else -1
+        self.sep = -1
         self.eot = self.fim_pre = self.fim_suf = self.fim_mid = self.fim_rep = self.fim_sep = -1
-        self.add_bos = False
+        self.add_bos = self.add_eos = self.add_sep = False
 
     def tokenize(
         self, text: str, *, add_special: bool, parse_special: bool, cancelled: Callable[[], bool] = never

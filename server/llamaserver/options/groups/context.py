@@ -1,9 +1,9 @@
 """The options for the context, its slots and the model's positions."""
 
-from ...config import MAX_SEQUENCES
+from ...config import MAX_NORM, MAX_SEQUENCES
 from ...option_readers import choice, integer, number
 from ..option import Option
-from ..values import flash_attention, rope_scale
+from ..values import flash_attention, reranking, rope_scale
 
 CONTEXT: tuple[Option, ...] = (
     Option(
@@ -116,5 +116,21 @@ CONTEXT: tuple[Option, ...] = (
         choice("none", "mean", "cls", "last", "rank"),
         value="KIND",
         default="the model's",
+    ),
+    Option(
+        "embd_normalize",
+        ("--embd-normalize",),
+        "Norm by which embeddings are scaled: -1 none, 0 largest number (to 16 bits), 1 sum, 2 Euclid's, others p-norm",
+        integer(-1, MAX_NORM),
+    ),
+    Option(
+        "pooling",
+        ("--reranking", "--rerank"),
+        "Enable the rerank endpoints. It is short for --embedding --pooling rank",
+        reranking,
+        env=("LLAMA_ARG_RERANKING",),
+        bare="on",
+        value="on|off",
+        default="off",
     ),
 )
