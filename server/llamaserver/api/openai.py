@@ -16,7 +16,7 @@ from .chat import render_chat
 from .chat_call import chat_call
 from .chat_control import controlled
 from .context import CONTEXT, Context
-from .fields import Fields
+from .fields import DIALECT_DEFAULTS, Fields
 from .fill_in import check_fill_in, fill_in_prompt
 from .jobs import Input, make_jobs, model_name, submit, text_inputs
 from .openai_answer import Call, Head, TextCall
@@ -30,7 +30,6 @@ from .tool_use import read_tool_use, uses_functions
 
 MAX_CHOICES = 128
 MAX_TOP_LOGPROBS = 20
-_DEFAULTS = {"repeat_penalty": 1.0}  # OpenAI's API has no repeat penalty
 _UNSUPPORTED = {  # fields and the values of them that change nothing
     "audio": (),
     "modalities": (["text"],),
@@ -51,7 +50,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
 async def _answer(request: web.Request, read: Callable[[Context, Fields], Call]) -> web.StreamResponse:
     check_room(request)
     context = request.app[CONTEXT]
-    return await _run(request, await read_fields(request, lambda fields: read(context, fields), _DEFAULTS))
+    return await _run(request, await read_fields(request, lambda fields: read(context, fields), DIALECT_DEFAULTS))
 
 
 async def apply_template(request: web.Request) -> web.StreamResponse:
