@@ -21,7 +21,7 @@ from .fill_in import check_fill_in, fill_in_prompt
 from .jobs import Input, make_jobs, model_name, submit, text_inputs
 from .openai_answer import Call, Head, TextCall
 from .openai_chat_answer import Chat
-from .pricing import check_echo
+from .pricing import check_echo, check_product
 from .prompt import numbered, prompt_text, required_prompts
 from .response_format import with_response_format
 from .sse import gather, ping_after, respond
@@ -101,6 +101,7 @@ def _text_inputs(context: Context, fields: Fields, prompts: list[Any]) -> list[I
     if not suffix:
         return text_inputs(context, prompts, context.system.tokens)
     check_fill_in(context.engine.vocab)
+    check_product("suffix", len(suffix), len(prompts), "prompts")
     if not all(isinstance(prompt, str) for prompt in prompts):
         raise InvalidRequest("Field 'prompt': must be a string where a suffix is given", field="prompt")
     names = numbered("prompt", len(prompts))
