@@ -40,7 +40,7 @@ _FIELDS = {
     "engine.ropeScaling.frequencyBase": "--rope-freq-base",
     "engine.ropeScaling.frequencyScale": "--rope-freq-scale --rope-scale",
     "engine.ropeScaling.originalContext": "--yarn-orig-ctx",
-    "engine.embeddings": "--embedding --embeddings",
+    "engine.embeddings": "--embedding --embeddings --rerank --reranking",
     "engine.embeddings.pooling": "--pooling",
     "engine.threads": "--threads",
     "engine.gpuLayers": "--gpu-layers --n-gpu-layers",
@@ -89,7 +89,7 @@ _OTHERWISE = {
     "--cont-batching": "LLAMA_ARG_CONT_BATCHING LLAMA_ARG_NO_CONT_BATCHING",
 }
 _WITHOUT_VARIABLE = {
-    *("--no-cont-batching", "--embedding", "--gpu-layers", "--no-slots", "--slots-endpoint-disable"),
+    *("--no-cont-batching", "--embedding", "--rerank", "--gpu-layers", "--no-slots", "--slots-endpoint-disable"),
     *("--no-request-system-prompt", "--no-reasoning-preserve", "--no-skip-chat-parsing", "--no-prefill-assistant"),
 }
 

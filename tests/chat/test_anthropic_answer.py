@@ -150,3 +150,9 @@ def test_a_call_that_is_cut_off() -> None:
 def test_events_without_an_answer() -> None:
     assert event("ping", {}) == PING
     assert event("error", {"type": "error", "error": {}}) == b'event: error\ndata: {"type":"error","error":{}}\n\n'
+
+
+def test_arguments_that_are_no_json_are_left_out() -> None:
+    """No grammar restricts a call in a thought."""
+    wrong: list[Event] = [Content("I look."), Call("list", "call_1"), Arguments("{path: 1}"), End()]
+    assert answered(wrong)["content"] == [{"type": "text", "text": "I look."}]

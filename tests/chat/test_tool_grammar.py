@@ -17,6 +17,7 @@ from tests.support.engine.vocab import ListVocab
 
 JSON = dict[str, Any]
 TEMPLATE = ChatTemplate(CHATML, LlamaTemplates())
+PRODUCT: JSON = {"allOf": [{"anyOf": [{"minimum": i}, {"maximum": i}]} for i in range(9)]}  # long as Lark
 VOCAB = ListVocab([bytes([i]) for i in range(256)])
 SMALL: JSON = {"type": "object", "properties": {"city": {"type": "string"}}}
 MANY: JSON = {"type": "object", "properties": {f"p{i}": {"type": "string"} for i in range(20)}}
@@ -49,7 +50,7 @@ def test_schemas_are_in_the_grammar() -> None:
     assert found.lark.count('"city"') == 2
 
 
-@pytest.mark.parametrize("schema", [SMALL, MANY, LARGE, REFERENCES])
+@pytest.mark.parametrize("schema", [SMALL, MANY, LARGE, REFERENCES, PRODUCT])
 @pytest.mark.parametrize("count", [1, 1024])
 def test_the_grammar_has_bounds(count: int, schema: JSON) -> None:
     found = constraint({"tools": tools(count, schema), "tool_choice": "required"})

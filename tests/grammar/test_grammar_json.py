@@ -1,5 +1,6 @@
 """JSON schemas as constraints: what they generate, checked by the jsonschema package on random answers."""
 
+import functools
 import json
 import random
 import re
@@ -165,6 +166,8 @@ REFUSED = {
     "reference round about": {"$defs": {"a": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"},
     "endless object": {"properties": {"a": {"$ref": "#"}}, "required": ["a"]},
     "references in a circle": {"$defs": {"a": {"allOf": [{"$ref": "#/$defs/a"}]}}, "$ref": "#/$defs/a"},
+    "alternatives around a long list": {"enum": ["x" * 60_000], "anyOf": [True] * 4_900},
+    "a deep constant": {"const": functools.reduce(lambda inner, _: [inner], range(1000), 1)},
     "deep properties": deep(300, "properties"),
     "deep variants": deep(300, "anyOf"),
     "deep alternatives": deep(300, "allOf"),

@@ -233,7 +233,8 @@ def reference_rows(path: str, tokens: list[int]) -> np.ndarray:
     params = lib.llama_context_default_params()
     params.n_ctx, params.n_threads, params.embeddings, params.pooling_type = 256, 1, True, lib.LLAMA_POOLING_TYPE_NONE
     context = lib.llama_init_from_model(model, params)
-    batch = lib.llama_batch_get_one((lib.llama_token * len(tokens))(*tokens), len(tokens))
+    ids = (lib.llama_token * len(tokens))(*tokens)  # kept: the batch points to it
+    batch = lib.llama_batch_get_one(ids, len(tokens))
     assert lib.llama_decode(context, batch) == 0
     width = lib.llama_model_n_embd(model)
     rows = [

@@ -113,8 +113,8 @@ def test_the_template_of_the_model(models: Models, serve: Callable[..., Any]) ->
         ({"query": "a", "texts": [{}]}, "texts", '"texts" must be a non-empty string array'),
         ({"query": "a", "documents": ["a"] * 2049}, "documents", "at most 2048 documents"),
         ({"query": "a", "documents": ["a"], "top_n": -1}, "top_n", "between"),
-        ({"query": "a", "documents": ["a", "z " * 200]}, "documents.1", "too large"),
-        ({"query": "a", "documents": ["a" * 2_000_000, "b"]}, "documents.0", "too long"),
+        ({"query": "a", "documents": ["a", "z " * 200]}, "documents.1", "exceeds the available context size"),
+        ({"query": "a", "documents": ["a" * 2_000_000, "b"]}, "documents.0", "exceeds the available context size"),
         ({"query": "a" * 4000, "documents": ["a"] * 2000}, "query", "4000 characters x 2000 documents"),
     ],
 )

@@ -218,8 +218,9 @@ def test_the_default_threads_respect_the_affinity():
 
 def test_worker_threads():
     def threads_after_load(count):
-        with started("--threads-http", str(count)) as server:
-            clients = [Client(server.url) for _ in range(24)]  # before: making one takes longer than an answer
+        with started("--threads-http", str(count), "--api-key", "one,two") as server:
+            # One client does not get the last thread. Made before: making one takes longer than an answer.
+            clients = [Client(server.url, key) for key in ("one", "two") * 12]
             at_once(lambda client: client.post("/tokenize", content="many words " * 9000), clients)
             return psutil.Process(server.pid).num_threads()
 

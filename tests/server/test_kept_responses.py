@@ -94,6 +94,18 @@ def test_one_request_takes_no_more_than_a_body() -> None:
             earlier.item(f"msg_{'x' * 10_000}", "input[0].id")
 
 
+def test_the_values_of_a_conversation_are_bounded_as_those_of_a_body() -> None:
+    responses = KeptResponses(1 << 24)
+    name = ""
+    for number in range(3):
+        items = [{"content": "x", "more": [[]] * 30_000}]
+        responses.keep("a", f"r{number}", Kept(name, orjson.dumps(items), b"[]", ()))
+        name = f"r{number}"
+    assert len(Earlier(responses, "a", 1 << 23).conversation("r1")) == 2
+    with pytest.raises(InvalidRequest, match="more than"):
+        Earlier(responses, "a", 1 << 23).conversation("r2")
+
+
 @pytest.fixture
 async def api(tmp_path: Path) -> AsyncIterator[Api]:
     keys = tmp_path / "keys"
@@ -155,3 +167,11 @@ async def test_a_server_can_keep_none(tmp_path: Path) -> None:
         assert first["store"] is False
         await respond(api, "", "again", 400, previous_response_id=first["id"])
         assert api.clients.app[CONTEXT].responses.limit == 0
+
+
+async def test_what_is_nested_too_deeply_to_be_written_is_refused(api: Api) -> None:
+    deep: Any = 1
+    for _ in range(300):
+        deep = {"a": deep}
+    answer = await respond(api, "secret-a", "x", 400, metadata={"b": deep})
+    assert "nested too deeply" in answer["error"]["message"]

@@ -22,6 +22,7 @@ CLOSED = [
     ("POST", "/v1/chat/completions"),
     ("POST", "/chat/completions"),
     ("POST", "/v1/embeddings"),
+    ("POST", "/v1/rerank"),
     ("POST", "/embedding"),
     ("POST", "/embeddings"),
     ("POST", "/infill"),

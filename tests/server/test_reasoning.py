@@ -26,7 +26,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 
 def serve(models: Models, template: str, *options: str) -> ServerProcess:
     path = models.thinking(vendored_templates()[template])
-    return ServerProcess("-m", str(path), "-c", "2048", "-np", "2", "-cb", *options)
+    return ServerProcess("-m", str(path), "-c", "4096", "-np", "2", "-cb", *options)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import pytest
 from llamaserver.toolformat.events import Arguments, Call, Content, End, Event, Reasoning
 from llamaserver.toolformat.form import Format, Mode
 from llamaserver.toolformat.parser import Parser, types_of
+from llamaserver.toolformat.values import python_source
 
 PARAMETERS = {"properties": {"s": {"type": "string"}, "n": {"type": "integer"}}}
 TOOLS = types_of({"f": PARAMETERS, "g": {}})
@@ -260,3 +261,27 @@ def test_json_that_is_no_call_is_there_at_once() -> None:
     begun = parser.feed('{"answer": ')
     assert "".join(event.text for event in begun if isinstance(event, Content)) == '{"answer":'
     assert parser.feed("[1, 2]}") == [Content(" [1, 2]}")]
+
+
+def test_a_call_that_the_prompt_has_begun_goes_on() -> None:
+    begun = '<|im_start|>assistant\n<tool_call>\n{"name": "f", "arguments": {"s": "a'
+    assert events(HERMES, 'b"}}\n</tool_call>', prompt=begun) == [Call("f"), Arguments('{"s": "ab"}'), End()]
+
+
+def test_what_the_prompt_has_begun_is_not_in_the_content() -> None:
+    begun = '<|im_start|>assistant\n<tool_call>\n{"name": '
+    assert events(HERMES, '"other"}', prompt=begun) == [Content('"other"}')]
+
+
+def test_strings_without_an_end_take_no_longer() -> None:
+    """Each quote was once the begin of a search up to the end of the text."""
+    assert python_source("f('" + r"\'" * 200_000 + ", null)") == "f('" + r"\'" * 200_000 + ", null)"
+    assert python_source("[null, 'null', \"true\", true") == "[None, 'null', \"true\", True"
+
+
+def test_many_ends_in_a_quoted_value() -> None:
+    value = "<![CDATA[" + "\n</parameter>" * 20_000 + "]]>"
+    text = f"<tool_call>\n<function=f>\n<parameter=s>\n{value}\n</parameter>\n</function>\n</tool_call>"
+    _, arguments, _ = events(QWEN, text, size=100_000)
+    assert isinstance(arguments, Arguments)
+    assert len(json.loads(arguments.text)["s"]) > 200_000

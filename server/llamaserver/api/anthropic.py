@@ -18,12 +18,11 @@ from .chat_call import ChatCall, chat_call
 from .context import CONTEXT, Context
 from .error_format import error_json
 from .field_names import FieldNames
-from .fields import Fields
+from .fields import DIALECT_DEFAULTS, Fields
 from .jobs import model_name, submit
 from .sse import gather, respond
 from .submission import check_room
 
-_DEFAULTS = {"repeat_penalty": 1.0}  # Anthropic's API has no repeat penalty
 _REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 
 
@@ -49,7 +48,7 @@ async def messages(request: web.Request) -> web.StreamResponse:
     """POST /v1/messages."""
     check_room(request)
     context = request.app[CONTEXT]
-    asked = await read_fields(request, lambda fields: _read(context, fields), _DEFAULTS)
+    asked = await read_fields(request, lambda fields: _read(context, fields), DIALECT_DEFAULTS)
     with _client_errors(asked.names):
         return await _run(request, asked)
 

@@ -152,12 +152,20 @@ def _blocks(events: Iterable[Event]) -> list[dict[str, Any]]:
             case Arguments(text):
                 texts.append(text)
             case End():
-                written = orjson.Fragment("".join(texts) or "{}")
-                blocks.append({"type": "tool_use", "id": call.id, "name": call.name, "input": written})
+                blocks += _tool_use(call, "".join(texts) or "{}")
                 texts.clear()
                 kind = ""
     close()
     return blocks
+
+
+def _tool_use(call: Call, arguments: str) -> list[dict[str, Any]]:
+    """The block of a call. Arguments that are no JSON, of a call that no grammar has restricted, have none."""
+    try:
+        orjson.loads(arguments)
+    except orjson.JSONDecodeError:
+        return []
+    return [{"type": "tool_use", "id": call.id, "name": call.name, "input": orjson.Fragment(arguments)}]
 
 
 def event(kind: str, members: dict[str, Any]) -> bytes:

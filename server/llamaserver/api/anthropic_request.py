@@ -33,9 +33,8 @@ _NAMES = {
     "stop": "stop_sequences",
     "reasoning_effort": "output_config.effort",
     "reasoning_budget_tokens": "thinking.budget_tokens",
-    "response_format": "output_config.format",
+    "response_format": "output_config.format.schema",
     "response_format.json_schema.schema": "output_config.format.schema",
-    "json_schema": "output_config.format.schema",
     "prompt": "messages",
 }
 

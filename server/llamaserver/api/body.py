@@ -50,7 +50,10 @@ async def read_value(request: web.Request, use: Callable[[Any], T]) -> T:
         value = _value(data)
         data.clear()
         context.require_ready()
-        return use(value)
+        try:
+            return use(value)
+        except RecursionError:
+            raise InvalidRequest("the request is nested too deeply") from None
 
     has_images = bool(context.config.mmproj) and any(name in data for name in _IMAGE_FIELDS)
     return await context.blocking(work, len(data), client_of(request), images=has_images)
@@ -139,8 +142,16 @@ def _object(value: Any) -> dict[str, Any]:
 
 
 def dumps(value: Any) -> bytes:
-    """JSON bytes. Numbers that JSON cannot hold become null."""
-    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+    """JSON bytes. Numbers that JSON cannot hold become null.
+
+    Raises InvalidRequest for more than 254 levels: only values that a client has sent can have so many.
+    """
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+    except orjson.JSONEncodeError as error:
+        if "ecursion" not in str(error):
+            raise
+        raise InvalidRequest("the request is nested too deeply") from error
 
 
 def json_response(value: Any, status: int = 200) -> web.Response:

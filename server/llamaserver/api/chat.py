@@ -21,7 +21,7 @@ from .reasoning import Reasoning, read_reasoning
 from .templates import CHATML
 
 _PLACEHOLDER = re.compile(r"(<image-[0-9a-f]{16}>)")
-_MOST_BEGUN = 200  # characters of marks and fixed words
+_MOST_BEGUN = 200  # characters of marks and fixed words, and of the begin of an answer that is read
 _PLAIN = {"role", "content"}
 
 
@@ -102,7 +102,7 @@ def given_template(context: Context) -> str:
 def begun(form: Format, text: str) -> str:
     """What a prompt has begun the answer with."""
     if (turn := form.turn.strip()) and (place := text.rfind(turn)) >= 0:
-        return text[place:]
+        return text[place:] if len(text) - place <= _MOST_BEGUN else ""
     # Templates without a text before every answer can begin a thought, and end it.
     begin, end = (mark.strip() for mark in form.think)
     if not begin or begin not in text:

@@ -6,6 +6,8 @@ from typing import Any
 
 from ..errors import InvalidRequest
 
+DIALECT_DEFAULTS = {"repeat_penalty": 1.0}  # of OpenAI's and Anthropic's APIs, which have no repeat penalty
+
 
 class Fields:
     """The fields of a JSON object, read by name and type. `defaults` holds values for fields that are absent."""

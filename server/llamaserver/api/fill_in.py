@@ -106,11 +106,13 @@ def _extra(context: Context, chunks: Sequence[Chunk], most: int) -> list[int]:
         return []
     vocab = context.engine.vocab
     parts = [_separator(vocab, "filename")] if vocab.fim_sep >= 0 else []
+    count = sum(map(len, parts))
     for chunk in reversed(chunks):
-        if sum(map(len, parts)) >= most:
+        if count >= most:
             break
         check_length([chunk.text, chunk.filename], context.engine, "input_extra")
         parts += [_tokens(vocab, chunk.text), _separator(vocab, chunk.filename)]
+        count += len(parts[-1]) + len(parts[-2])
     else:
         parts += [[vocab.fim_rep, *_tokens(vocab, _PROJECT)]] if vocab.fim_rep >= 0 else []
     return _last([token for part in reversed(parts) for token in part], most)

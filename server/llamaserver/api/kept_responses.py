@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from ..errors import InvalidRequest
+from .json_size import check_size
 
 _OVERHEAD = 1024  # bytes of a response beside its texts
 _LONGEST = 10_000  # responses of one conversation
@@ -124,6 +125,7 @@ class Earlier:
             self._take(len(response.input) + len(response.output), field)
             parts += [response.output, response.input]
             name = response.previous
+        check_size(b",".join(parts))
         return [item for part in reversed(parts) for item in orjson.loads(part)]
 
     def item(self, name: str, field: str) -> Item:

@@ -15,6 +15,7 @@ from .context import CONTEXT, Context, SystemPrompt
 from .fields import Fields
 from .fill_in import check_fill_in, fill_in_prompt, optional_text, read_chunks, required_text
 from .jobs import Input, Job, make_jobs, submit, text_inputs
+from .pricing import check_product
 from .prompt import read_images, required_prompts
 from .sse import gather, ping_after, respond
 from .submission import check_room
@@ -51,13 +52,16 @@ def _completion_call(request: web.Request, fields: Fields) -> Call:
     prompts = required_prompts(fields)
     if len(prompts) > MAX_PROMPTS:
         raise InvalidRequest(f"Field 'prompt': at most {MAX_PROMPTS} prompts", field="prompt")
+    choices = _choices(context, fields)
+    if choices > 1:  # each answer repeats its prompt
+        check_product("n_cmpl", sum(len(prompt) for prompt in prompts if isinstance(prompt, str)), choices, "choices")
     jobs = make_jobs(
         context,
         fields,
         lambda: _inputs(context, fields, prompts, system),
         prompts=len(prompts),
         stream=stream,
-        choices=_choices(context, fields),
+        choices=choices,
     )
     return Call(jobs, stream, fields.strings("response_fields"), ping_after(fields), changed)
 

@@ -16,12 +16,12 @@ from .chat import render_chat
 from .chat_call import chat_call
 from .chat_control import controlled
 from .context import CONTEXT, Context
-from .fields import Fields
+from .fields import DIALECT_DEFAULTS, Fields
 from .fill_in import check_fill_in, fill_in_prompt
 from .jobs import Input, make_jobs, model_name, submit, text_inputs
 from .openai_answer import Call, Head, TextCall
 from .openai_chat_answer import Chat
-from .pricing import check_echo
+from .pricing import check_echo, check_product
 from .prompt import numbered, prompt_text, required_prompts
 from .response_format import with_response_format
 from .sse import gather, ping_after, respond
@@ -30,7 +30,6 @@ from .tool_use import read_tool_use, uses_functions
 
 MAX_CHOICES = 128
 MAX_TOP_LOGPROBS = 20
-_DEFAULTS = {"repeat_penalty": 1.0}  # OpenAI's API has no repeat penalty
 _UNSUPPORTED = {  # fields and the values of them that change nothing
     "audio": (),
     "modalities": (["text"],),
@@ -51,7 +50,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
 async def _answer(request: web.Request, read: Callable[[Context, Fields], Call]) -> web.StreamResponse:
     check_room(request)
     context = request.app[CONTEXT]
-    return await _run(request, await read_fields(request, lambda fields: read(context, fields), _DEFAULTS))
+    return await _run(request, await read_fields(request, lambda fields: read(context, fields), DIALECT_DEFAULTS))
 
 
 async def apply_template(request: web.Request) -> web.StreamResponse:
@@ -101,6 +100,7 @@ def _text_inputs(context: Context, fields: Fields, prompts: list[Any]) -> list[I
     if not suffix:
         return text_inputs(context, prompts, context.system.tokens)
     check_fill_in(context.engine.vocab)
+    check_product("suffix", len(suffix), len(prompts), "prompts")
     if not all(isinstance(prompt, str) for prompt in prompts):
         raise InvalidRequest("Field 'prompt': must be a string where a suffix is given", field="prompt")
     names = numbered("prompt", len(prompts))

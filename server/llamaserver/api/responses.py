@@ -13,7 +13,7 @@ from .chat import count_tokens
 from .chat_call import ChatCall, chat_call
 from .context import CONTEXT, Context
 from .field_names import FieldNames
-from .fields import Fields
+from .fields import DIALECT_DEFAULTS, Fields
 from .jobs import model_name, submit
 from .kept_responses import Earlier, Kept
 from .responses_answer import Answer, Ending, Head
@@ -21,8 +21,6 @@ from .responses_request import read_request
 from .sse import EventStream, gather, respond
 from .submission import check_room
 from .tenants import key_of
-
-_DEFAULTS = {"repeat_penalty": 1.0}  # OpenAI's API has no repeat penalty
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +39,7 @@ async def responses(request: web.Request) -> web.StreamResponse:
     """POST /v1/responses."""
     check_room(request)
     context, earlier = request.app[CONTEXT], _earlier(request)
-    asked = await read_fields(request, lambda fields: _read(context, fields, earlier), _DEFAULTS)
+    asked = await read_fields(request, lambda fields: _read(context, fields, earlier), DIALECT_DEFAULTS)
     answer = Answer(asked.head)
     try:
         return await _run(request, asked, answer)

@@ -98,7 +98,7 @@ def read_request(fields: Fields, earlier: Earlier) -> Asked:
     packs = "reasoning.encrypted_content" in fields.strings("include")
     names = _NAMES | conversation.names | tools.names
     if "schema" in (values["response_format"] or {}).get("json_schema", {}):
-        names["json_schema"] = "text.format.schema"
+        names["response_format"] = "text.format.schema"
     return Asked(
         fields.translated(values, without=_OWN),
         FieldNames(names),

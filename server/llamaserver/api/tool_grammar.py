@@ -1,9 +1,10 @@
 """What restricts an answer that may call tools."""
 
+from concurrent.futures import CancelledError
 from typing import Any
 
 from ..errors import InvalidRequest
-from ..grammar.json_schema import json_value
+from ..grammar.json_schema import JsonValue, json_value
 from ..interfaces.backend import Vocab
 from ..interfaces.declare import size
 from ..interfaces.grammar import Constraint
@@ -12,12 +13,14 @@ from .chat import Chat
 from .chat_template import ChatTemplate
 from .constraint import schema_value
 from .fields import Fields
+from .lanes import cancelled
 from .tool_use import ToolUse
 
 Schema = dict[str, Any]
 _ANY: Schema = {"type": "object", "additionalProperties": True}
 _LARGEST = 60_000  # characters of a schema that is enforced
 _MOST_IN_ALL = 250_000  # characters of all schemas
+_MOST_LARK = 600_000  # characters that all schemas become
 _MOST_RULES = 1_500  # of a grammar
 
 
@@ -37,29 +40,58 @@ def tool_constraint(
     parallel = can.parallel_tool_calls if use.parallel is None else use.parallel
     begun = bool(form.call[0].strip()) and chat.begun.rstrip().endswith(form.call[0].strip())
 
-    weakened: set[str] = set()
-
-    def value(schema: Schema) -> str:
-        found = json_value(schema, field="tools")
-        weakened.update(found.weakened)
-        return found.lark
+    schemas = _Schemas()
 
     def text(parameters: dict[str, Schema]) -> str:
         return call_grammar(
-            form, parameters, vocab, value, required=use.required, parallel=parallel, content=content, begun=begun
+            form,
+            parameters,
+            vocab,
+            schemas.value,
+            required=use.required,
+            parallel=parallel,
+            content=content,
+            begun=begun,
         )
 
-    for name in use.strict:
-        json_value(use.parameters[name], field="tools", strict=True)
+    _Schemas().check_strict([use.parameters[name] for name in use.strict])
     content = ""
     if fields.get("json_schema")[1] is not None:
         answer = schema_value(fields)
         content = answer.lark
-        weakened.update(answer.weakened)
+        schemas.weakened.update(answer.weakened)
     found = text(_bounded(use.parameters))
     if found.count("\n") > _MOST_RULES:
         found = text(dict.fromkeys(use.tools, _ANY))
-    return Constraint(found, field="tools", weakened=tuple(sorted(weakened)))
+    return Constraint(found, field="tools", weakened=tuple(sorted(schemas.weakened)))
+
+
+class _Schemas:
+    """Turns the schemas of one request into expressions of Lark, up to a bound in all. Then any object is allowed."""
+
+    def __init__(self) -> None:
+        self.weakened: set[str] = set()
+        self._room = _MOST_LARK
+
+    def value(self, schema: Schema) -> str:
+        """The expression of one schema. Raises InvalidRequest."""
+        found = self._lowered(schema if self._room > 0 else _ANY)
+        self.weakened.update(found.weakened)
+        return found.lark
+
+    def check_strict(self, schemas: list[Schema]) -> None:
+        """Raise InvalidRequest unless all schemas can be enforced as they are."""
+        for schema in schemas:
+            self._lowered(schema, strict=True)
+            if self._room < 0:
+                raise InvalidRequest("Field 'tools': the schemas are too large to be enforced", field="tools")
+
+    def _lowered(self, schema: Schema, *, strict: bool = False) -> JsonValue:
+        if cancelled():
+            raise CancelledError
+        found = json_value(schema, field="tools", strict=strict)
+        self._room -= len(found.lark)
+        return found
 
 
 def _bounded(parameters: dict[str, Schema]) -> dict[str, Schema]:

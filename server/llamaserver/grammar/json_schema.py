@@ -17,6 +17,7 @@ from .json_conjunction import NEVER, TYPES, Conjunction, Flat, GrammarError, bou
 from .json_pattern import translated
 
 _MOST_SIZE = 64 * 1024  # characters of a schema's texts, and one for each value
+_MOST_LOWERED = 512 * 1024  # the same for the rewritten schema, in which alternatives repeat what surrounds them
 _LAYOUT = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
 _LARGEST = 2**53 - 1  # of an integer without bounds: each reader of JSON keeps it exactly
 _SHOWN = 40
@@ -48,9 +49,13 @@ def json_value(schema: object, *, field: str = "json_schema", strict: bool = Fal
             raise GrammarError(f"the schema is larger than {_MOST_SIZE} characters")
         lowering = _Lowering(schema)
         lowered = lowering.whole()
+        if size(lowered, _MOST_LOWERED) > _MOST_LOWERED:
+            raise GrammarError(f"the schema with all its alternatives is larger than {_MOST_LOWERED} characters")
         text = json.dumps({**lowered, "x-guidance": _LAYOUT})
     except GrammarError as error:
         raise InvalidRequest(f"Field '{field}': {error}", field=field) from None
+    except RecursionError:
+        raise InvalidRequest(f"Field '{field}': the schema is nested too deeply", field=field) from None
     weakened = tuple(sorted(lowering.weakened))
     if strict and weakened:
         keywords = ", ".join(f"'{keyword}'" for keyword in weakened)

@@ -1,6 +1,6 @@
 """Collects the events of an answer."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 from .events import Arguments, Call, Content, End, Event, Reasoning
 from .stream import Mismatch
@@ -15,9 +15,10 @@ class Output:
         self._on_end = on_end
         self.restart()
 
-    def restart(self) -> None:
-        """Forget what was found."""
-        self._events: list[Event] = []
+    def restart(self, found: Sequence[Event] = ()) -> None:
+        """Forget what was found, but for a call that goes on."""
+        begins = [place for place, event in enumerate(found) if isinstance(event, Call)]
+        self._events: list[Event] = list(found[begins[-1] :]) if self.calling and begins else []
         self._held = {Reasoning: "", Content: ""}  # white space that is left out if nothing follows
         self._begun = {Reasoning: False, Content: False}
         self._called = False  # after the last content

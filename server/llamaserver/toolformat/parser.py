@@ -29,8 +29,8 @@ class Parser:
         self._output = Output(types, on_end=lambda: self._stream.record(""))
         self._reading = self._read()
         if prompt:
-            self.feed(prompt)
-            self._output.restart()
+            self._output.restart(self.feed(prompt))
+            self._stream.forget()
 
     def feed(self, text: str) -> list[Event]:
         """Take the next text. Returns what is certain now."""

@@ -30,6 +30,11 @@ class Stream:
         """Begin to remember what is read, after `first`."""
         self._record = [first]
 
+    def forget(self) -> None:
+        """Do not remember what was read until now. A record goes on."""
+        if self._record is not None:
+            self._record = []
+
     def recorded(self) -> str:
         """What was read since `record`. This ends the record."""
         text = "".join(self._record or ())

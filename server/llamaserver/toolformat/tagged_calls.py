@@ -59,8 +59,11 @@ def _arguments(stream: Stream, output: Output, form: Format, types: dict[str, st
                 raise Mismatch
         attributes = (yield from stream.name_before(form.attributes_end)) if form.attributes_end else ""
         value = yield from stream.text_before(end.strip())
-        while value.lstrip().startswith(CDATA[0]) and CDATA[1] not in value:  # there, the mark is a part of the value
-            value += end.strip() + (yield from stream.text_before(end.strip()))
+        if value.lstrip().startswith(CDATA[0]):
+            parts = [value]
+            while CDATA[1] not in parts[-1]:  # the mark is a part of the value
+                parts += [end.strip(), (yield from stream.text_before(end.strip()))]
+            value = "".join(parts)
         if form.key_end.endswith("\n"):
             value = value.removeprefix("\n")
         if end.startswith("\n"):

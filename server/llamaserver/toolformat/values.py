@@ -4,7 +4,8 @@ import ast
 import json
 import re
 
-_WORD = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|\b(null|true|false)\b""")
+# A string without its end goes up to the end of the text, so that the search does not begin again within it.
+_WORD = re.compile(r"""'(?:\\.|[^'\\])*(?:'|\\?\Z)|"(?:\\.|[^"\\])*(?:"|\\?\Z)|\b(null|true|false)\b""", re.DOTALL)
 _PYTHON = {"null": "None", "true": "True", "false": "False"}
 _LONGEST_LITERAL = 10_000  # characters that Python's parser is asked to read
 CDATA = ("<![CDATA[", "]]>")
