@@ -67,7 +67,7 @@ _FIELDS = {
     "rollout.drainTimeoutSeconds": "--drain-timeout",
     _OPERATOR: (
         "--cont-batching --no-cont-batching --host --management-host --management-port --drain-delay --save-timeout "
-        "--stay-on-load-error --log-disable --termination-log --path"
+        "--stay-on-load-error --log-disable --termination-log --path --grammar-file --json-schema-file"
     ),
 }
 # Variables with another name than the option. HF_TOKEN is allowed, because downloads also read it from podTemplate.env.

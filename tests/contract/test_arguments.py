@@ -285,7 +285,7 @@ def test_the_server_takes_whatever_the_api_server_admits(raw: Raw):
     assert read.port == names.HTTP_PORT
     assert read.management_port == names.MANAGEMENT_PORT
     assert read.alias == raw["model"].get("alias", "demo")
-    assert read.ignored == ()
+    assert read.warnings == ()
     assert len(read.lora) == len(raw.get("loraAdapters", ()))
 
 
