@@ -248,6 +248,97 @@ EXACT: dict[str, object] = {
         "properties": {"b": {"type": "null"}},
         "unevaluatedProperties": False,
     },
+    "unevaluatedProperties of a base": {
+        "$defs": {"Base": {"properties": {"id": {"type": "null"}}, "required": ["id"]}},
+        "allOf": [{"$ref": "#/$defs/Base"}, {"properties": {"b": {"type": "null"}}, "required": ["b"]}],
+        "unevaluatedProperties": False,
+    },
+    "unevaluatedProperties beside a reference": {
+        "$defs": {"Base": {"type": "object", "properties": {"id": {"type": "null"}}, "required": ["id"]}},
+        "$ref": "#/$defs/Base",
+        "properties": {"b": {"type": "boolean"}},
+        "required": ["b"],
+        "unevaluatedProperties": {"type": "null"},
+    },
+    "unevaluatedProperties of variants": {
+        "properties": {"k": {"type": "null"}},
+        "required": ["k"],
+        "anyOf": [
+            {"properties": {"a": {"type": "null"}}, "required": ["a"]},
+            {"properties": {"b": {"type": "null"}}, "required": ["b"]},
+        ],
+        "unevaluatedProperties": False,
+    },
+    "unevaluatedProperties of one branch": {
+        "allOf": [
+            {"anyOf": [{"properties": {"a": {"type": "null"}}}], "unevaluatedProperties": {"type": "boolean"}},
+            {"properties": {"b": {}}, "required": ["b"]},
+        ],
+    },
+    "unevaluatedProperties beside additionalProperties": {
+        "allOf": [{"additionalProperties": {"type": "null"}}],
+        "unevaluatedProperties": False,
+        "required": ["a"],
+    },
+    "unevaluatedItems": {
+        "allOf": [{"prefixItems": [{"type": "null"}, {"type": "boolean"}]}],
+        "unevaluatedItems": False,
+        "minItems": 2,
+    },
+    "patterns beside a closed object": {
+        "allOf": [
+            {"properties": {"xa": {"enum": [1, None]}}, "required": ["xa"], "additionalProperties": False},
+            {"patternProperties": {"^x": {"type": "null"}}, "additionalProperties": False},
+        ]
+    },
+    "patterns beside additionalProperties": {
+        "allOf": [
+            {"additionalProperties": {"type": "null"}},
+            {"patternProperties": {"^x": {"type": ["null", "boolean"]}}, "required": ["x"]},
+        ]
+    },
+    "patterns of two branches": {
+        "allOf": [
+            {"patternProperties": {"^x": {"enum": [1, 2]}}, "additionalProperties": {"enum": [1, 3]}},
+            {"patternProperties": {"^y": {"enum": [3, 2]}}, "additionalProperties": {"enum": [1, 2]}},
+        ]
+    },
+    "names beside patterns of another branch": {
+        "allOf": [
+            {"properties": {"x1": {"enum": [1, 2]}, "y1": {"enum": [1, 4]}}, "required": ["x1", "y1"]},
+            {"patternProperties": {"^x": {"enum": [2, 3]}}, "additionalProperties": {"enum": [4]}},
+        ]
+    },
+    "required by pattern": {
+        "patternProperties": {"^x": {"type": "null"}},
+        "additionalProperties": False,
+        "required": ["xa"],
+    },
+    "required by additionalProperties": {"additionalProperties": {"type": "null"}, "required": ["a", "b"]},
+    "names of an enum with more": {
+        "propertyNames": {"enum": ["a", "bb", "ccc"], "maxLength": 2, "pattern": "^[bc]"},
+        "additionalProperties": {"type": "null"},
+        "minProperties": 1,
+    },
+    "names of an enum beside patterns": {
+        "patternProperties": {"^b": {"type": "boolean"}},
+        "propertyNames": {"enum": ["a", "b"]},
+        "additionalProperties": {"type": "null"},
+        "required": ["a", "b"],
+    },
+    "names and properties": {"properties": {"a": {}, "b": {"type": "null"}}, "propertyNames": {"pattern": "^b"}},
+    "names by a reference": {
+        "$defs": {"Key": {"enum": ["k"]}},
+        "propertyNames": {"$ref": "#/$defs/Key"},
+        "additionalProperties": {"type": "null"},
+    },
+    "oneOf of closed objects": {
+        "oneOf": [
+            {"properties": {"a": {"type": "null"}}, "required": ["a"]},
+            {"properties": {"b": {"type": "null"}}, "required": ["b"]},
+        ]
+    },
+    "oneOf of ranges": {"type": "integer", "oneOf": [{"maximum": 3}, {"minimum": 5, "maximum": 9}]},
     "prefixItems": {"prefixItems": [{"type": "null"}, {"type": "boolean"}], "minItems": 1},
     "tuple with a rest": {"prefixItems": [{"type": "null"}], "items": {"enum": [1]}, "minItems": 2, "maxItems": 3},
     "tuple of draft 4": {"items": [{"type": "null"}], "additionalItems": {"type": "boolean"}, "maxItems": 3},
@@ -287,7 +378,17 @@ WEAKER: dict[str, tuple[object, str]] = {
     "dependentRequired": ({"properties": {"a": {}}, "dependentRequired": {"a": ["b"]}}, "dependentRequired"),
     "dependencies": ({"properties": {"a": {}}, "dependencies": {"a": ["b"]}}, "dependencies"),
     "dependentSchemas": ({"properties": {"a": {}}, "dependentSchemas": {"a": False}}, "dependentSchemas"),
-    "propertyNames": ({"properties": {"a": {}}, "propertyNames": {"pattern": "^b"}}, "propertyNames"),
+    "propertyNames": ({"properties": {"a": {}}, "propertyNames": {"not": {"const": "a"}}}, "not"),
+    "patterns of names with propertyNames": (
+        {"patternProperties": {"^a": {"type": "null"}}, "propertyNames": {"pattern": "^.b"}},
+        "propertyNames",
+    ),
+    "oneOf without types": ({"oneOf": [{"minimum": 3}, {"maxLength": 2}]}, "oneOf"),
+    "oneOf with all values": ({"oneOf": [{}, {"type": "null"}]}, "oneOf"),
+    "oneOf of objects without types": (
+        {"oneOf": [{"properties": {"a": {"type": "null"}}}, {"properties": {"b": {"type": "null"}}}]},
+        "oneOf",
+    ),
     "minProperties": ({"minProperties": 2, "additionalProperties": {"type": "null"}}, "minProperties"),
     "maxProperties": ({"properties": {"a": {}, "b": {}, "c": {}}, "maxProperties": 2}, "maxProperties"),
     "patternProperties": ({"patternProperties": {"a": {"type": "null"}, "b": {"type": "null"}}}, "patternProperties"),

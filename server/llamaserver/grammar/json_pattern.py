@@ -4,6 +4,7 @@ What is not a regular language is left out: look-around, word boundaries, back r
 expression then matches more texts than the pattern. Pure.
 """
 
+import json
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -54,6 +55,14 @@ def translated(pattern: str) -> Pattern:
     expressions = [parser.written(tree, first=True, last=True), *parser.ahead]
     kept = tuple(one for one in expressions if one and _is_readable(one))
     return Pattern(kept, parser.exact and len(kept) == len([one for one in expressions if one]))
+
+
+@lru_cache(1024)
+def matches(expression: str, text: str) -> bool:
+    """Whether a text matches an expression that llguidance reads."""
+    schema = {"allOf": [{"enum": [text]}, {"type": "string", "pattern": expression}]}
+    grammar = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema))
+    return not llguidance.LLMatcher.validate_grammar(grammar, limits=_LIMITS)
 
 
 def _is_readable(expression: str) -> bool:
