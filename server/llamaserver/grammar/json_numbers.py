@@ -9,6 +9,8 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from fractions import Fraction
 from typing import Any
 
+from .json_multiples import Multiples, number
+
 LARGEST = 2**53 - 1  # of an integer: each reader of JSON keeps it exactly
 _DIGITS = 15  # of a bound: a 64-bit float keeps them
 _STEPS = 10**6  # between 0 and a bound below 1, where 0 is excluded
@@ -17,19 +19,24 @@ _LIMITS = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
 Flat = dict[str, Any]
 
 
-def number_schema(kind: str, flat: Flat, weakened: set[str]) -> bool | Flat:
+def number_schema(kind: str, flat: Flat, multiples: Multiples, weakened: set[str]) -> bool | Flat:
     """The schema of the numbers of a conjunction, False if there are none. `kind` is integer or number."""
     low, high = _bound(flat, "minimum", "exclusiveMinimum", max), _bound(flat, "maximum", "exclusiveMaximum", min)
     if low and high and (low[0] > high[0] or (low[0] == high[0] and (low[1] or high[1]))):
         return False
-    steps = [{"type": kind, "multipleOf": step} for step in flat.get("multipleOf", [])]
     found = _whole(low, high) if kind == "integer" else _rounded(low, high)
     if isinstance(found, bool):
         return found
     if found is None:
         weakened.update(keyword for keyword in _LIMITS if keyword in flat)
     result = {"type": kind, **(found or {})}
-    return {**result, "allOf": steps} if steps else result
+    if "multipleOf" in flat:
+        step, exact = multiples.combined(flat["multipleOf"], whole=kind == "integer")
+        if not exact:
+            weakened.add("multipleOf")
+        if step is not None:
+            result["multipleOf"] = number(step)
+    return result
 
 
 def is_within(value: float, flat: Flat) -> bool:

@@ -13,6 +13,7 @@ from ..errors import InvalidRequest
 from ..interfaces.declare import size
 from .json_conjunction import NEVER, TYPES, Conjunction, Flat, GrammarError, implied_types
 from .json_disjoint import Disjoint
+from .json_multiples import Multiples
 from .json_numbers import is_of, is_within, number_schema
 from .json_strings import counted, string_schema
 
@@ -71,6 +72,7 @@ class _Lowering:
         self._names = self._conjunction.names
         self._definitions: dict[str, str] = {}  # JSON pointer -> name of the definition
         self._waiting: list[str] = []
+        self._multiples = Multiples()
         self._root = root
 
     def whole(self) -> dict[str, Any]:
@@ -153,7 +155,11 @@ class _Lowering:
             return self._array(flat, depth)
         if kind == "string":
             return string_schema(flat, self.weakened)
-        return number_schema(kind, flat, self.weakened) if kind in ("integer", "number") else {"type": kind}
+        return (
+            number_schema(kind, flat, self._multiples, self.weakened)
+            if kind in ("integer", "number")
+            else {"type": kind}
+        )
 
     # ---- types
 
