@@ -10,7 +10,7 @@ from aiohttp import web
 
 from ..errors import InvalidRequest
 from ..interfaces.params import Prompt
-from .answer import join, size_of
+from .answer import join
 from .body import dumps, encoded_response, long_response, read_fields
 from .chat import render_chat
 from .chat_call import chat_call
@@ -165,9 +165,10 @@ async def _run(request: web.Request, call: Call) -> web.StreamResponse:
                 head=chunks.begin(),
                 tail=b"data: [DONE]\n\n",
                 ping_after=call.head.ping_after,
+                held=chunks.held,
             )
         answers = [join(events) for events in await gather(streams)]
-    return await long_response(request, lambda: call.whole(answers), size_of(answers) + call.extra)
+    return await long_response(request, lambda: call.whole(answers), call.cost(answers))
 
 
 def add_routes(app: web.Application) -> None:

@@ -121,7 +121,7 @@ async def _run(request: web.Request, asked: _Request, answer: Answer) -> web.Str
         streams = submit(request, call.jobs, stack)
         request[HOLD].add(len(asked.head.echo) + len(asked.kept))
         if asked.stream:
-            return await respond(request, streams, encode, fail=answer.fail, ping=answer.ping)
+            return await respond(request, streams, encode, fail=answer.fail, ping=answer.ping, held=lambda: reader.held)
         [events] = await gather(streams)
     whole = join(events)
 
@@ -131,7 +131,7 @@ async def _run(request: web.Request, asked: _Request, answer: Answer) -> web.Str
         _keep(request, asked, answer)
         return data
 
-    return await long_response(request, encoded, size_of([whole]) + len(asked.head.echo))
+    return await long_response(request, encoded, reader.cost(size_of([whole])) + len(asked.head.echo))
 
 
 def _keep(request: web.Request, asked: _Request, answer: Answer) -> None:

@@ -15,6 +15,8 @@ from .answer import timings_json
 from .body import dumps
 from .responses_items import Form, Item, Items, Told
 
+_NEEDED: dict[str, Any] = {"parallel_tool_calls": True, "tool_choice": "auto", "tools": []}
+
 
 @dataclass(frozen=True, slots=True)
 class Head:
@@ -50,8 +52,21 @@ class Answer:
         return self._items.items
 
     def ping(self) -> bytes:
-        """A sign of life. Codex ends a stream without events, and comments are none."""
-        return self._begin() or self._sent(("response.in_progress", self._state()))
+        """A sign of life. Codex ends a stream without events, and comments are none.
+
+        It has only what each client needs of a response, because it can come many times.
+        """
+        head = self.head
+        response = {
+            "id": head.id,
+            "object": "response",
+            "created_at": head.created,
+            "status": "in_progress",
+            "model": head.model,
+            "output": [],
+            **_NEEDED,
+        }
+        return self._begin() or self._sent(("response.in_progress", {"response": response}))
 
     def add(self, events: Iterable[Event]) -> bytes:
         """The events of a stream for what the model wrote."""

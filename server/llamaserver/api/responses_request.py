@@ -86,7 +86,7 @@ def read_request(fields: Fields, earlier: Earlier) -> Asked:
     tools = _Tools(fields)
     reasoning = _inside(fields, "reasoning")
     values = {
-        "messages": conversation.messages,
+        "messages": conversation.messages(),
         "continue_final_message": fields.boolean("continue_final_message", default=False),
         "tools": tools.functions or None,
         "tool_choice": tools.choice,
