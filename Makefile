@@ -18,7 +18,7 @@ BASE       ?=
 
 .DEFAULT_GOAL := help
 .PHONY: demo help install model programs serve check layout lint types layers generated docs lint-workflows generate format test test-fast bench fuzz soak gpu \
-	images push bases lock clean
+	images push bases lock web clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -101,6 +101,9 @@ bases: ## write bases.lock anew: the digests of the base images, as their regist
 lock: ## write requirements.lock and that of the client libraries anew (needs uv)
 	$(COMPILE) server/pyproject.toml operator/pyproject.toml requirements.in --output-file requirements.lock
 	$(COMPILE) tests/clients/requirements.in --output-file tests/clients/requirements.lock
+
+web: install ## copy the libraries of the chat page, as tools/web locks them, into server/llamaserver/web/vendor (needs npm)
+	@$(PY) -m tools.web_libraries
 
 clean: ## remove everything that was made in this folder (the cache in ~/.cache stays)
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis server/*.egg-info operator/*.egg-info

@@ -44,6 +44,8 @@ class Config:
     reasoning_preserve: bool = True
     skip_chat_parsing: bool = False
     prefill_assistant: bool = True
+    # requests
+    request_defaults: tuple[tuple[str, Any], ...] = ()  # what requests get that leave out a field, as in JSON
     # context and engine
     ctx_size: int = 512  # 0: from the model
     parallel: int = 1
@@ -129,8 +131,8 @@ class Config:
     log_file: str = "llama.log"
     verbose: bool = False
     termination_log: str = "/dev/termination-log"
-    ignored: tuple[str, ...] = ()  # arguments of llama-server without an effect here
-    exposed: tuple[str, ...] = ()  # warnings about secrets on the command line
+    notes: tuple[str, ...] = ()  # about the command line and the environment, for the log
+    warnings: tuple[str, ...] = ()
 
     @property
     def slot_ctx(self) -> int:

@@ -46,9 +46,9 @@ class Server:
         self._catch_signals()
         raise_file_limit()
         self._crash_log.phase("load")
-        for flag in self._config.ignored:
-            _log.warning("%s has no effect here", flag)
-        for warning in self._config.exposed:
+        for note in self._config.notes:
+            _log.info("%s", note)
+        for warning in self._config.warnings:
             _log.warning("%s", warning)
         self._make_folders()
         await self._ports.open()

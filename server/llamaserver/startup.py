@@ -9,6 +9,7 @@ from pathlib import Path
 from . import store_setup, termination
 from .api.app import build_context
 from .api.context import Context, Download
+from .api.request_defaults import check_request_defaults
 from .api.system import load_system_prompt
 from .api.template_check import check_given_template, check_template
 from .config import Config
@@ -55,6 +56,7 @@ class Startup:
         info = self.engine.info
         self.context.model_sha256 = await asyncio.to_thread(digest.recorded, Path(info.path))
         await check_template(self.context)
+        await asyncio.to_thread(check_request_defaults, self.context)
         if config.system_prompt_file:
             await load_system_prompt(self.context, config.system_prompt_file)
         self._crash_log.phase("serving")

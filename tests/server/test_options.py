@@ -189,11 +189,11 @@ def test_a_command_line_of_llama_server():
     )  # fmt: skip
     assert config.ctx_size == 8192
     assert config.flash_attn == "on"
+    assert [note.split()[0] for note in config.notes] == ["--jinja", "--no-perf"]
+    assert [warning.split()[0] for warning in config.warnings] == [
+        "--fit", "--no-webui", "--slot-prompt-similarity", "--cache-reuse", "--poll", "--prio", "--log-timestamps",
+    ]  # fmt: skip
     assert config.reasoning_format == "none"
-    assert config.ignored == (
-        "--jinja", "--fit", "--no-webui", "--slot-prompt-similarity", "--cache-reuse", "--no-perf", "--poll",
-        "--prio", "--log-timestamps",
-    )  # fmt: skip
 
 
 def test_repeated_options_add_up():
@@ -204,7 +204,7 @@ def test_repeated_options_add_up():
 
 @pytest.mark.parametrize(("flag", "safer"), [("--api-key", "--api-key-file"), ("--hf-token", "HF_TOKEN")])
 def test_a_secret_on_the_command_line_is_warned_of_without_the_secret(flag, safer):
-    (warning,) = parse(flag, "s3cret").exposed
+    (warning,) = parse(flag, "s3cret").warnings
     assert flag in warning
     assert safer in warning
     assert "s3cret" not in warning
@@ -213,7 +213,7 @@ def test_a_secret_on_the_command_line_is_warned_of_without_the_secret(flag, safe
 def test_secrets_from_elsewhere_are_fine(tmp_path):
     (tmp_path / "keys").write_text("s3cret")
     environ = {"LLAMA_API_KEY": "s3cret", "HF_TOKEN": "s3cret", "LLAMA_ARG_MODEL": "m"}
-    assert options.parse(["--api-key-file", str(tmp_path / "keys")], environ).exposed == ()
+    assert options.parse(["--api-key-file", str(tmp_path / "keys")], environ).warnings == ()
 
 
 # ---- the environment
@@ -240,7 +240,10 @@ def sample(option):
     raise AssertionError(f"no sample value suits {option.flags}")
 
 
-@pytest.mark.parametrize("option", options.OPTIONS, ids=lambda option: option.flags[-1])
+OF_CONFIG = [option for option in options.OPTIONS if not option.request]  # test_request_defaults.py has the others
+
+
+@pytest.mark.parametrize("option", OF_CONFIG, ids=lambda option: option.flags[-1])
 def test_every_option_comes_from_the_environment_and_argv_wins(option, tmp_path):
     text, value = sample(option)
     if option.field in {"path", "slot_save_path", "api_key_file"}:
@@ -409,7 +412,7 @@ def test_version():
 
 
 def test_every_field_has_an_option():
-    assert {f.name for f in fields(Config)} == {option.field for option in options.OPTIONS} | {"ignored", "exposed"}
+    assert {f.name for f in fields(Config)} == {option.field for option in options.OPTIONS} | {"notes", "warnings"}
 
 
 def test_no_two_options_share_a_spelling_or_a_variable():

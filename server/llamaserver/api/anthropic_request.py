@@ -63,9 +63,8 @@ def read_request(fields: Fields) -> Asked:
         **_thinking(fields),
         **_output(fields),
     }
-    chat = {name: fields.get(name)[1] for name in fields if name not in _OWN} | values
     return Asked(
-        Fields({name: value for name, value in chat.items() if value is not None}),
+        fields.translated(values, without=_OWN),
         FieldNames(_NAMES | conversation.names | names),
         stops,
     )

@@ -15,6 +15,7 @@ from .context import Context
 from .fields import Fields
 from .jobs import Input, Job, make_jobs
 from .reasoning import has_ended, thinking
+from .request_defaults import with_request_defaults
 from .response_format import with_response_format
 from .thoughts import Thoughts
 from .tool_grammar import tool_constraint
@@ -35,6 +36,7 @@ class ChatCall:
 
 def chat_call(context: Context, fields: Fields, *, stream: bool, choices: int = 1) -> ChatCall:
     """Check, price and render a request, and make its jobs. Raises InvalidRequest or TemplateFailure."""
+    fields = with_request_defaults(context, fields)
     use = read_tool_use(fields)
     chat = render_chat(context, fields)
     template, vocab = chat_template(context), context.engine.vocab

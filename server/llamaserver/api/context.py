@@ -12,6 +12,7 @@ from aiohttp import web
 from ..config import HTTP_THREADS, Config
 from ..engine.loop import Engine
 from ..interfaces.backend import BuiltinTemplates, Sampler
+from ..interfaces.params import GenerationParams
 from ..readiness import Phase, Readiness, readiness
 from .body_bytes import BodyBytes
 from .connections import Counts
@@ -73,6 +74,7 @@ class Context:
     system: SystemPrompt = field(default_factory=SystemPrompt)
     download: Download | None = None  # while one runs
     model_sha256: str = ""  # as recorded beside the file
+    defaults: GenerationParams = field(default_factory=GenerationParams)  # of a request without any fields
     template_file: str = ""  # text of --chat-template-file
     running: dict[tuple[str, str], list[Sampler]] = field(default_factory=dict)  # by key and id of the completion
     started: float = field(default_factory=time)

@@ -1,7 +1,7 @@
 """Typed reading of request bodies. Each error names its field. Null means absent."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import InvalidRequest
@@ -14,22 +14,31 @@ class Fields:
 
     def __init__(self, body: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> None:
         self._values = body
-        if defaults:
-            self._values = {**defaults, **{name: value for name, value in body.items() if value is not None}}
+        self._defaults = defaults or {}
 
     def replaced(self, values: Mapping[str, Any]) -> "Fields":
         """The same fields with other values for some of them."""
-        return Fields({**self._values, **values})
+        return Fields({**self._values, **values}, self._defaults)
+
+    def translated(self, values: Mapping[str, Any], without: Collection[str]) -> "Fields":
+        """The same fields in the words of another dialect: those that are not null in `values`, for `without`."""
+        kept = {name: value for name, value in self._values.items() if name not in without}
+        return Fields({name: value for name, value in {**kept, **values}.items() if value is not None}, self._defaults)
+
+    def over(self, defaults: Mapping[str, Any]) -> "Fields":
+        """The same fields with other defaults, which come before those that they have."""
+        return Fields(self._values, {**self._defaults, **defaults})
 
     def __iter__(self) -> Iterator[str]:
         """The names of all fields."""
-        return iter(self._values)
+        return iter({**self._defaults, **self._values})
 
     def get(self, *names: str) -> tuple[str, Any]:
         """Return the first of these names that is present and not null, with its value, or (names[0], None)."""
-        for name in names:
-            if (value := self._values.get(name)) is not None:
-                return name, value
+        for values in (self._values, self._defaults):
+            for name in names:
+                if (value := values.get(name)) is not None:
+                    return name, value
         return names[0], None
 
     def number(self, *names: str, default: float, low: float = -1e9, high: float = 1e9) -> float:

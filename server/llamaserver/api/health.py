@@ -6,14 +6,12 @@ from aiohttp import web
 
 from .. import __version__
 from ..errors import ServerError, Unavailable
-from ..interfaces.params import GenerationParams, SamplingParams
 from ..readiness import Phase
 from .body import json_response
 from .chat import chat_template
 from .context import CONTEXT
 from .jobs import model_name
 from .prompt import MEDIA_MARKER
-from .schema import RANDOM_SEED
 from .settings import generation_settings
 from .slots import slot_views
 
@@ -53,7 +51,7 @@ async def props(request: web.Request) -> web.StreamResponse:
     context.require_ready()
     engine, config = context.engine, context.config
     defaults = generation_settings(
-        GenerationParams(n_predict=config.n_predict, sampling=SamplingParams(seed=RANDOM_SEED)),
+        context.defaults,
         n_ctx=engine.settings.slot_ctx,
         model=model_name(context),
         stream=False,

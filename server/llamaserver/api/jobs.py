@@ -20,6 +20,7 @@ from .context import Context
 from .fields import Fields
 from .pricing import check_price
 from .prompt import Images, build_prompt, numbered
+from .request_defaults import with_request_defaults
 from .schema import RANDOM_SEED, Limits, parse_generation
 from .settings import generation_settings
 from .weakened import tell_weakened
@@ -95,6 +96,7 @@ def make_jobs(
     `constraint` restricts it, in place of the fields that do so.
     Raises InvalidRequest.
     """
+    fields = with_request_defaults(context, fields)
     check_price(fields, prompts=prompts, choices=choices)
     engine = context.engine
     slot_ctx = engine.settings.slot_ctx

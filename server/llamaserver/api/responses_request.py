@@ -94,14 +94,13 @@ def read_request(fields: Fields, earlier: Earlier) -> Asked:
         "reasoning_effort": reasoning.string("reasoning.effort") or fields.get("reasoning_effort")[1],
         "max_tokens": fields.get("max_output_tokens", "max_tokens")[1],
     }
-    chat = {name: fields.get(name)[1] for name in fields if name not in _OWN} | values
     summary = reasoning.string("reasoning.summary", "reasoning.generate_summary", default="none") != "none"
     packs = "reasoning.encrypted_content" in fields.strings("include")
     names = _NAMES | conversation.names | tools.names
     if "schema" in (values["response_format"] or {}).get("json_schema", {}):
         names["response_format"] = "text.format.schema"
     return Asked(
-        Fields({name: value for name, value in chat.items() if value is not None}),
+        fields.translated(values, without=_OWN),
         FieldNames(names),
         Form(summary=summary, packs=packs, spaces=tools.spaces),
         dumps(_echo(fields) | {"store": stores}),

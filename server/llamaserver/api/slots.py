@@ -11,7 +11,6 @@ from aiohttp import web
 from ..engine.loop import SlotState
 from ..engine.snapshot import SlotView
 from ..errors import InvalidRequest, NotSupported, Unavailable
-from ..interfaces.params import GenerationParams
 from . import slotfile
 from .body import client_of, dumps, json_response, long_response, read_fields
 from .context import CONTEXT, Context
@@ -54,7 +53,7 @@ def _slot(context: Context, view: SlotView) -> dict[str, Any]:
     settings = (
         tag.settings
         if tag
-        else generation_settings(GenerationParams(), n_ctx=view.n_ctx, model=model_name(context), stream=False)
+        else generation_settings(context.defaults, n_ctx=view.n_ctx, model=model_name(context), stream=False)
     )
     return {
         **settings,

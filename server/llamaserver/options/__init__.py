@@ -1,6 +1,7 @@
 """The options of the server, from the command line and the environment.
 
-`table` lists them all. `reading` makes a Config of them, `page` the reference in docs/.
+`table` lists them all, `llama_server` lists what else llama-server takes.
+`reading` makes a Config of them, `page` the reference in docs/.
 
 May import config, option_readers and errors.
 """

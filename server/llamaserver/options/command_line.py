@@ -1,13 +1,16 @@
 """The parser of the command line, made from the table of options."""
 
 import argparse
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from .. import __version__
 from ..errors import ConfigError
-from .llama_server import IGNORED, IGNORED_WITH_VALUE, REFUSED
+from .llama_server import ARGUMENTS, Argument, Kind
 from .option import Option
-from .table import GROUPS
+from .table import GROUPS, OPTIONS
+
+COMMANDS = ("-h", "--help", "--usage", "--version")  # that do not serve
 
 
 class _Parser(argparse.ArgumentParser):
@@ -15,14 +18,55 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(message)
 
 
-class _Refuse(argparse.Action):
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> NoReturn:
-        raise ConfigError(f"{option_string} is not supported: {REFUSED[option_string or '']}")
+class _Other(argparse.Action):
+    """An argument of llama-server that is no option here."""
 
+    def __init__(self, *args: Any, argument: Argument, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._argument = argument
 
-class _Ignore(argparse.Action):
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        namespace.ignored = (*namespace.ignored, option_string)
+        if self._argument.kind is Kind.REFUSED:
+            raise ConfigError(f"{option_string} is not supported: {self._argument.text}")
+        namespace.others = (*namespace.others, (option_string, self._argument))
+
+
+def joined(argv: Sequence[str]) -> list[str]:
+    """The command line in a form that argparse reads as llama-server reads it.
+
+    Underscores in long names stand for hyphens. A value may begin with a hyphen, if it is no name of an option.
+    """
+    taking, names = _taking_values(), _names()
+    given = [_hyphened(part) for part in argv]
+    done: list[str] = []
+    position = 0
+    while position < len(given):
+        name, following = given[position], argv[position + 1 : position + 2]
+        if name in taking and following and following[0].startswith("-") and _hyphened(following[0]) not in names:
+            done.append(f"{name}={following[0]}")
+            position += 2
+        else:
+            done.append(name)
+            position += 1
+    return done
+
+
+def _hyphened(part: str) -> str:
+    if not part.startswith("--"):
+        return part
+    name, equals, value = part.partition("=")
+    return name.replace("_", "-") + equals + value
+
+
+def _taking_values() -> set[str]:
+    """The names after which a value has to come."""
+    ours = {flag for option in OPTIONS if option.read and option.bare is None for flag in option.flags}
+    return ours | {flag for argument in ARGUMENTS if argument.values == 1 for flag in argument.flags}
+
+
+def _names() -> set[str]:
+    ours = {flag for option in OPTIONS for flag in (*option.flags, *option.off)}
+    return ours | {flag for argument in ARGUMENTS for flag in argument.flags} | set(COMMANDS)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -30,22 +74,24 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         "llamaserver",
         allow_abbrev=False,
+        add_help=False,
         description="Serve a llama.cpp model over HTTP.",
         epilog="llamaserver fetch --help: download models into a shared folder, for example in an init container.\n"
-        "llamaserver selftest --help: test the CPU modules of this build on this machine with your model.",
+        "llamaserver selftest --help: test the CPU modules of this build on this machine with your model.\n"
+        "All other arguments of llama-server are in docs/reference/options.md, with what becomes of them.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("-h", "--help", "--usage", action="help", help="Show this help and exit")
     parser.add_argument("--version", action="version", version=f"llamaserver {__version__}")
     for title, options in GROUPS.items():
         group = parser.add_argument_group(title)
         for option in options:
             _add(group, option)
-    parser.set_defaults(ignored=())
-    for flags, nargs in ((IGNORED, 0), (IGNORED_WITH_VALUE, None)):
-        for flag in flags:
-            parser.add_argument(flag, action=_Ignore, nargs=nargs, dest=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    for flag, reason in REFUSED.items():
-        parser.add_argument(flag, action=_Refuse, help=f"Refused: {reason}", metavar="FNAME")
+    parser.set_defaults(others=())
+    for argument in ARGUMENTS:
+        parser.add_argument(
+            *argument.flags, action=_Other, argument=argument, nargs=argument.values, help=argparse.SUPPRESS
+        )
     return parser
 
 

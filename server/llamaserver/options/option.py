@@ -14,6 +14,7 @@ class Option:
     value. It returns the value of `field`, or a dict with values of several fields. `bare` is the value of a flag
     that is given without one. `many` adds up repetitions. `value` stands for the value in the help. `default`
     replaces the default of Config in the help. `safer` says how to give a secret without showing it to other users.
+    With `request`, the option sets what requests get that leave out this field.
     """
 
     field: str
@@ -27,6 +28,7 @@ class Option:
     value: str = "N"
     default: str = ""
     safer: str = ""
+    request: str = ""
 
     @property
     def variables(self) -> tuple[str, ...]:

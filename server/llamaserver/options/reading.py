@@ -7,22 +7,29 @@ from typing import Any
 from ..config import Config
 from ..errors import ConfigError
 from .checks import check
-from .command_line import build_parser
+from .command_line import build_parser, joined
+from .environment import arguments_in, in_environment, unknown
+from .llama_server import Argument, Kind
 from .option import Option
 from .table import OPTIONS
-from .values import is_true, switch
+from .values import switch
 
+_EFFECT = {Kind.ALWAYS: "changes nothing", Kind.IGNORED: "is accepted but has no effect"}
 _THREADS = ("threads", "threads_batch", "threads_http")
 
 
 def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
     """Read a Config. ConfigError names the flag or variable, and what is wrong with it."""
-    given = vars(build_parser().parse_args(list(argv)))
+    given = vars(build_parser().parse_args(joined(argv)))
     from_environment = [option for option in OPTIONS if given.get(option.key) is None]
     from_command_line = [option for option in OPTIONS if given.get(option.key) is not None]
-    values: dict[str, Any] = {"ignored": given["ignored"], "exposed": tuple(_exposed(from_command_line))}
+    others = [*given["others"], *arguments_in(environ)]
+    values: dict[str, Any] = {
+        "notes": tuple(_said(others, Kind.ALWAYS)),
+        "warnings": (*_exposed(from_command_line), *_said(others, Kind.IGNORED), *unknown(environ)),
+    }
     for option in from_environment:
-        variable, texts = _in_environment(option, environ)
+        variable, texts = in_environment(option, environ)
         _read(values, option, variable, texts)
     for option in from_command_line:  # last, because several options can set the same field
         texts = given[option.key] if option.many else [given[option.key]]
@@ -32,9 +39,17 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
     for name in _THREADS:
         if values.get(name) == -1:  # automatic, as in llama-server
             values[name] = 0
+    values["request_defaults"] = tuple(values.pop("request_defaults", {}).items())
     config = Config(**values)
     check(config)
     return config
+
+
+def _said(others: Sequence[tuple[str, Argument]], kind: Kind) -> Iterator[str]:
+    """What the log says of arguments that are no options here."""
+    for name, argument in others:
+        if argument.kind is kind:
+            yield f"{name} {_EFFECT[kind]}: {argument.text}"
 
 
 def _exposed(from_command_line: Sequence[Option]) -> Iterator[str]:
@@ -44,19 +59,9 @@ def _exposed(from_command_line: Sequence[Option]) -> Iterator[str]:
             yield f"other users of this machine can read {option.flags[-1]} from the command line. Use {option.safer}"
 
 
-def _in_environment(option: Option, environ: Mapping[str, str]) -> tuple[str, list[str]]:
-    """The variable that sets an option, and its values. Without such a variable, there are no values."""
-    for variable in option.variables:
-        text = environ.get(variable)
-        if text is None and option.off and is_true(environ.get(_negated(variable), "")):
-            text = "false"
-        if text is not None:
-            return variable, [text]
-    return "", []
-
-
-def _negated(variable: str) -> str:
-    return variable.replace("LLAMA_ARG_", "LLAMA_ARG_NO_")
+def _add(defaults: dict[str, Any], option: Option, value: Any) -> None:
+    """One value of a field that requests leave out. Lists add up."""
+    defaults[option.request] = [*defaults.get(option.request, ()), *value] if option.many else value
 
 
 def _read(values: dict[str, Any], option: Option, source: str, texts: Sequence[str]) -> None:
@@ -66,7 +71,9 @@ def _read(values: dict[str, Any], option: Option, source: str, texts: Sequence[s
             value = switch(text) if option.read is None else option.read(text)
         except ConfigError as error:
             raise ConfigError(f"{source}: {error}") from None
-        if isinstance(value, dict):
+        if option.request:
+            _add(values.setdefault("request_defaults", {}), option, value)
+        elif isinstance(value, dict):
             values |= value
         elif isinstance(value, list):
             values[option.field] = (*values.get(option.field, ()), *value)

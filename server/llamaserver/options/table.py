@@ -7,12 +7,14 @@ from .groups.context import CONTEXT
 from .groups.limits import LIMITS
 from .groups.logs import LOGS
 from .groups.model import MODEL
+from .groups.sampling import SAMPLING
 from .groups.serving import SERVING
 from .option import Option
 
 GROUPS: dict[str, tuple[Option, ...]] = {
     "model": MODEL,
     "chat": CHAT,
+    "fields that requests leave out": SAMPLING,
     "context and scheduling": CONTEXT,
     "cache": CACHE,
     "compute": COMPUTE,

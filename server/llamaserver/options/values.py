@@ -1,11 +1,14 @@
 """Readers of option values that are more than one number or one word. Each raises ConfigError."""
 
+import re
 from typing import Any
 
 from ..errors import ConfigError
 from ..option_readers import choice, integer, number
 
 _VERBOSE_FROM = 4  # llama-server's level of debug messages
+_ESCAPE = re.compile(r"""\\([nrt'"\\])""")
+_ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "'": "'", '"': '"', "\\": "\\"}
 _FLASH_ATTENTION = {"1": "on", "true": "on", "0": "off", "false": "off"}
 
 
@@ -88,6 +91,11 @@ def given(text: str) -> str:
     if not text:
         raise ConfigError("must not be empty")
     return text
+
+
+def unescaped(text: str) -> str:
+    """The text with its escape sequences replaced, as llama-server does it."""
+    return _ESCAPE.sub(lambda found: _ESCAPES[found[1]], text)
 
 
 def words(text: str) -> list[str]:
