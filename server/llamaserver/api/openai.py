@@ -21,6 +21,7 @@ from .fill_in import check_fill_in, fill_in_prompt
 from .jobs import Input, make_jobs, model_name, submit, text_inputs
 from .openai_answer import Call, Head, TextCall
 from .openai_chat_answer import Chat
+from .openai_logprobs import MAX_TOP_LOGPROBS, probabilities
 from .pricing import check_echo, check_product
 from .prompt import numbered, prompt_text, required_prompts
 from .response_format import with_response_format
@@ -29,7 +30,6 @@ from .submission import check_room
 from .tool_use import read_tool_use, uses_functions
 
 MAX_CHOICES = 128
-MAX_TOP_LOGPROBS = 20
 _UNSUPPORTED = {  # fields and the values of them that change nothing
     "audio": (),
     "modalities": (["text"],),
@@ -67,7 +67,7 @@ def _chat_call(context: Context, fields: Fields) -> Call:
     n, stream = _choices(fields, 1), fields.boolean("stream", default=False)
     if stream and logprobs is not None and read_tool_use(fields).tools:
         raise InvalidRequest("logprobs is not supported with tools + stream", field="logprobs")
-    call = chat_call(context, _with_probabilities(fields, logprobs), stream=stream, choices=n)
+    call = chat_call(context, fields.replaced(probabilities(logprobs)), stream=stream, choices=n)
     return Chat(
         _head(context, fields, stream=stream, id_prefix="chatcmpl-"), call, logprobs, functions=uses_functions(fields)
     )
@@ -80,7 +80,7 @@ def _text_call(context: Context, fields: Fields) -> Call:
     n, stream = _choices(fields, len(prompts)), fields.boolean("stream", default=False)
     jobs = make_jobs(
         context,
-        with_response_format(_with_probabilities(fields, logprobs)),
+        with_response_format(fields.replaced(probabilities(logprobs))),
         lambda: _text_inputs(context, fields, prompts),
         prompts=len(prompts),
         stream=stream,
@@ -123,13 +123,6 @@ def _check_supported(fields: Fields) -> None:
         if fields.get(name)[1] not in (None, [], "", *harmless):
             raise InvalidRequest(f"Field '{name}': is not supported by this server", field=name)
     fields.string("model")
-
-
-def _with_probabilities(fields: Fields, logprobs: int | None) -> Fields:
-    """The fields with the engine's own for `logprobs`. The chosen token's probability comes with any number."""
-    if logprobs is None:
-        return fields
-    return fields.replaced({"n_probs": max(logprobs, 1), "post_sampling_probs": False})
 
 
 def _head(context: Context, fields: Fields, *, stream: bool, id_prefix: str) -> Head:

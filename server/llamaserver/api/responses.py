@@ -91,7 +91,8 @@ def _read(context: Context, fields: Fields, earlier: Earlier) -> _Request:
     asked = read_request(fields, earlier)
     call: ChatCall | ContextExceeded
     try:
-        call = chat_call(context, asked.chat, stream=stream)
+        # The end of a stream repeats all of it. So it is bounded as an answer in one piece, if it has probabilities.
+        call = chat_call(context, asked.chat, stream=stream and asked.form.logprobs is None)
     except ContextExceeded as error:
         call = error
     except InvalidRequest as error:
@@ -111,7 +112,7 @@ async def _run(request: web.Request, asked: _Request, answer: Answer) -> web.Str
 
     def encode(_: int, event: Event) -> bytes:
         assert isinstance(event, Delta | Finish)
-        sent = answer.add(reader.feed(event))
+        sent = answer.add(reader.feed(event), event.probs)
         if isinstance(event, Finish):
             sent += answer.end(ending())
             _keep(request, asked, answer)
@@ -127,7 +128,7 @@ async def _run(request: web.Request, asked: _Request, answer: Answer) -> web.Str
 
     def encoded() -> bytes:
         written = reader.feed(Delta(whole.content)) + reader.feed(replace(whole.finish, content=""))
-        data = answer.whole(written, ending())
+        data = answer.whole(written, ending(), whole.probs)
         _keep(request, asked, answer)
         return data
 
@@ -138,7 +139,7 @@ def _keep(request: web.Request, asked: _Request, answer: Answer) -> None:
     """Keep a response, if its client wants that."""
     if asked.kept:
         ids = tuple(item["id"] for item in answer.items)
-        kept = Kept(asked.previous, asked.kept, dumps(answer.items), ids)
+        kept = Kept(asked.previous, asked.kept, answer.output, ids, answer.rest)
         request.app[CONTEXT].responses.keep(key_of(request).identity, asked.head.id, kept)
 
 
