@@ -250,3 +250,26 @@ def test_seeds_of_sixty_four_bits(api: openai.OpenAI, client: Client, seed: int)
         text
         == client.post("/v1/completions", prompt="x", seed=seed, max_tokens=4, temperature=1.2)["choices"][0]["text"]
     )
+
+
+# ---- __verbose
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_verbose_shows_the_answer_of_completion(client: Client, path: str) -> None:
+    body: dict[str, Any] = {"messages": MESSAGES, "prompt": "One two", "max_tokens": 3, "temperature": 0, "n": 2}
+    whole = client.post(path, {**body, "verbose": True})
+    shown = whole["__verbose"]
+    prompt = client.post("/apply-template", messages=MESSAGES)["prompt"] if "chat" in path else "One two"
+    assert (shown["prompt"], shown["tokens_predicted"]) == (prompt, 3)
+    assert shown["content"] == whole["choices"][0].get("text", whole["choices"][0].get("message", {}).get("content"))
+    assert shown["generation_settings"]["temperature"] == 0
+    chunks = [event["__verbose"] for event in client.events(path, **body, verbose=True)[:-1] if "__verbose" in event]
+    assert [chunk["prompt"] for chunk in chunks] == [prompt]
+    assert "__verbose" not in client.post(path, body)
+
+
+def test_the_type_of_the_weights_is_shown(client: Client) -> None:
+    meta = client.get("/v1/models")["data"][0]["meta"]
+    assert meta["ftype"] == client.get("/props")["model_ftype"]
+    assert "Q4_1" in meta["ftype"]

@@ -136,6 +136,7 @@ def _head(context: Context, fields: Fields, *, stream: bool, id_prefix: str) -> 
     options = fields.object("stream_options") or {}
     return Head(
         stream=stream,
+        verbose=fields.boolean("verbose", default=False),
         usage=bool(options.get("include_usage")),
         ping_after=ping_after(fields),
         id=id_prefix + uuid.uuid4().hex,

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..interfaces.output import Delta, Event, Finish, TokenProbs
-from .answer import Answer, stream_json, timings_json
+from .answer import Answer, join, stream_json, timings_json
 from .body import dumps
 from .jobs import Job
+from .native_answer import native_json
 from .openai_logprobs import TextLogprobs
 
 
@@ -17,6 +18,7 @@ class Head:
     """What every part of an answer repeats, and how it is to be sent."""
 
     stream: bool
+    verbose: bool  # with `__verbose` of the first choice
     usage: bool  # a last chunk with usage
     ping_after: float  # seconds, as in EventStream
     id: str
@@ -39,7 +41,9 @@ class Chunks(ABC):
 
     empty: bytes  # the text of a chunk without any
 
-    def __init__(self, head: Head, kind: str, choices: int) -> None:
+    def __init__(self, call: "Call", kind: str) -> None:
+        head, choices = call.head, len(call.jobs)
+        self._verbose = call.jobs[0] if head.verbose else None
         self._usage = head.usage
         self._left = choices
         self._finishes: list[Finish] = []
@@ -63,8 +67,10 @@ class Chunks(ABC):
         """The last chunk of a choice."""
         self._finishes.append(finish)
         self._left -= 1
-        timings = b',"timings":' + dumps(timings_json(finish.timings))
-        chunk = self._before[index] + self.empty + b',"finish_reason":' + dumps(reason) + b"}]" + timings + b"}\n\n"
+        more = b',"timings":' + dumps(timings_json(finish.timings))
+        if self._verbose is not None and index == 0:
+            more += b',"__verbose":' + dumps(native_json(self._verbose, join([finish]), index))
+        chunk = self._before[index] + self.empty + b',"finish_reason":' + dumps(reason) + b"}]" + more + b"}\n\n"
         if self._left == 0 and self._usage:
             chunk += b"data: " + self._head + b',"choices":[],"usage":' + dumps(usage(self._finishes)) + b"}\n\n"
         return chunk
@@ -86,9 +92,11 @@ class Call(ABC):
         """The encoder of a stream."""
 
 
-def whole_json(head: Head, kind: str, choices: list[dict[str, Any]], answers: Sequence[Answer]) -> bytes:
+def whole_json(call: Call, kind: str, choices: list[dict[str, Any]], answers: Sequence[Answer]) -> bytes:
     """An answer in one piece, as JSON."""
-    value = head.json(kind)
+    value = call.head.json(kind)
+    if call.head.verbose:
+        value["__verbose"] = native_json(call.jobs[0], answers[0], 0)
     value["choices"] = choices
     value["usage"] = usage([answer.finish for answer in answers])
     value["timings"] = timings_json(answers[0].finish.timings)
@@ -119,7 +127,7 @@ class TextCall(Call):
     def whole(self, answers: Sequence[Answer]) -> bytes:
         """The answer in one piece, as JSON."""
         choices = [self._choice(i, answer) for i, answer in enumerate(answers)]
-        return whole_json(self.head, "text_completion", choices, answers)
+        return whole_json(self, "text_completion", choices, answers)
 
     def chunks(self) -> Chunks:
         """The encoder of a stream."""
@@ -139,7 +147,7 @@ class _TextChunks(Chunks):
     empty = b'"text":""'
 
     def __init__(self, call: TextCall) -> None:
-        super().__init__(call.head, "text_completion", len(call.jobs))
+        super().__init__(call, "text_completion")
         self._call = call
         self._logprobs = [call.logprobs(i) for i in range(len(call.jobs))]
 

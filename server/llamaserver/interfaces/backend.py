@@ -96,6 +96,7 @@ class ModelInfo:
     n_lora: int = 0
     modalities: frozenset[str] = frozenset()  # "vision", "audio"
     system_info: str = ""
+    file_type: str = ""  # the quantization of most weights, in llama.cpp's words
     weights_in: tuple[str, ...] = ()  # kinds of memory, such as CPU_REPACK for weights in another order, or AMX
     n_swa: int = 0  # size of the sliding window in tokens, 0 without one
     flash_attn: str = ""  # on or off: the value in use, never "auto"
