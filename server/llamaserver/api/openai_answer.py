@@ -10,7 +10,7 @@ from .answer import Answer, join, stream_json, timings_json
 from .body import dumps
 from .jobs import Job
 from .native_answer import native_json
-from .openai_logprobs import TextLogprobs
+from .openai_logprobs import TextLogprobs, joined
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +116,21 @@ def usage(finishes: Sequence[Finish]) -> dict[str, Any]:
     }
 
 
-class TextCall(Call):
-    """A completion. `echoes` has the text that each choice begins with, `logprobs` the number of alternatives."""
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """The prompt that begins an answer. `first` is the piece of its first token, if that is to have a null logprob."""
 
-    def __init__(self, head: Head, jobs: list[Job], logprobs: int | None, echoes: list[str]) -> None:
+    text: str = ""
+    scored: bool = False  # with logprobs
+    first: bytes | None = None
+
+
+class TextCall(Call):
+    """A completion. `echoes` has the prompt that each choice begins with, `logprobs` the number of alternatives."""
+
+    def __init__(self, head: Head, jobs: list[Job], logprobs: int | None, echoes: list[Echo]) -> None:
         self.head, self.jobs, self.echoes = head, jobs, echoes
-        self.extra = sum(map(len, echoes))
+        self.extra = sum(len(echo.text) for echo in echoes)
         self._logprobs = logprobs
 
     def whole(self, answers: Sequence[Answer]) -> bytes:
@@ -133,14 +142,17 @@ class TextCall(Call):
         """The encoder of a stream."""
         return _TextChunks(self)
 
-    def logprobs(self, index: int) -> TextLogprobs | None:
+    def logprobs(self) -> TextLogprobs | None:
         """The form of the probabilities of a choice, None if they were not asked for."""
-        return None if self._logprobs is None else TextLogprobs(self._logprobs, len(self.echoes[index]))
+        return None if self._logprobs is None else TextLogprobs(self._logprobs)
 
     def _choice(self, index: int, answer: Answer) -> dict[str, Any]:
-        logprobs = of(answer.probs) if (of := self.logprobs(index)) else None
-        text, reason = self.echoes[index] + answer.content, _finish_reason(answer.finish)
-        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+        echo, found = self.echoes[index], None
+        if of := self.logprobs():
+            before = of.prompt(echo.text, echo.first, answer.scores) if echo.scored else None
+            found = joined(before, of(answer.probs)) if before is not None else of(answer.probs)
+        text, reason = echo.text + answer.content, _finish_reason(answer.finish)
+        return {"index": index, "text": text, "logprobs": found, "finish_reason": reason}
 
 
 class _TextChunks(Chunks):
@@ -148,25 +160,39 @@ class _TextChunks(Chunks):
 
     def __init__(self, call: TextCall) -> None:
         super().__init__(call, "text_completion")
-        self._call = call
-        self._logprobs = [call.logprobs(i) for i in range(len(call.jobs))]
+        self._echoes = call.echoes
+        self._logprobs = [call.logprobs() for _ in call.jobs]
+        self._waiting = {i: echo for i, echo in enumerate(call.echoes) if echo.scored}  # for their scores
 
     def begin(self) -> bytes:
-        """The prompts where `echo` is set."""
-        return b"".join(self._text(i, text, ()) for i, text in enumerate(self._call.echoes) if text)
+        """The prompts where `echo` is set. Those with logprobs follow when they are evaluated."""
+        echoes = enumerate(self._echoes)
+        return b"".join(self._text(i, echo.text, ()) for i, echo in echoes if echo.text and not echo.scored)
 
     def encode(self, index: int, event: Event) -> bytes:
         """Encode one event."""
+        assert isinstance(event, Delta | Finish)
+        if index in self._waiting and not (isinstance(event, Delta) and event.progress):
+            scores = event.scores if isinstance(event, Delta) else ()
+            echo = self._prompt(index, self._waiting.pop(index), scores)
+            return echo if scores else echo + self.encode(index, event)
         if isinstance(event, Delta):
             return self.also(self._text(index, event.content, event.probs), event)
-        assert isinstance(event, Finish)
         text = self._text(index, event.content, event.probs) if event.content or event.probs else b""
         return text + self.end(index, event, _finish_reason(event))
 
+    def _prompt(self, index: int, echo: Echo, scores: Sequence[TokenProbs]) -> bytes:
+        of = self._logprobs[index]
+        return self._chunk(index, echo.text, of.prompt(echo.text, echo.first, scores) if of else None)
+
     def _text(self, index: int, content: str, probs: Sequence[TokenProbs]) -> bytes:
+        of = self._logprobs[index]
+        return self._chunk(index, content, of(probs) if of and probs else None)
+
+    def _chunk(self, index: int, content: str, logprobs: dict[str, Any] | None) -> bytes:
         start = self._before[index]
-        if of := self._logprobs[index]:
-            start += b'"logprobs":' + dumps(of(probs) if probs else None) + b","
+        if self._logprobs[index]:
+            start += b'"logprobs":' + dumps(logprobs) + b","
         return start + b'"text":' + dumps(content) + b',"finish_reason":null}]}\n\n'
 
 
