@@ -76,7 +76,7 @@ test: install programs model images ## run all tests, those on the cluster at th
 test-fast: install ## run the tests that need no model, browser or cluster; print the coverage and fail below FLOOR percent
 	$(PYTEST) -m "not ($(HEAVY))" --cov --cov-report=term:skip-covered --cov-fail-under=$(FLOOR)
 
-fuzz: install model ## send 100,000 requests as products of maxima, an hour (tests/fuzz; FUZZ_ARGS="--requests 3000" sends fewer)
+fuzz: install model ## send 100,000 requests as products of maxima (tests/fuzz; FUZZ_ARGS="--seconds 300" ends earlier)
 	@$(PY) -m tests.fuzz $(FUZZ_ARGS)
 
 bench: install model ## measure against llama-server (compiles it once, 4 minutes on two cores)
