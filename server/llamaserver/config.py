@@ -25,6 +25,7 @@ class Config:
     lora: tuple[tuple[str, float], ...] = ()  # (path, scale). --lora F has scale 1, --lora-scaled F:S has scale S
     mmproj: str = ""
     max_image_pixels: int = 16 * _MIB  # of one image
+    image_hosts: tuple[str, ...] = ()  # hosts that images may be fetched from, and networks
     models_dir: Path = Path("models")  # folder for downloads
     models_owner: str = ""  # NAMESPACE/NAME of the user of models_use. With "", unused folders are not removed
     models_use: tuple[str, ...] = ()

@@ -37,7 +37,6 @@ _DEEPEST = 64  # schemas inside each other
 _MOST_VISITS = 10_000  # visited schemas, with each further visit through a reference
 _MOST_MEMBERS = 200_000  # members of schemas that are combined
 _MOST_DIGITS = 8  # of an index in a reference
-_MOST_BITS = 1023  # of an integer, so that it has a binary fraction close to it
 _SHOWN = 80  # characters of a reference in an error
 
 
@@ -339,12 +338,12 @@ def _number(given: Mapping[str, Any], keyword: str, *, whole: bool = False) -> A
     value = given[keyword]
     if isinstance(value, bool) and keyword.startswith("exclusive"):
         return value
-    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
-        raise GrammarError(f"{keyword} is too large")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise GrammarError(f"{keyword} must be a number")
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise GrammarError(f"{keyword} must be a number")
+        value = int(value) if value.is_integer() else value
     if whole and (not isinstance(value, int) or value < 0):
         raise GrammarError(f"{keyword} must be a whole number that is not negative")
     return value

@@ -29,7 +29,7 @@ def number_schema(kind: str, flat: Flat, multiples: Multiples, weakened: set[str
         return found
     if found is None:
         weakened.update(keyword for keyword in _LIMITS if keyword in flat)
-    result = {"type": kind, **(found or {})}
+    result: Flat = {"type": kind, **(found or {})}
     if "multipleOf" in flat:
         step, exact = multiples.combined(flat["multipleOf"], whole=kind == "integer")
         if not exact:

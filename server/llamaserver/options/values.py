@@ -1,6 +1,7 @@
 """Readers of option values that are more than one number or one word. Each raises ConfigError."""
 
 import re
+from ipaddress import ip_network
 from typing import Any
 
 from ..errors import ConfigError
@@ -9,6 +10,7 @@ from ..option_readers import choice, integer, number
 _VERBOSE_FROM = 4  # llama-server's level of debug messages
 _ESCAPE = re.compile(r"""\\([nrt'"\\])""")
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "'": "'", '"': '"', "\\": "\\"}
+_HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _FLASH_ATTENTION = {"1": "on", "true": "on", "0": "off", "false": "off"}
 
 
@@ -101,3 +103,14 @@ def unescaped(text: str) -> str:
 def words(text: str) -> list[str]:
     """The parts between commas, without empty ones."""
     return [part for part in text.split(",") if part]
+
+
+def hosts(text: str) -> list[str]:
+    """Hosts between commas, each with or without a port, and networks."""
+    for part in words(text):
+        try:
+            ip_network(part, strict=False)
+        except ValueError:
+            if not _HOST.fullmatch(part):
+                raise ConfigError(f"{part!r} is not a host, a host with a port, or a network") from None
+    return words(text)
