@@ -338,6 +338,12 @@ EXACT: dict[str, object] = {
             {"properties": {"b": {"type": "null"}}, "required": ["b"]},
         ]
     },
+    "more members than are listed": {"type": "object", "properties": {}, "minProperties": 1},
+    "no members": {"properties": {"a": {}}, "additionalProperties": True, "maxProperties": 0},
+    "a definition of nothing": {
+        "$defs": {"none": {"properties": {"x": False}, "required": ["x"]}},
+        "properties": {"a": {"$ref": "#/$defs/none"}, "$ref": {"$ref": "#/$defs/none"}, "b": {"type": "null"}},
+    },
     "oneOf of ranges": {"type": "integer", "oneOf": [{"maximum": 3}, {"minimum": 5, "maximum": 9}]},
     "prefixItems": {"prefixItems": [{"type": "null"}, {"type": "boolean"}], "minItems": 1},
     "tuple with a rest": {"prefixItems": [{"type": "null"}], "items": {"enum": [1]}, "minItems": 2, "maxItems": 3},
@@ -396,6 +402,10 @@ WEAKER: dict[str, tuple[object, str]] = {
     "dependencies": ({"properties": {"a": {}}, "dependencies": {"a": ["b"]}}, "dependencies"),
     "dependentSchemas": ({"properties": {"a": {}}, "dependentSchemas": {"a": False}}, "dependentSchemas"),
     "propertyNames": ({"properties": {"a": {}}, "propertyNames": {"not": {"const": "a"}}}, "not"),
+    "minProperties beside others": (
+        {"properties": {"a": {"type": "null"}}, "additionalProperties": {"type": "null"}, "minProperties": 1},
+        "minProperties",
+    ),
     "patterns of names with propertyNames": (
         {"patternProperties": {"^a": {"type": "null"}}, "propertyNames": {"pattern": "^.b"}},
         "propertyNames",

@@ -7,6 +7,7 @@ types, while answers are written for one type of them, and without properties th
 from collections.abc import Callable
 from typing import Any
 
+from .json_members import lists_all
 from .json_numbers import is_of
 
 _MOST_VARIANTS = 64
@@ -113,7 +114,7 @@ def _beyond(kind: str, left: Flat, right: Flat) -> bool:
 def _is_closed(flat: Flat) -> bool:
     if flat.get("patternProperties"):
         return False
-    return flat.get("additionalProperties") is False or ("properties" in flat and "additionalProperties" not in flat)
+    return flat.get("additionalProperties") is False or lists_all(flat)
 
 
 def same(left: Any, right: Any) -> bool:

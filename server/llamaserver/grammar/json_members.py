@@ -17,6 +17,14 @@ Flat = dict[str, Any]
 Schemas = dict[str, Any]
 
 
+def lists_all(flat: Flat) -> bool:
+    """Whether answers have no other members than those that are listed, though the schema does not say so."""
+    if "additionalProperties" in flat or not ("properties" in flat or flat.get("patternProperties")):
+        return False
+    listed = {*flat.get("properties", ()), *flat.get("required", ())}
+    return "patternProperties" in flat or flat.get("minProperties", 0) <= len(listed)
+
+
 @dataclass(slots=True)
 class Members:
     """The schemas of the members of an object. Patterns are expressions of Rust."""
@@ -97,7 +105,7 @@ class Names:
         """The members of a conjunction, those that are required included. `names` is what its names must fit."""
         properties: Schemas = dict(flat.get("properties", {}))
         patterns = self._patterns(flat)
-        closed = "additionalProperties" not in flat and bool("properties" in flat or patterns)
+        closed = lists_all(flat)
         others: Any = False if closed else flat.get("additionalProperties", True)
         if patterns is None:
             patterns, others = {}, True

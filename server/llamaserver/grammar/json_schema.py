@@ -22,6 +22,11 @@ _MOST_LOWERED = 512 * 1024  # the same for the rewritten schema, in which altern
 _LAYOUT = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
 _SHOWN = 40
 
+# Where a lowered schema has others inside.
+_MAPS = frozenset(("$defs", "properties", "patternProperties"))
+_LISTS = frozenset(("anyOf", "allOf", "prefixItems"))
+_SCHEMAS = frozenset(("items", "additionalProperties"))
+
 Schema = bool | dict[str, Any]
 
 
@@ -82,10 +87,15 @@ class _Lowering:
         while self._waiting:
             pointer = self._waiting.pop()
             definitions[self._definitions[pointer]] = self._schema(self._conjunction.target(pointer), 0)
-        if not _fits(lowered, _possible(definitions)):
+        possible = _possible(definitions)
+        if not _fits(lowered, possible):
             raise GrammarError("no value fits the schema")
-        result: dict[str, Any] = {} if isinstance(lowered, bool) else lowered
-        return {**result, "$defs": definitions} if definitions else result
+        whole: dict[str, Any] = {} if isinstance(lowered, bool) else lowered
+        kept = {name: one for name, one in definitions.items() if name in possible}
+        if kept:
+            whole = {**whole, "$defs": kept}
+        result: dict[str, Any] = _without_impossible(whole, possible) if len(kept) < len(definitions) else whole
+        return result
 
     # ---- one place
 
@@ -200,7 +210,7 @@ class _Lowering:
 
     def _counted(
         self, flat: Flat, properties: dict[str, Schema], required: list[str], *, closed: bool
-    ) -> dict[str, int] | None:
+    ) -> dict[str, Any] | None:
         """The bounds on the number of properties as far as llguidance enforces them; None if no object fits."""
         low, high = counted(flat, "minProperties", "maxProperties")
         possible = [name for name, one in properties.items() if one is not False]
@@ -213,9 +223,11 @@ class _Lowering:
         if closed and low == len(possible):
             low = 0
             required += [name for name in possible if name not in required]
+        if high == 0:
+            return {"properties": {}, "additionalProperties": False}
         plain = len(required) == len(possible)
         # Names that are not in `properties` may come twice, and count once.
-        fits = (low <= 1 or (closed and plain)) and (plain or (low <= 1 and high in (None, 0, 1)))
+        fits = (low <= 1 or (closed and plain)) and (plain or (closed and low <= 1 and high in (None, 1)))
         if not fits:
             self.weakened |= {
                 word for word, on in (("minProperties", low > 0), ("maxProperties", high is not None)) if on
@@ -235,6 +247,22 @@ def _possible(definitions: dict[str, Schema]) -> set[str]:
                 possible.add(name)
         names.reverse()  # chains of definitions mostly have one direction
     return possible
+
+
+def _without_impossible(schema: Any, possible: set[str]) -> Any:
+    """A lowered schema in which references to definitions that no value fits are false."""
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return schema if _fits(schema, possible) else False
+    result = dict(schema)
+    for keyword in _MAPS & schema.keys():
+        result[keyword] = {name: _without_impossible(one, possible) for name, one in schema[keyword].items()}
+    for keyword in _LISTS & schema.keys():
+        result[keyword] = [_without_impossible(one, possible) for one in schema[keyword]]
+    for keyword in _SCHEMAS & schema.keys():
+        result[keyword] = _without_impossible(schema[keyword], possible)
+    return result
 
 
 def _fits(schema: Schema, possible: set[str]) -> bool:
