@@ -339,7 +339,12 @@ EXACT: dict[str, object] = {
         ]
     },
     "more members than are listed": {"type": "object", "properties": {}, "minProperties": 1},
-    "no members": {"properties": {"a": {}}, "additionalProperties": True, "maxProperties": 0},
+    "no members": {
+        "properties": {"a": {}},
+        "patternProperties": {"^x": {}},
+        "additionalProperties": True,
+        "maxProperties": 0,
+    },
     "a definition of nothing": {
         "$defs": {"none": {"properties": {"x": False}, "required": ["x"]}},
         "properties": {"a": {"$ref": "#/$defs/none"}, "$ref": {"$ref": "#/$defs/none"}, "b": {"type": "null"}},

@@ -224,7 +224,7 @@ class _Lowering:
             low = 0
             required += [name for name in possible if name not in required]
         if high == 0:
-            return {"properties": {}, "additionalProperties": False}
+            return {"properties": {}, "patternProperties": {}, "additionalProperties": False}
         plain = len(required) == len(possible)
         # Names that are not in `properties` may come twice, and count once.
         fits = (low <= 1 or (closed and plain)) and (plain or (closed and low <= 1 and high in (None, 1)))
