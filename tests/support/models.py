@@ -345,7 +345,7 @@ def _write_llama(path: Path, extra: Sequence[str] = (), template: str = _TEMPLAT
     _finish(writer)
 
 
-def _llama_layer(weights: _Weights, at: str, *, experts: bool) -> None:
+def _llama_layer(weights: _Weights, at: str, *, experts: bool = False) -> None:
     weights.norm(f"{at}.attn_norm", N_EMBD)
     for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
         weights.matrix(f"{at}.{name}.weight", N_EMBD, N_EMBD, scale=0.25)
