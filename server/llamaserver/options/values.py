@@ -19,7 +19,7 @@ _METADATA: dict[str, Reader] = {
 _LONGEST_METADATA = 127  # bytes, of llama_model_kv_override
 _ESCAPE = re.compile(r"""\\([nrt'"\\])""")
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "'": "'", '"': '"', "\\": "\\"}
-_FLASH_ATTENTION = {"1": "on", "true": "on", "0": "off", "false": "off"}
+_FLASH_ATTENTION = {"1": "on", "true": "on", "enabled": "on", "0": "off", "false": "off", "disabled": "off"}
 
 
 def switch(text: str) -> bool:
