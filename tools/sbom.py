@@ -1,11 +1,13 @@
 """The bill of materials (SBOM) of an image: `python -m tools.sbom server|operator ACCELERATOR BASE FILE <PACKAGES`.
 
 It is JSON of CycloneDX 1.6. It lists our package, the Python packages of requirements.lock that the image installs,
-llama.cpp with our patches, and the packages of the Debian or Ubuntu below, which BASE names. The latter come from
-stdin: the image's /usr/lib/os-release and /var/lib/dpkg/status, one after the other. Without them, the list has none.
+the libraries of the chat page, llama.cpp with our patches, and the packages of the Debian or Ubuntu below, which BASE
+names. The latter come from stdin: the image's /usr/lib/os-release and /var/lib/dpkg/status, one after the other.
+Without them, the list has none.
 """
 
 import argparse
+import base64
 import re
 import sys
 import tarfile
@@ -27,7 +29,7 @@ from cyclonedx.model.license import DisjunctiveLicense, LicenseExpression
 from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
-from . import bases, images, locked, patches, sdist
+from . import bases, images, locked, patches, sdist, web_libraries
 
 _LICENSE: LicenseExpression | DisjunctiveLicense = LicenseExpression("Apache-2.0")
 _NOT_INSTALLED = {"pysocks"}  # Dockerfile.operator leaves it out
@@ -52,12 +54,13 @@ def document(image: images.Image, accelerator: str, base_name: str, packages: st
     pins = locked.needed_by({image.name}, locked.read())
     found = {name: _locked(pin) for name, pin in pins.items() if name not in _NOT_INSTALLED}
     below = list(_system(packages))
+    page = [_npm(library) for library in web_libraries.libraries()] if image is images.SERVER else []
     base = Component(name=base_name, type=ComponentType.CONTAINER, bom_ref="base", version=bases.digest_of(base_name))
-    for component in (ours, base, *found.values(), *below):
+    for component in (ours, base, *found.values(), *page, *below):
         bom.components.add(component)
     for name, component in found.items():
         bom.register_dependency(component, [other for key, other in found.items() if name in pins[key].parents])
-    bom.register_dependency(ours, [found[name] for name, pin in pins.items() if image.name in pin.parents])
+    bom.register_dependency(ours, [found[name] for name, pin in pins.items() if image.name in pin.parents] + page)
     bom.register_dependency(base, below)
     if engine := found.get(sdist.PACKAGE):
         library = _llama_cpp()
@@ -83,6 +86,21 @@ def _locked(pin: locked.Pin) -> Component:
     )
     component.external_references.add(page)
     return component
+
+
+def _npm(library: web_libraries.Library) -> Component:
+    """A library of the chat page. The hash is that of the archive that npm takes."""
+    purl = PackageURL("npm", name=library.name, version=library.version)
+    name, _, digest = library.integrity.partition("-")
+    assert name == "sha512"
+    return Component(
+        name=library.name,
+        version=library.version,
+        purl=purl,
+        bom_ref=str(purl),
+        licenses=[LicenseExpression(library.license)],
+        hashes=[HashType(alg=HashAlgorithm.SHA_512, content=base64.b64decode(digest).hex())],
+    )
 
 
 def _llama_cpp() -> Component:

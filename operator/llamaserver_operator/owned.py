@@ -27,6 +27,13 @@ _FIELDS = {
     "chat.reasoning.history": "--reasoning-preserve --no-reasoning-preserve",
     "chat.parsing": "--skip-chat-parsing --no-skip-chat-parsing",
     "chat.prefill": "--prefill-assistant --no-prefill-assistant",
+    "sampling.temperature": "--temp --temperature",
+    "sampling.topK": "--top-k",
+    "sampling.topP": "--top-p",
+    "sampling.minP": "--min-p",
+    "sampling.repeatPenalty": "--repeat-penalty",
+    "sampling.presencePenalty": "--presence-penalty",
+    "sampling.frequencyPenalty": "--frequency-penalty",
     "context.tokensPerSlot": "--ctx-size",
     "context.slots": "--parallel",
     "engine.batchTokens": "--batch-size",
@@ -90,6 +97,7 @@ _OTHERWISE = {
 }
 _WITHOUT_VARIABLE = {
     *("--no-cont-batching", "--embedding", "--rerank", "--gpu-layers", "--no-slots", "--slots-endpoint-disable"),
+    "--temp",
     *("--no-request-system-prompt", "--no-reasoning-preserve", "--no-skip-chat-parsing", "--no-prefill-assistant"),
 }
 

@@ -173,6 +173,18 @@ class Chat(Model, frozen=True):
     prefill: Literal["", "Enabled", "Disabled"] = ""
 
 
+class Sampling(Model, frozen=True):
+    """spec.sampling. None means the default of the server."""
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repeat_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+
+
 class ContextSize(Model, frozen=True):
     """spec.context, in tokens."""
 
@@ -412,6 +424,7 @@ class Spec(Model, frozen=True):
     chat_template: Text | None = None
     system_prompt: Text | None = None
     chat: Chat = Chat()
+    sampling: Sampling = Sampling()
     context: ContextSize = ContextSize()
     engine: EngineOptions = EngineOptions()
     accelerator: Accelerator | None = None

@@ -26,6 +26,7 @@ class Config:
     override_kv: tuple[tuple[str, int | float | bool | str], ...] = ()  # metadata of the model
     mmproj: str = ""
     max_image_pixels: int = 16 * _MIB  # of one image
+    image_hosts: tuple[str, ...] = ()  # hosts that images may be fetched from, and networks
     models_dir: Path = Path("models")  # folder for downloads
     models_owner: str = ""  # NAMESPACE/NAME of the user of models_use. With "", unused folders are not removed
     models_use: tuple[str, ...] = ()

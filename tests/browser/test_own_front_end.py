@@ -52,6 +52,7 @@ def test_files_in_path_win_and_ours_are_the_fallback(tmp_path):
         ("/completion.js", "text/javascript"),
         ("/chat.js", "text/javascript"),
         ("/index.css", "text/css"),
+        ("/vendor/dompurify/purify.es.mjs", "text/javascript"),
     ],
 )
 def test_our_files_have_their_types_and_need_no_key(keyed_server, path, kind):

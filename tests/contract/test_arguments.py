@@ -37,6 +37,12 @@ def cases(words: str, base: Raw, field: str, values: dict[Any, Any]) -> list[tup
     return made
 
 
+def requested(word: str, name: str, *values: float) -> list[tuple[str, Raw, str, Any]]:
+    """A field of requests that leave it out."""
+    put_in = {value: ((name, value),) for value in values}
+    return cases(f"sampling.{word}", PLAIN, "request_defaults", put_in)
+
+
 FORMATS = {"Separate": "deepseek", "InContent": "none", "Both": "deepseek-legacy"}
 KV_TYPES = {name: name.lower() for name in ("F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "IQ4_NL")}
 ROPE = {"None": "none", "Linear": "linear", "YaRN": "yarn"}
@@ -52,6 +58,13 @@ TABLE = [
     *cases("chat.reasoning.history", PLAIN, "reasoning_preserve", {"All": True, "LastAnswer": False}),
     *cases("chat.parsing", PLAIN, "skip_chat_parsing", {"Enabled": False, "Disabled": True}),
     *cases("chat.prefill", PLAIN, "prefill_assistant", {"Enabled": True, "Disabled": False}),
+    *requested("temperature", "temperature", 0, 0.6),
+    *requested("topK", "top_k", 0, 20),
+    *requested("topP", "top_p", 0.95, 1),
+    *requested("minP", "min_p", 0, 0.05),
+    *requested("repeatPenalty", "repeat_penalty", 1, 1.1),
+    *requested("presencePenalty", "presence_penalty", -1.5, 1e-9),
+    *requested("frequencyPenalty", "frequency_penalty", -2, 0),
     *cases("context.tokensPerSlot", PLAIN, "ctx_size", {64: 256, 8192: 32768}),
     *cases("context.slots", PLAIN, "parallel", {1: 1, 256: 256}),
     *cases("context.slots", PLAIN, "ctx_size", {1: 4096, 3: 12288}),
@@ -109,7 +122,7 @@ NOT_HERE = {
     "kvCache.manualSlots": "a folder, in test_the_kv_volume",
     "kvCache.integritySecretRef.name": "a file, in test_the_kv_volume",
 }
-PARTS = ("model", "chat", "context", "engine", "serving", "kvCache")
+PARTS = ("model", "chat", "sampling", "context", "engine", "serving", "kvCache")
 
 
 def test_the_table_has_every_field():

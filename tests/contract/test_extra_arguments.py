@@ -25,16 +25,21 @@ def extra(*arguments: str) -> None:
     parse({**PLAIN, "engine": {"extraArgs": list(arguments)}})
 
 
+def value(option: options.Option) -> tuple[str, str]:
+    """What an option sets: a field of Config, and of requests."""
+    return option.field, option.request
+
+
 def test_every_spelling_of_what_the_operator_writes_is_its_own():
     """Also the spellings of other options that set the same value."""
     flags = written()
     assert len(flags) > 40
-    fields = {option.field for option in options.OPTIONS if flags & {*option.flags, *option.off}}
+    fields = {value(option) for option in options.OPTIONS if flags & {*option.flags, *option.off}}
     assert flags <= {flag for spellings in SPELLINGS.values() for flag in spellings}
     theirs = {
         flag
         for option in options.OPTIONS
-        if option.field in fields
+        if value(option) in fields
         for flag in (*option.flags, *option.off)
         if flag.startswith("--")
     }

@@ -10,7 +10,7 @@ WANTED = {
     "Server": "llamaserver",
 }
 CLIENTS = [
-    ("GET", "/", 200), ("GET", "/index.js", 200), ("HEAD", "/", 200), ("GET", "/health", 503), ("GET", "/nothing", 404),
+    ("GET", "/health", 503), ("GET", "/nothing", 404),
     ("POST", "/completion", 401), ("PUT", "/completion", 404), ("OPTIONS", "/completion", 200),
 ]  # fmt: skip
 MANAGEMENT = [("GET", "/livez", 200), ("GET", "/readyz", 503), ("GET", "/metrics", 200), ("GET", "/status", 200)]
@@ -32,12 +32,35 @@ async def test_answers_of_the_management_port(ports, method, path, status):
     assert {name: answer.headers[name] for name in WANTED} == WANTED
 
 
-async def test_not_modified(ports):
+@pytest.mark.parametrize(("method", "path"), [("GET", "/"), ("HEAD", "/"), ("GET", "/index.js")])
+async def test_our_page_has_a_strict_policy(ports, method, path):
     server = await ports()
-    stamp = (await server.client.get("/index.js")).headers["Last-Modified"]
-    answer = await server.client.get("/index.js", headers={"If-Modified-Since": stamp})
+    answer = await server.client.request(method, path)
+    _, policy = of_our_page(answer)
+    assert policy["default-src"] == "'none'"
+    assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
+    assert policy["img-src"] == "'self' data: blob:"
+    assert policy["frame-ancestors"] == policy["base-uri"] == policy["form-action"] == "'none'"
+    assert not [value for value in policy.values() if "unsafe" in value]
+    assert b"<style" not in (page := await (await server.client.get("/")).read())
+    assert b" style=" not in page
+
+
+async def test_not_modified(ports):
+    """A browser takes the headers of this answer for its copy."""
+    server = await ports()
+    first = await server.client.get("/index.js")
+    answer = await server.client.get("/index.js", headers={"If-Modified-Since": first.headers["Last-Modified"]})
     assert answer.status == 304
-    assert {name: answer.headers[name] for name in WANTED} == WANTED
+    assert of_our_page(answer) == of_our_page(first)
+
+
+def of_our_page(answer):
+    """The headers that protect, which are as everywhere but for the policy, and the policy."""
+    headers = {name: answer.headers.getall(name) for name in WANTED}
+    (policy,) = headers.pop("Content-Security-Policy")
+    assert headers == {name: [value] for name, value in WANTED.items() if name in headers}
+    return headers, dict(part.split(" ", 1) for part in policy.split("; "))
 
 
 @pytest.mark.parametrize("sent", [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\nHost: x\r\nBad Header: 1\r\n\r\n"])

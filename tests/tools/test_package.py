@@ -15,6 +15,6 @@ def test_the_wheel_carries_the_page_and_the_types(tmp_path):
     subprocess.run([sys.executable, "-m", "pip", *build, "--wheel-dir", tmp_path, source], check=True)
     (wheel,) = tmp_path.glob("llamaserver-*.whl")
     carried = set(zipfile.ZipFile(wheel).namelist())
-    web = {str(path.relative_to(SERVER)) for path in (SERVER / "llamaserver" / "web").iterdir()}
+    web = {str(path.relative_to(SERVER)) for path in (SERVER / "llamaserver" / "web").rglob("*") if path.is_file()}
     assert {"llamaserver/web/index.html", "llamaserver/web/completion.js", "llamaserver/py.typed"} <= carried
     assert web <= carried

@@ -10,7 +10,7 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from tests.support import image_archive
-from tools import images, locked, patches, sbom, sdist
+from tools import images, locked, patches, sbom, sdist, web_libraries
 
 VALIDATOR = JsonStrictValidator(SchemaVersion.V1_6)
 BASE = "python@sha256:" + "ab" * 32
@@ -92,8 +92,19 @@ def test_llama_cpp_has_its_commit_and_every_patch():
 
 
 @pytest.mark.usefixtures("source")
+def test_the_libraries_of_the_page_have_version_licence_and_hash():
+    parts = by_purl(made(images.SERVER))
+    for library in web_libraries.libraries():
+        part = parts[f"pkg:npm/{library.name}@{library.version}"]
+        assert part["licenses"][0]["expression"] == library.license
+        (digest,) = part["hashes"]
+        assert (digest["alg"], len(digest["content"])) == ("SHA-512", 128)
+
+
+@pytest.mark.usefixtures("source")
 def test_the_operator_has_no_engine():
     document = made(images.OPERATOR)
+    assert not [purl for purl in by_purl(document) if purl.startswith("pkg:npm/")]
     assert not [purl for purl in by_purl(document) if "llama.cpp" in purl or "llama-cpp" in purl]
     assert not [purl for purl in by_purl(document) if "pysocks" in purl], "Dockerfile.operator leaves it out"
 

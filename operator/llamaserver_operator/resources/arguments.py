@@ -9,7 +9,7 @@ import math
 from .. import names
 from ..files import ModelFiles
 from ..quantity import bytes_of, mebibytes_of
-from ..spec import Chat, KvCache, Spec
+from ..spec import Chat, KvCache, Sampling, Spec
 
 DRAIN_DELAY = 8  # most seconds that an ending pod accepts connections, until all nodes have removed its endpoint
 _SAVE_RATE = 100 * 2**20  # bytes per second of a slow network volume
@@ -23,6 +23,7 @@ def server_arguments(spec: Spec, files: ModelFiles, namespace: str, name: str) -
     ours = [
         *_model(spec, files, namespace, name),
         *_chat(spec.chat),
+        *_sampling(spec.sampling),
         *_context(spec),
         *_engine(spec),
         *_gpu(spec),
@@ -92,6 +93,19 @@ def _chat(chat: Chat) -> list[str]:
         *_switch("skip-chat-parsing", chat.parsing, on="Disabled"),
         *_switch("prefill-assistant", chat.prefill, on="Enabled"),
     ]
+
+
+def _sampling(sampling: Sampling) -> list[str]:
+    values = {
+        "temp": sampling.temperature,
+        "top-k": sampling.top_k,
+        "top-p": sampling.top_p,
+        "min-p": sampling.min_p,
+        "repeat-penalty": sampling.repeat_penalty,
+        "presence-penalty": sampling.presence_penalty,
+        "frequency-penalty": sampling.frequency_penalty,
+    }
+    return [f"--{name}={_number(value)}" for name, value in values.items() if value is not None]
 
 
 def _switch(name: str, value: str, *, on: str) -> list[str]:

@@ -14,5 +14,6 @@ web_response.SERVER_SOFTWARE = "llamaserver"  # type: ignore[attr-defined]  # no
 
 
 async def protect(_: web.Request, response: web.StreamResponse) -> None:
-    """Add the headers. aiohttp calls this before it sends an answer."""
-    response.headers.update(_PROTECTION)
+    """Add the headers that an answer does not set itself. aiohttp calls this before it sends an answer."""
+    for name, value in _PROTECTION.items():
+        response.headers.setdefault(name, value)

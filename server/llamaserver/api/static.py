@@ -9,6 +9,22 @@ from ..errors import NotFound
 from .context import CONTEXT
 
 _OURS = Path(__file__).parent.parent / "web"
+# What our page may do in a browser. Its scripts and styles are files of ours, and it talks to its own server only. Text
+# of a model becomes markup in one place, DOMPurify, which is what the last two are about.
+_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "connect-src 'self'",
+        "img-src 'self' data: blob:",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+        "trusted-types dompurify",
+    )
+)
 mimetypes.add_type("text/javascript", ".mjs")
 mimetypes.add_type("text/javascript", ".js")
 
@@ -22,7 +38,7 @@ async def static(request: web.Request) -> web.StreamResponse:
     folders = [Path(context.config.path)] if context.config.path else []
     for folder in [*folders, _OURS]:
         if (found := _find(folder, name)) is not None:
-            return _file(found)
+            return _file(found, ours=folder is _OURS)
     raise NotFound(f"no such path: {request.path}")
 
 
@@ -43,11 +59,13 @@ def _find(folder: Path, name: str) -> Path | None:
         return None
 
 
-def _file(path: Path) -> web.FileResponse:
+def _file(path: Path, *, ours: bool) -> web.FileResponse:
     kind, _ = mimetypes.guess_type(path.name)
     response = web.FileResponse(path)
     response.content_type = kind or "application/octet-stream"
     response.headers["Cache-Control"] = "no-cache"
+    if ours:  # a page of --path may have scripts in it, as the document's has
+        response.headers["Content-Security-Policy"] = _POLICY
     return response
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from ..errors import EngineFailure, ModelLoadError
 from ..files import Bytes
 from ..interfaces.backend import (
+    SCORED_ROWS,
     Batch,
     ByteArray,
     FloatArray,
@@ -317,9 +318,9 @@ def _make_context(model: Any, options: LoadOptions, abort_flag: Any, log: "devic
     params.n_batch = options.batch_size
     params.n_ubatch = options.ubatch_size
     params.n_seq_max = options.n_seq_max
-    # Embedding without pooling needs the output of every row. Otherwise a slot needs one row a step. So the logits
-    # buffer has n_seq_max x n_vocab floats instead of n_batch x n_vocab.
-    params.n_outputs_max = 0 if options.embedding else options.n_seq_max
+    # Embedding without pooling needs the output of every row. Otherwise a slot needs one row a step, or some rows of
+    # one prompt. So the logits buffer has n_seq_max x n_vocab floats instead of n_batch x n_vocab.
+    params.n_outputs_max = 0 if options.embedding else max(options.n_seq_max, SCORED_ROWS)
     params.n_threads = options.threads
     params.n_threads_batch = options.threads_batch
     params.flash_attn_type = _FLASH[options.flash_attn]

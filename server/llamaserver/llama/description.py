@@ -59,9 +59,15 @@ def describe(
         layers_offloaded=log.layers_offloaded,
         n_lora=len(options.lora),
         modalities=modalities,
+        file_type=_file_type(model),
         system_info=lib.llama_print_system_info().decode(),
         weights_in=tuple(dict.fromkeys(log.buffers)),
     )
+
+
+def _file_type(model: Any) -> str:
+    name = lib.llama_ftype_name(lib.llama_model_ftype(model))
+    return name.decode() if name else ""
 
 
 def _pooling(number: int) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import re
+from ipaddress import ip_network
 from typing import Any
 
 from ..config import MAX_SEQUENCES
@@ -19,6 +20,7 @@ _METADATA: dict[str, Reader] = {
 _LONGEST_METADATA = 127  # bytes, of llama_model_kv_override
 _ESCAPE = re.compile(r"""\\([nrt'"\\])""")
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "'": "'", '"': '"', "\\": "\\"}
+_HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _FLASH_ATTENTION = {"1": "on", "true": "on", "enabled": "on", "0": "off", "false": "off", "disabled": "off"}
 
 
@@ -135,3 +137,14 @@ def unescaped(text: str) -> str:
 def words(text: str) -> list[str]:
     """The parts between commas, without empty ones."""
     return [part for part in text.split(",") if part]
+
+
+def hosts(text: str) -> list[str]:
+    """Hosts between commas, each with or without a port, and networks."""
+    for part in words(text):
+        try:
+            ip_network(part, strict=False)
+        except ValueError:
+            if not _HOST.fullmatch(part):
+                raise ConfigError(f"{part!r} is not a host, a host with a port, or a network") from None
+    return words(text)

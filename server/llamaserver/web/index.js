@@ -1,64 +1,95 @@
-/** The chat page: what the reader sees and presses. Model text only ever becomes a text node. */
+/** The chat page: what the reader presses, and what happens then. */
 
-import { modelName, notReady, streamChat } from './chat.js'
+import { describeModel, dropCutCalls, extend, notReady, openCalls, streamChat } from './chat.js'
+import { Conversations } from './conversations.js'
+import { MessageView } from './messages.js'
+import { Pictures } from './pictures.js'
+import { keepFields, options, settingsAreValid, withSystem } from './settings.js'
 
 const $ = (id) => document.getElementById(id)
-const NUMBERS = ['temperature', 'top_k', 'top_p', 'n_predict']
-const KEPT = [...NUMBERS, 'system', 'api_key'] // fields that outlive a reload, not the tab
 
-let history = [] // messages of the conversation, without the system prompt
 let running = null // AbortController of the answer that streams in
+const conversations = new Conversations(showConversation)
+const pictures = new Pictures($('pictures'), report)
 
-/** Send the question and show the answer as it comes. */
+/** Send the question and show the answer as it comes. A result of a call is sent when all calls have theirs. */
 async function ask() {
-  const question = $('question').value.trim()
-  if (running || question === '' || !settingsAreValid()) return
-  const mine = begin()
-  const asked = addMessage('user', question)
-  const answer = addMessage('assistant', '')
+  const text = $('question').value.trim()
+  if (running || text === '' || !settingsAreValid()) return
+  const conversation = conversations.shown
+  const question = { message: compose(text, conversation), note: '' }
+  const asked = new MessageView(question.message)
   $('question').value = ''
-  const said = await receive(answer, [...history, { role: 'user', content: question }], mine)
-  if (running !== mine) return // the conversation was reset meanwhile
-  if (said === null) {
+  const messages = [...messagesOf(conversation), question.message]
+  if (openCalls(messages).length) {
+    await keep(conversation, question)
+    showWhatIsAsked()
+    return
+  }
+  const mine = begin()
+  const [answer, view] = await receive(messages, mine)
+  if (answer) await keep(conversation, question, answer)
+  if (running !== mine) return // another conversation is shown meanwhile
+  if (!answer) {
     asked.remove()
-    answer.remove()
-    $('question').value = question
-  } else {
-    history.push({ role: 'user', content: question }, { role: 'assistant', content: said })
+    view.remove()
+    $('question').value = text
+    if (Array.isArray(question.message.content)) pictures.restore(question.message.content.slice(1))
   }
   end()
 }
 
-/** Stream one answer into its element. Returns its text, or null when there is none to keep. */
-async function receive(element, messages, controller) {
-  const text = element.querySelector('.text').appendChild(new Text())
-  element.setAttribute('aria-busy', 'true')
+/** What is written as a message: the result of an open call, else a question with the attached pictures. */
+function compose(text, conversation) {
+  const [call] = openCalls(messagesOf(conversation))
+  if (call) return { role: 'tool', tool_call_id: call.id, name: call.function.name, content: text }
+  const attached = pictures.take()
+  return { role: 'user', content: attached.length ? [{ type: 'text', text }, ...attached] : text }
+}
+
+/** Stream one answer into the list. Returns its entry, null when there is nothing to keep, and its view. */
+async function receive(messages, controller) {
+  const entry = { message: { role: 'assistant', content: '' }, note: '' }
+  const view = new MessageView(entry.message)
+  let complete = false
+  view.busy = true
   try {
-    for await (const part of streamChat(withSystem(messages), options(), access(controller))) {
-      if (part.text) following(() => text.appendData(part.text))
-      if (part.timings) note(element, figures(part.timings))
+    for await (const { delta, timings } of streamChat(withSystem(messages), options(), access(controller))) {
+      extend(entry.message, delta)
+      view.grow()
+      if (timings) entry.note = figures(timings)
     }
+    complete = true
   } catch (error) {
-    if (controller.signal.aborted) note(element, 'stopped')
+    if (controller.signal.aborted) entry.note = 'stopped'
     else report(error)
-    if (text.data === '') return null
-  } finally {
-    element.setAttribute('aria-busy', 'false')
   }
-  return text.data
+  view.busy = false
+  view.note = entry.note
+  return [dropCutCalls(entry.message) || complete ? entry : null, view]
 }
 
-/** The line below an answer. */
-function note(element, text) {
-  following(() => (element.querySelector('.figures').textContent = text))
+async function keep(conversation, ...entries) {
+  conversation.entries.push(...entries)
+  try {
+    await conversations.keep(conversation)
+  } catch (error) {
+    report(new Error(`The browser does not keep this conversation: ${error.message}`))
+  }
 }
 
-/** Change the conversation; its end stays in view unless the reader has scrolled up. */
-function following(change) {
-  const log = $('log')
-  const follows = log.scrollHeight - log.scrollTop - log.clientHeight < 40
-  change()
-  if (follows) log.scrollTop = log.scrollHeight
+function messagesOf(conversation) {
+  return conversation.entries.map((entry) => entry.message)
+}
+
+/** Show a conversation instead of the one before, whose answer ends. */
+function showConversation(conversation) {
+  running?.abort()
+  $('messages').replaceChildren()
+  $('error').textContent = ''
+  for (const { message, note } of conversation.entries) new MessageView(message, note)
+  end()
+  $('question').focus()
 }
 
 function begin() {
@@ -73,6 +104,7 @@ function end() {
   running = null
   $('status').textContent = ''
   showRunning()
+  showWhatIsAsked()
   if (document.activeElement?.matches('body, :disabled')) $('question').focus()
 }
 
@@ -81,33 +113,10 @@ function showRunning() {
   $('stop').disabled = running === null
 }
 
-function reset() {
-  running?.abort()
-  history = []
-  $('messages').replaceChildren()
-  $('error').textContent = ''
-  end()
-  $('question').focus()
-}
-
-function addMessage(role, content) {
-  const item = document.createElement('li')
-  item.className = role
-  item.append(
-    element('h2', '', role === 'user' ? 'You' : 'Assistant'),
-    element('p', 'text', content),
-    element('p', 'figures', ''),
-  )
-  $('messages').append(item)
-  item.scrollIntoView({ block: 'end' })
-  return item
-}
-
-function element(tag, name, content) {
-  const made = document.createElement(tag)
-  made.className = name
-  made.textContent = content
-  return made
+/** A call waits for its result, which the next message is. */
+function showWhatIsAsked() {
+  const [call] = openCalls(messagesOf(conversations.shown))
+  $('asked').textContent = call ? `Result of ${call.function.name}` : 'Message'
 }
 
 /** Speed and cache use of one answer. */
@@ -117,23 +126,6 @@ function figures(timings) {
     `${timings.predicted_n} tokens, ${timings.predicted_per_second.toFixed(1)} tokens/s; ` +
     `${timings.cache_n} of ${prompt} prompt tokens from the cache`
   )
-}
-
-function withSystem(messages) {
-  const content = $('system').value.trim()
-  return content ? [{ role: 'system', content }, ...messages] : messages
-}
-
-/** What is wrong can only be shown when the settings are. */
-function settingsAreValid() {
-  if (!$('settings').checkValidity()) $('more').open = true
-  return $('settings').reportValidity()
-}
-
-/** The numbers that are filled in; the server has defaults for the others. */
-function options() {
-  const filled = NUMBERS.filter((name) => $(name).value !== '')
-  return Object.fromEntries(filled.map((name) => [name, $(name).valueAsNumber]))
 }
 
 function access(controller) {
@@ -151,7 +143,9 @@ function report(error) {
 /** Show the model's name, which also tells whether the key is right. */
 async function greet() {
   try {
-    $('model').textContent = await modelName($('api_key').value)
+    const { name, vision } = await describeModel($('api_key').value)
+    $('model').textContent = name
+    $('attach').hidden = !vision
     $('access').hidden = true
     $('error').textContent = ''
   } catch (error) {
@@ -166,13 +160,6 @@ async function waitReady() {
     await new Promise((resolve) => setTimeout(resolve, 1000))
   }
   $('status').textContent = ''
-}
-
-function keepFields() {
-  for (const name of KEPT) {
-    $(name).value = sessionStorage.getItem(name) ?? $(name).value
-    $(name).addEventListener('change', () => sessionStorage.setItem(name, $(name).value))
-  }
 }
 
 function listen() {
@@ -190,13 +177,21 @@ function listen() {
     event.preventDefault()
     $('compose').requestSubmit()
   })
+  $('files').addEventListener('change', async () => {
+    await pictures.add($('files').files)
+    $('files').value = ''
+  })
+  $('question').addEventListener('paste', (event) => {
+    if (!$('attach').hidden) pictures.add(event.clipboardData.files)
+  })
   $('stop').addEventListener('click', () => running?.abort())
-  $('reset').addEventListener('click', reset)
+  $('reset').addEventListener('click', () => conversations.begin())
   // A page that is left may live on in the browser's cache, its requests with it.
   addEventListener('pagehide', () => running?.abort())
 }
 
 keepFields()
 listen()
+await conversations.restore()
 await waitReady()
 await greet()

@@ -1,5 +1,6 @@
 """The chat page as its reader sees it."""
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,13 @@ from selenium.webdriver.remote.webelement import WebElement
 from ..polling import until
 
 DEADLINE = 120.0  # seconds for one answer
+_ADD_FIELDS = """
+window.realFetch ??= window.fetch
+window.fetch = (url, init) => {
+  const body = init?.body && JSON.stringify({ ...JSON.parse(init.body), ...arguments[0] })
+  return window.realFetch(url, { ...init, body })
+}
+"""
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,15 @@ class ChatPage:
     def __init__(self, driver: Chrome, url: str) -> None:
         self.driver = driver
         driver.get(url)
+
+    def add_fields(self, **fields: object) -> None:
+        """Add fields to the page's requests until the tab is reloaded: a grammar decides what the model says."""
+        self.driver.execute_script(_ADD_FIELDS.replace("arguments[0]", json.dumps(fields)))
+
+    def say(self, text: str) -> Message:
+        """Ask for this answer, word for word, and return it."""
+        self.add_fields(grammar=f"root ::= {json.dumps(text, ensure_ascii=False)}", n_predict=-1)
+        return self.ask("Say it.")
 
     def find(self, name: str) -> WebElement:
         """The element with this id."""
@@ -75,11 +92,16 @@ class ChatPage:
         return message.text
 
     def messages(self) -> list[Message]:
-        """All messages, texts as the nodes hold them."""
+        """All messages, texts as the nodes hold them: Markdown is without its signs."""
         found: list[dict[str, Any]] = self.driver.execute_script(
-            """return [...document.querySelectorAll('#messages li')].map((item) => ({
+            """const text = (node) => {
+                const copy = node.cloneNode(true)
+                copy.querySelectorAll('button').forEach((button) => button.remove())
+                return copy.textContent.trim()
+            }
+            return [...document.querySelectorAll('#messages > li')].map((item) => ({
                 role: item.className,
-                text: item.querySelector('.text').textContent,
+                text: text(item.querySelector('.text')),
                 figures: item.querySelector('.figures').textContent,
                 busy: item.getAttribute('aria-busy') === 'true',
             }))"""
