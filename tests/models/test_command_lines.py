@@ -30,6 +30,7 @@ class Line:
     differs: str = ""
     stops: str = ""
     model: str = "experts"
+    more: bool = False  # its options are tested elsewhere, or by other lines
     environ: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -60,6 +61,7 @@ LINES = (
         "--gpu-layers 100 --batch-size 2048 --ubatch-size 512 --no-context-shift --no-mmap --ctx-size 32768 "
         "--log-verbose",
         differs="--no-webui",
+        more=True,
     ),
     Line(
         "llama-swap, direct I/O",
@@ -79,11 +81,13 @@ LINES = (
         "--presence-penalty 0.0 --parallel 5 --jinja --ctx-size 131072 --ctx-checkpoints 128 --timeout 1200 "
         "--kv-unified",
         differs="--ctx-checkpoints",
+        more=True,
     ),
     Line(
         "llama-swap, one GPU",
         "--port 9000 --model M --n-gpu-layers 999 --ctx-size 262144 --host 0.0.0.0 --temp 0.1 --top-p 0.95 --top-k 64 "
         "--split-mode none --main-gpu 0",
+        more=True,
     ),
     Line(
         "llama-swap, experts on the CPU",
@@ -113,6 +117,7 @@ LINES = (
     Line(
         "guide with embeddings of a chat model",
         "-hf ggml-org/gpt-oss-20b-GGUF --ctx-size 8192 --jinja -ub 2048 -b 2048 --embeddings --pooling mean",
+        more=True,
     ),
     Line(
         "batch file for reranking",
@@ -143,7 +148,9 @@ LINES = (
         "--cache-reuse 256 --threads 8 --cpu-range 0-7 --timeout 360",
         differs="--spec-type --spec-draft-n-max --cache-idle-slots --cache-reuse --cpu-range",
     ),
-    Line("unit with a built-in template", "--model M --host 0.0.0.0 --n-gpu-layers 999 --chat-template llama3"),
+    Line(
+        "unit with a built-in template", "--model M --host 0.0.0.0 --n-gpu-layers 999 --chat-template llama3", more=True
+    ),
     Line(
         "Compose with variables",
         "",
@@ -174,6 +181,7 @@ LINES = (
             "LLAMA_ARG_REASONING": "off",
             "LLAMA_ARG_CHAT_TEMPLATE_KWARGS": '{"enable_thinking":false}',
         },
+        more=True,
     ),
     # ---- refusals
     Line(
@@ -206,7 +214,7 @@ LINES = (
         "script with a projector", "-hf org/vl --mmproj-url https://host/m.gguf", stops="--mmproj-url is not supported"
     ),
 )
-SERVED = [line for line in LINES if not line.stops]
+SERVED = [pytest.param(line, marks=[pytest.mark.more] * line.more) for line in LINES if not line.stops]
 REFUSED = [line for line in LINES if line.stops]
 
 
