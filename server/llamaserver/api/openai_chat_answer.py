@@ -30,7 +30,7 @@ class Chat(AnyCall):
     def whole(self, answers: Sequence[Answer]) -> bytes:
         """The answer in one piece, as JSON."""
         choices = [self._choice(i, answer) for i, answer in enumerate(answers)]
-        return whole_json(self.head, "chat.completion", choices, answers)
+        return whole_json(self, "chat.completion", choices, answers)
 
     def cost(self, answers: Sequence[Answer]) -> int:
         """What `whole` costs, in bytes to be encoded."""
@@ -76,7 +76,7 @@ class _ChatChunks(Chunks):
 
     def __init__(self, call: Chat) -> None:
         count = len(call.jobs)
-        super().__init__(call.head, "chat.completion.chunk", count)
+        super().__init__(call, "chat.completion.chunk")
         self._readers = [call.call.reader(i) for i in range(count)]
         self._call = call
         self._logprobs = call.logprobs
