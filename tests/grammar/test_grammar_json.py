@@ -194,6 +194,20 @@ EXACT: dict[str, object] = {
     "exclusive bounds of draft 4": {"type": "integer", "minimum": 1, "exclusiveMinimum": True, "maximum": 5},
     "multipleOf": {"type": "integer", "minimum": 0, "maximum": 100, "multipleOf": 7},
     "two multiples": {"type": "integer", "minimum": 0, "maximum": 100, "allOf": [{"multipleOf": 4}, {"multipleOf": 6}]},
+    "between 0 and 1": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
+    "between 0 and a part of 1": {"type": "number", "exclusiveMinimum": 0, "maximum": 0.25},
+    "between -1 and 0": {"type": "number", "exclusiveMinimum": -1, "exclusiveMaximum": 0},
+    "a very small bound": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1e-12},
+    "a bound of many digits": {"type": "number", "minimum": -2.97, "maximum": -1.9700000000000002},
+    "int64": {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1},
+    "uint64": {"type": "integer", "minimum": 0, "maximum": 2**64 - 1},
+    "double": {"type": "number", "minimum": -1.7976931348623157e308, "maximum": 1.7976931348623157e308},
+    "bounds of 400 digits": {"type": "integer", "minimum": -(10**400), "maximum": 10**400},
+    "numbers of 400 digits": {"type": "number", "minimum": -(10**400), "maximum": 10**400},
+    "a length of 400 digits": {"type": "string", "maxLength": 10**400},
+    "a count of 400 digits": {"items": {"type": "null"}, "maxItems": 10**400},
+    "enum with a bound of 400 digits": {"enum": [1, 2.5, "a"], "minimum": 2, "maximum": 10**400},
+    "enum with multipleOf": {"enum": [0.3, 0.45, 1], "multipleOf": 0.15},
     "bounds without a type": {"minimum": 3, "maximum": 5},
     "lengths": {"type": "string", "minLength": 2, "maxLength": 4},
     "length and pattern": {"pattern": "^a+$", "minLength": 3, "maxLength": 5},
@@ -240,6 +254,13 @@ EXACT: dict[str, object] = {
     "no items": {"type": "array", "items": False},
     "counted items": {"items": {"type": "null"}, "minItems": 2, "maxItems": 3},
     "siblings of a reference": {"$defs": {"n": {"type": "integer", "minimum": 3}}, "$ref": "#/$defs/n", "maximum": 6},
+    "multiples of decimals": {
+        "type": "number",
+        "minimum": 0,
+        "maximum": 9,
+        "allOf": [{"multipleOf": 0.25}, {"multipleOf": 0.1}],
+    },
+    "whole multiples of decimals": {"type": "integer", "minimum": 0, "maximum": 90, "multipleOf": 0.75},
     "siblings of anyOf": {"type": "integer", "minimum": 3, "anyOf": [{"maximum": 5}, {"multipleOf": 10}]},
     "two anyOf": {"allOf": [{"anyOf": [{"minimum": 3}, {"const": 0}]}, {"anyOf": [{"maximum": 5}, {"const": 9}]}]},
     "oneOf by a constant": {
@@ -268,6 +289,16 @@ WEAKER: dict[str, tuple[object, str]] = {
     "oneOf": ({"oneOf": [{"type": "integer"}, {"minimum": 3}]}, "oneOf"),
     "not": ({"type": "string", "maxLength": 3, "not": {"const": "a"}}, "not"),
     "if": ({"type": "integer", "if": {"minimum": 3}, "then": {"multipleOf": 2}}, "if"),
+    "multipleOf": ({"type": "integer", "multipleOf": 999_983}, "multipleOf"),
+    "multipleOf with many digits": ({"type": "number", "multipleOf": 10**30}, "multipleOf"),
+    "multipleOf with very many digits": ({"type": "integer", "multipleOf": 10**4000}, "multipleOf"),
+    "multipleOf with many decimals": ({"type": "number", "multipleOf": 1e-20}, "multipleOf"),
+    "multipleOf that is read wrongly": (
+        {"type": "number", "minimum": 0, "maximum": 9, "multipleOf": 0.07},
+        "multipleOf",
+    ),
+    "multiples together": ({"type": "integer", "allOf": [{"multipleOf": 997}, {"multipleOf": 991}]}, "multipleOf"),
+    "many multiples": ({"properties": {f"p{i}": {"multipleOf": 9000 + i} for i in range(100)}}, "multipleOf"),
     "uniqueItems": ({"items": {"type": "boolean"}, "uniqueItems": True, "maxItems": 3}, "uniqueItems"),
     "contains": ({"items": {"type": "boolean"}, "contains": {"const": True}, "maxItems": 3}, "contains"),
     "dependentRequired": ({"properties": {"a": {}}, "dependentRequired": {"a": ["b"]}}, "dependentRequired"),
@@ -283,12 +314,14 @@ WEAKER: dict[str, tuple[object, str]] = {
     "halves of surrogate pairs": ({"pattern": r"^[\ud83c-\udbff\udc00-\udfff]+$"}, "pattern"),
     "no expression": ({"pattern": "^(a$"}, "pattern"),
     "format": ({"type": "string", "format": "idn-email"}, "format"),
+    "minimum beyond": ({"type": "integer", "minimum": 10**17 + 1}, "minimum"),
+    "minimum of 400 digits": ({"type": "number", "minimum": 10**400}, "minimum"),
     "a reference that grows": (
         {"$defs": {"a": {"properties": {"n": {"type": "null"}}, "$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"},
         "$ref",
     ),
 }
-UNCHECKED = ("no expression", "a reference that grows")  # the validator fails
+UNCHECKED = ("no expression", "a reference that grows", "multipleOf with many decimals")  # the validator fails
 KEPT = [*b'"]}', END]
 
 

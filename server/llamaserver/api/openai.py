@@ -11,7 +11,7 @@ from aiohttp import web
 
 from ..errors import InvalidRequest
 from ..interfaces.params import Prompt
-from .answer import join, size_of
+from .answer import join
 from .body import dumps, encoded_response, long_response, read_fields
 from .chat import render_chat
 from .chat_call import chat_call
@@ -22,6 +22,7 @@ from .fill_in import check_fill_in, fill_in_prompt
 from .jobs import Input, Job, make_jobs, model_name, submit, text_inputs
 from .openai_answer import Call, Echo, Head, TextCall
 from .openai_chat_answer import Chat
+from .openai_logprobs import MAX_TOP_LOGPROBS, probabilities
 from .pricing import check_echo, check_product, check_scores
 from .prompt import numbered, prompt_text, required_prompts
 from .response_format import with_response_format
@@ -30,7 +31,6 @@ from .submission import check_room
 from .tool_use import read_tool_use, uses_functions
 
 MAX_CHOICES = 128
-MAX_TOP_LOGPROBS = 20
 _UNSUPPORTED = {  # fields and the values of them that change nothing
     "audio": (),
     "modalities": (["text"],),
@@ -68,7 +68,7 @@ def _chat_call(context: Context, fields: Fields) -> Call:
     n, stream = _choices(fields, 1), fields.boolean("stream", default=False)
     if stream and logprobs is not None and read_tool_use(fields).tools:
         raise InvalidRequest("logprobs is not supported with tools + stream", field="logprobs")
-    call = chat_call(context, _with_probabilities(fields, logprobs), stream=stream, choices=n)
+    call = chat_call(context, fields.replaced(probabilities(logprobs)), stream=stream, choices=n)
     return Chat(
         _head(context, fields, stream=stream, id_prefix="chatcmpl-"), call, logprobs, functions=uses_functions(fields)
     )
@@ -87,7 +87,7 @@ def _text_call(context: Context, fields: Fields) -> Call:
 
     jobs = make_jobs(
         context,
-        with_response_format(_with_probabilities(fields, logprobs)),
+        with_response_format(fields.replaced(probabilities(logprobs))),
         inputs,
         prompts=len(prompts),
         stream=stream,
@@ -152,13 +152,6 @@ def _check_supported(fields: Fields) -> None:
     fields.string("model")
 
 
-def _with_probabilities(fields: Fields, logprobs: int | None) -> Fields:
-    """The fields with the engine's own for `logprobs`. The chosen token's probability comes with any number."""
-    if logprobs is None:
-        return fields
-    return fields.replaced({"n_probs": max(logprobs, 1), "post_sampling_probs": False})
-
-
 def _head(context: Context, fields: Fields, *, stream: bool, id_prefix: str) -> Head:
     options = fields.object("stream_options") or {}
     return Head(
@@ -193,9 +186,10 @@ async def _run(request: web.Request, call: Call) -> web.StreamResponse:
                 head=chunks.begin(),
                 tail=b"data: [DONE]\n\n",
                 ping_after=call.head.ping_after,
+                held=chunks.held,
             )
         answers = [join(events) for events in await gather(streams)]
-    return await long_response(request, lambda: call.whole(answers), size_of(answers) + call.extra)
+    return await long_response(request, lambda: call.whole(answers), call.cost(answers))
 
 
 def add_routes(app: web.Application) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..interfaces.output import Delta, Event, Finish, TokenProbs
-from .answer import Answer, join, stream_json, timings_json
+from .answer import Answer, join, size_of, stream_json, timings_json
 from .body import dumps
 from .jobs import Job
 from .native_answer import native_json
@@ -58,6 +58,10 @@ class Chunks(ABC):
     def encode(self, index: int, event: Event) -> bytes:
         """Encode one event."""
 
+    def held(self) -> int:
+        """Characters that the end of an answer may have to read again."""
+        return 0
+
     def also(self, chunk: bytes, delta: Delta) -> bytes:
         """The chunk with what was asked for beside the text."""
         more = stream_json(delta)
@@ -81,11 +85,14 @@ class Call(ABC):
 
     head: Head
     jobs: list[Job]
-    extra = 0  # characters of the answer in one piece that the model does not write
 
     @abstractmethod
     def whole(self, answers: Sequence[Answer]) -> bytes:
         """The answer in one piece, as JSON."""
+
+    def cost(self, answers: Sequence[Answer]) -> int:
+        """What `whole` costs, in bytes to be encoded."""
+        return size_of(answers)
 
     @abstractmethod
     def chunks(self) -> Chunks:
@@ -130,7 +137,6 @@ class TextCall(Call):
 
     def __init__(self, head: Head, jobs: list[Job], logprobs: int | None, echoes: list[Echo]) -> None:
         self.head, self.jobs, self.echoes = head, jobs, echoes
-        self.extra = sum(len(echo.text) for echo in echoes)
         self._logprobs = logprobs
 
     def whole(self, answers: Sequence[Answer]) -> bytes:
@@ -141,6 +147,10 @@ class TextCall(Call):
     def chunks(self) -> Chunks:
         """The encoder of a stream."""
         return _TextChunks(self)
+
+    def cost(self, answers: Sequence[Answer]) -> int:
+        """What `whole` costs, in bytes to be encoded."""
+        return size_of(answers) + sum(len(echo.text) for echo in self.echoes)
 
     def logprobs(self) -> TextLogprobs | None:
         """The form of the probabilities of a choice, None if they were not asked for."""

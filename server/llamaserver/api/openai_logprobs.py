@@ -7,7 +7,13 @@ from typing import Any
 from ..interfaces.output import TokenProb, TokenProbs
 from .answer import logprob
 
+MAX_TOP_LOGPROBS = 20
 Logprobs = Callable[[Sequence[TokenProbs]], dict[str, Any]]
+
+
+def probabilities(logprobs: int | None) -> dict[str, Any]:
+    """The engine's own fields for `logprobs`. The chosen token's probability comes with any number."""
+    return {} if logprobs is None else {"n_probs": max(logprobs, 1), "post_sampling_probs": False}
 
 
 class ChatLogprobs:
@@ -18,10 +24,11 @@ class ChatLogprobs:
 
     def __call__(self, items: Sequence[TokenProbs]) -> dict[str, Any]:
         """The logprobs of the next tokens. `refusal` is always null here."""
-        content = [
-            {**_one(item.chosen), "top_logprobs": [_one(top) for top in item.top[: self._top]]} for item in items
-        ]
-        return {"content": content, "refusal": None}
+        return {"content": self.of(items), "refusal": None}
+
+    def of(self, items: Sequence[TokenProbs]) -> list[dict[str, Any]]:
+        """One object for each token."""
+        return [{**_one(item.chosen), "top_logprobs": [_one(top) for top in item.top[: self._top]]} for item in items]
 
 
 def _one(prob: TokenProb) -> dict[str, Any]:
