@@ -101,3 +101,9 @@ def unescaped(text: str) -> str:
 def words(text: str) -> list[str]:
     """The parts between commas, without empty ones."""
     return [part for part in text.split(",") if part]
+
+
+def any_or_words(text: str) -> tuple[str, ...]:
+    """The parts between commas, none if one of them is *."""
+    found = tuple(part.strip() for part in words(text))
+    return () if "*" in found else found
