@@ -34,6 +34,7 @@ _MOST_VISITS = 10_000  # visited schemas, with each further visit through a refe
 _MOST_MEMBERS = 200_000  # members of schemas that are combined
 _MOST_DIGITS = 8  # of an index in a reference
 _LOOKED_AT = 3  # levels of objects that are looked at for a difference
+_MOST_BITS = 1023  # of an integer, so that it has a binary fraction close to it
 _SHOWN = 80  # characters of a reference in an error
 
 
@@ -378,6 +379,8 @@ def _number(given: Mapping[str, Any], keyword: str, *, whole: bool = False) -> A
     value = given[keyword]
     if isinstance(value, bool) and keyword.startswith("exclusive"):
         return value
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        raise GrammarError(f"{keyword} is too large")
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise GrammarError(f"{keyword} must be a number")
     if isinstance(value, float) and value.is_integer():

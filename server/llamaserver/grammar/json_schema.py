@@ -14,6 +14,7 @@ from ..errors import InvalidRequest
 from ..interfaces.declare import size
 from . import json_formats
 from .json_conjunction import NEVER, TYPES, Conjunction, Flat, GrammarError, bounds
+from .json_multiples import Multiples, number
 from .json_pattern import translated
 
 _MOST_SIZE = 64 * 1024  # characters of a schema's texts, and one for each value
@@ -71,6 +72,7 @@ class _Lowering:
         self._conjunction = Conjunction(root, self.weakened)
         self._names: dict[str, str] = {}  # JSON pointer -> name of the definition
         self._waiting: list[str] = []
+        self._multiples = Multiples()
         self._root = root
 
     def whole(self) -> dict[str, Any]:
@@ -161,8 +163,13 @@ class _Lowering:
                 result["minimum"] = min(-_LARGEST, result.get("maximum", 0), result.get("exclusiveMaximum", 0) - 1)
             if not result.keys() & {"maximum", "exclusiveMaximum"}:
                 result["maximum"] = max(_LARGEST, result.get("minimum", 0), result.get("exclusiveMinimum", 0) + 1)
-        steps = flat.get("multipleOf", [])
-        return _all_of(result, [{"type": kind, "multipleOf": step} for step in steps])
+        if "multipleOf" in flat:
+            step, exact = self._multiples.combined(flat["multipleOf"], whole=kind == "integer")
+            if not exact:
+                self.weakened.add("multipleOf")
+            if step is not None:
+                result["multipleOf"] = number(step)
+        return result
 
     def _string(self, flat: Flat) -> Schema:
         result: dict[str, Any] = {"type": "string"}
