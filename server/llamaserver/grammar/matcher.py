@@ -17,6 +17,7 @@ _SHOWN = 200  # characters of an error
 _NOTHING_FITS = "NoExtension"  # what an error begins with, if no token of the vocabulary fits
 _USED_UP = ("lexer error", "panic")  # what one begins with, if the lexer is of no use any more
 _MOST_RENEWING = 0.5  # seconds that one answer may spend on compiling its grammar anew
+_LONGEST_SEARCH = 0.005  # seconds
 _REPLAYED = 256  # tokens after which the lexer gets fuel again
 
 
@@ -93,13 +94,17 @@ class Matcher:
         return np.flatnonzero(flags)
 
     def first_allowed(self, ranked: Iterable[int], count: int) -> list[int]:
-        """Places in `ranked` of the first `count` tokens that may come next. Fewer if there are not enough."""
+        """Places in `ranked` of the first `count` tokens that may come next.
+
+        Fewer if there are not enough, or if the search takes longer than one for all tokens mostly does.
+        """
         places: list[int] = []
+        deadline = time.perf_counter() + _LONGEST_SEARCH
         for place, token in enumerate(ranked):
             if self.allows(token):
                 places.append(place)
-                if len(places) == count:
-                    break
+            if len(places) == count or time.perf_counter() > deadline:
+                break
         return places
 
     def accept(self, token: int) -> None:
