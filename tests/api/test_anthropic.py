@@ -255,7 +255,8 @@ def test_the_second_turn_of_claude_code_reuses_its_prompt(client: Client) -> Non
 
 def test_small_requests_of_claude_code(client: Client) -> None:
     """It asks whether the API is there, for a title, and for the size of its tools."""
-    quota = client.post(f"{PATH}?beta=true", {"max_tokens": 1, "messages": [{"role": "user", "content": "quota"}]})
+    body = {"max_tokens": 1, "temperature": 0, "messages": [{"role": "user", "content": "quota"}]}
+    quota = client.post(f"{PATH}?beta=true", body)
     assert (quota["stop_reason"], quota["usage"]["output_tokens"]) == ("max_tokens", 1)
     schema = {
         "type": "object",

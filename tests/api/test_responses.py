@@ -72,6 +72,45 @@ def test_a_stream(api: openai.OpenAI, client: Client) -> None:
     assert numbers == list(range(len(numbers)))
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_logprobs(api: openai.OpenAI, client: Client, stream: bool) -> None:
+    fields: Any = {"model": "m", "input": "Name one colour.", "temperature": 0, "max_output_tokens": 12}
+    fields |= {"include": ["message.output_text.logprobs"], "top_logprobs": 2}
+    if stream:
+        with api.responses.stream(**fields) as told:
+            deltas = [event for event in told if event.type == "response.output_text.delta"]
+            answer = told.get_final_response()
+        tokens = [each.token for event in deltas for each in event.logprobs]
+    else:
+        answer = api.responses.create(**fields)
+        tokens = []
+    part = answer.to_dict()["output"][0]["content"][0]  # type: ignore[index]
+    messages = [{"role": "user", "content": "Name one colour."}]
+    options = {"temperature": 0, "max_tokens": 12, "logprobs": True, "top_logprobs": 2}
+    [chat] = client.post("/v1/chat/completions", messages=messages, **options)["choices"]
+    wanted = chat["logprobs"]["content"][: len(part["logprobs"])]
+    assert part["logprobs"] == wanted
+    assert "".join(each["token"] for each in wanted) == part["text"]
+    assert tokens == [each["token"] for each in wanted] * stream
+    assert client.error(PATH, {"input": "x", "top_logprobs": 21})["param"] == "top_logprobs"
+
+
+def test_kept_responses(api: openai.OpenAI) -> None:
+    first = api.responses.create(model="m", input="Name one colour.", temperature=0, max_output_tokens=8)
+    again = api.responses.retrieve(first.id)
+    assert again.to_dict() == first.to_dict()
+    second = api.responses.create(
+        model="m", input="Another.", previous_response_id=first.id, temperature=0, max_output_tokens=8
+    )
+    items = list(api.responses.input_items.list(second.id, limit=1, order="asc"))
+    assert [item.to_dict()["role"] for item in items] == ["user", "assistant", "user"]
+    api.responses.delete(first.id)
+    with pytest.raises(openai.NotFoundError, match=f"'{first.id}' not found"):
+        api.responses.retrieve(first.id)
+    with pytest.raises(openai.NotFoundError):
+        api.responses.input_items.list(first.id)
+
+
 def test_a_limit_makes_a_response_incomplete(client: Client) -> None:
     answer = respond(client, max_output_tokens=2)
     assert (answer["status"], answer["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})

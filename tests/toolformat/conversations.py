@@ -38,7 +38,7 @@ class Conversation:
     line: int
     text: str
     tools: list[JSON] = field(default_factory=list)
-    variables: JSON = field(default_factory=dict)
+    variables: JSON = field(default_factory=lambda: {"enable_thinking": True})
     reasoning_format: str = "NONE"
     partial: bool = False
     special: bool = False  # with fields that change the prompt

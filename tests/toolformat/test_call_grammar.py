@@ -95,8 +95,6 @@ OTHERS = {  # what a template writes in another form
     "Apriel-1.6-15b-Thinker-fixed": ("one call", "code", "two calls"),  # begins with a part of the prompt
     "ByteDance-Seed-OSS": ("code", "two calls"),  # objects as Python writes them
     "openbmb-MiniCPM5-1B": ("code", "two calls"),
-    "google-gemma-4-31B-it": ("content and a call",),  # the content comes last
-    "google-gemma-4-31B-it-interleaved": ("content and a call",),
     "GigaChat3-10B-A1.8B": ("one call", "code", "content and a call"),  # ends a turn with the mark that ends a call
     "GigaChat3.1-10B-A1.8B": ("one call", "code", "content and a call"),
     "Kimi-K3": ("content",),

@@ -21,9 +21,7 @@ DIFFERENT = {  # how many are read otherwise, and why
     "Apriel-1.6-15b-Thinker-fixed": 2,  # there, a part of the prompt is a part of the thought
     "Kimi-K3": 3,  # numbered calls, which are not known
     "MiniMax-M3": 16,  # keys as tags, which are not known
-    "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B": 1,  # a thought that nobody has begun
     "google-gemma-4-31B-it": 4,  # thoughts after the content, and marks that nobody has begun
-    "inclusionai-ling-3.0-flash": 2,  # the token that ends an answer, which the engine does not show
     "meta-llama-Llama-3.1-8B-Instruct": 1,  # a fence around JSON: here, the grammar allows none
     "mistralai-Ministral-3-14B-Reasoning-2512": 1,  # the same
     "muse-glimmer": 2,  # recipients, which are not known
@@ -51,6 +49,13 @@ def _prompt(name: str, tools: str, variables: str) -> str | None:
         return None
 
 
+@lru_cache
+def turn_end(name: str) -> str:
+    """What follows an answer: a token that ends it, which the engine does not show."""
+    messages = [{"role": "user", "content": "Hey"}, {"role": "assistant", "content": "plain"}]
+    return template(name).render(messages, [], generate=False, variables={}).rpartition("plain")[2].strip()
+
+
 def prompt(one: Conversation) -> str | None:
     return _prompt(one.template, json.dumps(one.tools), json.dumps(one.variables))
 
@@ -60,9 +65,10 @@ def read(one: Conversation, size: int) -> Read:
     functions = [tool["function"] for tool in one.tools]
     types = types_of({function["name"]: function["parameters"] for function in functions})
     parser = Parser(form, types, begun(form, text or ""))
+    answer = one.text.removesuffix(turn_end(one.template) or "\0")
     events: list[Event] = []
-    for place in range(0, len(one.text), size):
-        events += parser.feed(one.text[place : place + size])
+    for place in range(0, len(answer), size):
+        events += parser.feed(answer[place : place + size])
     content = reasoning = ""
     calls: list[tuple[str, str]] = []
     for event in events + parser.close():

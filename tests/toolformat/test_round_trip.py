@@ -152,7 +152,6 @@ SELDOM = {  # what is not read back, and why
     "LFM2.5-8B-A1B": ("code", "two calls"),  # the template does not escape line ends
     "MiniMax-M3": ("one call", "code", "two calls", "content and a call", "reasoning and a call"),  # keys as tags
     "NVIDIA-Nemotron-Nano-v2": ("content", "content and a call", "reasoning"),  # content inside the thought
-    "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B": ("content and a call",),  # the template writes content after calls
     "meetkai-functionary-medium-v3.2": ("content and a call",),  # ends the turn after the content
     "muse-glimmer": ("one call", "code", "two calls", "content and a call", "reasoning and a call"),  # recipients
 }  # fmt: skip
@@ -175,8 +174,8 @@ def test_answers_are_read_back(models: dict[str, Model], name: str, size: int) -
     assert wrong == []
 
 
-def test_sixty_templates_are_read_back_wholly(models: dict[str, Model]) -> None:
-    assert len(models) - len(SELDOM) == 60
+def test_most_templates_are_read_back_wholly(models: dict[str, Model]) -> None:
+    assert len(models) - len(SELDOM) == 61
 
 
 def well_formed(events: list[Event]) -> bool:

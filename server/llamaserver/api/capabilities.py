@@ -91,8 +91,8 @@ def probe(render: Render, *, names_developer: bool) -> Capabilities:
         bare_tool_calls=bare,
         parallel_tool_calls=trial.keeps(_ASK, *_calls("quince", "rhubarb", objects=objects), tools=some),
         object_arguments=objects,
-        text_with_calls=trial.keeps(_ASK, *_calls("quince", objects=objects, content="damson"), tools=some)
-        and trial.keeps(_ASK, *_calls("quince", objects=objects, content="damson", **_THOUGHT), tools=some),
+        text_with_calls=trial.keeps_before_calls(objects=objects, tools=some)
+        and trial.keeps_before_calls(objects=objects, tools=some, **_THOUGHT),
         any_id=trial.keeps(_ASK, *_calls("quince", objects=objects, ids="call_{:020}"), tools=some),
         reasoning=thinks or thinks_in_parts,
         thinking_parts=thinks_in_parts,
@@ -187,6 +187,12 @@ class _Trial:
             and self.keeps(_ASK, *called, tools=tools)
             and self.keeps(_ASK, *called, _ANSWER, _ASK_MORE, tools=tools)
         )
+
+    def keeps_before_calls(self, *, objects: bool, tools: Sequence[Tool], **more: str) -> bool:
+        """Whether the content of a message with a call is kept, and comes before the call, as models write it."""
+        messages = [_ASK, *_calls("quince", objects=objects, content="damson", **more)]
+        text = self.text(messages, tools, {})
+        return self.keeps(*messages, tools=tools) and text.rfind("damson") < text.rfind("quince")
 
 
 def as_parts(text: str) -> list[dict[str, str]]:

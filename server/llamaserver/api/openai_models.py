@@ -43,6 +43,7 @@ def _entry(context: Context) -> dict[str, Any]:
         "n_embd": info.n_embd,
         "n_params": info.n_params,
         "size": info.size,
+        "ftype": info.file_type,
     }
     return {
         "id": model_name(context),

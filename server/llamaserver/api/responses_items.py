@@ -1,12 +1,17 @@
 """The output of a response: its items, and the events of OpenAI's stream that tell of them."""
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
+
+from ..interfaces.output import TokenProbs
 from ..toolformat.events import Arguments, Call, Content, End, Event, Reasoning
+from .openai_logprobs import ChatLogprobs
 from .responses_input import packed
+from .text_tokens import TextTokens
 
 Item = dict[str, Any]
 Told = tuple[str, dict[str, Any]]  # the type of an event, and its members
@@ -18,6 +23,7 @@ class Form:
 
     summary: bool = False  # thoughts as a summary, which is what most clients show
     packs: bool = False  # thoughts as `encrypted_content` too
+    logprobs: int | None = None  # alternatives for each token of a message, None without logprobs
     spaces: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
@@ -28,17 +34,26 @@ class Items:
         self.items: list[Item] = []
         self._form = form
         self._parts: list[str] = []  # the text of the open item
+        self._logprobs: list[orjson.Fragment] = []  # of the open item
+        self._tokens = TextTokens()
         self._open: Item | None = None
+
+    def put(self, tokens: Iterable[TokenProbs]) -> None:
+        """Take the tokens of the next events."""
+        if self._form.logprobs is not None:
+            self._tokens.put(tokens)
 
     def add(self, event: Event) -> Iterator[Told]:
         """Take one event. Returns the events for the client."""
+        logprobs = self._logprobs_of(event)
         match event:
             case Reasoning(text):
                 yield from self._enter("reasoning")
                 yield from self._more(text, "reasoning_summary_text" if self._form.summary else "reasoning_text")
             case Content(text):
                 yield from self._enter("message")
-                yield from self._more(text, "output_text", logprobs=[])
+                self._logprobs += logprobs
+                yield from self._more(text, "output_text", logprobs=logprobs)
             case Call(name, call_id):
                 yield from self._close("completed")
                 space, name = self._form.spaces.get(name, ("", name))
@@ -55,6 +70,13 @@ class Items:
         if not cut and all(item["type"] == "reasoning" for item in self.items):
             yield from self._enter("message")
             yield from self._close("completed")
+
+    def _logprobs_of(self, event: Event) -> list[orjson.Fragment]:
+        """The logprobs of the tokens of an event, each encoded: as JSON it takes a tenth of the memory."""
+        if self._form.logprobs is None or isinstance(event, End):
+            return []
+        tokens = self._tokens.of(event.name if isinstance(event, Call) else event.text)
+        return [orjson.Fragment(orjson.dumps(one)) for one in ChatLogprobs(self._form.logprobs).of(tokens)]
 
     def _enter(self, kind: str) -> Iterator[Told]:
         """Have an item of this kind open."""
@@ -73,7 +95,7 @@ class Items:
 
     def _begin(self, item: Item, prefix: str) -> Iterator[Told]:
         self._open = {"id": f"{prefix}_{uuid.uuid4().hex}", "status": "in_progress"} | item
-        self._parts = []
+        self._parts, self._logprobs = [], []
         self.items.append(self._open)
         yield "response.output_item.added", {"output_index": len(self.items) - 1, "item": dict(self._open)}
 
@@ -90,9 +112,10 @@ class Items:
             item["arguments"] = text
             yield self._told("function_call_arguments.done", name=item["name"], arguments=text)
         elif item["type"] == "message":
-            item["content"] = [_text(text)]
-            yield self._told("output_text.done", text=text, logprobs=[])
-            yield self._told("content_part.done", part=_text(text))
+            part = _text(text) | {"logprobs": self._logprobs}
+            item["content"] = [part]
+            yield self._told("output_text.done", text=text, logprobs=self._logprobs)
+            yield self._told("content_part.done", part=part)
         else:
             yield from self._end_thought(item, text)
         yield "response.output_item.done", {"output_index": len(self.items) - 1, "item": item}

@@ -9,6 +9,7 @@ from .body import dumps
 from .field_names import FieldNames
 from .fields import Fields
 from .kept_responses import Earlier
+from .openai_logprobs import MAX_TOP_LOGPROBS, probabilities
 from .responses_input import Input, offered_name
 from .responses_items import Form
 
@@ -46,6 +47,7 @@ _NAMES = {  # of fields in both APIs
     "messages": "input",
     "prompt": "input",
     "max_tokens": "max_output_tokens",
+    "n_probs": "top_logprobs",
     "reasoning_effort": "reasoning.effort",
     "response_format": "text.format",
     "response_format.json_schema": "text.format",
@@ -85,8 +87,12 @@ def read_request(fields: Fields, earlier: Earlier) -> Asked:
     stores = fields.boolean("store", default=True) and earlier.keeps
     tools = _Tools(fields)
     reasoning = _inside(fields, "reasoning")
+    included = fields.strings("include")
+    top = fields.integer("top_logprobs", default=0, low=0, high=MAX_TOP_LOGPROBS)
+    logprobs = top if top or "message.output_text.logprobs" in included else None
     values = {
-        "messages": conversation.messages,
+        **probabilities(logprobs),
+        "messages": conversation.messages(),
         "continue_final_message": fields.boolean("continue_final_message", default=False),
         "tools": tools.functions or None,
         "tool_choice": tools.choice,
@@ -95,14 +101,14 @@ def read_request(fields: Fields, earlier: Earlier) -> Asked:
         "max_tokens": fields.get("max_output_tokens", "max_tokens")[1],
     }
     summary = reasoning.string("reasoning.summary", "reasoning.generate_summary", default="none") != "none"
-    packs = "reasoning.encrypted_content" in fields.strings("include")
+    packs = "reasoning.encrypted_content" in included
     names = _NAMES | conversation.names | tools.names
     if "schema" in (values["response_format"] or {}).get("json_schema", {}):
         names["response_format"] = "text.format.schema"
     return Asked(
         fields.translated(values, without=_OWN),
         FieldNames(names),
-        Form(summary=summary, packs=packs, spaces=tools.spaces),
+        Form(summary=summary, packs=packs, logprobs=logprobs, spaces=tools.spaces),
         dumps(_echo(fields) | {"store": stores}),
         previous,
         dumps(items) if stores else b"",

@@ -32,9 +32,9 @@ _NUMBER_FORMATS = ("int32", "int64", "float", "double")  # of OpenAPI: notes on 
 _DEEPEST = 64  # schemas inside each other
 _MOST_VISITS = 10_000  # visited schemas, with each further visit through a reference
 _MOST_MEMBERS = 200_000  # members of schemas that are combined
+_MOST_COUNTED = 2**31 - 1
 _MOST_DIGITS = 8  # of an index in a reference
 _LOOKED_AT = 3  # levels of objects that are looked at for a difference
-_MOST_BITS = 1023  # of an integer, so that it has a binary fraction close to it
 _SHOWN = 80  # characters of a reference in an error
 
 
@@ -379,12 +379,12 @@ def _number(given: Mapping[str, Any], keyword: str, *, whole: bool = False) -> A
     value = given[keyword]
     if isinstance(value, bool) and keyword.startswith("exclusive"):
         return value
-    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
-        raise GrammarError(f"{keyword} is too large")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise GrammarError(f"{keyword} must be a number")
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise GrammarError(f"{keyword} must be a number")
+        value = int(value) if value.is_integer() else value
     if whole and (not isinstance(value, int) or value < 0):
         raise GrammarError(f"{keyword} must be a whole number that is not negative")
     return value
@@ -407,8 +407,8 @@ def _listed(given: Mapping[str, Any], keyword: str, *, empty: bool = True) -> li
 
 
 def bounds(flat: Flat, lowest: str, highest: str) -> tuple[int, int | None]:
-    """The lower and the upper bound of a count."""
-    return flat.get(lowest, 0), flat.get(highest)
+    """The lower and the upper bound of a count. No answer is as long as the largest upper bound that is kept."""
+    return flat.get(lowest, 0), min(flat[highest], _MOST_COUNTED) if highest in flat else None
 
 
 def _either_one(_left: Any, right: Any) -> Any:

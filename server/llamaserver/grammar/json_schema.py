@@ -14,13 +14,13 @@ from ..errors import InvalidRequest
 from ..interfaces.declare import size
 from . import json_formats
 from .json_conjunction import NEVER, TYPES, Conjunction, Flat, GrammarError, bounds
-from .json_multiples import Multiples, number
+from .json_multiples import Multiples
+from .json_numbers import is_within, number_schema
 from .json_pattern import translated
 
 _MOST_SIZE = 64 * 1024  # characters of a schema's texts, and one for each value
 _MOST_LOWERED = 512 * 1024  # the same for the rewritten schema, in which alternatives repeat what surrounds them
 _LAYOUT = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
-_LARGEST = 2**53 - 1  # of an integer without bounds: each reader of JSON keeps it exactly
 _SHOWN = 40
 
 Schema = bool | dict[str, Any]
@@ -124,15 +124,16 @@ class _Lowering:
     def _enumerated(self, flat: Flat) -> Schema:
         kinds = flat.get("type")
         values = [one for one in flat["enum"] if kinds is None or _is_of(one, kinds)]
-        if not values:
-            return False
-        more = flat.keys() - {"enum", "type", "choices"}
-        if not more:
-            return {"enum": values}
-        if any(isinstance(one, dict | list) for one in values):
-            self.weakened |= {keyword for keyword in more if TYPES.get(keyword) in ("object", "array")}
-        others: list[Schema] = [{"type": kind} for kind in ("boolean", "null", "object", "array")]
-        return {"allOf": [{"enum": values}, _either([self._string(flat), self._number("number", flat), *others])]}
+        numbers = [one for one in values if isinstance(one, int | float) and not isinstance(one, bool)]
+        strings = [one for one in values if isinstance(one, str)]
+        others = [one for one in values if not isinstance(one, str | float) and type(one) is not int]
+        if any(isinstance(one, dict | list) for one in others):
+            self.weakened |= {keyword for keyword in flat if TYPES.get(keyword) in ("object", "array")}
+        kept = [one for one in numbers if is_within(one, flat)] + others
+        if not flat.keys() & {"pattern", "format", "minLength", "maxLength"}:
+            return _enum([*strings, *kept])
+        string = self._string(flat) if strings else False
+        return _either([_enum(kept), string and {"allOf": [_enum(strings), string]}])
 
     def _kinds(self, flat: Flat) -> list[str] | None:
         """The types that a value may have; None for all."""
@@ -149,27 +150,13 @@ class _Lowering:
             return self._array(flat, depth)
         if kind == "string":
             return self._string(flat)
-        return self._number(kind, flat) if kind in ("integer", "number") else {"type": kind}
+        return (
+            number_schema(kind, flat, self._multiples, self.weakened)
+            if kind in ("integer", "number")
+            else {"type": kind}
+        )
 
     # ---- types
-
-    def _number(self, kind: str, flat: Flat) -> Schema:
-        result: dict[str, Any] = {"type": kind}
-        for keyword in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"):
-            if keyword in flat:
-                result[keyword] = flat[keyword]
-        if kind == "integer":
-            if not result.keys() & {"minimum", "exclusiveMinimum"}:
-                result["minimum"] = min(-_LARGEST, result.get("maximum", 0), result.get("exclusiveMaximum", 0) - 1)
-            if not result.keys() & {"maximum", "exclusiveMaximum"}:
-                result["maximum"] = max(_LARGEST, result.get("minimum", 0), result.get("exclusiveMinimum", 0) + 1)
-        if "multipleOf" in flat:
-            step, exact = self._multiples.combined(flat["multipleOf"], whole=kind == "integer")
-            if not exact:
-                self.weakened.add("multipleOf")
-            if step is not None:
-                result["multipleOf"] = number(step)
-        return result
 
     def _string(self, flat: Flat) -> Schema:
         result: dict[str, Any] = {"type": "string"}
@@ -340,6 +327,10 @@ def _either(schemas: list[Schema]) -> Schema:
     if not possible or any(one is True for one in possible):
         return bool(possible)
     return possible[0] if len(possible) == 1 else {"anyOf": possible}
+
+
+def _enum(values: list[Any]) -> Schema:
+    return {"enum": values} if values else False
 
 
 def _all_of(schema: dict[str, Any], more: list[dict[str, Any]]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from .params import Media, Prompt, SamplingParams
 
 FloatArray = npt.NDArray[np.float32]
 ByteArray = npt.NDArray[np.uint8]
+SCORED_ROWS = 32  # rows of one prompt that can have logits in one decode
 
 
 def never() -> bool:
@@ -96,6 +97,7 @@ class ModelInfo:
     n_lora: int = 0
     modalities: frozenset[str] = frozenset()  # "vision", "audio"
     system_info: str = ""
+    file_type: str = ""  # the quantization of most weights, in llama.cpp's words
     weights_in: tuple[str, ...] = ()  # kinds of memory, such as CPU_REPACK for weights in another order, or AMX
     n_swa: int = 0  # size of the sliding window in tokens, 0 without one
     flash_attn: str = ""  # on or off: the value in use, never "auto"
@@ -161,6 +163,12 @@ class Sampler(Protocol):
 
         The call may overwrite `logits`. Raises AnswerCompleteError when the answer ends without a token, and
         EngineFailure when no token is allowed.
+        """
+
+    def score(self, logits: FloatArray, token: int) -> TokenProbs:
+        """How likely a token of the prompt is by a row of n_vocab logits, and the `n_probs` most likely ones.
+
+        The call changes neither the logits nor the sampling state.
         """
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ from .llama_server import ARGUMENTS, Argument, Kind
 from .option import Option
 from .table import GROUPS, OPTIONS
 
-COMMANDS = ("-h", "--help", "--usage", "--version")  # that do not serve
+COMMANDS = ("-h", "--help", "--usage", "--version", "--list-devices")  # that do not serve
 
 
 class _Parser(argparse.ArgumentParser):
@@ -83,6 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-h", "--help", "--usage", action="help", help="Show this help and exit")
     parser.add_argument("--version", action="version", version=f"llamaserver {__version__}")
+    parser.add_argument("--list-devices", action="store_true", help="Show the devices for --device and exit")
     for title, options in GROUPS.items():
         group = parser.add_argument_group(title)
         for option in options:

@@ -25,6 +25,7 @@ from .dry import Breakers
 from .grammars import Grammars
 from .parts import KeptBreakers, make_bias, make_dry, make_penalties, make_picker, wants_dry
 from .pickers import Bias
+from .score import score
 from .thought import Thought
 
 _FEW = 256  # candidates that are tested one by one against a grammar, before the whole vocabulary is tested
@@ -109,6 +110,10 @@ class ChainSampler:
         if raw is not None:
             kept, place = Candidates(None, raw, False), token
         return token, self._report(kept, place, logits)
+
+    def score(self, logits: FloatArray, token: int) -> TokenProbs:
+        """How likely a token of the prompt is."""
+        return score(self._vocab, logits, token, self._params.n_probs)
 
     def close(self) -> None:
         """Do nothing: the sampler holds no native memory."""
