@@ -139,10 +139,12 @@ def test_a_large_schema_cannot_be_strict() -> None:
 def test_schemas_that_are_not_strict_make_room_for_those_that_are() -> None:
     strict = tools(1, {"type": "object", "properties": {"only": {"type": "null"}}}, strict=True)
     strict[0]["function"]["name"] = "strict"
-    found = constraint({"tools": [*tools(1023, MANY), *strict]})
-    assert found
-    assert found.weakened == ("properties",)
-    assert '"only"' in found.lark
+    rules = {"type": "object", "properties": {f"q{i}": {"type": "string"} for i in range(1600)}}
+    for count, schema, form in ((1023, MANY, None), (1, rules, FORMS["tagged"]), (200, PRODUCT, None)):
+        found = constraint({"tools": [*tools(count, schema), *strict]}, form)
+        assert found
+        assert "properties" in found.weakened
+        assert "only" in found.lark
 
 
 def test_references_in_a_circle_cost_little() -> None:

@@ -1,6 +1,6 @@
 """What restricts an answer that may call tools."""
 
-from collections.abc import Container
+from collections.abc import Container, Iterable, Mapping
 from concurrent.futures import CancelledError
 from typing import Any
 
@@ -42,6 +42,8 @@ def tool_constraint(
     parallel = can.parallel_tool_calls if use.parallel is None else use.parallel
     begun = bool(form.call[0].strip()) and chat.begun.rstrip().endswith(form.call[0].strip())
 
+    own = {id(use.parameters[name]): text for name, text in use.arguments.items() if name in use.tools}
+
     def grammar(parameters: dict[str, Schema], schemas: "_Schemas", content: str = "") -> str:
         """The text of the grammar."""
         return call_grammar(
@@ -57,35 +59,43 @@ def tool_constraint(
         )
 
     strict = {name: use.parameters[name] for name in use.strict}
-    schemas, content = _Schemas(), ""
+    schemas, content = _Schemas(own), ""
     if fields.get("json_schema")[1] is not None:
         answer = schema_value(fields)
         content = answer.lark
         schemas.weakened.update(answer.weakened)
     parameters = _bounded(use.parameters, schemas.weakened, strict)
     if strict:
-        exact = _Schemas(strict=True)
+        exact = _Schemas(own, strict=True)
         grammar(strict, exact)
         exact.check()
     found = grammar(parameters, schemas, content)
     if found.count("\n") > _MOST_RULES:
-        if strict:
+        schemas = _Schemas(own, weakened={*schemas.weakened, _WHOLE})
+        found = grammar(
+            {name: schema if name in strict else _ANY for name, schema in parameters.items()}, schemas, content
+        )
+        if strict and found.count("\n") > _MOST_RULES:
             raise _too_large()
-        schemas.weakened.add(_WHOLE)
-        found = grammar(dict.fromkeys(use.tools, _ANY), schemas, content)
+    if not all(text and text in found for text in own.values()):
+        schemas.weakened.add("format")
     return Constraint(found, field="tools", weakened=tuple(sorted(schemas.weakened)))
 
 
 class _Schemas:
     """Turns the schemas of one request into expressions of Lark, up to a bound in all. Then any object is allowed."""
 
-    def __init__(self, *, strict: bool = False) -> None:
-        self.weakened: set[str] = set()
+    def __init__(self, own: Mapping[int, str], weakened: Iterable[str] = (), *, strict: bool = False) -> None:
+        """Prepare one grammar. `own` has the expressions of schemas that have one, by the ids of these objects."""
+        self.weakened = set(weakened)
+        self._own = own
         self._strict = strict
         self._room = _MOST_LARK
 
     def value(self, schema: Schema) -> str:
         """The expression of one schema. Raises InvalidRequest."""
+        if text := self._own.get(id(schema)):
+            return text
         if cancelled():
             raise CancelledError
         if self._room <= 0:
@@ -113,7 +123,7 @@ def _too_large() -> InvalidRequest:
 
 
 def _bounded(parameters: dict[str, Schema], weakened: set[str], strict: Container[str]) -> dict[str, Schema]:
-    """The schemas of parameters. Those that are too large to be enforced allow any object."""
+    """The schemas of parameters, those that are strict first. Those that are too large allow any object."""
     costs = {name: _cost(schema) for name, schema in parameters.items()}
     if sum(costs.values()) > _MOST_IN_ALL:  # then only those that are strict are enforced
         costs = {name: cost if name in strict else _LARGEST + 1 for name, cost in costs.items()}
@@ -122,7 +132,8 @@ def _bounded(parameters: dict[str, Schema], weakened: set[str], strict: Containe
         raise _too_large()
     if large:
         weakened.add(_WHOLE)
-    return {name: _ANY if name in large else schema for name, schema in parameters.items()}
+    first = [*(name for name in parameters if name in strict), *(name for name in parameters if name not in strict)]
+    return {name: _ANY if name in large else parameters[name] for name in first}
 
 
 def _cost(schema: Schema) -> int:
