@@ -19,6 +19,7 @@ from llamaserver.grammar.json_schema import json_value
 from llamaserver.grammar.matcher import Matcher
 from llamaserver.grammar.rules import GrammarError
 
+from tests.grammar.random_schemas import random_schema
 from tests.support.engine.vocab import ListVocab
 
 COMPILER = Compiler(ListVocab([*(bytes([c]) for c in range(256)), b"<end>"], eog=[256]))
@@ -497,6 +498,25 @@ def test_what_is_not_enforced_is_told(name: str) -> None:
     assert refused.value.field == "response_format"
     if name not in UNCHECKED:
         assert check(schema, without=f"{keyword} then") >= 1
+
+
+@pytest.mark.parametrize("first", range(0, 240, 40))
+def test_each_answer_to_a_random_schema_is_valid(first: int) -> None:
+    """It is valid, or a keyword is told. What is not an answer's schema is refused."""
+    answers = 0
+    for seed in range(first, first + 40):
+        schema = random_schema(seed)
+        try:
+            found = json_value(schema)
+            matcher = COMPILER(f"start: {found.lark}")
+        except (InvalidRequest, GrammarError):
+            continue
+        if not found.weakened:
+            validator = jsonschema.Draft202012Validator(schema)
+            for answer in filter(None, (walk(matcher.copy(), walked) for walked in range(3))):
+                assert validator.is_valid(json.loads(answer)), (seed, answer)
+                answers += 1
+    assert answers >= 20
 
 
 def test_no_recursion_error_close_to_the_limit() -> None:
