@@ -310,6 +310,10 @@ EXACT: dict[str, object] = {
             {"patternProperties": {"^x": {"enum": [2, 3]}}, "additionalProperties": {"enum": [4]}},
         ]
     },
+    "patterns whose names are listed": {
+        "properties": {"a": {"type": "number"}, "b": {"type": "null"}, "k": {"type": "null"}},
+        "patternProperties": {"^[ab]$": {"type": "integer", "maximum": 3}},
+    },
     "required by pattern": {
         "patternProperties": {"^x": {"type": "null"}},
         "additionalProperties": False,
@@ -411,6 +415,15 @@ WEAKER: dict[str, tuple[object, str]] = {
     "minProperties beside others": (
         {"properties": {"a": {"type": "null"}}, "additionalProperties": {"type": "null"}, "minProperties": 1},
         "minProperties",
+    ),
+    "patterns of two branches that meet": (
+        {
+            "allOf": [
+                {"patternProperties": {"^k?": {"type": "null"}}, "additionalProperties": False, "required": ["a"]},
+                {"patternProperties": {"^[ab]$": {"type": ["null", "boolean"]}}, "additionalProperties": False},
+            ]
+        },
+        "patternProperties",
     ),
     "patterns of names with propertyNames": (
         {"patternProperties": {"^a": {"type": "null"}}, "propertyNames": {"pattern": "^.b"}},

@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from .json_pattern import matches, translated
+from .json_pattern import matches, matches_others, translated
 from .json_strings import counted, string_schema
 
+_MOST_LISTED = 64
 MEMBERS = ("properties", "patternProperties", "additionalProperties")
 _MOST_MATCHES = 300  # of names with patterns, for one schema. Each takes up to a millisecond
 
@@ -92,7 +93,7 @@ class Names:
         """Leave out patterns whose names one side refuses unless they are listed."""
         for side, other in sides:
             for pattern, schema in side.get("patternProperties", {}).items():
-                if other.get("additionalProperties") is not False or pattern in other.get("patternProperties", {}):
+                if other.get("additionalProperties") is not False or not _is_alone(pattern, other):
                     continue
                 del patterns[pattern]
                 for name in properties:
@@ -110,12 +111,21 @@ class Names:
         if patterns is None:
             patterns, others = {}, True
         result = Members(properties, patterns, others)
+        self._list_all_of_patterns(result)
         for name in flat.get("required", []):
             if name not in properties:
                 properties[name] = True if closed or self._pattern(name, patterns) else others
         if names is not None:
             self._restrict(result, names)
         return result
+
+    def _list_all_of_patterns(self, members: Members) -> None:
+        """Leave out patterns whose names are all listed: llguidance would wait for one more."""
+        for expression in [one for one in members.patterns if _is_finite(one)]:
+            names = [one for one in members.properties if self.matches(expression, one, "patternProperties")]
+            if 0 < len(names) <= _MOST_LISTED and not matches_others(expression, names):
+                schema = members.patterns.pop(expression)
+                members.properties |= {name: both(members.properties[name], schema) for name in names}
 
     def _pattern(self, name: str, expressions: Iterable[str]) -> str | None:
         return next((one for one in expressions if self.matches(one, name, "patternProperties")), None)
@@ -188,6 +198,17 @@ def both(left: Any, right: Any) -> Any:
     if right is None or right is True:
         return left
     return right if left is True else {"allOf": [left, right]}
+
+
+def _is_alone(pattern: str, other: Flat) -> bool:
+    """Whether no name matches a pattern and one of another schema's."""
+    patterns = [pattern, *other.get("patternProperties", ())]
+    return len(patterns) == 1 or _apart([one for each in patterns for one in translated(each).expressions or ("",)])
+
+
+def _is_finite(expression: str) -> bool:
+    """Whether an expression can match a few short texts only, roughly."""
+    return expression[:1] == "^" and expression[-1:] == "$" and not any(one in expression for one in ("*", "+", ",}"))
 
 
 def _apart(expressions: list[str]) -> bool:
