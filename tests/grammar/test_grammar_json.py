@@ -5,7 +5,7 @@ import json
 import random
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jsonschema
@@ -416,15 +416,6 @@ WEAKER: dict[str, tuple[object, str]] = {
         {"properties": {"a": {"type": "null"}}, "additionalProperties": {"type": "null"}, "minProperties": 1},
         "minProperties",
     ),
-    "patterns of two branches that meet": (
-        {
-            "allOf": [
-                {"patternProperties": {"^k?": {"type": "null"}}, "additionalProperties": False, "required": ["a"]},
-                {"patternProperties": {"^[ab]$": {"type": ["null", "boolean"]}}, "additionalProperties": False},
-            ]
-        },
-        "patternProperties",
-    ),
     "patterns of names with propertyNames": (
         {"patternProperties": {"^a": {"type": "null"}}, "propertyNames": {"pattern": "^.b"}},
         "propertyNames",
@@ -513,11 +504,11 @@ def test_what_is_not_enforced_is_told(name: str) -> None:
         assert check(schema, without=f"{keyword} then") >= 1
 
 
-@pytest.mark.parametrize("first", range(0, 240, 40))
-def test_each_answer_to_a_random_schema_is_valid(first: int) -> None:
+@pytest.mark.parametrize("seeds", [*(range(first, first + 40) for first in range(0, 240, 40)), (1517, 1940, 2046)])
+def test_each_answer_to_a_random_schema_is_valid(seeds: Sequence[int]) -> None:
     """It is valid, or a keyword is told. What is not an answer's schema is refused."""
     answers = 0
-    for seed in range(first, first + 40):
+    for seed in seeds:
         schema = random_schema(seed)
         try:
             found = json_value(schema)
@@ -529,7 +520,7 @@ def test_each_answer_to_a_random_schema_is_valid(first: int) -> None:
             for answer in filter(None, (walk(matcher.copy(), walked) for walked in range(3))):
                 assert validator.is_valid(json.loads(answer)), (seed, answer)
                 answers += 1
-    assert answers >= 20
+    assert answers >= len(seeds) // 2
 
 
 def test_no_recursion_error_close_to_the_limit() -> None:
@@ -647,6 +638,64 @@ GENERATED: dict[str, tuple[object, str, tuple[str, ...]]] = {
             "definitions": {"A": {"type": "object", "properties": {"x": {"type": "integer", "format": "int32"}}}},
         },
         '{"a": null}',
+        (),
+    ),
+    "subtypes of Java": (
+        {
+            "$defs": {"Base": {"type": "object", "properties": {"id": {"type": "string"}}, "required": ["id"]}},
+            "anyOf": [
+                {
+                    "allOf": [
+                        {"$ref": "#/$defs/Base"},
+                        {"type": "object", "properties": {"kind": {"const": kind}}, "required": ["kind"]},
+                    ],
+                    "unevaluatedProperties": False,
+                }
+                for kind in ("one", "two")
+            ],
+        },
+        '{"id": "x", "kind": "two"}',
+        (),
+    ),
+    "numbers of Kotlin": (
+        {
+            "type": "object",
+            "properties": {
+                "long": {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1},
+                "float": {"type": "number", "minimum": 1.4e-45, "maximum": 3.4028235e38},
+            },
+            "additionalProperties": False,
+        },
+        '{"long": -5, "float": 0.5}',
+        (),
+    ),
+    "a base class of C#": (
+        {
+            "allOf": [
+                {"$ref": "#/definitions/Base"},
+                {"type": "object", "additionalProperties": False, "properties": {"id": {}, "x": {"type": "integer"}}},
+            ],
+            "definitions": {
+                "Base": {
+                    "type": "object",
+                    "additionalProperties": False,
+                    "properties": {"id": {"type": "string", "format": "guid"}, "x": {}},
+                    "required": ["id"],
+                }
+            },
+        },
+        '{"id": "a", "x": 3}',
+        (),
+    ),
+    "enum of Rust": (
+        {
+            "oneOf": [
+                {"type": "string", "enum": ["Unit"]},
+                {"type": "object", "required": ["New"], "properties": {"New": {"type": "integer"}}},
+                {"type": "object", "required": ["Old"], "properties": {"Old": {"type": "null"}}},
+            ]
+        },
+        '{"Old": null}',
         (),
     ),
     "floats for counts": ({"type": "string", "maxLength": 10.0, "minLength": 1.0}, '"ab"', ()),

@@ -110,6 +110,7 @@ class Names:
         others: Any = False if closed else flat.get("additionalProperties", True)
         if patterns is None:
             patterns, others = {}, True
+            self.weakened |= {"additionalProperties"} & flat.keys()
         result = Members(properties, patterns, others)
         self._list_all_of_patterns(result)
         for name in flat.get("required", []):
