@@ -5,6 +5,7 @@ from typing import Any
 from aiohttp import web
 
 from ..errors import ContextExceeded, ServerError
+from .paths import path_of
 from .traffic import RECORD
 
 _MESSAGES = "/v1/messages"
@@ -21,7 +22,8 @@ _KINDS = {
 
 def is_anthropic(request: web.Request) -> bool:
     """Whether a request is for Anthropic's API."""
-    return request.path == _MESSAGES or request.path.startswith(f"{_MESSAGES}/")
+    path = path_of(request)
+    return path == _MESSAGES or path.startswith(f"{_MESSAGES}/")
 
 
 def error_json(request: web.Request, error: ServerError) -> dict[str, Any]:
