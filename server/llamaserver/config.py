@@ -24,8 +24,10 @@ class Config:
     alias: str = ""  # see aliases
     tags: tuple[str, ...] = ()
     lora: tuple[tuple[str, float], ...] = ()  # (path, scale). --lora F has scale 1, --lora-scaled F:S has scale S
+    override_kv: tuple[tuple[str, int | float | bool | str], ...] = ()  # metadata of the model
     mmproj: str = ""
     max_image_pixels: int = 16 * _MIB  # of one image
+    image_hosts: tuple[str, ...] = ()  # hosts that images may be fetched from, and networks
     models_dir: Path = Path("models")  # folder for downloads
     models_owner: str = ""  # NAMESPACE/NAME of the user of models_use. With "", unused folders are not removed
     models_use: tuple[str, ...] = ()
@@ -63,8 +65,12 @@ class Config:
     main_gpu: int = 0
     split_mode: Literal["none", "layer", "row"] = "layer"
     tensor_split: tuple[float, ...] = ()
+    device: tuple[str, ...] = ()  # names of devices, or none. (): all
+    override_tensor: tuple[tuple[str, str], ...] = ()  # (pattern of names of tensors, buffer type)
+    kv_offload: bool = True
     mlock: bool = False
     mmap: bool = True
+    direct_io: bool = False
     numa: Literal["", "distribute", "isolate", "numactl"] = ""
     kv_unified: bool | None = None  # None: chosen by measurement (docs/explanation/performance.md)
     cache_type_k: str = "f16"

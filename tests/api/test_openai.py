@@ -67,7 +67,9 @@ def test_stream_ends_with_done(client: Client) -> None:
 
 async def test_async_client(client: Client) -> None:
     async with openai.AsyncOpenAI(base_url=f"{client.url}/v1", api_key="x", max_retries=0) as api:
-        stream = await api.chat.completions.create(model="m", messages=MESSAGES, max_tokens=8, stream=True)
+        stream = await api.chat.completions.create(
+            model="m", messages=MESSAGES, temperature=0, max_tokens=8, stream=True
+        )
         text = [chunk.choices[0].delta.content or "" async for chunk in stream]
     assert "".join(text)
 

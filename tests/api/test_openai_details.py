@@ -206,7 +206,8 @@ def test_offsets_are_places_in_the_text(client: Client, prompt: Any, echo: bool)
 
 def test_offsets_of_letters_that_take_several_tokens(client: Client) -> None:
     letters = "🦙ß日"
-    body = {"prompt": "Repeat:", "max_tokens": 20, "logprobs": 0, "grammar": f'root ::= "a{letters}b"'}
+    grammar = f'root ::= "a{letters}b"'
+    body = {"prompt": "Repeat:", "temperature": 0, "max_tokens": 20, "logprobs": 0, "grammar": grammar}
     choice = client.post("/v1/completions", body)["choices"][0]
     assert choice["text"] == f"a{letters}b"
     offsets = choice["logprobs"]["text_offset"]

@@ -1,4 +1,4 @@
-"""The form of an error: OpenAI's, or Anthropic's on the paths of its API."""
+"""Which API a request is for, and the form of its errors: OpenAI's or Anthropic's."""
 
 from typing import Any
 
@@ -9,6 +9,8 @@ from .paths import path_of
 from .traffic import RECORD
 
 _MESSAGES = "/v1/messages"
+_MODELS = "/v1/models"  # a path of both APIs
+_VERSION = "anthropic-version"  # a header that each client of Anthropic's API sends
 _KINDS = {
     401: "authentication_error",
     403: "permission_error",
@@ -22,8 +24,7 @@ _KINDS = {
 
 def is_anthropic(request: web.Request) -> bool:
     """Whether a request is for Anthropic's API."""
-    path = path_of(request)
-    return path == _MESSAGES or path.startswith(f"{_MESSAGES}/")
+    return _is_below(request, _MESSAGES) or (_VERSION in request.headers and _is_below(request, _MODELS))
 
 
 def error_json(request: web.Request, error: ServerError) -> dict[str, Any]:
@@ -34,6 +35,10 @@ def error_json(request: web.Request, error: ServerError) -> dict[str, Any]:
     if RECORD in request:
         body["request_id"] = request[RECORD].id
     return body
+
+
+def _is_below(request: web.Request, path: str) -> bool:
+    return f"{path_of(request)}/".startswith(f"{path}/")
 
 
 def _kind(status: int) -> str:

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from ..interfaces.declare import Parameter
 from ..interfaces.params import GENERATION_PARAMETERS, SAMPLING_PARAMETERS
-from .body import dumps
+from .body import dumps, encoded_response
 from .context import CONTEXT
 from .schema import MAX_BREAKERS, MAX_SALT, MAX_SAMPLERS, MAX_STOPS
 
@@ -80,7 +80,9 @@ def _document(prefix: str) -> bytes:
 
 async def openapi(request: web.Request) -> web.StreamResponse:
     """GET /openapi.json."""
-    return web.Response(body=_document(request.app[CONTEXT].config.api_prefix), content_type="application/json", charset="utf-8")
+    return web.Response(
+        body=_document(request.app[CONTEXT].config.api_prefix), content_type="application/json", charset="utf-8"
+    )
 
 
 def add_routes(app: web.Application) -> None:

@@ -68,7 +68,7 @@ SERVING: tuple[Argument, ...] = (
     ignored("--video-ffmpeg-dir", values=1, env="LLAMA_ARG_VIDEO_FFMPEG_DIR", text=_VIDEO),
     ignored("--ui-config", "--webui-config", values=1, env="LLAMA_ARG_UI_CONFIG", text=_PAGE),
     ignored("--ui-config-file", "--webui-config-file", values=1, env="LLAMA_ARG_UI_CONFIG_FILE", text=_PAGE),
-    refused("--ui-mcp-proxy", "--webui-mcp-proxy", env="LLAMA_ARG_UI_MCP_PROXY", text=_TOOLS),
+    ignored("--ui-mcp-proxy", "--webui-mcp-proxy", env="LLAMA_ARG_UI_MCP_PROXY", text=_TOOLS),
     always("--no-ui-mcp-proxy", "--no-webui-mcp-proxy", env="LLAMA_ARG_UI_MCP_PROXY", negative=True, text=_TOOLS),
     refused("--tools", values=1, env="LLAMA_ARG_TOOLS", text=_TOOLS),
     refused("--tools-runtime", values=1, env="LLAMA_ARG_TOOLS_RUNTIME", text=_TOOLS),
