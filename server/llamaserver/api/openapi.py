@@ -80,9 +80,7 @@ def _document(prefix: str) -> bytes:
 
 async def openapi(request: web.Request) -> web.StreamResponse:
     """GET /openapi.json."""
-    return web.Response(
-        body=_document(request.app[CONTEXT].config.api_prefix), content_type="application/json", charset="utf-8"
-    )
+    return encoded_response(_document(request.app[CONTEXT].config.api_prefix))
 
 
 def add_routes(app: web.Application) -> None:
