@@ -104,6 +104,7 @@ class Config:
     host: str = "127.0.0.1"  # see hosts
     port: int = 8080
     reuse_port: bool = False
+    api_prefix: str = ""  # of all paths of the clients' port
     management_host: str = "0.0.0.0"  # noqa: S104  the kubelet and Prometheus connect from outside
     management_port: int = 0  # 0: off
     path: str = ""

@@ -12,6 +12,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from .authorize import OPEN, Handler
 from .context import CONTEXT
 from .error_format import is_anthropic
+from .paths import path_of
 from .tenants import KEY
 from .traffic import RECORD, Record
 
@@ -35,7 +36,7 @@ async def access_log(request: web.Request, handler: Handler) -> web.StreamRespon
     finally:
         key = request[KEY].name if KEY in request else ""
         request.app[CONTEXT].traffic.add(key, status, record)
-        level = logging.DEBUG if request.path in _QUIET else logging.INFO
+        level = logging.DEBUG if path_of(request) in _QUIET else logging.INFO
         if _access.isEnabledFor(level):
             took = round((time.monotonic() - began) * 1000, 1)
             fields = {"method": request.method, "path": request.path, "status": status, "ms": took}

@@ -34,6 +34,7 @@ from .authorize import authorize
 from .context import CONTEXT, Context
 from .keys import KeyStore
 from .middleware import allow_origin, count_bodies, draining, errors, known_origin, preflight
+from .paths import put_prefix
 from .weakened import add_header
 
 
@@ -69,6 +70,8 @@ def build_app(context: Context) -> web.Application:
     responses_kept.add_routes(app)
     slots.add_routes(app)
     static.add_routes(app)
+    if context.config.api_prefix:
+        put_prefix(app, context.config.api_prefix)
     return app
 
 

@@ -8,6 +8,7 @@ from ..errors import Unauthorized
 from .context import CONTEXT
 from .key_file import Key
 from .keys import KeyStore
+from .paths import path_of
 from .tenants import KEY
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -28,7 +29,7 @@ async def authorize(request: web.Request, handler: Handler) -> web.StreamRespons
 
 
 def _open_to_all(request: web.Request) -> bool:
-    if request.path in OPEN:
+    if path_of(request) in OPEN:
         return "include_slots" not in request.query
     return request.get("public", False) or getattr(request.match_info.handler, "public", False)
 

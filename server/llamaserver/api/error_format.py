@@ -5,6 +5,7 @@ from typing import Any
 from aiohttp import web
 
 from ..errors import ContextExceeded, ServerError
+from .paths import path_of
 from .traffic import RECORD
 
 _MESSAGES = "/v1/messages"
@@ -37,7 +38,7 @@ def error_json(request: web.Request, error: ServerError) -> dict[str, Any]:
 
 
 def _is_below(request: web.Request, path: str) -> bool:
-    return request.path == path or request.path.startswith(f"{path}/")
+    return f"{path_of(request)}/".startswith(f"{path}/")
 
 
 def _kind(status: int) -> str:

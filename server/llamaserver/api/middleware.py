@@ -10,6 +10,7 @@ from .authorize import OPEN, Handler
 from .body import HOLD, client_of, json_response
 from .context import CONTEXT
 from .error_format import error_json
+from .paths import path_of
 
 _log = logging.getLogger(__name__)
 _METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
@@ -123,7 +124,7 @@ async def draining(request: web.Request, handler: Handler) -> web.StreamResponse
     if not drain.refuses(request.protocol):
         with drain.running(request.protocol):
             response = await handler(request)
-    elif request.path in OPEN:
+    elif path_of(request) in OPEN:
         response = await handler(request)
     else:
         response = error_response(request, Unavailable("the server is shutting down", retry_after=5))

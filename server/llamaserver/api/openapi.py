@@ -14,7 +14,8 @@ from aiohttp import web
 
 from ..interfaces.declare import Parameter
 from ..interfaces.params import GENERATION_PARAMETERS, SAMPLING_PARAMETERS
-from .body import dumps
+from .body import dumps, encoded_response
+from .context import CONTEXT
 from .schema import MAX_BREAKERS, MAX_SALT, MAX_SAMPLERS, MAX_STOPS
 
 FILE = Path(__file__).with_name("openapi.yaml")
@@ -72,13 +73,14 @@ def with_generation_fields(text: str) -> str:
 
 
 @cache
-def _document() -> bytes:
-    return dumps(yaml.safe_load(FILE.read_text(encoding="utf-8")))
+def _document(prefix: str) -> bytes:
+    document = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    return dumps(document | {"servers": [{"url": prefix}]} if prefix else document)
 
 
 async def openapi(request: web.Request) -> web.StreamResponse:
     """GET /openapi.json."""
-    return web.Response(body=_document(), content_type="application/json", charset="utf-8")
+    return encoded_response(_document(request.app[CONTEXT].config.api_prefix))
 
 
 def add_routes(app: web.Application) -> None:

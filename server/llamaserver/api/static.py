@@ -7,6 +7,7 @@ from aiohttp import web
 
 from ..errors import NotFound
 from .context import CONTEXT
+from .paths import path_of
 
 _OURS = Path(__file__).parent.parent / "web"
 # What our page may do in a browser. Its scripts and styles are files of ours, and it talks to its own server only. Text
@@ -34,7 +35,7 @@ async def static(request: web.Request) -> web.StreamResponse:
     if request.method not in ("GET", "HEAD"):
         raise NotFound(f"no such path: {request.path}")
     context = request.app[CONTEXT]
-    name = request.path.lstrip("/") or "index.html"
+    name = path_of(request).lstrip("/") or "index.html"
     folders = [Path(context.config.path)] if context.config.path else []
     for folder in [*folders, _OURS]:
         if (found := _find(folder, name)) is not None:

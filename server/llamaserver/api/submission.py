@@ -8,6 +8,7 @@ from ..engine.loop import Request, Stream
 from ..errors import RateLimited
 from ..interfaces.tenant import Tenant
 from .context import CONTEXT
+from .paths import path_of
 from .tenants import key_of
 from .traffic import RECORD
 
@@ -27,7 +28,7 @@ def check_limits(request: web.Request, answers: int = 1) -> None:
     try:
         context.limits.check(key_of(request), context.engine.settings.n_slots, answers)
     except RateLimited as error:
-        if request.path.startswith("/v1/"):
+        if path_of(request).startswith("/v1/"):
             error.extra["code"] = "rate_limit_exceeded"  # as OpenAI's clients know it
         raise
 

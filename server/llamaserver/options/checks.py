@@ -11,6 +11,7 @@ from ..errors import ConfigError
 _LEAST_BODY = 1024  # bytes
 _LEAST_SLOT = 8  # tokens; a smaller slot could hold no prompt and answer
 _HOST = re.compile(r"[^\s:/]+|\[?[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\]?")  # the second is IPv6
+_PREFIX = re.compile(r"(/[A-Za-z0-9_.~-]+)*")
 _ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s/]+/?|null|localhost|\*")
 
 
@@ -50,6 +51,8 @@ def _serving(config: Config) -> Iterator[str]:
         yield f"--max-body must be 0 or at least {_LEAST_BODY}"
     if len(config.hosts) > 1 and not all(config.hosts):
         yield f"--host {config.host}: an address is empty"
+    if not _PREFIX.fullmatch(config.api_prefix):
+        yield f"--api-prefix {config.api_prefix}: must begin with / and not end with it, without special characters"
     for host in config.allowed_hosts:
         if not _HOST.fullmatch(host):
             yield f"--allowed-hosts {host}: must be a host name or an address, without a port"

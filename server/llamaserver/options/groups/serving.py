@@ -14,6 +14,13 @@ SERVING: tuple[Option, ...] = (
     ),
     Option("port", ("--port",), "Port to listen on (0 = a free one)", integer(0, 65535)),
     Option("reuse_port", ("--reuse-port",), "Let other processes listen on the same port, which share its connections"),
+    Option(
+        "api_prefix",
+        ("--api-prefix",),
+        "Path that comes before all others on the clients' port, such as /llm",
+        str,
+        value="PREFIX",
+    ),
     Option("management_host", ("--management-host",), "Address of the management port", str, value="HOST"),
     Option(
         "management_port",

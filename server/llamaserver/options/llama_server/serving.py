@@ -57,7 +57,6 @@ SERVING: tuple[Argument, ...] = (
         negative=True,
         text="the projector runs on a GPU if there is one. --n-gpu-layers 0 keeps it on the CPU",
     ),
-    refused("--api-prefix", values=1, env="LLAMA_ARG_API_PREFIX", text="let a proxy remove the prefix of paths"),
     always("--ui", "--webui", env="LLAMA_ARG_UI", text="the chat page is always served"),
     ignored("--no-ui", "--no-webui", env="LLAMA_ARG_UI", negative=True, text="the chat page is always served"),
     refused("--lora-init-without-apply", text="give --lora-scaled FILE:0, and set the scale with POST /lora-adapters"),
