@@ -8,7 +8,6 @@ from typing import Any
 import anthropic
 import pytest
 from aiohttp import ClientResponse
-from llamaserver.api import sse
 from llamaserver.api.context import CONTEXT
 from llamaserver.config import Config
 from llamaserver.errors import Unavailable
@@ -119,9 +118,8 @@ async def test_within_a_stream() -> None:
         }
 
 
-async def test_pings_of_a_stream_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sse, "PING_AFTER", 0.01)
-    async with serving(settings=replace(SETTINGS, n_slots=1)) as api:
+async def test_pings_of_a_stream_that_waits() -> None:
+    async with serving(Config(alias="toy", sse_ping_interval=0.01), replace(SETTINGS, n_slots=1)) as api:
         first = await api.clients.post("/completion", json=ENDLESS)
         async with api.clients.post(PATH, json={**BODY, "max_tokens": 1, "stream": True}) as second:
             assert await second.content.readline() == b"event: ping\n"

@@ -32,7 +32,7 @@ async def model(request: web.Request) -> web.StreamResponse:
     context = request.app[CONTEXT]
     context.require_ready()
     wanted = request.match_info["id"]
-    if wanted != model_name(context):
+    if wanted not in (model_name(context), *context.config.aliases):
         about = {"code": "model_not_found", "type": InvalidRequest.kind}  # OpenAI's words
         raise NotFound(f"The model '{wanted:.200}' does not exist", field="model", **about)
     return json_response(_anthropic_entry(context) if is_anthropic(request) else _entry(context))
@@ -65,6 +65,8 @@ def _entry(context: Context) -> dict[str, Any]:
     }
     return {
         "id": model_name(context),
+        "aliases": list(context.config.aliases),
+        "tags": list(context.config.tags),
         "object": "model",
         "created": int(context.started),
         "owned_by": "llamacpp",
