@@ -321,3 +321,22 @@ def test_many_ends_in_a_quoted_value() -> None:
     _, arguments, _ = events(QWEN, text, size=100_000)
     assert isinstance(arguments, Arguments)
     assert len(json.loads(arguments.text)["s"]) > 200_000
+
+
+@pytest.mark.parametrize(
+    ("schema", "text", "value"),
+    [
+        ({"type": ["string", "null"]}, "123", "123"),
+        ({"type": ["string", "null"]}, "null", None),
+        ({"anyOf": [{"type": "string"}, {"type": "null"}]}, "true", "true"),
+        ({"anyOf": [{"type": "integer"}, {"type": "null"}]}, "5", 5),
+        ({"enum": ["1", "2"]}, "1", "1"),
+        ({"type": "string"}, "null", "null"),
+    ],
+)
+def test_text_that_looks_like_another_value(schema: Any, text: str, value: object) -> None:
+    form = Format(Mode.TAGGED, call=("<f=", "</f>"), name_end=">", argument=("<a=", "</a>"), key_end=">")
+    parser = Parser(form, types_of({"f": {"properties": {"a": schema}}}))
+    read = [*parser.feed(f"<f=f><a=a>{text}</a></f>"), *parser.close()]
+    found = "".join(event.text for event in read if isinstance(event, Arguments))
+    assert json.loads(found) == {"a": value}

@@ -4,7 +4,7 @@ llguidance reads bounds as 64-bit floats, and not always to the last digit. So t
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from fractions import Fraction
 from typing import Any
@@ -25,11 +25,11 @@ def number_schema(kind: str, flat: Flat, multiples: Multiples, weakened: set[str
     if low and high and (low[0] > high[0] or (low[0] == high[0] and (low[1] or high[1]))):
         return False
     found = _whole(low, high) if kind == "integer" else _rounded(low, high)
-    if found is False:
-        return False
+    if isinstance(found, bool):
+        return found
     if found is None:
         weakened.update(keyword for keyword in _LIMITS if keyword in flat)
-    result: Flat = {"type": kind, **(found if isinstance(found, dict) else {})}
+    result: Flat = {"type": kind, **(found or {})}
     if "multipleOf" in flat:
         step, exact = multiples.combined(flat["multipleOf"], whole=kind == "integer")
         if not exact:
@@ -62,7 +62,7 @@ def _bound(flat: Flat, closed: str, opened: str, stricter: Any) -> tuple[float, 
 
 
 def _whole(low: tuple[float, bool] | None, high: tuple[float, bool] | None) -> Flat | bool | None:
-    """The bounds of integers, None if they cannot be enforced."""
+    """The bounds of integers, None if they cannot be enforced, False if no integer is within them."""
     least = -LARGEST if low is None else math.floor(low[0]) + 1 if low[1] else math.ceil(low[0])
     most = LARGEST if high is None else math.ceil(high[0]) - 1 if high[1] else math.floor(high[0])
     if low and high and least > most:
@@ -103,3 +103,14 @@ def _inward(value: float, excluded: bool, other: tuple[float, bool] | None, *, u
     if excluded and found == exact:
         found += step if up else -step
     return int(found) if found == found.to_integral_value() else float(found)
+
+
+def is_of(value: object, kinds: list[str]) -> bool:
+    """Whether a JSON value has one of the types."""
+    if isinstance(value, bool):
+        return "boolean" in kinds
+    if isinstance(value, int | float):
+        whole = isinstance(value, int) or value.is_integer()
+        return "number" in kinds or (whole and "integer" in kinds)
+    names = {str: "string", type(None): "null", list: "array"}
+    return names.get(type(value), "object" if isinstance(value, Mapping) else "") in kinds

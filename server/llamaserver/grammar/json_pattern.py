@@ -4,6 +4,7 @@ What is not a regular language is left out: look-around, word boundaries, back r
 expression then matches more texts than the pattern. Pure.
 """
 
+import json
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -14,6 +15,7 @@ from .rules import GrammarError
 _LAST = 0x10FFFF
 _MOST_CHARACTERS = 4_000  # of a pattern
 _DEEPEST = 100  # groups inside each other
+_LONGEST_TEXT = 64
 _MOST_TIMES = 10_000
 _LIMITS = llguidance.LLParserLimits(initial_lexer_fuel=1_000_000, max_lexer_states=20_000, verbose_errors=False)
 _SPACES = r"\t\n\x{b}\f\r\p{Zs}\x{feff}\x{2028}\x{2029}"
@@ -54,6 +56,34 @@ def translated(pattern: str) -> Pattern:
     expressions = [parser.written(tree, first=True, last=True), *parser.ahead]
     kept = tuple(one for one in expressions if one and _is_readable(one))
     return Pattern(kept, parser.exact and len(kept) == len([one for one in expressions if one]))
+
+
+@lru_cache(1024)
+def matches(expression: str, text: str) -> bool:
+    """Whether a text matches an expression that llguidance reads."""
+    schema = {"allOf": [{"enum": [text]}, {"type": "string", "pattern": expression}]}
+    grammar = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema))
+    return not llguidance.LLMatcher.validate_grammar(grammar, limits=_LIMITS)
+
+
+def matches_others(expression: str, texts: list[str]) -> bool:
+    """Whether an expression matches any text besides these. Long texts are not looked at."""
+    if any(len(one) > _LONGEST_TEXT for one in texts):
+        return True
+    schema = {"type": "string", "allOf": [{"pattern": one} for one in (expression, f"^(?:{_none_of(set(texts))})$")]}
+    grammar = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema))
+    return not llguidance.LLMatcher.validate_grammar(grammar, limits=_LIMITS)
+
+
+def _none_of(texts: set[str]) -> str:
+    """An expression of all texts but these. It decides by one character after the other."""
+    begins = sorted({text[0] for text in texts if text})
+    others = "[^" + "".join(map(_literal, map(ord, begins))) + "]" if begins else "(?s:.)"
+    ways = [] if "" in texts else [""]
+    ways.append(others + _ANYTHING)
+    for begin in begins:
+        ways.append(_literal(ord(begin)) + f"(?:{_none_of({text[1:] for text in texts if text[:1] == begin})})")
+    return "|".join(ways)
 
 
 def _is_readable(expression: str) -> bool:

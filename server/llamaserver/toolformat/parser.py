@@ -9,6 +9,7 @@ from .harmony import read_harmony
 from .json_calls import read_json_calls
 from .other_calls import read_gemma_call, read_python_calls
 from .output import Output
+from .parameters import type_of
 from .stream import CutOff, Mismatch, Reading, Stream
 from .tagged_calls import Types, read_tagged_calls
 
@@ -137,8 +138,4 @@ def _types(schema: Any) -> dict[str, str]:
     properties = schema.get("properties") if isinstance(schema, dict) else None
     if not isinstance(properties, dict):
         return {}
-    return {
-        name: each["type"]
-        for name, each in properties.items()
-        if isinstance(each, dict) and isinstance(each.get("type"), str)
-    }
+    return {name: kind for name, each in properties.items() if (kind := type_of(each))}

@@ -2,6 +2,7 @@
 
 from .form import Format, Mode
 from .output import Output
+from .parameters import NULLABLE_STRING, STRING
 from .stream import Mismatch, Reading, Stream
 from .values import CDATA, as_json, json_of
 
@@ -68,7 +69,9 @@ def _arguments(stream: Stream, output: Output, form: Format, types: dict[str, st
             value = value.removeprefix("\n")
         if end.startswith("\n"):
             value = value.removesuffix("\n")
-        string = types.get(key) == "string" or attributes.startswith(("true", "string"))
+        kind = types.get(key)
+        string = kind == STRING or (kind == NULLABLE_STRING and value.strip() != "null")
+        string = string or attributes.startswith(("true", "string"))
         output.arguments(f"{before}{as_json(key)}: {json_of(value, string=string)}")
         before = ", "
     output.arguments("}" if before == ", " else "{}")
