@@ -146,7 +146,6 @@ def test_cache_control_is_accepted_everywhere(api: anthropic.Anthropic) -> None:
         return int(usage.input_tokens + usage.cache_read_input_tokens)
 
     with_it, without = api.messages.create(**asked(cached)), api.messages.create(**asked({}))
-    assert with_it.content == without.content
     assert tokens(with_it.usage) == tokens(without.usage)
     names = ("model", "messages", "system", "tools")
     counted = api.messages.count_tokens(**{name: asked(cached)[name] for name in names}).input_tokens

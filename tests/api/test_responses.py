@@ -193,6 +193,8 @@ def test_a_request_of_codex(client: Client) -> None:
     choice = {"type": "function", "name": "close_agent", "namespace": "multi_agent_v1"}
     [call] = client.post(PATH, request | bounds | {"stream": False, "tool_choice": choice})["output"]
     assert (call["namespace"], call["name"]) == ("multi_agent_v1", "close_agent")
+    told = client.events(PATH, **request | bounds | {"tool_choice": {"type": "custom", "name": "apply_patch"}})
+    assert any(event["type"] == "response.custom_tool_call_input.delta" for event in told)
 
 
 def test_the_input_of_a_second_turn(client: Client) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 import pytest
 from anthropic.types import Message, RawMessageStreamEvent
-from llamaserver.api.anthropic_answer import PING, Ending, Head, Stream, event, whole
+from llamaserver.api.anthropic_answer import PING, Ending, Head, MessageWriter, event, whole
 from llamaserver.interfaces.output import Finish, Timings
 from llamaserver.toolformat.events import Arguments, Call, Content, End, Event, Reasoning
 from pydantic import TypeAdapter
@@ -45,7 +45,7 @@ def events(data: bytes) -> list[dict[str, Any]]:
 
 
 def streamed(written: Sequence[Event], ending: Ending = ENDED) -> list[dict[str, Any]]:
-    stream = Stream(HEAD)
+    stream = MessageWriter(HEAD)
     return events(stream.begin(4) + b"".join(stream.add([one]) for one in written) + stream.end(ending))
 
 

@@ -7,8 +7,8 @@ import orjson
 import pytest
 from llamaserver.api.fields import Fields
 from llamaserver.api.kept_responses import Earlier, KeptResponses
-from llamaserver.api.responses_answer import Answer, Ending, Head
-from llamaserver.api.responses_input import packed
+from llamaserver.api.responses_answer import Ending, Head, ResponseWriter
+from llamaserver.api.responses_input import encrypted_content
 from llamaserver.api.responses_items import Form
 from llamaserver.api.responses_request import read_request
 from llamaserver.api.text_tokens import TextTokens
@@ -40,8 +40,8 @@ EVERYTHING = [
 ]
 
 
-def answer(form: Form | None = None) -> Answer:
-    return Answer(Head("tiny", read_request(Fields({"input": "Hello"}), NOTHING).echo, form or Form()))
+def answer(form: Form | None = None) -> ResponseWriter:
+    return ResponseWriter(Head("tiny", read_request(Fields({"input": "Hello"}), NOTHING).echo, form or Form()))
 
 
 def events(data: bytes) -> list[dict[str, Any]]:
@@ -106,7 +106,7 @@ def test_the_events_of_a_text_and_their_order() -> None:
 
 
 def test_the_call_of_a_custom_tool() -> None:
-    form = Form(custom={"mcp__shout"}, spaces={"mcp__shout": ("mcp", "shout")})
+    form = Form(custom={"mcp__shout"}, namespaces={"mcp__shout": ("mcp", "shout")})
     text = 'say "hi"\n\U0001f600 ok\\'
     parts = ['{"in', 'put": "say \\"hi', '\\"\\', "n\\ud83d", "\\ude", '00 ok\\\\"', "}"]
     written = [Call("mcp__shout", "call_1"), *map(Arguments, parts), End()]
@@ -184,7 +184,7 @@ def test_the_tokens_of_a_text_that_is_not_there_literally() -> None:
 @pytest.mark.parametrize("summary", [False, True])
 @pytest.mark.parametrize("ending", [WHOLE, CUT])
 def test_a_stream_ends_with_the_whole_answer(summary: bool, ending: Ending) -> None:
-    form = Form(summary=summary, packs=True, spaces={"mcp__docs__search": ("mcp__docs__", "search")})
+    form = Form(summary=summary, encrypted=True, namespaces={"mcp__docs__search": ("mcp__docs__", "search")})
     told = streamed(EVERYTHING, ending, form)
     last = told[-1]["response"]
     expected = whole(EVERYTHING, ending, form)
@@ -198,7 +198,7 @@ def test_a_stream_ends_with_the_whole_answer(summary: bool, ending: Ending) -> N
 
 
 def test_items_of_every_kind() -> None:
-    form = Form(spaces={"mcp__docs__search": ("mcp__docs__", "search")})
+    form = Form(namespaces={"mcp__docs__search": ("mcp__docs__", "search")})
     assert plain(whole(EVERYTHING, form=form)["output"]) == [
         {
             "type": "reasoning",
@@ -249,7 +249,7 @@ def test_every_event_of_an_item_names_it() -> None:
 
 
 def test_thoughts_are_a_summary_where_one_was_asked_for() -> None:
-    told = streamed([Reasoning("Hm."), Content("Yes")], form=Form(summary=True, packs=True))
+    told = streamed([Reasoning("Hm."), Content("Yes")], form=Form(summary=True, encrypted=True))
     assert kinds(told)[2:7] == [
         "output_item.added",
         "reasoning_summary_part.added",
@@ -259,12 +259,12 @@ def test_thoughts_are_a_summary_where_one_was_asked_for() -> None:
     ]
     item = told[7]["item"]
     assert item["summary"] == [{"type": "summary_text", "text": "Hm."}]
-    assert item["encrypted_content"] == packed("Hm.")
+    assert item["encrypted_content"] == encrypted_content("Hm.")
     assert "content" not in item
 
 
 def test_thoughts_come_back_as_they_were() -> None:
-    for form in (Form(), Form(summary=True), Form(packs=True)):
+    for form in (Form(), Form(summary=True), Form(encrypted=True)):
         [thought, *_] = whole([Reasoning("Hm.\nSo."), Content("Yes")], form=form)["output"]
         [message] = read_request(Fields({"input": [thought]}), NOTHING).chat.get("messages")[1]
         assert message["reasoning_content"] == "Hm.\nSo."

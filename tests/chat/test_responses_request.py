@@ -6,7 +6,7 @@ import orjson
 import pytest
 from llamaserver.api.fields import Fields
 from llamaserver.api.kept_responses import Earlier, KeptResponses
-from llamaserver.api.responses_input import packed
+from llamaserver.api.responses_input import encrypted_content
 from llamaserver.api.responses_request import Asked, read_request
 from llamaserver.errors import InvalidRequest
 
@@ -103,8 +103,8 @@ def test_text_after_a_call_stays_before_its_result() -> None:
     "item",
     [
         {"content": [{"type": "reasoning_text", "text": "Hm."}], "summary": [{"type": "summary_text", "text": "no"}]},
-        {"summary": [{"type": "summary_text", "text": "Hm."}], "encrypted_content": packed("no")},
-        {"summary": [], "encrypted_content": packed("Hm.")},
+        {"summary": [{"type": "summary_text", "text": "Hm."}], "encrypted_content": encrypted_content("no")},
+        {"summary": [], "encrypted_content": encrypted_content("Hm.")},
     ],
 )
 def test_a_thought_is_read_from_its_text_its_summary_or_its_packed_form(item: dict[str, Any]) -> None:
@@ -112,7 +112,7 @@ def test_a_thought_is_read_from_its_text_its_summary_or_its_packed_form(item: di
     assert message == {"role": "assistant", "content": [], "reasoning_content": "Hm."}
 
 
-@pytest.mark.parametrize("sealed", ["gAAAAABn", packed("x")[:-2] + "!", "llamaserver1:/w==", None])
+@pytest.mark.parametrize("sealed", ["gAAAAABn", encrypted_content("x")[:-2] + "!", "llamaserver1:/w==", None])
 def test_a_thought_of_another_server_is_left_out(sealed: Any) -> None:
     assert messages({"type": "reasoning", "summary": [], "encrypted_content": sealed}) == []
 
@@ -173,7 +173,7 @@ def test_functions_of_namespaces_are_offered_and_other_tools_left_out() -> None:
     functions = [tool["function"] for tool in asked.chat.get("tools")[1]]
     assert functions[0] == {"name": "shell", "description": "Run", "parameters": PATH, "strict": False}
     assert [function["name"] for function in functions] == ["shell", "mcp__docs__search"]
-    assert asked.form.spaces == {"mcp__docs__search": ("mcp__docs__", "search")}
+    assert asked.form.namespaces == {"mcp__docs__search": ("mcp__docs__", "search")}
     assert asked.names.of("tools[0].function.parameters") == "tools[2].parameters"
     assert asked.names.of("tools[1].function.name") == "tools[3].tools[0].name"
     assert asked.chat.get("parallel_tool_calls")[1] is False

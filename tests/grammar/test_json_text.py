@@ -66,6 +66,7 @@ def test_the_grammar_of_patches(text: str, fits: bool) -> None:
         ('start: /a\\/b/ ""', "a/b", "a"),
         (r"start: /\d+(\.\d+)?/ /[^\d\s]/", "1.5x", "1.5 "),
         ("start: /é./", "é😀", "é\n"),
+        (r"start: /[\u9000-\u9010]/", "\u9005", "\u9011"),
     ],
 )
 def test_texts(definition: str, good: str, bad: str) -> None:

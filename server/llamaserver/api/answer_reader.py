@@ -88,7 +88,7 @@ class AnswerReader:
         message = Message()
         texts: dict[type[Event], list[str]] = {Content: [], Reasoning: []}
         arguments: list[list[str]] = []
-        for event in self.feed(Delta(answer.content)) + self.feed(replace(answer.finish, content="")):
+        for event in self.whole(answer):
             match event:
                 case Content(text) | Reasoning(text):
                     texts[type(event)].append(text)
@@ -100,8 +100,13 @@ class AnswerReader:
         message.content, message.reasoning = "".join(texts[Content]), "".join(texts[Reasoning])
         for call, parts in zip(message.calls, arguments, strict=True):
             call.arguments = "".join(parts)
-        self.finish = answer.finish
         return message
+
+    def whole(self, answer: Answer) -> list[Event]:
+        """All of an answer that has come in one piece."""
+        found = self.feed(Delta(answer.content)) + self.feed(replace(answer.finish, content=""))
+        self.finish = answer.finish
+        return found
 
     def _seen(self, event: Event) -> Event:
         """Keep account of calls, and give each an id."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from aiohttp import web
 
@@ -10,7 +10,7 @@ from ..errors import InvalidRequest, NotSupported, ServerError
 from ..interfaces.output import Delta, Event, Finish
 from .answer import join, size_of
 from .answer_reader import AnswerReader
-from .anthropic_answer import PING, Ending, Head, Stream, event, whole
+from .anthropic_answer import PING, Ending, Head, MessageWriter, event, whole
 from .anthropic_request import read_request
 from .body import dumps, encoded_response, long_response, read_fields
 from .chat import count_tokens
@@ -89,7 +89,7 @@ def _client_errors(names: FieldNames) -> Iterator[None]:
 
 
 async def _run(request: web.Request, asked: _Request) -> web.StreamResponse:
-    reader, writer = asked.call.reader(0), Stream(asked.head)
+    reader, writer = asked.call.reader(0), MessageWriter(asked.head)
 
     def encode(_: int, found: Event) -> bytes:
         assert isinstance(found, Delta | Finish)
@@ -108,8 +108,7 @@ async def _run(request: web.Request, asked: _Request) -> web.StreamResponse:
     answer = join(events)
 
     def encoded() -> bytes:
-        found = reader.feed(Delta(answer.content)) + reader.feed(replace(answer.finish, content=""))
-        return whole(asked.head, found, asked.ending(reader))
+        return whole(asked.head, reader.whole(answer), asked.ending(reader))
 
     return await long_response(request, encoded, reader.cost(size_of([answer])))
 

@@ -58,7 +58,7 @@ def usage(evaluated: int, cached: int, generated: int) -> dict[str, int]:
     }
 
 
-class Stream:
+class MessageWriter:
     """Encodes one answer as events. A block ends before the next one begins."""
 
     def __init__(self, head: Head) -> None:

@@ -1,7 +1,7 @@
 """OpenAI's Responses API, which Codex and the SDKs for agents speak. It is another form of chats."""
 
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from aiohttp import web
 
@@ -16,7 +16,7 @@ from .field_names import FieldNames
 from .fields import DIALECT_DEFAULTS, Fields
 from .jobs import model_name, submit
 from .kept_responses import Earlier, Kept
-from .responses_answer import Answer, Ending, Head
+from .responses_answer import Ending, Head, ResponseWriter
 from .responses_request import read_request
 from .sse import EventStream, gather, respond
 from .submission import check_room
@@ -40,16 +40,16 @@ async def responses(request: web.Request) -> web.StreamResponse:
     check_room(request)
     context, earlier = request.app[CONTEXT], _earlier(request)
     asked = await read_fields(request, lambda fields: _read(context, fields, earlier), DIALECT_DEFAULTS)
-    answer = Answer(asked.head)
+    writer = ResponseWriter(asked.head)
     try:
-        return await _run(request, asked, answer)
+        return await _run(request, asked, writer)
     except ContextExceeded as error:
         renamed = asked.names.renamed(error)
         if not asked.stream:
             raise renamed from error
         # Codex makes room in its conversation if a stream says this. A plain 400 ends its turn.
         out = EventStream(request)
-        await out.write(answer.fail(renamed))
+        await out.write(writer.fail(renamed))
         return await out.finish()
     except InvalidRequest as error:
         raise asked.names.renamed(error) from error
@@ -101,7 +101,7 @@ def _read(context: Context, fields: Fields, earlier: Earlier) -> _Request:
     return _Request(call, asked.names, head, stream, asked.previous, asked.kept)
 
 
-async def _run(request: web.Request, asked: _Request, answer: Answer) -> web.StreamResponse:
+async def _run(request: web.Request, asked: _Request, writer: ResponseWriter) -> web.StreamResponse:
     call = asked.call
     if isinstance(call, ContextExceeded):
         raise call
@@ -112,34 +112,33 @@ async def _run(request: web.Request, asked: _Request, answer: Answer) -> web.Str
 
     def encode(_: int, event: Event) -> bytes:
         assert isinstance(event, Delta | Finish)
-        sent = answer.add(reader.feed(event), event.probs)
+        sent = writer.add(reader.feed(event), event.probs)
         if isinstance(event, Finish):
-            sent += answer.end(ending())
-            _keep(request, asked, answer)
+            sent += writer.end(ending())
+            _keep(request, asked, writer)
         return sent
 
     with ExitStack() as stack:
         streams = submit(request, call.jobs, stack)
         request[HOLD].add(len(asked.head.echo) + len(asked.kept))
         if asked.stream:
-            return await respond(request, streams, encode, fail=answer.fail, ping=answer.ping, held=lambda: reader.held)
+            return await respond(request, streams, encode, fail=writer.fail, ping=writer.ping, held=lambda: reader.held)
         [events] = await gather(streams)
-    whole = join(events)
+    answer = join(events)
 
     def encoded() -> bytes:
-        written = reader.feed(Delta(whole.content)) + reader.feed(replace(whole.finish, content=""))
-        data = answer.whole(written, ending(), whole.probs)
-        _keep(request, asked, answer)
+        data = writer.whole(reader.whole(answer), ending(), answer.probs)
+        _keep(request, asked, writer)
         return data
 
-    return await long_response(request, encoded, reader.cost(size_of([whole])) + len(asked.head.echo))
+    return await long_response(request, encoded, reader.cost(size_of([answer])) + len(asked.head.echo))
 
 
-def _keep(request: web.Request, asked: _Request, answer: Answer) -> None:
+def _keep(request: web.Request, asked: _Request, writer: ResponseWriter) -> None:
     """Keep a response, if its client wants that."""
     if asked.kept:
-        ids = tuple(item["id"] for item in answer.items)
-        kept = Kept(asked.previous, asked.kept, answer.output, ids, answer.rest)
+        ids = tuple(item["id"] for item in writer.items)
+        kept = Kept(asked.previous, asked.kept, writer.output, ids, writer.rest)
         request.app[CONTEXT].responses.keep(key_of(request).identity, asked.head.id, kept)
 
 

@@ -14,7 +14,7 @@ from ..toolformat.events import Event
 from .answer import timings_json
 from .body import dumps
 from .kept_responses import with_output
-from .responses_items import Form, Item, Items, Told
+from .responses_items import Form, Item, Items, StreamEvent
 
 _NEEDED: dict[str, Any] = {"parallel_tool_calls": True, "tool_choice": "auto", "tools": []}
 
@@ -39,8 +39,8 @@ class Ending:
     reasoning_tokens: int
 
 
-class Answer:
-    """One response. It takes what the model writes, and encodes it."""
+class ResponseWriter:
+    """Writes one response. It takes what the model writes, and encodes it."""
 
     def __init__(self, head: Head) -> None:
         self.head = head
@@ -135,7 +135,7 @@ class Answer:
         }
         return dumps(value | members)[:-1] + b"," + head.echo[1:]
 
-    def _sent(self, *events: Told) -> bytes:
+    def _sent(self, *events: StreamEvent) -> bytes:
         """Events as the stream has them."""
         sent = []
         for kind, members in events:

@@ -12,7 +12,7 @@ MAX_ITEMS = 16_384
 _ROLES = ("user", "system", "developer", "assistant")
 _TEXTS = ("input_text", "output_text", "text")
 _NO_ARGUMENTS = frozenset({"type", "id", "call_id", "status", "name", "namespace", "caller", "execution"})
-_PACKED = "llamaserver1:"  # what the `encrypted_content` of this server begins with
+_PREFIX = "llamaserver1:"  # what the `encrypted_content` of this server begins with
 
 
 class Input:
@@ -125,9 +125,9 @@ def offered_name(space: Any, name: str) -> str:
     return f"{space.rstrip('_')}__{name}" if isinstance(space, str) and space else name
 
 
-def packed(thought: str) -> str:
+def encrypted_content(thought: str) -> str:
     """A thought as `encrypted_content`. It is no secret, but clients pass it on as it is."""
-    return _PACKED + base64.b64encode(thought.encode()).decode()
+    return _PREFIX + base64.b64encode(thought.encode()).decode()
 
 
 def _thought(item: dict[str, Any]) -> str:
@@ -136,10 +136,10 @@ def _thought(item: dict[str, Any]) -> str:
         if text := "\n".join(_thought_texts(item.get(part))):
             return text
     sealed = item.get("encrypted_content")
-    if not isinstance(sealed, str) or not sealed.startswith(_PACKED):
+    if not isinstance(sealed, str) or not sealed.startswith(_PREFIX):
         return ""
     try:
-        return base64.b64decode(sealed.removeprefix(_PACKED), validate=True).decode()
+        return base64.b64decode(sealed.removeprefix(_PREFIX), validate=True).decode()
     except (binascii.Error, UnicodeDecodeError, ValueError):
         return ""
 

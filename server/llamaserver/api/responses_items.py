@@ -11,22 +11,22 @@ from ..interfaces.output import TokenProbs
 from ..toolformat.events import Arguments, Call, Content, End, Event, Reasoning
 from .openai_logprobs import ChatLogprobs
 from .responses_custom import CustomInput
-from .responses_input import packed
+from .responses_input import encrypted_content
 from .text_tokens import TextTokens
 
 Item = dict[str, Any]
-Told = tuple[str, dict[str, Any]]  # the type of an event, and its members
+StreamEvent = tuple[str, dict[str, Any]]  # the type of an event, and its members
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How a client wants its output. `spaces` has namespace and name of functions that have a namespace."""
+    """How a client wants its output. `namespaces` has namespace and name of functions that have a namespace."""
 
     summary: bool = False  # thoughts as a summary, which is what most clients show
-    packs: bool = False  # thoughts as `encrypted_content` too
+    encrypted: bool = False  # thoughts as `encrypted_content` too
     logprobs: int | None = None  # alternatives for each token of a message, None without logprobs
     custom: Collection[str] = ()  # the names of functions that are custom tools
-    spaces: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    namespaces: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
 class Items:
@@ -46,7 +46,7 @@ class Items:
         if self._form.logprobs is not None:
             self._tokens.put(tokens)
 
-    def add(self, event: Event) -> Iterator[Told]:
+    def add(self, event: Event) -> Iterator[StreamEvent]:
         """Take one event. Returns the events for the client."""
         logprobs = self._logprobs_of(event)
         match event:
@@ -59,7 +59,7 @@ class Items:
                 yield from self._more(text, "output_text", logprobs=logprobs)
             case Call(name, call_id):
                 yield from self._close("completed")
-                space, name = self._form.spaces.get(name, ("", name))
+                space, name = self._form.namespaces.get(name, ("", name))
                 call = {"call_id": call_id, "name": name} | ({"namespace": space} if space else {})
                 if event.name in self._form.custom:
                     self._input = CustomInput()
@@ -73,7 +73,7 @@ class Items:
             case End():
                 yield from self._close("completed")
 
-    def finish(self, *, cut: bool) -> Iterator[Told]:
+    def finish(self, *, cut: bool) -> Iterator[StreamEvent]:
         """The answer has ended, or was cut. A whole answer has at least a message or a call."""
         yield from self._close("incomplete" if cut else "completed")
         if not cut and all(item["type"] == "reasoning" for item in self.items):
@@ -87,7 +87,7 @@ class Items:
         tokens = self._tokens.of(event.name if isinstance(event, Call) else event.text)
         return [orjson.Fragment(orjson.dumps(one)) for one in ChatLogprobs(self._form.logprobs).of(tokens)]
 
-    def _enter(self, kind: str) -> Iterator[Told]:
+    def _enter(self, kind: str) -> Iterator[StreamEvent]:
         """Have an item of this kind open."""
         if self._open is not None and self._open["type"] == kind:
             return
@@ -102,18 +102,18 @@ class Items:
             yield from self._begin({"type": kind, "summary": [], "content": []}, "rs")
             yield self._told("content_part.added", part=_thought(""))
 
-    def _begin(self, item: Item, prefix: str) -> Iterator[Told]:
+    def _begin(self, item: Item, prefix: str) -> Iterator[StreamEvent]:
         self._open = {"id": f"{prefix}_{uuid.uuid4().hex}", "status": "in_progress"} | item
         self._parts, self._logprobs = [], []
         self.items.append(self._open)
         yield "response.output_item.added", {"output_index": len(self.items) - 1, "item": dict(self._open)}
 
-    def _more(self, text: str, kind: str, **members: Any) -> Iterator[Told]:
+    def _more(self, text: str, kind: str, **members: Any) -> Iterator[StreamEvent]:
         if text:
             self._parts.append(text)
             yield self._told(f"{kind}.delta", delta=text, **members)
 
-    def _close(self, status: str) -> Iterator[Told]:
+    def _close(self, status: str) -> Iterator[StreamEvent]:
         if self._open is None:
             return
         if self._open["type"] == "custom_tool_call":
@@ -136,9 +136,9 @@ class Items:
         yield "response.output_item.done", {"output_index": len(self.items) - 1, "item": item}
         self._open = None
 
-    def _end_thought(self, item: Item, text: str) -> Iterator[Told]:
-        if self._form.packs:
-            item["encrypted_content"] = packed(text)
+    def _end_thought(self, item: Item, text: str) -> Iterator[StreamEvent]:
+        if self._form.encrypted:
+            item["encrypted_content"] = encrypted_content(text)
         if self._form.summary:
             item["summary"] = [_summary(text)]
             yield self._told("reasoning_summary_text.done", text=text)
@@ -148,7 +148,7 @@ class Items:
             yield self._told("reasoning_text.done", text=text)
             yield self._told("content_part.done", part=_thought(text))
 
-    def _told(self, kind: str, **members: Any) -> Told:
+    def _told(self, kind: str, **members: Any) -> StreamEvent:
         """An event of the open item."""
         assert self._open is not None
         place = {"item_id": self._open["id"], "output_index": len(self.items) - 1}

@@ -106,14 +106,14 @@ def read_request(fields: Fields, earlier: Earlier) -> Asked:
         "max_tokens": fields.get("max_output_tokens", "max_tokens")[1],
     }
     summary = reasoning.string("reasoning.summary", "reasoning.generate_summary", default="none") != "none"
-    packs = "reasoning.encrypted_content" in included
+    encrypted = "reasoning.encrypted_content" in included
     names = _NAMES | conversation.names | tools.names
     if "schema" in (values["response_format"] or {}).get("json_schema", {}):
         names["response_format"] = "text.format.schema"
     return Asked(
         fields.translated(values, without=_OWN),
         FieldNames(names),
-        Form(summary=summary, packs=packs, logprobs=logprobs, spaces=tools.spaces, custom=tools.custom),
+        Form(summary=summary, encrypted=encrypted, logprobs=logprobs, namespaces=tools.namespaces, custom=tools.custom),
         dumps(_echo(fields) | {"store": stores}),
         previous,
         dumps(items) if stores else b"",
@@ -156,7 +156,7 @@ class _Tools:
     def __init__(self, fields: Fields) -> None:
         self.functions: list[dict[str, Any]] = []
         self.names: dict[str, str] = {}
-        self.spaces: dict[str, tuple[str, str]] = {}
+        self.namespaces: dict[str, tuple[str, str]] = {}
         self.custom: set[str] = set()
         self.arguments: dict[str, str] = {}
         for where, space, tool in _functions(fields.array("tools")):
@@ -172,7 +172,7 @@ class _Tools:
             function = {key: value for key, value in called.items() if key in _FUNCTION and value is not None}
             if space:
                 function["name"] = offered
-                self.spaces[offered] = (space, name)
+                self.namespaces[offered] = (space, name)
             self.names[f"tools[{len(self.functions)}].function"] = where
             self.functions.append({"type": "function", "function": function})
         _, choice = fields.get("tool_choice")

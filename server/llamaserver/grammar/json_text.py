@@ -32,7 +32,9 @@ _COMMON = {  # of Lark's library
     "CNAME": "[A-Za-z_][A-Za-z0-9_]*",
 }
 _ESCAPED = '"\\\b\f\n\r\t'  # what JSON writes with a backslash and a letter. Other control characters are no text
-_OTHERS = "".join(map(chr, [*range(0x20, 0x22), *range(0x23, 0x5C), *range(0x5D, 0x2000), 0x4E2D, 0x1F600]))
+_OTHERS = "".join(
+    chr(one) for one in (*range(0x20, 0xD800), *range(0xE000, 0x10000), 0x1F600) if chr(one) not in _ESCAPED
+)
 _SPACES = " \\u00a0\\u1680\\u2000-\\u200a\\u202f\\u205f\\u3000"  # of Unicode's category Zs
 _NOT_ESCAPED = r'[^"\\\x{0}-\x{1f}]'
 
