@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.bench import tiny_model
-from tests.fuzz.run import Outcome, fuzz, table
+from tests.fuzz.run import Outcome, fuzz, lag, table
 from tests.support.models import Models
 from tests.support.paths import model_path
 
@@ -45,7 +45,7 @@ def exceeded(outcome: Outcome) -> list[str]:
     checks = {
         "answers": not outcome.wrong,
         "memory": outcome.grown <= _GROWTH,
-        "lag": outcome.lag(0.999) <= _LAG,
+        "lag": lag(outcome.lags, 0.999) <= _LAG,
         "/livez": max(outcome.probes, default=0.0) <= _PROBE,
     }
     return [name for name, good in checks.items() if not good]

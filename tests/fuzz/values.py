@@ -60,7 +60,7 @@ def _value(rng: Random, item: Parameter, answers: int) -> Any:
     """An extreme value of a field: within its bounds, at them, or beyond."""
     if item.budget is not None:
         fair = item.budget.most // answers - 1  # an array counts as one value too
-        return _VALUES[item.attribute](rng, rng.choice((fair, fair, fair, fair // 2, fair // 2, fair // 9, 2 * fair)))
+        return _VALUES[item.attribute](rng, rng.choice((*[fair] * 8, *[fair // 2] * 6, fair // 9, 2 * fair)))
     if item.kind is bool:
         return rng.random() < 0.5
     low = -1 if item.low is None else item.low
