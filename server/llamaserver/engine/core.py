@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 from ..errors import EngineFailure, ServerError, Unavailable, as_server_error
-from ..interfaces.backend import Backend, Status
+from ..interfaces.backend import AnswerCompleteError, Backend, Status
 from ..interfaces.output import Delta, Embedded, Event, Failed, Finish, Progress
 from ..kvstore.messages import WORTH_RESTORING
 from ..kvstore.store import KVStore
@@ -186,7 +186,11 @@ class Core:
             return
         task, answer = request.task, request.answer
         assert task.sampler is not None
-        token, probs = task.sampler.sample(self.backend.logits(row))
+        try:
+            token, probs = task.sampler.sample(self.backend.logits(row))
+        except AnswerCompleteError:
+            self._finish(request, "", "eos", self._clock())
+            return
         now = self._clock()
         self._time_token(request, now)
         answer.n_decoded += 1

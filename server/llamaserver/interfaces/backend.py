@@ -135,6 +135,10 @@ class Batch:
         return len(self.tokens)
 
 
+class AnswerCompleteError(Exception):
+    """The answer has all that its grammar demands, and no token can follow, not even one that ends it."""
+
+
 class Sampler(Protocol):
     """The sampling state of one request. Another thread makes it. Then only the engine thread uses it.
 
@@ -157,7 +161,8 @@ class Sampler(Protocol):
     def sample(self, logits: FloatArray) -> tuple[int, TokenProbs | None]:
         """Choose the next token from a row of n_vocab logits, and add it to the sampling state.
 
-        The call may overwrite `logits`. Raises EngineFailure when no token is allowed.
+        The call may overwrite `logits`. Raises AnswerCompleteError when the answer ends without a token, and
+        EngineFailure when no token is allowed.
         """
 
     def score(self, logits: FloatArray, token: int) -> TokenProbs:
@@ -196,9 +201,14 @@ class MediaTokenizer(Protocol):
     """Turns text with images into a prompt. Thread-safe."""
 
     def build(
-        self, parts: Sequence[str | bytes], *, add_special: bool, decoded: dict[bytes, Any] | None = None
+        self,
+        parts: Sequence[str | bytes],
+        *,
+        add_special: bool,
+        decoded: dict[bytes, Any] | None = None,
+        cancelled: Callable[[], bool] = never,
     ) -> Prompt:
-        """Tokenize text parts (str) and encoded images (bytes), in order.
+        """Tokenize text parts (str) and encoded images (bytes), in order. Raises CancelledError as Vocab does.
 
         `decoded` keeps the images of one request for its next prompts. Equal images are decoded once. Raises
         InvalidRequest for bytes that are no image the projector understands, or that have too many pixels.

@@ -148,3 +148,9 @@ def hosts(text: str) -> list[str]:
             if not _HOST.fullmatch(part):
                 raise ConfigError(f"{part!r} is not a host, a host with a port, or a network") from None
     return words(text)
+
+
+def any_or_words(text: str) -> tuple[str, ...]:
+    """The parts between commas, none if one of them is *."""
+    found = tuple(part.strip() for part in words(text))
+    return () if "*" in found else found

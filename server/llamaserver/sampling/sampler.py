@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import EngineFailure
 from ..grammar.matcher import DeadEndError, Matcher
-from ..interfaces.backend import FloatArray, Vocab
+from ..interfaces.backend import AnswerCompleteError, FloatArray, Vocab
 from ..interfaces.output import TokenProb, TokenProbs
 from ..interfaces.params import SamplingParams
 from .build import check_finite
@@ -96,7 +96,7 @@ class ChainSampler:
             self._dry.extend(prompt)
 
     def sample(self, logits: FloatArray) -> tuple[int, TokenProbs | None]:
-        """Choose a token and add it to the state. Raises EngineFailure when none is allowed."""
+        """Choose a token and add it to the state. Raises AnswerCompleteError, or EngineFailure when none is allowed."""
         if not self._begun:
             self._begin()
         n_probs = self._params.n_probs
@@ -187,6 +187,8 @@ class ChainSampler:
             return Candidates(likely, logits[likely].astype(np.float64), True)
         ids = matcher.allowed()
         ids = ids[logits[ids] > -math.inf]
+        if ids.shape[0] == 0 and matcher.complete:
+            raise AnswerCompleteError
         if ids.shape[0] == 0:
             raise DeadEndError("the grammar allows no token here", field=matcher.field)
         return Candidates(ids, logits[ids], False)
