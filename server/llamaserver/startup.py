@@ -51,7 +51,7 @@ class Startup:
         if config.model_url or config.hf_repo:
             self._crash_log.phase("download")
             self._model = await self._download()
-        if config.device or config.override_tensor:
+        if config.device or config.override_tensor or config.tensor_split:
             await asyncio.to_thread(self._check_placement)
         self.engine.start()
         await self._loaded()
@@ -82,7 +82,7 @@ class Startup:
     def _check_placement(self) -> None:
         from .llama import placement
 
-        placement.check(self._config.device, self._config.override_tensor)
+        placement.check(load_options(self._config, self._model))
 
     async def _loaded(self) -> None:
         """Wait for the model. Downloads look up later whether files of the cache could be loaded, so it is recorded."""

@@ -210,6 +210,7 @@ LINES = (
         "--models-dir models --models-preset models.ini --models-max 1 --models-autoload --host 0.0.0.0 --metrics",
         stops="--models-preset is not supported: one process serves one model. Start one for each model",
     ),
+    Line("job of an editor", "--fim-qwen-7b-default", stops="-c 0 -b 1024 -ub 1024 --port 8012"),
     Line(
         "script with a projector", "-hf org/vl --mmproj-url https://host/m.gguf", stops="--mmproj-url is not supported"
     ),

@@ -79,6 +79,8 @@ def test_metadata_is_replaced(models, plain):
     [
         (("-dev", "CUDA7"), "--device CUDA7: there is no such device. Devices of this machine: "),
         (("-ot", "exps=CUDA7"), "--override-tensor exps=CUDA7: buffer types of this machine are CPU"),
+        (("-ot", "(=CPU"), "--override-tensor (: no regular expression: missing ), unterminated subpattern"),
+        (("-ts", ",".join("1" * 99)), "--tensor-split: the library takes at most 16 shares, not 99"),
     ],
     ids=str,
 )
@@ -90,12 +92,6 @@ def test_what_is_not_on_this_machine_is_a_wrong_option(models, args, reason, tmp
     told = json.loads(ended.read_text())
     assert told["reason"] == "BadArguments"
     assert reason in told["message"]
-
-
-def test_a_pattern_that_is_no_regular_expression_is_told(models):
-    with started(models.llama(), "-ot", "(=CPU", wait=False) as server:
-        assert server.process.wait(60) == 1
-        assert "regular expression" in server.log
 
 
 @pytest.mark.parametrize("offload", [True, False])

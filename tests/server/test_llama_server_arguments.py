@@ -107,3 +107,13 @@ def test_names_and_values_as_llama_server_reads_them():
     assert dict(config.request_defaults) == {"top_n_sigma": -1.0}
     with pytest.raises(ConfigError, match="--model"):
         options.parse(["--model", "--ctx-size", "64"], {})
+
+
+@pytest.mark.parametrize(
+    "argument", [each for each in ARGUMENTS if "-hf ggml-org" in each.text], ids=lambda each: each.flags[0]
+)
+def test_what_stands_for_a_model_names_options_that_are_read(argument):
+    words = re.search(r"(-hf .* --port \d+)", argument.text)[1].split()
+    config = options.parse(words, {})
+    assert config.hf_repo.startswith("ggml-org/")
+    assert config.port in range(8011, 8015)

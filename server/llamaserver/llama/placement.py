@@ -1,6 +1,7 @@
 """Where the library puts the parts of a model, and what it reads instead of the metadata in the file."""
 
 import ctypes
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,9 +36,8 @@ def model_parameters(options: LoadOptions) -> tuple[Any, list[Any]]:
     params.load_mode = lib.LLAMA_LOAD_MODE_DIRECT_IO if options.direct_io else _LOAD_MODE[options.mmap, options.mlock]
     kept: list[Any] = []
     if options.tensor_split:
-        splits = (ctypes.c_float * max(lib.llama_max_devices(), 1))(*options.tensor_split)
-        params.tensor_split = splits
-        kept.append(splits)
+        kept.append(_shares(options.tensor_split))
+        params.tensor_split = kept[-1]
     if options.device:
         kept.append(_devices(options.device))
         params.devices = ctypes.cast(kept[-1], ctypes.c_void_p)
@@ -50,11 +50,18 @@ def model_parameters(options: LoadOptions) -> tuple[Any, list[Any]]:
     return params, kept
 
 
-def check(names: Sequence[str], overrides: Sequence[tuple[str, str]]) -> None:
-    """Raise ConfigError for a device or buffer type that the library does not know. Loads the backends."""
+def check(options: LoadOptions) -> None:
+    """Raise ConfigError for what the library of this machine cannot do. Loads the backends."""
     devices.initialise()
-    _devices(names)
-    _buffers(overrides)
+    model_parameters(options)
+
+
+def _shares(split: Sequence[float]) -> Any:
+    """One number for each device that the library could have."""
+    most = max(lib.llama_max_devices(), 1)
+    if len(split) > most:
+        raise ConfigError(f"--tensor-split: the library takes at most {most} shares, not {len(split)}")
+    return (ctypes.c_float * most)(*split)
 
 
 def _devices(names: Sequence[str]) -> Any:
@@ -74,6 +81,10 @@ def _buffers(overrides: Sequence[tuple[str, str]]) -> Any:
         if name not in known:
             has = ", ".join(known)
             raise ConfigError(f"--override-tensor {pattern}={name}: buffer types of this machine are {has}")
+        try:
+            re.compile(pattern)  # the library would blame the model file
+        except re.error as error:
+            raise ConfigError(f"--override-tensor {pattern}: no regular expression: {error}") from None
     pairs = [_BufferOverride(pattern.encode(), known[name]) for pattern, name in overrides]
     return (_BufferOverride * (len(pairs) + 1))(*pairs)
 

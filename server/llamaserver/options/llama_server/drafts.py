@@ -9,9 +9,15 @@ def _with_value(env: str, *flags: str) -> Argument:
     return ignored(*flags, values=1, env=env and f"LLAMA_ARG_{env}", text=_DRAFTS)
 
 
-def _preset(flag: str, repo: str, *, drafts: bool = False) -> Argument:
-    about = f"give the model with -hf {repo}, and the port that llama-server would use with --port"
-    return refused(flag, text=about + (". There are no drafts" if drafts else ""))
+def _preset(flag: str, *options: str, more: str = "") -> Argument:
+    return refused(flag, text=f"give the options that it stands for: {' '.join(options)}{more}")
+
+
+_WITHOUT_DRAFTS = ". There are no drafts"
+_WITH_PROJECTOR = ", and download its projector for --mmproj"
+_FIM = "-c 0 -b 1024 -ub 1024 --port 8012"
+_OSS = "-c 262144 -np 2 -b 32768 -ub 2048 --temp 1.0 --top-p 1.0 --top-k 0 --min-p 0.01 --port 8013"
+_EMBEDDINGS = "--embeddings -c 65536 -np 32 -b 2048 -ub 2048 --port 8011"
 
 
 DRAFTS: tuple[Argument, ...] = (
@@ -66,15 +72,17 @@ DRAFTS: tuple[Argument, ...] = (
     _with_value("CTX_SIZE_DRAFT", "-cd", "--ctx-size-draft"),
     _with_value("", "--spec-ngram-size-n", "--spec-ngram-size-m", "--spec-ngram-min-hits"),
     ignored("--spec-default", text=_DRAFTS),
-    _preset("--embd-gemma-default", "ggml-org/embeddinggemma-300M-qat-q4_0-GGUF"),
-    _preset("--fim-qwen-1.5b-default", "ggml-org/Qwen2.5-Coder-1.5B-Q8_0-GGUF"),
-    _preset("--fim-qwen-3b-default", "ggml-org/Qwen2.5-Coder-3B-Q8_0-GGUF"),
-    _preset("--fim-qwen-7b-default", "ggml-org/Qwen2.5-Coder-7B-Q8_0-GGUF"),
-    _preset("--fim-qwen-7b-spec", "ggml-org/Qwen2.5-Coder-7B-Q8_0-GGUF", drafts=True),
-    _preset("--fim-qwen-14b-spec", "ggml-org/Qwen2.5-Coder-14B-Q8_0-GGUF", drafts=True),
-    _preset("--fim-qwen-30b-default", "ggml-org/Qwen3-Coder-30B-A3B-Instruct-Q8_0-GGUF"),
-    _preset("--gpt-oss-20b-default", "ggml-org/gpt-oss-20b-GGUF"),
-    _preset("--gpt-oss-120b-default", "ggml-org/gpt-oss-120b-GGUF"),
-    _preset("--vision-gemma-4b-default", "ggml-org/gemma-3-4b-it-qat-GGUF"),
-    _preset("--vision-gemma-12b-default", "ggml-org/gemma-3-12b-it-qat-GGUF"),
+    _preset("--embd-gemma-default", "-hf ggml-org/embeddinggemma-300M-qat-q4_0-GGUF", _EMBEDDINGS),
+    _preset("--fim-qwen-1.5b-default", "-hf ggml-org/Qwen2.5-Coder-1.5B-Q8_0-GGUF", _FIM),
+    _preset("--fim-qwen-3b-default", "-hf ggml-org/Qwen2.5-Coder-3B-Q8_0-GGUF", _FIM),
+    _preset("--fim-qwen-7b-default", "-hf ggml-org/Qwen2.5-Coder-7B-Q8_0-GGUF", _FIM),
+    _preset("--fim-qwen-7b-spec", "-hf ggml-org/Qwen2.5-Coder-7B-Q8_0-GGUF", _FIM, more=_WITHOUT_DRAFTS),
+    _preset("--fim-qwen-14b-spec", "-hf ggml-org/Qwen2.5-Coder-14B-Q8_0-GGUF", _FIM, more=_WITHOUT_DRAFTS),
+    _preset("--fim-qwen-30b-default", "-hf ggml-org/Qwen3-Coder-30B-A3B-Instruct-Q8_0-GGUF", _FIM),
+    _preset("--gpt-oss-20b-default", "-hf ggml-org/gpt-oss-20b-GGUF", _OSS),
+    _preset("--gpt-oss-120b-default", "-hf ggml-org/gpt-oss-120b-GGUF", _OSS),
+    _preset("--vision-gemma-4b-default", "-hf ggml-org/gemma-3-4b-it-qat-GGUF -c 0 --port 8014", more=_WITH_PROJECTOR),
+    _preset(
+        "--vision-gemma-12b-default", "-hf ggml-org/gemma-3-12b-it-qat-GGUF -c 0 --port 8014", more=_WITH_PROJECTOR
+    ),
 )
