@@ -4,6 +4,7 @@ Fast tests come first. Tests on the cluster come near the end, because the clust
 The compatibility table comes last, because it looks at the outcomes of the others.
 """
 
+import os
 from collections.abc import Generator
 
 import pytest
@@ -13,6 +14,8 @@ from tests.support.cpu_seconds import CpuSeconds
 OUTCOMES = pytest.StashKey[dict[str, bool]]()
 HEAVY = ("model", "browser", "slow", "cluster")
 LAST = "tests/compat/"
+# The warm-up of the default model takes four CPU seconds, four fifths of a server's start. What needs it asks for it.
+os.environ["LLAMA_ARG_WARMUP"] = "false"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
