@@ -1,10 +1,14 @@
 """The order of all tests, and their outcomes.
 
 Fast tests come first. Tests on the cluster come near the end, because the cluster keeps the CPUs busy while it runs.
-The compatibility table comes last, because it looks at the outcomes of the others.
+The compatibility table comes last, because it looks at the outcomes of the others. LLAMASERVER_TEST_OUTCOMES names a
+folder where sessions leave theirs for later ones (tests/lanes.py).
 """
 
+import json
+import os
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +17,9 @@ from tests.support.cpu_seconds import CpuSeconds
 OUTCOMES = pytest.StashKey[dict[str, bool]]()
 HEAVY = ("model", "browser", "slow", "cluster")
 LAST = "tests/compat/"
+SHARED = os.environ.get("LLAMASERVER_TEST_OUTCOMES", "")
+# The warm-up of the default model takes four CPU seconds, four fifths of a server's start. What needs it asks for it.
+os.environ["LLAMA_ARG_WARMUP"] = "false"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -21,9 +28,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[OUTCOMES] = {}
+    config.stash[OUTCOMES] = _of_others()
     if count := config.getoption("--cpu-durations"):
         config.pluginmanager.register(CpuSeconds(count))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if SHARED:
+        Path(SHARED, f"{os.getpid()}.outcomes").write_text(json.dumps(session.config.stash[OUTCOMES]))
+
+
+def _of_others() -> dict[str, bool]:
+    """Outcomes of the sessions that have ended. A test with cases in several of them must have passed in each."""
+    together: dict[str, bool] = {}
+    for file in Path(SHARED).glob("*.outcomes") if SHARED else ():
+        for name, passed in json.loads(file.read_text()).items():
+            together[name] = together.get(name, True) and passed
+    return together
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

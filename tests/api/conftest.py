@@ -22,7 +22,8 @@ def server(slot_folder: Path) -> Iterator[ServerProcess]:
     """The shared server: four slots of 1,024 tokens."""
     # fmt: off
     with ServerProcess(
-        "-m", str(model_path()), "-c", "4096", "-np", "4", "-cb", "--metrics", "--slot-save-path", str(slot_folder),
+        "-m", str(model_path()), "-c", "4096", "-np", "4", "-cb", "--metrics", "--warmup",
+        "--slot-save-path", str(slot_folder),
     ) as process:
         yield process
     # fmt: on

@@ -16,6 +16,13 @@ pytestmark = pytest.mark.model
 ADDRESS = "http://localhost:8080"
 
 
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    """Of a server that bounds answers: the examples do not."""
+    with ServerProcess("-m", str(model_path()), "-c", "512", "-n", "32") as process:
+        yield Client(process.url)
+
+
 def bash(script: str, url: str) -> Any:
     done = subprocess.run(
         ["bash", "-c", script.replace(ADDRESS, url)], capture_output=True, text=True, timeout=120, check=False

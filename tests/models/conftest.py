@@ -25,7 +25,7 @@ def serve() -> Callable[..., "contextmanager[Client]"]:
 
     @contextmanager
     def run(model: Path, *options: str | Path) -> Iterator[Client]:
-        arguments = ("-m", model, "-t", "1", "--metrics", *options)
+        arguments = ("-m", model, "-t", "1", "--metrics", "--warmup", *options)
         with ServerProcess(*map(str, arguments)) as server:
             yield Client(server.url)
             assert server.process is not None

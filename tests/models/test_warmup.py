@@ -146,7 +146,8 @@ def test_a_model_whose_numbers_are_not_finite_is_never_ready(
 ) -> None:
     broken = spoilt(getattr(models, kind)(), tensor, tmp_path / "broken.gguf")
     log = tmp_path / "log"
-    with ServerProcess("-m", str(broken), "-c", "1024", *options, "--termination-log", str(log), wait=False) as server:
+    options = ("-c", "1024", "--warmup", *options)
+    with ServerProcess("-m", str(broken), *options, "--termination-log", str(log), wait=False) as server:
         assert server.process is not None
         assert server.process.wait(60) == 1
     assert '"reason": "ModelLoadFailed"' in log.read_text()

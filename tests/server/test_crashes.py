@@ -27,6 +27,7 @@ SIGNALS = {
     signal.SIGFPE: "Floating point exception",
     signal.SIGILL: "Illegal instruction",
 }
+SMALL = ("-t", "1", "-c", "1024", "-np", "2", "--warmup")
 KUBELET_READS = 4096  # bytes, the last ones
 
 
@@ -42,7 +43,7 @@ def log(tmp_path):
 
 @contextmanager
 def started(model, log, *args, **options):
-    arguments = ("-m", str(model), "-t", "1", "-c", "1024", "-np", "2", "--termination-log", str(log), *args)
+    arguments = ("-m", str(model), *SMALL, "--termination-log", str(log), *args)
     with ServerProcess(*arguments, **options) as server:
         yield server
 

@@ -19,6 +19,8 @@ from tests.support.paths import model_path
 from tests.support.server.process import ServerProcess
 
 FOLDER = Path(llama_cpp.__file__).parent / "lib"
+KINDS = ("Q4_0", "Q4_1", "Q4_K", "Q6_K", "Q8_0", "F16")
+OWN = "Q4_1"  # of the default model
 MODULES = {path.stem.removeprefix("libggml-cpu-") for path in FOLDER.glob("libggml-cpu-*.so")}
 
 
@@ -260,12 +262,22 @@ def test_usage(args, message):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_modules_that_this_cpu_can_run_compute_the_same(plain, models, kind):
+    check_all_modules(plain, models.wide(), kind)
+
+
 @pytest.mark.model
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q4_K", "Q6_K", "Q8_0", "F16"])
-def test_all_modules_that_this_cpu_can_run_compute_the_same(plain, kind):
-    code, body, _ = told(model_path(), "--types", kind)
+@pytest.mark.parametrize("kind", [OWN, *(pytest.param(kind, marks=pytest.mark.more) for kind in KINDS if kind != OWN)])
+def test_they_do_with_the_default_model(plain, kind):
+    check_all_modules(plain, model_path(), kind)
+
+
+def check_all_modules(plain, model, kind):
+    code, body, _ = told(model, "--types", kind)
     assert code == 0, body
     ran = [result for result in body["results"] if result["verdict"] != "not run"]
     assert [result["verdict"] for result in ran] == ["reference", *["ok"] * (len(ran) - 1)]

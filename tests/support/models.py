@@ -6,6 +6,7 @@ so that attention, state and projections matter: another prompt gives another an
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ N_HEAD = 4
 N_FF = 128
 N_EXPERT = 4
 N_LAYER = 2
+WIDE = 256  # the block of the K quantizations
 N_CTX_TRAIN = 2048
 BERT_CTX = 64  # positions the encoder has learned; beyond them it has no row to look up
 SWA_WINDOW = 32
@@ -49,6 +51,10 @@ class Models:
     def llama(self) -> Path:
         """A decoder with byte tokens, a chat template and no fill-in-middle tokens."""
         return self._once("llama.gguf", _write_llama)
+
+    def wide(self) -> Path:
+        """The same with rows that every quantization can cut into its blocks."""
+        return self._once("llama-wide.gguf", partial(_write_llama, n_embd=WIDE, n_ff=2 * WIDE))
 
     def templated(self, template: str) -> Path:
         """The same with another chat template in its metadata."""
@@ -233,21 +239,23 @@ def _finish(writer: gguf.GGUFWriter) -> None:
     writer.close()
 
 
-def _decoder(path: Path, arch: str, *, n_layer: int = N_LAYER, name: str = "") -> gguf.GGUFWriter:
+def _decoder(
+    path: Path, arch: str, *, n_layer: int = N_LAYER, n_embd: int = N_EMBD, n_ff: int = N_FF, name: str = ""
+) -> gguf.GGUFWriter:
     writer = gguf.GGUFWriter(path, arch)
     writer.add_name(name or f"tiny {arch}")
     writer.add_context_length(N_CTX_TRAIN)
-    writer.add_embedding_length(N_EMBD)
+    writer.add_embedding_length(n_embd)
     writer.add_block_count(n_layer)
-    writer.add_feed_forward_length(N_FF)
+    writer.add_feed_forward_length(n_ff)
     writer.add_layer_norm_rms_eps(1e-5)
     return writer
 
 
-def _attention(writer: gguf.GGUFWriter, n_head: int = N_HEAD) -> None:
+def _attention(writer: gguf.GGUFWriter, n_head: int = N_HEAD, n_embd: int = N_EMBD) -> None:
     writer.add_head_count(n_head)
     writer.add_head_count_kv(n_head)
-    writer.add_rope_dimension_count(N_EMBD // n_head)
+    writer.add_rope_dimension_count(n_embd // n_head)
 
 
 def _byte_vocab(writer: gguf.GGUFWriter, extra: Sequence[str] = (), template: str = _TEMPLATE) -> int:
@@ -329,30 +337,38 @@ def _special_ids(writer: gguf.GGUFWriter) -> None:
     writer.add_add_bos_token(True)
 
 
-def _write_llama(path: Path, extra: Sequence[str] = (), template: str = _TEMPLATE, *, experts: bool = False) -> None:
-    writer = _decoder(path, "llama")
+def _write_llama(
+    path: Path,
+    extra: Sequence[str] = (),
+    template: str = _TEMPLATE,
+    *,
+    n_embd: int = N_EMBD,
+    n_ff: int = N_FF,
+    experts: bool = False,
+) -> None:
+    writer = _decoder(path, "llama", n_embd=n_embd, n_ff=n_ff)
     if experts:
         writer.add_expert_count(N_EXPERT)
         writer.add_expert_used_count(2)
-    _attention(writer, 1 if experts else N_HEAD)
+    _attention(writer, 1 if experts else N_HEAD, n_embd)
     n_vocab = _byte_vocab(writer, extra, template)
     weights = _Weights(writer, 1)
-    weights.matrix("token_embd.weight", n_vocab, N_EMBD, scale=1.0)
-    weights.norm("output_norm", N_EMBD)
-    weights.matrix("output.weight", n_vocab, N_EMBD, scale=0.5)
+    weights.matrix("token_embd.weight", n_vocab, n_embd, scale=1.0)
+    weights.norm("output_norm", n_embd)
+    weights.matrix("output.weight", n_vocab, n_embd, scale=0.5)
     for layer in range(N_LAYER):
-        _llama_layer(weights, f"blk.{layer}", experts=experts)
+        _llama_layer(weights, f"blk.{layer}", n_embd, n_ff, experts=experts)
     _finish(writer)
 
 
-def _llama_layer(weights: _Weights, at: str, *, experts: bool = False) -> None:
-    weights.norm(f"{at}.attn_norm", N_EMBD)
+def _llama_layer(weights: _Weights, at: str, n_embd: int = N_EMBD, n_ff: int = N_FF, *, experts: bool = False) -> None:
+    weights.norm(f"{at}.attn_norm", n_embd)
     for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
-        weights.matrix(f"{at}.{name}.weight", N_EMBD, N_EMBD, scale=0.25)
+        weights.matrix(f"{at}.{name}.weight", n_embd, n_embd, scale=0.25)
     if experts:
         _experts(weights, at)
     else:
-        _gated_ffn(weights, at)
+        _gated_ffn(weights, at, n_embd, n_ff)
 
 
 def _experts(weights: _Weights, at: str) -> None:
@@ -363,11 +379,11 @@ def _experts(weights: _Weights, at: str) -> None:
     weights.matrix(f"{at}.ffn_down_exps.weight", N_EXPERT, N_EMBD, N_FF)
 
 
-def _gated_ffn(weights: _Weights, at: str) -> None:
-    weights.norm(f"{at}.ffn_norm", N_EMBD)
-    weights.matrix(f"{at}.ffn_gate.weight", N_FF, N_EMBD)
-    weights.matrix(f"{at}.ffn_up.weight", N_FF, N_EMBD)
-    weights.matrix(f"{at}.ffn_down.weight", N_EMBD, N_FF)
+def _gated_ffn(weights: _Weights, at: str, n_embd: int = N_EMBD, n_ff: int = N_FF) -> None:
+    weights.norm(f"{at}.ffn_norm", n_embd)
+    weights.matrix(f"{at}.ffn_gate.weight", n_ff, n_embd)
+    weights.matrix(f"{at}.ffn_up.weight", n_ff, n_embd)
+    weights.matrix(f"{at}.ffn_down.weight", n_embd, n_ff)
 
 
 def _write_qwen2vl(path: Path) -> None:
