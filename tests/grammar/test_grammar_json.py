@@ -412,6 +412,15 @@ WEAKER: dict[str, tuple[object, str]] = {
     "dependencies": ({"properties": {"a": {}}, "dependencies": {"a": ["b"]}}, "dependencies"),
     "dependentSchemas": ({"properties": {"a": {}}, "dependentSchemas": {"a": False}}, "dependentSchemas"),
     "propertyNames": ({"properties": {"a": {}}, "propertyNames": {"not": {"const": "a"}}}, "not"),
+    "many names beside many patterns": (
+        {
+            "allOf": [
+                {"properties": {f"n{i}": {} for i in range(2000)}},
+                {"patternProperties": {f"[a-c]{i}z": {} for i in range(800)}},
+            ]
+        },
+        "patternProperties",
+    ),
     "minProperties beside others": (
         {"properties": {"a": {"type": "null"}}, "additionalProperties": {"type": "null"}, "minProperties": 1},
         "minProperties",
@@ -442,7 +451,12 @@ WEAKER: dict[str, tuple[object, str]] = {
         "$ref",
     ),
 }
-UNCHECKED = ("no expression", "a reference that grows", "multipleOf with many decimals")  # the validator fails
+UNCHECKED = (
+    "many names beside many patterns",
+    "no expression",
+    "a reference that grows",
+    "multipleOf with many decimals",
+)  # the validator fails
 KEPT = [*b'"]}', END]
 
 

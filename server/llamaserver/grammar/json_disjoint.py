@@ -41,7 +41,7 @@ class Disjoint:
         )
 
     def _apart(self, written: Flat, other: Flat, levels: int) -> bool:
-        self._left -= 1
+        self._left -= 1 + len(written.get("enum", ())) * len(other.get("enum", ())) // 1000
         if self._left < 0:
             return False
         if "never" in written or "never" in other:

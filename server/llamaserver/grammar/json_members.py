@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from .json_pattern import matches, matches_others, translated
+from .json_pattern import Pattern, matches, matches_others, translated
 from .json_strings import counted, string_schema
 
 _MOST_LISTED = 64
+_MOST_PAIRS = 20_000  # of names with patterns that are compared at all
 MEMBERS = ("properties", "patternProperties", "additionalProperties")
 _MOST_MATCHES = 300  # of names with patterns, for one schema. Each takes up to a millisecond
 
@@ -41,12 +42,23 @@ class Names:
 
     weakened: set[str]
     _left: int = field(default=_MOST_MATCHES)
+    _pairs: int = field(default=_MOST_PAIRS)
+    _known: dict[str, Pattern] = field(default_factory=dict)
+
+    def _translated(self, pattern: str) -> Pattern:
+        if pattern not in self._known:
+            self._known[pattern] = translated(pattern)
+        return self._known[pattern]
 
     def matched(self, name: str, patterns: Iterable[str]) -> list[str]:
         """The patterns of a schema that a name matches. All of them if that cannot be said."""
         found = []
         for pattern in patterns:
-            expressions = translated(pattern).expressions
+            self._pairs -= 1
+            if self._pairs < 0:
+                self.weakened.add("patternProperties")
+                return list(patterns)
+            expressions = self._translated(pattern).expressions
             if all(self.matches(one, name, "patternProperties") for one in expressions):
                 found.append(pattern)
         return found
@@ -93,6 +105,10 @@ class Names:
         """Leave out patterns whose names one side refuses unless they are listed."""
         for side, other in sides:
             for pattern, schema in side.get("patternProperties", {}).items():
+                self._pairs -= 1 + len(other.get("patternProperties", ()))
+                if self._pairs < 0:
+                    self.weakened.add("patternProperties")
+                    return
                 if other.get("additionalProperties") is not False or not _is_alone(pattern, other):
                     continue
                 del patterns[pattern]
@@ -135,7 +151,7 @@ class Names:
         """The patterns of names, None if they cannot be enforced."""
         result: Schemas = {}
         for pattern, schema in flat.get("patternProperties", {}).items():
-            found = translated(pattern)
+            found = self._translated(pattern)
             if not found.exact or len(found.expressions) != 1:
                 self.weakened.add("patternProperties")
                 return None
