@@ -8,6 +8,7 @@ Objects that do not say so have no other properties, and tuples no further items
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from ..errors import InvalidRequest
@@ -21,6 +22,7 @@ from .json_pattern import translated
 _MOST_SIZE = 64 * 1024  # characters of a schema's texts, and one for each value
 _MOST_LOWERED = 512 * 1024  # the same for the rewritten schema, in which alternatives repeat what surrounds them
 _LAYOUT = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
+_MOST_PATTERNS = 32  # of names of properties. llguidance compares them, and takes 1 s for 200 of them
 _SHOWN = 40
 
 Schema = bool | dict[str, Any]
@@ -233,7 +235,7 @@ class _Lowering:
                 self.weakened.add("patternProperties")
                 return None
             result[found.expressions[0]] = schema
-        if len(result) > 1 and not _apart(list(result)):
+        if len(result) > _MOST_PATTERNS or not _apart(list(result)):
             self.weakened.add("patternProperties")
             return None
         return result
@@ -246,7 +248,7 @@ class _Lowering:
         if NEVER in flat:
             return {}, {}, False
         if "enum" in flat and not patterns and not flat.get("choices"):
-            allowed = [one for one in flat["enum"] if isinstance(one, str)]
+            allowed = dict.fromkeys(one for one in flat["enum"] if isinstance(one, str))
             kept = {name: one for name, one in properties.items() if name in allowed}
             if others is not False:
                 kept |= {name: others for name in allowed if name not in kept}
@@ -281,7 +283,7 @@ class _Lowering:
             return None
         if closed and low == len(possible):
             low = 0
-            required += [name for name in possible if name not in required]
+            required[:] = dict.fromkeys([*required, *possible])
         plain = len(required) == len(possible)
         # Names that are not in `properties` may come twice, and count once.
         fits = (low <= 1 or (closed and plain)) and (plain or (low <= 1 and high in (None, 0, 1)))
@@ -350,12 +352,8 @@ def _is_of(value: object, kinds: list[str]) -> bool:
 
 def _apart(expressions: list[str]) -> bool:
     """Whether no text can match two of the expressions, as far as their first characters tell."""
-    begins = [_literal_begin(one) for one in expressions]
-    return all(
-        not left.startswith(right) and not right.startswith(left)
-        for at, left in enumerate(begins)
-        for right in begins[at + 1 :]
-    )
+    begins = sorted(map(_literal_begin, expressions))
+    return not any(right.startswith(left) for left, right in pairwise(begins))
 
 
 def _literal_begin(expression: str) -> str:
