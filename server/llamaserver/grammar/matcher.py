@@ -91,7 +91,7 @@ class Matcher:
         # Without a token that ends texts, llguidance adds one behind the vocabulary.
         flags = np.unpackbits(bits, count=self._grammar.n_vocab, bitorder="little")
         flags[self._end_ids] = self.complete
-        return np.flatnonzero(flags)
+        return np.flatnonzero(flags.view(np.bool_))  # faster than of numbers
 
     def first_allowed(self, ranked: Iterable[int], count: int) -> list[int]:
         """Places in `ranked` of the first `count` tokens that may come next.
