@@ -1,6 +1,7 @@
 """OpenAI's Responses API, through OpenAI's own client and by hand."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,48 @@ def test_a_call_of_a_function(client: Client, stream: bool) -> None:
     second = respond(client, input=[QUESTION, call, result], tools=[WEATHER], tool_choice="none")
     assert second["output"][0]["type"] == "message"
     assert second["usage"]["input_tokens_details"]["cached_tokens"] >= answer["usage"]["input_tokens"] - 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_of_a_custom_tool_with_a_grammar(api: openai.OpenAI, stream: bool) -> None:
+    lark = 'start: "*** Begin Patch" LF "*** Delete File: " NAME LF\nNAME: /[a-z"]{1,6}/\n%import common.LF'
+    tool: Any = {"type": "custom", "name": "apply_patch", "description": "Change files"}
+    tool["format"] = {"type": "grammar", "syntax": "lark", "definition": lark}
+    fields: Any = {"model": "m", "input": [QUESTION], "temperature": 0, "max_output_tokens": 90, "tools": [tool]}
+    fields |= {"tool_choice": {"type": "custom", "name": "apply_patch"}, "parallel_tool_calls": False}
+    if stream:
+        with api.responses.stream(**fields) as told:
+            text = "".join(event.delta for event in told if event.type == "response.custom_tool_call_input.delta")
+            answer = told.get_final_response()
+    else:
+        answer, text = api.responses.create(**fields), ""
+    [call] = answer.output
+    assert (call.type, call.name) == ("custom_tool_call", "apply_patch")
+    assert re.fullmatch(r'\*\*\* Begin Patch\n\*\*\* Delete File: [a-z"]{1,6}\n', call.input)
+    assert text == call.input * stream
+    result = {"type": "custom_tool_call_output", "call_id": call.call_id, "output": "Done!"}
+    turns: Any = [QUESTION, call.to_dict(), result]
+    second = api.responses.create(**fields | {"input": turns, "tool_choice": "none"})
+    assert second.output[0].type == "message"
+    assert second.usage
+    assert answer.usage
+    assert second.usage.input_tokens_details.cached_tokens >= answer.usage.input_tokens - 1
+
+
+def test_what_is_enforced_of_a_custom_tool(client: Client) -> None:
+    regex = {"type": "grammar", "syntax": "regex", "definition": "[xyz]{3}"}
+    tool = {"type": "custom", "name": "spell", "format": regex}
+    fields: Any = {"input": [QUESTION], "temperature": 0, "max_output_tokens": 60, "parallel_tool_calls": False}
+    fields |= {"tools": [tool], "tool_choice": "required"}
+    answer = client.http.post(PATH, json=fields)
+    assert re.fullmatch("[xyz]{3}", answer.json()["output"][0]["input"])
+    assert "X-Schema-Weakened" not in answer.headers
+    tool["format"] = {"type": "grammar", "syntax": "lark", "definition": 'start: "a"\n%ignore " "'}
+    answer = client.http.post(PATH, json=fields)
+    assert answer.status_code == 200
+    assert answer.headers["X-Schema-Weakened"] == "format"
+    tool["format"]["definition"] = "start: missing"
+    assert client.error(PATH, fields)["param"] == "tools"
 
 
 def test_a_request_of_codex(client: Client) -> None:

@@ -105,6 +105,42 @@ def test_the_events_of_a_text_and_their_order() -> None:
     }
 
 
+def test_the_call_of_a_custom_tool() -> None:
+    form = Form(custom={"mcp__shout"}, spaces={"mcp__shout": ("mcp", "shout")})
+    text = 'say "hi"\n\U0001f600 ok\\'
+    parts = ['{"in', 'put": "say \\"hi', '\\"\\', "n\\ud83d", "\\ude", '00 ok\\\\"', "}"]
+    written = [Call("mcp__shout", "call_1"), *map(Arguments, parts), End()]
+    told = streamed(written, form=form)
+    deltas = [event["delta"] for event in told if event["type"] == "response.custom_tool_call_input.delta"]
+    assert deltas == ['say "hi', '"', "\n", "\U0001f600 ok\\"]
+    [done] = [event for event in told if event["type"] == "response.custom_tool_call_input.done"]
+    assert done["input"] == text
+    [item] = plain(told[-1]["response"]["output"])
+    expected = {"type": "custom_tool_call", "call_id": "call_1", "name": "shout", "namespace": "mcp", "input": text}
+    assert item == expected | {"status": "completed"}
+    assert plain(whole(written, form=form)["output"]) == [item]
+
+
+@pytest.mark.parametrize(
+    ("parts", "text"),
+    [
+        (['{"input": "a'], "a"),  # cut off
+        (['{"input": "a\\u00'], "a"),
+        (['{"input": "a\\q b"}'], "a"),  # no JSON
+        (['{"input": "a"', ', "b": "c"}'], "a"),
+        (['{"other": 1}'], '{"other": 1}'),
+        (["x" * 300, "y"], "x" * 300 + "y"),
+        (['{"input": "\\ud83d', '\\u0041"}'], "?A"),
+        (['{"input": ""}'], ""),
+        ([], ""),
+    ],
+)
+def test_arguments_of_a_custom_tool_in_any_form(parts: list[str], text: str) -> None:
+    written = [Call("shout", "c"), *map(Arguments, parts)]
+    [item] = whole(written, CUT, Form(custom={"shout"}))["output"]
+    assert (item["input"], item["status"]) == (text, "incomplete")
+
+
 def tokens(*pieces: str) -> list[TokenProbs]:
     probs = [TokenProb(number, piece.encode(), 0.5) for number, piece in enumerate(pieces)]
     return [TokenProbs(one, (one, TokenProb(99, b"\xc3", 0.25))) for one in probs]

@@ -186,6 +186,7 @@ def test_the_defaults_are_the_documents():
         "timeout": 600, "host": "127.0.0.1", "port": 8080, "grp_attn_n": 1, "grp_attn_w": 512, "n_predict": -1,
         "embedding": False, "metrics": False, "slots_endpoint": True, "log_disable": False, "log_format": "json",
         "path": "", "slot_save_path": "", "api_keys": (), "lora": (), "mlock": False, "mmap": True, "main_gpu": 0,
+        "drain_delay": 0.0,
     }  # fmt: skip
     assert {name: getattr(config, name) for name in expected} == expected
 

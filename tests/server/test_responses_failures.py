@@ -5,8 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pytest
-from llamaserver.api import sse
 from llamaserver.api.context import CONTEXT
 from llamaserver.config import Config
 from llamaserver.errors import Unavailable
@@ -73,11 +71,10 @@ async def test_within_a_stream() -> None:
         assert await nothing_is_kept(api, response["id"])
 
 
-async def test_signs_of_life_of_a_stream_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_signs_of_life_of_a_stream_that_waits() -> None:
     """Codex ends a stream that has no events for some time."""
-    monkeypatch.setattr(sse, "PING_AFTER", 0.01)
     tools = [{"type": "web_search", "note": "x" * 50_000}]
-    async with serving(settings=replace(SETTINGS, n_slots=1)) as api:
+    async with serving(Config(alias="toy", sse_ping_interval=0.01), replace(SETTINGS, n_slots=1)) as api:
         first = await api.clients.post(PATH, json={**BODY, "stream": True})
         body = {**BODY, "tools": tools, "max_output_tokens": 1, "stream": True}
         async with api.clients.post(PATH, json=body) as second:

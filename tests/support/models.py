@@ -61,7 +61,7 @@ class Models:
         return self._once(name, lambda path: _write_llama(path, _THINK, template))
 
     def experts(self) -> Path:
-        """The same with N_EXPERT experts in each layer, of which it uses 2."""
+        """The same with N_EXPERT experts in each layer, of which it uses 2. Its cache can have all quantized types."""
         return self._once("experts.gguf", lambda path: _write_llama(path, experts=True))
 
     def fim(self) -> Path:
@@ -244,10 +244,10 @@ def _decoder(path: Path, arch: str, *, n_layer: int = N_LAYER, name: str = "") -
     return writer
 
 
-def _attention(writer: gguf.GGUFWriter) -> None:
-    writer.add_head_count(N_HEAD)
-    writer.add_head_count_kv(N_HEAD)
-    writer.add_rope_dimension_count(N_EMBD // N_HEAD)
+def _attention(writer: gguf.GGUFWriter, n_head: int = N_HEAD) -> None:
+    writer.add_head_count(n_head)
+    writer.add_head_count_kv(n_head)
+    writer.add_rope_dimension_count(N_EMBD // n_head)
 
 
 def _byte_vocab(writer: gguf.GGUFWriter, extra: Sequence[str] = (), template: str = _TEMPLATE) -> int:
@@ -334,7 +334,7 @@ def _write_llama(path: Path, extra: Sequence[str] = (), template: str = _TEMPLAT
     if experts:
         writer.add_expert_count(N_EXPERT)
         writer.add_expert_used_count(2)
-    _attention(writer)
+    _attention(writer, 1 if experts else N_HEAD)
     n_vocab = _byte_vocab(writer, extra, template)
     weights = _Weights(writer, 1)
     weights.matrix("token_embd.weight", n_vocab, N_EMBD, scale=1.0)

@@ -66,7 +66,7 @@ async def props(request: web.Request) -> web.StreamResponse:
             "user_name": context.system.user_name,
             "default_generation_settings": {**defaults, "params": defaults},
             "total_slots": engine.settings.n_slots,
-            "model_alias": config.alias,
+            "model_alias": next(iter(config.aliases), ""),
             "model_path": engine.info.path,
             "model_ftype": engine.info.file_type,
             "chat_template": template.source,

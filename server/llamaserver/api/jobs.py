@@ -57,8 +57,8 @@ class Tag:
 
 
 def model_name(context: Context) -> str:
-    """The model's alias, or its path."""
-    return context.config.alias or context.engine.info.path
+    """The model's first alias, or its path."""
+    return next(iter(context.config.aliases), context.engine.info.path)
 
 
 def text_inputs(

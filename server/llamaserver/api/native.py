@@ -33,7 +33,7 @@ class Call:
     jobs: list[Job]
     stream: bool
     wanted: tuple[str, ...]  # response_fields
-    ping_after: float  # seconds, as in EventStream
+    ping_after: float | None  # seconds, as in EventStream
     system: SystemPrompt | None = None  # for this request and all later ones. None: the present one
 
 

@@ -20,7 +20,7 @@ class Head:
     stream: bool
     verbose: bool  # with `__verbose` of the first choice
     usage: bool  # a last chunk with usage
-    ping_after: float  # seconds, as in EventStream
+    ping_after: float | None  # seconds, as in EventStream
     id: str
     created: int
     model: str

@@ -92,7 +92,7 @@ def _read(context: Context, fields: Fields, earlier: Earlier) -> _Request:
     call: ChatCall | ContextExceeded
     try:
         # The end of a stream repeats all of it. So it is bounded as an answer in one piece, if it has probabilities.
-        call = chat_call(context, asked.chat, stream=stream and asked.form.logprobs is None)
+        call = chat_call(context, asked.chat, stream=stream and asked.form.logprobs is None, arguments=asked.arguments)
     except ContextExceeded as error:
         call = error
     except InvalidRequest as error:

@@ -1,7 +1,7 @@
 """The output of a response: its items, and the events of OpenAI's stream that tell of them."""
 
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ import orjson
 from ..interfaces.output import TokenProbs
 from ..toolformat.events import Arguments, Call, Content, End, Event, Reasoning
 from .openai_logprobs import ChatLogprobs
+from .responses_custom import CustomInput
 from .responses_input import packed
 from .text_tokens import TextTokens
 
@@ -24,6 +25,7 @@ class Form:
     summary: bool = False  # thoughts as a summary, which is what most clients show
     packs: bool = False  # thoughts as `encrypted_content` too
     logprobs: int | None = None  # alternatives for each token of a message, None without logprobs
+    custom: Collection[str] = ()  # the names of functions that are custom tools
     spaces: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
@@ -36,6 +38,7 @@ class Items:
         self._parts: list[str] = []  # the text of the open item
         self._logprobs: list[orjson.Fragment] = []  # of the open item
         self._tokens = TextTokens()
+        self._input = CustomInput()  # of the open call of a custom tool
         self._open: Item | None = None
 
     def put(self, tokens: Iterable[TokenProbs]) -> None:
@@ -57,8 +60,14 @@ class Items:
             case Call(name, call_id):
                 yield from self._close("completed")
                 space, name = self._form.spaces.get(name, ("", name))
-                call = {"type": "function_call", "call_id": call_id, "name": name, "arguments": ""}
-                yield from self._begin(call | ({"namespace": space} if space else {}), "fc")
+                call = {"call_id": call_id, "name": name} | ({"namespace": space} if space else {})
+                if event.name in self._form.custom:
+                    self._input = CustomInput()
+                    yield from self._begin({"type": "custom_tool_call", "input": "", **call}, "ctc")
+                else:
+                    yield from self._begin({"type": "function_call", "arguments": "", **call}, "fc")
+            case Arguments(text) if self._open and self._open["type"] == "custom_tool_call":
+                yield from self._more(self._input.feed(text), "custom_tool_call_input")
             case Arguments(text):
                 yield from self._more(text, "function_call_arguments")
             case End():
@@ -100,17 +109,23 @@ class Items:
         yield "response.output_item.added", {"output_index": len(self.items) - 1, "item": dict(self._open)}
 
     def _more(self, text: str, kind: str, **members: Any) -> Iterator[Told]:
-        self._parts.append(text)
-        yield self._told(f"{kind}.delta", delta=text, **members)
+        if text:
+            self._parts.append(text)
+            yield self._told(f"{kind}.delta", delta=text, **members)
 
     def _close(self, status: str) -> Iterator[Told]:
         if self._open is None:
             return
+        if self._open["type"] == "custom_tool_call":
+            yield from self._more(self._input.close(), "custom_tool_call_input")
         item, text = self._open, "".join(self._parts)
         item["status"] = status
         if item["type"] == "function_call":
             item["arguments"] = text
             yield self._told("function_call_arguments.done", name=item["name"], arguments=text)
+        elif item["type"] == "custom_tool_call":
+            item["input"] = text
+            yield self._told("custom_tool_call_input.done", input=text)
         elif item["type"] == "message":
             part = _text(text) | {"logprobs": self._logprobs}
             item["content"] = [part]
@@ -139,7 +154,7 @@ class Items:
         place = {"item_id": self._open["id"], "output_index": len(self.items) - 1}
         if kind.startswith("reasoning_summary"):
             place["summary_index"] = 0
-        elif not kind.startswith("function_call"):
+        elif not kind.startswith(("function_call", "custom_tool_call")):
             place["content_index"] = 0
         return f"response.{kind}", place | members
 

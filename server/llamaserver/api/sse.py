@@ -1,6 +1,6 @@
 """Server-sent events.
 
-The response is opened with the first event or after ten seconds, so that an early failure is a plain HTTP error. A
+The response is opened with the first event or the first ping, so that an early failure is a plain HTTP error. A
 later failure is an event of the stream. Pings keep a waiting stream alive. A slow reader delays its own stream,
 and unread.py cuts off one that does not read at all.
 """
@@ -21,7 +21,6 @@ from .body import client_of, dumps
 from .context import CONTEXT
 from .fields import Fields
 
-PING_AFTER = 10.0  # seconds without an event
 _PING = b": ping\n\n"
 _ON_THREAD_FROM = 1 << 14  # characters that the end of an answer has to read
 _JOINED_FROM = 256  # events of an answer in one piece: an event takes more memory than its text
@@ -35,9 +34,9 @@ class EventStream:
     """One text/event-stream response."""
 
     def __init__(self, request: web.Request, ping: Ping = lambda: _PING, ping_after: float | None = None) -> None:
-        """Prepare a stream. `ping_after` is in seconds without an event: None is PING_AFTER, 0 or below is never."""
+        """Prepare a stream. `ping_after` is in seconds without an event: 0 or below is never, None is the server's."""
         self._request = request
-        self._ping_after = PING_AFTER if ping_after is None else ping_after
+        self._ping_after = request.app[CONTEXT].config.sse_ping_interval if ping_after is None else ping_after
         self._ping = ping
         self._response: web.StreamResponse | None = None
         self._opening = asyncio.Lock()
@@ -93,9 +92,10 @@ class EventStream:
         return response
 
 
-def ping_after(fields: Fields) -> float:
+def ping_after(fields: Fields) -> float | None:
     """The field `sse_ping_interval`, for EventStream."""
-    return fields.integer("sse_ping_interval", default=int(PING_AFTER), low=-1)
+    _, value = fields.get("sse_ping_interval")
+    return None if value is None else fields.integer("sse_ping_interval", default=-1, low=-1)
 
 
 async def respond(

@@ -1,5 +1,6 @@
 """What restricts an answer that may call tools."""
 
+from collections.abc import Mapping
 from concurrent.futures import CancelledError
 from typing import Any
 
@@ -22,6 +23,7 @@ _LARGEST = 60_000  # characters of a schema that is enforced
 _MOST_IN_ALL = 250_000  # characters of all schemas
 _MOST_LARK = 600_000  # characters that all schemas become
 _MOST_RULES = 1_500  # of a grammar
+_NONE: Mapping[int, str] = {}
 
 
 def tool_constraint(
@@ -40,7 +42,8 @@ def tool_constraint(
     parallel = can.parallel_tool_calls if use.parallel is None else use.parallel
     begun = bool(form.call[0].strip()) and chat.begun.rstrip().endswith(form.call[0].strip())
 
-    schemas = _Schemas()
+    own = {id(use.parameters[name]): text for name, text in use.arguments.items() if name in use.tools}
+    schemas = _Schemas(own)
 
     def text(parameters: dict[str, Schema]) -> str:
         return call_grammar(
@@ -63,18 +66,24 @@ def tool_constraint(
     found = text(_bounded(use.parameters))
     if found.count("\n") > _MOST_RULES:
         found = text(dict.fromkeys(use.tools, _ANY))
+    if not all(text and text in found for text in own.values()):
+        schemas.weakened.add("format")
     return Constraint(found, field="tools", weakened=tuple(sorted(schemas.weakened)))
 
 
 class _Schemas:
     """Turns the schemas of one request into expressions of Lark, up to a bound in all. Then any object is allowed."""
 
-    def __init__(self) -> None:
+    def __init__(self, own: Mapping[int, str] = _NONE) -> None:
+        """Prepare one grammar. `own` has the expressions of schemas that have one, by the ids of these objects."""
         self.weakened: set[str] = set()
+        self._own = own
         self._room = _MOST_LARK
 
     def value(self, schema: Schema) -> str:
         """The expression of one schema. Raises InvalidRequest."""
+        if text := self._own.get(id(schema)):
+            return text
         found = self._lowered(schema if self._room > 0 else _ANY)
         self.weakened.update(found.weakened)
         return found.lark

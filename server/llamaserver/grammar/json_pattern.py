@@ -20,7 +20,7 @@ _SPACES = r"\t\n\x{b}\f\r\p{Zs}\x{feff}\x{2028}\x{2029}"
 _CLASSES = {"d": "0-9", "w": "a-zA-Z0-9_", "s": _SPACES}
 _CONTROLS = {"t": 0x09, "n": 0x0A, "r": 0x0D, "f": 0x0C, "v": 0x0B, "0": 0}
 _ANYTHING = "(?s:.*)"
-_NO_LINE_END = r"[^\n\r\x{2028}\x{2029}]"
+NO_LINE_END = r"[^\n\r\x{2028}\x{2029}]"
 _LOOK = ("?=", "?!", "?<=", "?<!")
 
 
@@ -33,12 +33,12 @@ class Pattern:
 
 
 @dataclass(slots=True)
-class _Node:
+class Node:
     """A part of a pattern: `kind` is text, sequence, choice, repeat, begin or end."""
 
     kind: str
     text: str = ""
-    parts: "list[_Node]" = field(default_factory=list)
+    parts: "list[Node]" = field(default_factory=list)
 
 
 @lru_cache(512)
@@ -63,6 +63,15 @@ def _is_readable(expression: str) -> bool:
     return not llguidance.LLMatcher.validate_grammar(grammar, limits=_LIMITS)
 
 
+def tree_of(pattern: str) -> Node:
+    """The tree of a pattern. Raises GrammarError for what is no regular language."""
+    parser = _Parser(pattern)
+    tree = parser.whole()
+    if not parser.exact or parser.ahead:
+        raise GrammarError("a pattern has look-around, word boundaries or references")
+    return tree
+
+
 class _Parser:
     """Recursive descent over the pattern. The depth is bounded."""
 
@@ -74,7 +83,7 @@ class _Parser:
         self.exact = True
         self.ahead: list[str] = []  # what look-ahead at the beginning demands
 
-    def whole(self) -> _Node:
+    def whole(self) -> Node:
         """The tree of the whole pattern."""
         tree = self._choice()
         if self._at < len(self._text):
@@ -90,21 +99,21 @@ class _Parser:
         self._at += 1
         return self._text[self._at - 1]
 
-    def _choice(self) -> _Node:
+    def _choice(self) -> Node:
         parts = [self._sequence()]
         while self._look() == "|":
             self._at += 1
             parts.append(self._sequence())
-        return parts[0] if len(parts) == 1 else _Node("choice", parts=parts)
+        return parts[0] if len(parts) == 1 else Node("choice", parts=parts)
 
-    def _sequence(self) -> _Node:
-        parts: list[_Node] = []
+    def _sequence(self) -> Node:
+        parts: list[Node] = []
         while self._look() not in ("", "|", ")"):
             part = self._part(begins=not parts or (len(parts) == 1 and parts[0].kind == "begin"))
             times = self._times()
             if part is not None:
-                parts.append(part if not times else _Node("repeat", times, [part]))
-        return _Node("sequence", parts=parts)
+                parts.append(part if not times else Node("repeat", times, [part]))
+        return Node("sequence", parts=parts)
 
     def _times(self) -> str:
         """A repetition. Lazy ones match the same texts."""
@@ -124,19 +133,19 @@ class _Parser:
             self._at += 1
         return found
 
-    def _part(self, *, begins: bool) -> _Node | None:
+    def _part(self, *, begins: bool) -> Node | None:
         here = self._take()
         if here == "(":
             return self._group(begins=begins)
         if here == "[":
-            return _Node("text", self._set())
+            return Node("text", self._set())
         if here == "\\":
             return self._escape()
         if here in "^$":
-            return _Node("begin" if here == "^" else "end")
-        return _Node("text", _NO_LINE_END if here == "." else _literal(ord(here)))
+            return Node("begin" if here == "^" else "end")
+        return Node("text", NO_LINE_END if here == "." else _literal(ord(here)))
 
-    def _group(self, *, begins: bool) -> _Node | None:
+    def _group(self, *, begins: bool) -> Node | None:
         self._depth += 1
         if self._depth > _DEEPEST:
             raise GrammarError("a pattern is nested too deeply")
@@ -148,13 +157,13 @@ class _Parser:
             flags = self._head()
             if flags.endswith(")"):  # flags for all that follows
                 self._depth -= 1
-                return _Node("flags", f"(?{flags}")
+                return Node("flags", f"(?{flags}")
         inner = self._choice()
         if self._take() != ")":
             raise GrammarError("a pattern has an unmatched parenthesis")
         self._depth -= 1
         if not look:
-            return _Node("sequence", f"?{flags}:", [inner])
+            return Node("sequence", f"?{flags}:", [inner])
         if look == "?=" and begins and self._depth == 0 and not self._alternates():
             self.ahead.append("^" + self.written(inner, first=False, last=True))
         else:
@@ -192,23 +201,23 @@ class _Parser:
             return flags + ")"
         raise GrammarError("a pattern has a group that is not known")
 
-    def _escape(self) -> _Node | None:
+    def _escape(self) -> Node | None:
         here = self._take()
         if here in "bB" or (here in "123456789" or here == "k"):
             return self._left_out(here)
         if here in "AZz":
-            return _Node("begin" if here == "A" else "end")
+            return Node("begin" if here == "A" else "end")
         if here.lower() in _CLASSES:
-            return _Node("text", f"[{'^' if here.isupper() else ''}{_CLASSES[here.lower()]}]")
+            return Node("text", f"[{'^' if here.isupper() else ''}{_CLASSES[here.lower()]}]")
         if here in "pP":
-            return _Node("text", self._property(here))
+            return Node("text", self._property(here))
         code_point = self._code_point(here)
         if _is_surrogate(code_point):
             self.exact = False
-            return _Node("text", "")
-        return _Node("text", _literal(code_point))
+            return Node("text", "")
+        return Node("text", _literal(code_point))
 
-    def _left_out(self, here: str) -> _Node | None:
+    def _left_out(self, here: str) -> Node | None:
         self.exact = False
         if here in "bB":
             return None
@@ -216,7 +225,7 @@ class _Parser:
             self._at += 1
         if here == "k" and self._look() == "<":
             self._at = max(self._text.find(">", self._at), self._at) + 1
-        return _Node("text", _ANYTHING)
+        return Node("text", _ANYTHING)
 
     def _property(self, letter: str) -> str:
         if self._look() != "{":
@@ -288,7 +297,7 @@ class _Parser:
 
     # ---- writing
 
-    def written(self, node: _Node, *, first: bool, last: bool) -> str:
+    def written(self, node: Node, *, first: bool, last: bool) -> str:
         """The expression of a tree. `first` and `last` say whether an anchor may stand there."""
         if node.kind in ("text", "flags"):
             return node.text
@@ -304,7 +313,7 @@ class _Parser:
             return f"(?:{inner}){node.text}" if inner else ""
         return self._joined(node, first, last)
 
-    def _joined(self, node: _Node, first: bool, last: bool) -> str:
+    def _joined(self, node: Node, first: bool, last: bool) -> str:
         parts, count = node.parts, len(node.parts)
         start = next((at for at, one in enumerate(parts) if one.kind not in ("begin", "flags")), count)
         end = next((at for at in range(count - 1, -1, -1) if parts[at].kind != "end"), -1)

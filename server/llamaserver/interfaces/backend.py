@@ -201,9 +201,14 @@ class MediaTokenizer(Protocol):
     """Turns text with images into a prompt. Thread-safe."""
 
     def build(
-        self, parts: Sequence[str | bytes], *, add_special: bool, decoded: dict[bytes, Any] | None = None
+        self,
+        parts: Sequence[str | bytes],
+        *,
+        add_special: bool,
+        decoded: dict[bytes, Any] | None = None,
+        cancelled: Callable[[], bool] = never,
     ) -> Prompt:
-        """Tokenize text parts (str) and encoded images (bytes), in order.
+        """Tokenize text parts (str) and encoded images (bytes), in order. Raises CancelledError as Vocab does.
 
         `decoded` keeps the images of one request for its next prompts. Equal images are decoded once. Raises
         InvalidRequest for bytes that are no image the projector understands, or that have too many pixels.

@@ -133,7 +133,7 @@ class LlamaBackend:
             n_ubatch=lib.llama_n_ubatch(self._context),
             abort_flag=self._abort_flag,
         )
-        return MediaProjector(wanted, self._model, self._context, log)
+        return MediaProjector(wanted, self._model, self._context, self.vocab, log)
 
     def warm_up(self) -> None:
         """Evaluate the kinds of input that requests bring. The cache is empty before and after.

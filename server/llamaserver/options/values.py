@@ -21,7 +21,7 @@ _LONGEST_METADATA = 127  # bytes, of llama_model_kv_override
 _ESCAPE = re.compile(r"""\\([nrt'"\\])""")
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "'": "'", '"': '"', "\\": "\\"}
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
-_FLASH_ATTENTION = {"1": "on", "true": "on", "0": "off", "false": "off"}
+_FLASH_ATTENTION = {"1": "on", "true": "on", "enabled": "on", "0": "off", "false": "off", "disabled": "off"}
 
 
 def switch(text: str) -> bool:
@@ -148,3 +148,9 @@ def hosts(text: str) -> list[str]:
             if not _HOST.fullmatch(part):
                 raise ConfigError(f"{part!r} is not a host, a host with a port, or a network") from None
     return words(text)
+
+
+def any_or_words(text: str) -> tuple[str, ...]:
+    """The parts between commas, none if one of them is *."""
+    found = tuple(part.strip() for part in words(text))
+    return () if "*" in found else found

@@ -84,7 +84,12 @@ class ToyMedia:
     vocab: ListVocab
 
     def build(
-        self, parts: Sequence[str | bytes], *, add_special: bool, decoded: dict[bytes, Any] | None = None
+        self,
+        parts: Sequence[str | bytes],
+        *,
+        add_special: bool,
+        decoded: dict[bytes, Any] | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
     ) -> Prompt:
         """Text and pictures, in order."""
         keys: array[int] = array("q")

@@ -50,7 +50,15 @@ MODEL: tuple[Option, ...] = (
         "Remove unused model folders after this many seconds",
         number(0.1),
     ),
-    Option("alias", ("-a", "--alias"), "Name of the model in answers", str, value="NAME", default="the model's path"),
+    Option(
+        "alias",
+        ("-a", "--alias"),
+        "Names of the model, comma-separated. Answers have the first one",
+        str,
+        value="NAME",
+        default="the model's path",
+    ),
+    Option("tags", ("--tags",), "Tags of the model in /v1/models, comma-separated", words, value="TAG"),
     Option(
         "lora",
         ("--lora",),
