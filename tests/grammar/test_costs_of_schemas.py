@@ -3,6 +3,7 @@
 import contextlib
 import sys
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from types import FrameType
 
 import pytest
@@ -65,6 +66,12 @@ def few_calls() -> Iterator[None]:
 def test_the_work_is_bounded(name: str) -> None:
     with few_calls(), contextlib.suppress(InvalidRequest):
         json_value(LARGE[name])
+
+
+def test_work_that_nobody_waits_for_ends() -> None:
+    asked = iter(range(100))
+    with pytest.raises(CancelledError):
+        json_value(LARGE["references to a name"], cancelled=lambda: next(asked) == 50)
 
 
 def test_schemas_that_are_costly_to_compile_end() -> None:

@@ -98,7 +98,7 @@ class _Schemas:
     def _lowered(self, schema: Schema, *, strict: bool = False) -> JsonValue:
         if cancelled():
             raise CancelledError
-        found = json_value(schema, field="tools", strict=strict)
+        found = json_value(schema, field="tools", strict=strict, cancelled=cancelled)
         self._room -= len(found.lark)
         return found
 

@@ -6,9 +6,11 @@ them: null for an absent keyword, 10.0 for 10, types in upper case. Work is boun
 
 import math
 from collections.abc import Callable, Mapping
+from concurrent.futures import CancelledError
 from typing import Any
 from urllib.parse import unquote
 
+from ..interfaces.backend import never
 from .json_values import Values
 from .rules import GrammarError
 
@@ -42,9 +44,10 @@ _SHOWN = 80  # characters of a reference in an error
 class Conjunction:
     """Makes the conjunctions of one schema. `weakened` collects keywords that are left out."""
 
-    def __init__(self, root: object, weakened: set[str]) -> None:
+    def __init__(self, root: object, weakened: set[str], cancelled: Callable[[], bool] = never) -> None:
         self._root = root
         self._weakened = weakened
+        self._cancelled = cancelled
         self._visits = self._members = 0
         self._inlining: list[str] = []
         self._values = Values()
@@ -121,6 +124,8 @@ class Conjunction:
 
     def _count(self, depth: int) -> None:
         self._visits += 1
+        if self._cancelled():
+            raise CancelledError
         if self._visits > _MOST_VISITS or depth > _DEEPEST:
             raise GrammarError("the schema is too large or nested too deeply")
 
