@@ -24,6 +24,7 @@ from llamaserver.interfaces.params import SamplingParams
 from llamaserver.sampling.sampler import ChainSamplerFactory
 
 from tests.support.engine.vocab import ListVocab
+from tests.support.vendored import vendored_grammars
 
 EURO = "€".encode()
 PIECES = [
@@ -316,6 +317,14 @@ def test_hostile_grammars_neither_kill_nor_stall_a_process() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("survived") == len(HOSTILE)
+
+
+def test_the_grammars_of_llama_cpp_are_compiled() -> None:
+    bytewise = ListVocab([*(bytes([c]) for c in range(256)), b"<end>"], eog=[256])
+    compiler, grammars = Compiler(bytewise), vendored_grammars()
+    assert len(grammars) >= 8
+    for text in grammars.values():
+        assert compiler(text, partial(gbnf.to_lark, token_id=lambda _: None)).copy().allowed().size
 
 
 # ---- sampling under a grammar

@@ -7,17 +7,26 @@ from pathlib import PurePath
 from tools import sdist
 
 ROOT = "vendor/llama.cpp"
-FOLDER = f"{ROOT}/models/templates"
 
 
 @lru_cache
 def vendored_templates() -> dict[str, str]:
     """Name of the model to Jinja. The archive is fetched into the cache when it is not there."""
+    return _texts("models/templates", ".jinja")
+
+
+@lru_cache
+def vendored_grammars() -> dict[str, str]:
+    """Name to GBNF: the examples of llama.cpp."""
+    return _texts("grammars", ".gbnf")
+
+
+def _texts(folder: str, suffix: str) -> dict[str, str]:
     found: dict[str, str] = {}
     with tarfile.open(sdist.fetch()) as archive:
         for member in archive:
             path = PurePath(member.name)
-            if path.suffix == ".jinja" and str(path.parent).endswith(FOLDER):
+            if path.suffix == suffix and str(path.parent).endswith(f"{ROOT}/{folder}"):
                 file = archive.extractfile(member)
                 assert file is not None
                 found[path.stem] = file.read().decode()

@@ -6,6 +6,7 @@ from ..errors import InvalidRequest
 from ..grammar.json_schema import JsonValue, json_value
 from ..interfaces.grammar import Constraint
 from .fields import Fields
+from .lanes import cancelled
 
 
 def schema_constraint(fields: Fields) -> Constraint | None:
@@ -20,7 +21,8 @@ def schema_constraint(fields: Fields) -> Constraint | None:
 
 def schema_value(fields: Fields) -> JsonValue:
     """The JSON value that `json_schema` asks for. Errors name the field that the client sent. Raises InvalidRequest."""
-    return json_value(fields.get("json_schema")[1], field=_source(fields), strict=_holder(fields).get("strict") is True)
+    strict = _holder(fields).get("strict") is True
+    return json_value(fields.get("json_schema")[1], field=_source(fields), strict=strict, cancelled=cancelled)
 
 
 def _source(fields: Fields) -> str:

@@ -103,7 +103,7 @@ class _Schemas:
                 raise _too_large()
             self.weakened.add(_WHOLE)
             schema = _ANY
-        found = json_value(schema, field="tools", strict=self._strict)
+        found = json_value(schema, field="tools", strict=self._strict, cancelled=cancelled)
         self._room -= len(found.lark)
         self.weakened.update(found.weakened)
         return found.lark

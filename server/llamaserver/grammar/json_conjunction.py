@@ -6,12 +6,14 @@ them: null for an absent keyword, 10.0 for 10, types in upper case. Work is boun
 
 import math
 from collections.abc import Callable, Mapping
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
-from .json_disjoint import same
+from ..interfaces.backend import never
 from .json_members import MEMBERS, Names, both
+from .json_values import Values
 from .rules import GrammarError
 
 __all__ = ["NEVER", "TYPES", "Conjunction", "Flat", "GrammarError", "implied_types"]
@@ -35,7 +37,7 @@ _UNEVALUATED = {"unevaluatedProperties": "additionalProperties", "unevaluatedIte
 _NUMBER_FORMATS = ("int32", "int64", "float", "double")  # of OpenAPI: notes on sizes
 _DEEPEST = 64  # schemas inside each other
 _MOST_VISITS = 10_000  # visited schemas, with each further visit through a reference
-_MOST_MEMBERS = 200_000  # members of schemas that are combined
+_MOST_MEMBERS = 300_000  # members of schemas that are visited and combined
 _MOST_DIGITS = 8  # of an index in a reference
 _SHOWN = 80  # characters of a reference in an error
 
@@ -52,12 +54,15 @@ class _Variant:
 class Conjunction:
     """Makes the conjunctions of one schema. `weakened` collects keywords that are left out."""
 
-    def __init__(self, root: object, weakened: set[str]) -> None:
+    def __init__(self, root: object, weakened: set[str], cancelled: Callable[[], bool] = never) -> None:
         self._root = root
         self._weakened = weakened
+        self._cancelled = cancelled
         self._visits = self._members = 0
         self._inlining: list[str] = []
         self.names = Names(weakened)
+        self._values = Values()
+        self._anchors: dict[str, object] | None = None
 
     # ---- references
 
@@ -79,16 +84,11 @@ class Conjunction:
         return target
 
     def _anchored(self, name: str) -> object:
-        todo = [self._root]
-        while todo:
-            one = todo.pop()
-            if isinstance(one, Mapping):
-                if name in (one.get("$anchor"), str(one.get("$id", ""))[1:]):
-                    return one
-                todo += one.values()
-            elif isinstance(one, list):
-                todo += one
-        raise GrammarError(f"reference '#{name[:_SHOWN]}' leads nowhere")
+        if self._anchors is None:
+            self._anchors = _anchors(self._root)
+        if name not in self._anchors:
+            raise GrammarError(f"reference '#{name[:_SHOWN]}' leads nowhere")
+        return self._anchors[name]
 
     # ---- one schema
 
@@ -108,6 +108,7 @@ class Conjunction:
         if given.get("nullable") is True:
             rest = {keyword: value for keyword, value in given.items() if keyword != "nullable"}
             return {"choices": [("anyOf", [rest, {"type": "null"}])]}
+        self._spend(given)
         result = self._keywords(given)
         if "$ref" in given:
             result = self._with_reference(str(given["$ref"]), result, depth)
@@ -147,8 +148,15 @@ class Conjunction:
 
     def _count(self, depth: int) -> None:
         self._visits += 1
+        if self._cancelled():
+            raise CancelledError
         if self._visits > _MOST_VISITS or depth > _DEEPEST:
             raise GrammarError("the schema is too large or nested too deeply")
+
+    def _spend(self, parts: Mapping[str, Any]) -> None:
+        self._members += sum(len(one) if isinstance(one, dict | list) else 1 for one in parts.values())
+        if self._members > _MOST_MEMBERS:
+            raise GrammarError("the schema combines too many parts")
 
     def _keywords(self, given: Mapping[str, Any]) -> Flat:
         """The keywords of a schema in one form, without references and combinations but for `choices`."""
@@ -219,7 +227,7 @@ class Conjunction:
             result["enum"] = [given["const"]]
         if "enum" in given:
             values = _listed(given, "enum", empty=False)
-            result["enum"] = _common(result["enum"], values) if "enum" in result else values
+            result["enum"] = self._values.common(result["enum"], values) if "enum" in result else values
         result_choices = [
             (keyword, _listed(given, keyword, empty=False)) for keyword in ("anyOf", "oneOf") if keyword in given
         ]
@@ -254,14 +262,12 @@ class Conjunction:
         if not right:
             return left
         left, right = self.inlined(left, depth), self.inlined(right, depth)
-        self._members += sum(
-            len(one) if isinstance(one, dict | list) else 1 for one in (*left.values(), *right.values())
-        )
-        if self._members > _MOST_MEMBERS:
-            raise GrammarError("the schema combines too many parts")
+        self._spend(left)
+        self._spend(right)
         result: Flat = {**left, **right}
         for keyword in left.keys() & right.keys():
-            result[keyword] = _BOTH.get(keyword, _either_one)(left[keyword], right[keyword])
+            both = self._values.common if keyword == "enum" else _BOTH.get(keyword, _either_one)
+            result[keyword] = both(left[keyword], right[keyword])
         if result.get("type") == [] or result.get("enum") == []:
             result[NEVER] = True
         if any(keyword in result for keyword in MEMBERS):
@@ -296,7 +302,7 @@ def _both_schemas(left: object, right: object) -> object:
 
 
 def _added(left: list[Any], right: list[Any]) -> list[Any]:
-    return [*left, *(one for one in right if one not in left)]
+    return list(dict.fromkeys([*left, *right]))
 
 
 def _merge_items(left: Flat, right: Flat, result: Flat) -> None:
@@ -310,8 +316,20 @@ def _merge_items(left: Flat, right: Flat, result: Flat) -> None:
     result["prefixItems"] = combined
 
 
-def _common(left: list[Any], right: list[Any]) -> list[Any]:
-    return [one for one in left if any(same(one, other) for other in right)]
+def _anchors(root: object) -> dict[str, object]:
+    """The schemas that have a name, by it."""
+    found: dict[str, object] = {}
+    todo = [root]
+    while todo:
+        one = todo.pop()
+        if isinstance(one, Mapping):
+            for name in (one.get("$anchor"), str(one.get("$id", ""))[1:]):
+                if isinstance(name, str):
+                    found.setdefault(name, one)
+            todo += one.values()
+        elif isinstance(one, list):
+            todo += one
+    return found
 
 
 def _types(value: Any) -> list[str] | None:
@@ -372,7 +390,6 @@ def _either_one(_left: Any, right: Any) -> Any:
 # The value of a keyword that fits both values.
 _BOTH: dict[str, Callable[[Any, Any], Any]] = {
     "type": _both_types,
-    "enum": _common,
     "choices": lambda left, right: [*left, *right],
     **dict.fromkeys(("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties"), min),
     **dict.fromkeys(("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties"), max),

@@ -9,6 +9,7 @@ from typing import Any
 
 from .json_members import lists_all
 from .json_numbers import is_of
+from .json_values import Values
 
 _MOST_VARIANTS = 64
 _MOST_COMPARED = 5_000  # pairs of schemas
@@ -30,6 +31,7 @@ class Disjoint:
         self._implied = implied
         self._known: dict[int, tuple[Any, Flat]] = {}
         self._left = _MOST_COMPARED
+        self._values = Values()
 
     def all_apart(self, written: list[Flat], variants: list[Flat]) -> bool:
         """Whether it is clear that no answer for a variant fits another. `written` has what answers must fit."""
@@ -41,18 +43,23 @@ class Disjoint:
         )
 
     def _apart(self, written: Flat, other: Flat, levels: int) -> bool:
-        self._left -= 1 + len(written.get("enum", ())) * len(other.get("enum", ())) // 1000
+        self._left -= 1 + (len(written.get("enum", ())) + len(other.get("enum", ()))) // 200
         if self._left < 0:
             return False
         if "never" in written or "never" in other:
             return True
         if "enum" in written:
-            return all(_refuses(other, value) for value in written["enum"])
+            return self._refuses(other, written["enum"])
         kinds, accepted = self._written(written), _accepted(other)
         if not kinds & accepted:
             return True
         beyond = all(_beyond(kind, written, other) for kind in kinds & accepted)
         return beyond or (levels > 0 and kinds & accepted == {"object"} and self._objects(written, other, levels))
+
+    def _refuses(self, flat: Flat, values: list[Any]) -> bool:
+        """Whether it is clear that a schema accepts none of the values."""
+        left = self._values.common(values, flat["enum"]) if "enum" in flat else values
+        return all("type" in flat and not is_of(value, flat["type"]) for value in left)
 
     def _written(self, flat: Flat) -> frozenset[str]:
         """The types of answers."""
@@ -94,13 +101,6 @@ def _accepted(flat: Flat) -> frozenset[str]:
     return _plain(flat.get("type", [])) or _ALL
 
 
-def _refuses(flat: Flat, value: Any) -> bool:
-    """Whether it is clear that a schema does not accept a value."""
-    if "enum" in flat and not any(same(value, one) for one in flat["enum"]):
-        return True
-    return "type" in flat and not is_of(value, flat["type"])
-
-
 def _beyond(kind: str, left: Flat, right: Flat) -> bool:
     """Whether all values of a type are larger on one side."""
     for name, low, high in _RANGES:
@@ -115,8 +115,3 @@ def _is_closed(flat: Flat) -> bool:
     if flat.get("patternProperties"):
         return False
     return flat.get("additionalProperties") is False or lists_all(flat)
-
-
-def same(left: Any, right: Any) -> bool:
-    """Whether two JSON values are equal: 1 and 1.0 are, 1 and true are not."""
-    return bool(left == right) and isinstance(left, bool) == isinstance(right, bool)

@@ -11,6 +11,7 @@ from .json_pattern import Pattern, matches, matches_others, translated
 from .json_strings import counted, string_schema
 
 _MOST_LISTED = 64
+_MOST_PATTERNS = 32  # of names. llguidance compares them, and takes 1 s for 200 of them
 _MOST_PAIRS = 20_000  # of names with patterns that are compared at all
 MEMBERS = ("properties", "patternProperties", "additionalProperties")
 _MOST_MATCHES = 300  # of names with patterns, for one schema. Each takes up to a millisecond
@@ -157,7 +158,7 @@ class Names:
                 return None
             expression = found.expressions[0]
             result[expression] = both(schema, result.get(expression))
-        if len(result) > 1 and not _apart(list(result)):
+        if len(result) > _MOST_PATTERNS or not _apart(list(result)):
             self.weakened.add("patternProperties")
             return None
         return result

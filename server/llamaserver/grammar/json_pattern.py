@@ -109,6 +109,7 @@ class _Parser:
         self._text = text
         self._at = 0
         self._depth = 0
+        self._alternating: bool | None = None
         self.exact = True
         self.ahead: list[str] = []  # what look-ahead at the beginning demands
 
@@ -193,19 +194,20 @@ class _Parser:
         self._depth -= 1
         if not look:
             return Node("sequence", f"?{flags}:", [inner])
-        if look == "?=" and begins and self._depth == 0 and "|" not in self._outside():
+        if look == "?=" and begins and self._depth == 0 and not self._alternates():
             self.ahead.append("^" + self.written(inner, first=False, last=True))
         else:
             self.exact = False
         return None
 
-    def _outside(self) -> str:
-        """The pattern without what is in parentheses, roughly: enough to see an alternative at the top."""
-        depth, kept = 0, []
-        for before, character in zip(" " + self._text, self._text, strict=False):
-            depth += (character == "(") - (character == ")") if before != "\\" else 0
-            kept.append(character if depth <= 0 else "")
-        return "".join(kept)
+    def _alternates(self) -> bool:
+        """Whether an alternative is at the top of the pattern, roughly: it is not in parentheses."""
+        if self._alternating is None:
+            depth, self._alternating = 0, False
+            for before, character in zip(" " + self._text, self._text, strict=False):
+                depth += (character == "(") - (character == ")") if before != "\\" else 0
+                self._alternating |= character == "|" and depth <= 0
+        return self._alternating
 
     def _head(self) -> str:
         """What comes after `(?`: flags, or nothing for a name."""
@@ -343,8 +345,10 @@ class _Parser:
 
     def _joined(self, node: Node, first: bool, last: bool) -> str:
         parts, count = node.parts, len(node.parts)
-        begins = [first and all(one.kind in ("begin", "flags") for one in parts[:at]) for at in range(count)]
-        ends = [last and all(one.kind == "end" for one in parts[at + 1 :]) for at in range(count)]
+        start = next((at for at, one in enumerate(parts) if one.kind not in ("begin", "flags")), count)
+        end = next((at for at in range(count - 1, -1, -1) if parts[at].kind != "end"), -1)
+        begins = [first and at <= start for at in range(count)]
+        ends = [last and at >= end for at in range(count)]
         inner = "".join(
             self.written(part, first=begin, last=end) for part, begin, end in zip(parts, begins, ends, strict=True)
         )

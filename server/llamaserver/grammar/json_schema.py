@@ -6,10 +6,12 @@ Objects that do not say so have no other properties, and tuples no further items
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InvalidRequest
+from ..interfaces.backend import never
 from ..interfaces.declare import size
 from .json_conjunction import NEVER, TYPES, Conjunction, Flat, GrammarError, implied_types
 from .json_disjoint import Disjoint
@@ -43,16 +45,18 @@ class JsonValue:
     weakened: tuple[str, ...] = ()
 
 
-def json_value(schema: object, *, field: str = "json_schema", strict: bool = False) -> JsonValue:
+def json_value(
+    schema: object, *, field: str = "json_schema", strict: bool = False, cancelled: Callable[[], bool] = never
+) -> JsonValue:
     """The values that fit a parsed schema, as one expression of Lark.
 
     Raises InvalidRequest that names `field` for what is no schema, is too large, or fits no value. With `strict`, also
-    for a schema that cannot be enforced as it is.
+    for a schema that cannot be enforced as it is. Raises CancelledError soon after `cancelled` returns True.
     """
     try:
         if size(schema, _MOST_SIZE) > _MOST_SIZE:
             raise GrammarError(f"the schema is larger than {_MOST_SIZE} characters")
-        lowering = _Lowering(schema)
+        lowering = _Lowering(schema, cancelled)
         lowered = lowering.whole()
         if size(lowered, _MOST_LOWERED) > _MOST_LOWERED:
             raise GrammarError(f"the schema with all its alternatives is larger than {_MOST_LOWERED} characters")
@@ -71,9 +75,9 @@ def json_value(schema: object, *, field: str = "json_schema", strict: bool = Fal
 
 
 class _Lowering:
-    def __init__(self, root: object) -> None:
+    def __init__(self, root: object, cancelled: Callable[[], bool]) -> None:
         self.weakened: set[str] = set()
-        self._conjunction = Conjunction(root, self.weakened)
+        self._conjunction = Conjunction(root, self.weakened, cancelled)
         self._names = self._conjunction.names
         self._definitions: dict[str, str] = {}  # JSON pointer -> name of the definition
         self._waiting: list[str] = []
@@ -222,7 +226,7 @@ class _Lowering:
             return None
         if closed and low == len(possible):
             low = 0
-            required += [name for name in possible if name not in required]
+            required[:] = dict.fromkeys([*required, *possible])
         if high == 0:
             return {"properties": {}, "patternProperties": {}, "additionalProperties": False}
         plain = len(required) == len(possible)
