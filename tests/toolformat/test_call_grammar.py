@@ -97,7 +97,7 @@ OTHERS = {  # what a template writes in another form
     "openbmb-MiniCPM5-1B": ("code", "two calls"),
     "GigaChat3-10B-A1.8B": ("one call", "code", "content and a call"),  # ends a turn with the mark that ends a call
     "GigaChat3.1-10B-A1.8B": ("one call", "code", "content and a call"),
-    "Kimi-K3": ("content",),
+    "CohereForAI-c4ai-command-r-plus-tool_use": ("one call", "code", "two calls", "content and a call"),  # indents JSON
 }
 
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from llamaserver.toolformat.events import Arguments, Call, Content, End, Event, Reasoning
 from llamaserver.toolformat.form import Format, Mode
-from llamaserver.toolformat.parser import Parser, types_of
+from llamaserver.toolformat.parser import Parser
 from llamaserver.toolformat.values import python_source
 
 PARAMETERS = {"properties": {"s": {"type": "string"}, "n": {"type": "integer"}}}
-TOOLS = types_of({"f": PARAMETERS, "g": {}})
+TOOLS = {"f": PARAMETERS, "g": {}}
 HERMES = Format(
     Mode.JSON,
     turn="<|im_start|>assistant\n",
