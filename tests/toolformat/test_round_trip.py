@@ -12,7 +12,7 @@ from llamaserver.api.chat_template import ChatTemplate
 from llamaserver.llama.templates import LlamaTemplates
 from llamaserver.toolformat.events import Arguments, Call, Content, End, Event, Reasoning
 from llamaserver.toolformat.finder import find_format
-from llamaserver.toolformat.form import Format
+from llamaserver.toolformat.form import Format, Mode
 from llamaserver.toolformat.marks import common_prefix, common_suffix, same_letters
 from llamaserver.toolformat.parser import Parser
 
@@ -215,24 +215,24 @@ def well_formed(events: list[Event]) -> bool:
     return True
 
 
-def hostile(text: str, seed: int) -> Iterator[list[str]]:
-    """Cut at some places, with a letter changed there, one left out, and one added. In two pieces each."""
-    for place in range(seed % 7, len(text), 7):
-        before, after = text[:place], text[place:]
-        yield [before]
-        yield [before, "{" + after[1:]]
-        yield [before, after[1:]]
-        yield [before + "<", after]
-        yield [before + '"', after]
+def hostile(text: str) -> Iterator[tuple[int, str]]:
+    """Each place of a text, and what is there in place of a letter: nothing and the end, or something else."""
+    for place in range(len(text)):
+        after = text[place : place + 1]
+        yield from ((place, one) for one in ("", "{", "<" + after, '"' + after))
 
 
 def test_no_cut_and_no_corruption_is_an_error(models: dict[str, Model]) -> None:
+    """At every place in the answers of every template. What is after a corruption is fed with it."""
+    formats = {model.form: model for model in models.values()}  # many templates share a format
+    assert {form.mode for form in formats} == set(Mode)
     count = 0
-    for seed, model in enumerate(models.values()):
-        begun, text = model.written(ANSWERS["two calls"])
-        for pieces in hostile(text, seed):
+    for model in formats.values():
+        begun, text = model.written(ANSWERS["two calls" if can_write(model, ANSWERS["two calls"]) else "one call"])
+        for place, corruption in hostile(text):
             parser = Parser(model.form, FUNCTIONS, begun)
+            pieces = (text[:place], corruption + text[place + 1 :] if corruption else "")
             events = [event for piece in pieces for event in parser.feed(piece)] + parser.close()
             assert well_formed(events), (model.form, pieces)
             count += 1
-    assert count > 10_000
+    assert count > 20_000

@@ -21,6 +21,13 @@ def is_tag(piece: str) -> bool:
     return piece[:1] + piece[-1:] in ("<>", "[]")
 
 
+def trigger(mark: str) -> str:
+    """What a mark is recognised by: all up to its first tag. Other pieces can be in any text."""
+    parts = pieces(mark)
+    end = next((place for place, piece in enumerate(parts) if is_tag(piece)), len(parts))
+    return "".join(parts[: end + 1])
+
+
 def common_prefix(first: str, second: str) -> str:
     """The pieces that both texts begin with."""
     return "".join(_same(pieces(first), pieces(second)))
