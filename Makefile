@@ -8,7 +8,7 @@ PORT       ?= 8080
 SERVE_ARGS ?=
 DEMO_ARGS  ?=
 PYTEST     := $(PY) -m pytest --durations=10
-HEAVY      := model or browser or slow or cluster
+HEAVY      := model or browser or slow or cluster or more
 FLOOR      := 90
 COMPILE    := uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
@@ -17,7 +17,7 @@ ACCEL      ?= cpu
 BASE       ?=
 
 .DEFAULT_GOAL := help
-.PHONY: demo help install model programs serve check layout lint types layers generated docs lint-workflows generate format test test-fast bench fuzz soak gpu \
+.PHONY: demo help install model programs serve check layout lint types layers generated docs lint-workflows generate format test test-more test-fast bench fuzz soak gpu \
 	images push bases lock web clean
 
 help: ## list the targets
@@ -70,13 +70,16 @@ format: install ## rewrite the code as `make check` wants it
 	$(PY) -m ruff check --fix --exit-zero --quiet .
 	$(PY) -m ruff format .
 
-test: install programs model images ## run all tests, those on the cluster at the same time as the others
+test: install programs model images ## run all tests but those of test-more, in lanes at the same time
 	$(PY) -m tests.lanes
+
+test-more: install programs model ## run the tests that repeat others with more cases, 15 minutes on two cores
+	$(PYTEST) -m more
 
 test-fast: install ## run the tests that need no model, browser or cluster; print the coverage and fail below FLOOR percent
 	$(PYTEST) -m "not ($(HEAVY))" --cov --cov-report=term:skip-covered --cov-fail-under=$(FLOOR)
 
-fuzz: install model ## send 100,000 requests as products of maxima, an hour (tests/fuzz; FUZZ_ARGS="--requests 3000" sends fewer)
+fuzz: install model ## send 100,000 requests as products of maxima (tests/fuzz; FUZZ_ARGS="--seconds 300" ends earlier)
 	@$(PY) -m tests.fuzz $(FUZZ_ARGS)
 
 bench: install model ## measure against llama-server (compiles it once, 4 minutes on two cores)

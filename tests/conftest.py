@@ -8,13 +8,22 @@ from collections.abc import Generator
 
 import pytest
 
+from tests.support.cpu_seconds import CpuSeconds
+
 OUTCOMES = pytest.StashKey[dict[str, bool]]()
 HEAVY = ("model", "browser", "slow", "cluster")
 LAST = "tests/compat/"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    help_text = "print the N files and the N tests that took most CPU time, with that of the servers they start"
+    parser.addoption("--cpu-durations", type=int, default=0, metavar="N", help=help_text)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[OUTCOMES] = {}
+    if count := config.getoption("--cpu-durations"):
+        config.pluginmanager.register(CpuSeconds(count))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

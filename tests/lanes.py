@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="lanes.") as folder, ExitStack() as stack:
         lanes = [stack.enter_context(_on_cluster(number, arguments, Path(folder))) for number in range(CLUSTERS)]
         try:
-            others = subprocess.run([*PYTEST, "-m", "not cluster", *arguments], check=False).returncode
+            others = subprocess.run([*PYTEST, "-m", "not cluster and not more", *arguments], check=False).returncode
             _say(f"all other tests ended after {time.monotonic() - began:.0f} s, the cluster lanes still run")
             statuses = [lane.wait() for lane in lanes]
         finally:
@@ -41,7 +41,7 @@ def _on_cluster(number: int, arguments: list[str], folder: Path) -> "subprocess.
     files = sorted(str(path) for path in Path("tests/cluster").glob("test_*.py"))[number::CLUSTERS]
     with _output(number, folder).open("wb") as out:
         return subprocess.Popen(
-            [*PYTEST, *files, *arguments],
+            [*PYTEST, *files, "-m", "not more", *arguments],
             env=os.environ | {"LLAMASERVER_TEST_LANE": str(number + 1)},
             stdin=subprocess.DEVNULL,
             stdout=out,

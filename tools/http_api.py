@@ -31,7 +31,8 @@ names of one endpoint. A completion with `"stream": true` is answered by server-
 {"error": {"code": 400, "message": "Field 'top_p': ...", "type": "invalid_request_error", "param": "top_p"}}
 ```
 
-The paths below `/v1/messages` have Anthropic's form:
+The paths below `/v1/messages` have Anthropic's form. So have those below `/v1/models`, for clients that send
+`anthropic-version`:
 
 ```json
 {"type": "error", "error": {"type": "invalid_request_error", "message": "Field 'top_p': ..."}, "request_id": "..."}

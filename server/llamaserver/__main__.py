@@ -40,6 +40,12 @@ def main() -> None:
         from .selftest import command
 
         command.main(sys.argv[2:])
+    if "--list-devices" in sys.argv:
+        prepare_environment()
+        from .llama.placement import listed
+
+        print(listed())
+        sys.exit(0)
     from .options import parse
 
     try:

@@ -21,10 +21,13 @@ class Config:
     hf_file: str = ""
     hf_revision: str = "main"
     hf_token: str = ""
-    alias: str = ""
+    alias: str = ""  # see aliases
+    tags: tuple[str, ...] = ()
     lora: tuple[tuple[str, float], ...] = ()  # (path, scale). --lora F has scale 1, --lora-scaled F:S has scale S
+    override_kv: tuple[tuple[str, int | float | bool | str], ...] = ()  # metadata of the model
     mmproj: str = ""
     max_image_pixels: int = 16 * _MIB  # of one image
+    image_hosts: tuple[str, ...] = ()  # hosts that images may be fetched from, and networks
     models_dir: Path = Path("models")  # folder for downloads
     models_owner: str = ""  # NAMESPACE/NAME of the user of models_use. With "", unused folders are not removed
     models_use: tuple[str, ...] = ()
@@ -62,8 +65,12 @@ class Config:
     main_gpu: int = 0
     split_mode: Literal["none", "layer", "row"] = "layer"
     tensor_split: tuple[float, ...] = ()
+    device: tuple[str, ...] = ()  # names of devices, or none. (): all
+    override_tensor: tuple[tuple[str, str], ...] = ()  # (pattern of names of tensors, buffer type)
+    kv_offload: bool = True
     mlock: bool = False
     mmap: bool = True
+    direct_io: bool = False
     numa: Literal["", "distribute", "isolate", "numactl"] = ""
     kv_unified: bool | None = None  # None: chosen by measurement (docs/explanation/performance.md)
     cache_type_k: str = "f16"
@@ -94,8 +101,9 @@ class Config:
     warmup: bool = True
     require_offload: bool = False
     # serving
-    host: str = "127.0.0.1"
+    host: str = "127.0.0.1"  # see hosts
     port: int = 8080
+    reuse_port: bool = False
     management_host: str = "0.0.0.0"  # noqa: S104  the kubelet and Prometheus connect from outside
     management_port: int = 0  # 0: off
     path: str = ""
@@ -103,8 +111,12 @@ class Config:
     api_key_file: str = ""
     allowed_hosts: tuple[str, ...] = ()  # with () for both: loopback only, if there are no keys and host is loopback
     allowed_origins: tuple[str, ...] = ()
+    cors_methods: tuple[str, ...] = ()  # (): any
+    cors_headers: tuple[str, ...] = ()
+    cors_credentials: bool = True
     ssl_key_file: str = ""
     ssl_cert_file: str = ""
+    sse_ping_interval: float = 10.0  # 0 and below: off
     timeout: int = 600
     header_timeout: float = 10.0  # 0: none
     keep_alive_timeout: float = 75.0
@@ -138,6 +150,16 @@ class Config:
     def slot_ctx(self) -> int:
         """Tokens of one slot if ctx_size is set: exactly ctx_size // parallel, as in the document."""
         return self.ctx_size // self.parallel
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """The names of the model. Answers have the first one."""
+        return tuple(name for part in self.alias.split(",") if (name := part.strip()))
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The addresses and paths of UNIX sockets to listen on. An empty one is all addresses."""
+        return tuple(part.strip() for part in self.host.split(","))
 
     @property
     def largest_body(self) -> int:

@@ -64,16 +64,28 @@ class Listener:
         self._logged: dict[str, float] = {}
         self._watching: asyncio.Task[None] | None = None
 
-    async def listen(self, host: str, port: int) -> str:
-        """Listen on an address, or on a UNIX socket whose path ends in .sock. Returns the addresses. Raises OSError."""
-        self._sockets = [_unix_socket(host)] if host.endswith(".sock") else await _tcp_sockets(self._loop, host, port)
-        for sock in self._sockets:
+    async def listen(self, host: str, port: int, *, reuse_port: bool = False) -> str:
+        """Listen on one more address, or on a UNIX socket whose path ends in .sock. With `reuse_port`, others can too.
+
+        Returns what the address has become. Raises OSError.
+        """
+        if host.endswith(".sock"):
+            sockets = [_unix_socket(host)]
+        else:
+            sockets = await _tcp_sockets(self._loop, host, port, reuse_port=reuse_port)
+        self._sockets += sockets
+        for sock in sockets:
             sock.listen(_BACKLOG)
             sock.setblocking(False)
             self._loop.add_reader(sock, self._accept, sock)
-        if self._limits.unread:
+        if self._limits.unread and self._watching is None:
             self._watching = self._loop.create_task(Unread(self._open, self._limits.unread).watch())
-        return ", ".join(str(sock.getsockname()) for sock in self._sockets)
+        return ", ".join(str(sock.getsockname()) for sock in sockets)
+
+    @property
+    def port(self) -> int:
+        """The port of the first address, 0 without one."""
+        return next((sock.getsockname()[1] for sock in self._sockets if sock.family != socket.AF_UNIX), 0)
 
     def close(self) -> None:
         """Accept nothing more, and end the handshakes."""
@@ -217,7 +229,9 @@ def _unix_socket(path: str) -> socket.socket:
     return sock
 
 
-async def _tcp_sockets(loop: asyncio.AbstractEventLoop, host: str, port: int) -> list[socket.socket]:
+async def _tcp_sockets(
+    loop: asyncio.AbstractEventLoop, host: str, port: int, *, reuse_port: bool
+) -> list[socket.socket]:
     """One socket for each address of the host that this kernel has: one without IPv6 still finds ::1 in /etc/hosts."""
     found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     sockets: list[socket.socket] = []
@@ -225,7 +239,7 @@ async def _tcp_sockets(loop: asyncio.AbstractEventLoop, host: str, port: int) ->
     try:
         for family, kind, protocol, _, address in dict.fromkeys(found):
             try:
-                sockets.append(_tcp_socket(family, kind, protocol, address))
+                sockets.append(_tcp_socket(family, kind, protocol, address, reuse_port=reuse_port))
             except OSError as error:
                 if error.errno not in _LACKING:
                     raise
@@ -239,10 +253,14 @@ async def _tcp_sockets(loop: asyncio.AbstractEventLoop, host: str, port: int) ->
     return sockets
 
 
-def _tcp_socket(family: int, kind: int, protocol: int, address: tuple[object, ...]) -> socket.socket:
+def _tcp_socket(
+    family: int, kind: int, protocol: int, address: tuple[object, ...], *, reuse_port: bool
+) -> socket.socket:
     sock = socket.socket(family, kind, protocol)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(address)

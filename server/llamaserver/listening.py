@@ -60,11 +60,14 @@ class Ports:
         most = config.max_connections or default_connections()
         limits = Limits(most, config.max_connections_per_address, config.header_timeout, config.timeout)
         self._listener = Listener(self._runner.server, limits, self._context.connections, secure)
-        try:
-            addresses = await self._listener.listen(config.host, config.port)
-        except OSError as error:
-            raise ConfigError(f"cannot listen on {config.host}:{config.port}: {error.strerror or error}") from error
-        _log.info("listening on %s, for at most %d connections", addresses, most)
+        addresses, port = [], config.port
+        for host in config.hosts:
+            try:
+                addresses.append(await self._listener.listen(host, port, reuse_port=config.reuse_port))
+            except OSError as error:
+                raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+            port = port or self._listener.port
+        _log.info("listening on %s, for at most %d connections", ", ".join(addresses), most)
 
     def connections(self) -> list[RequestHandler]:
         """The open connections of the clients' port."""

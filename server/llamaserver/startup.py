@@ -51,6 +51,8 @@ class Startup:
         if config.model_url or config.hf_repo:
             self._crash_log.phase("download")
             self._model = await self._download()
+        if config.device or config.override_tensor:
+            await asyncio.to_thread(self._check_placement)
         self.engine.start()
         await self._loaded()
         info = self.engine.info
@@ -76,6 +78,11 @@ class Startup:
             return data.decode("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"--chat-template-file {path}: {error}") from error
+
+    def _check_placement(self) -> None:
+        from .llama import placement
+
+        placement.check(self._config.device, self._config.override_tensor)
 
     async def _loaded(self) -> None:
         """Wait for the model. Downloads look up later whether files of the cache could be loaded, so it is recorded."""

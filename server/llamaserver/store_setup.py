@@ -219,6 +219,7 @@ def fingerprint(config: Config, model: Path, info: ModelInfo, known: Mapping[Pat
         "long_rope": _long_rope(info),
         # A state that cannot be cut fits only the layout in which it was made.
         "layout": None if info.partial_reuse else [info.unified, info.n_seq_max],
+        **({"metadata": config.override_kv} if config.override_kv else {}),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).digest()[:_FINGERPRINT]
 

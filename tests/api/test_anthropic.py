@@ -118,6 +118,54 @@ def test_one_tool_at_a_time(api: anthropic.Anthropic) -> None:
     assert [block.type for block in answer.content if block.type != "text"] == ["tool_use"]
 
 
+def test_a_call_that_the_model_need_not_make(api: anthropic.Anthropic) -> None:
+    choice: Any = {"type": "auto", "disable_parallel_tool_use": True}
+    answer = api.messages.create(**GREEDY | {"tools": [WEATHER], "tool_choice": choice})
+    assert answer.stop_reason in ("end_turn", "max_tokens", "tool_use")
+    assert answer.content
+
+
+def test_cache_control_is_accepted_everywhere(api: anthropic.Anthropic) -> None:
+    cached: Any = {"cache_control": {"type": "ephemeral", "ttl": "1h"}}
+    use = {"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {"city": "Rome"}}
+    bad = {"type": "tool_result", "tool_use_id": "toolu_1", "is_error": True}
+    document = {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "Facts"}}
+
+    def messages(more: Any) -> Any:
+        return [
+            {"role": "user", "content": [block("Hi", **more), document | more]},
+            {"role": "assistant", "content": [block("I look.", **more), use | more]},
+            {"role": "user", "content": [bad | {"content": [block("No such city", **more)]} | more]},
+        ]
+
+    def asked(more: Any) -> Any:
+        fields = GREEDY | {"messages": messages(more), "system": [block("Be brief.", **more)]}
+        return fields | {"tools": [WEATHER | more], "metadata": {"user_id": "user_1"}} | more
+
+    def tokens(usage: Any) -> int:
+        return int(usage.input_tokens + usage.cache_read_input_tokens)
+
+    with_it, without = api.messages.create(**asked(cached)), api.messages.create(**asked({}))
+    assert with_it.content == without.content
+    assert tokens(with_it.usage) == tokens(without.usage)
+    names = ("model", "messages", "system", "tools")
+    counted = api.messages.count_tokens(**{name: asked(cached)[name] for name in names}).input_tokens
+    assert counted == tokens(with_it.usage)
+    plain = asked({})
+    plain["messages"][2]["content"][0]["is_error"] = False
+    assert tokens(api.messages.create(**plain).usage) < counted  # the model reads that it is an error
+
+
+def test_models(api: anthropic.Anthropic, client: Client) -> None:
+    [model] = api.models.list()
+    assert (model.type, model.id, model.lifecycle) == ("model", str(model_path()), "active")
+    assert model.max_input_tokens == client.get("/v1/models")["data"][0]["meta"]["n_ctx"]
+    assert api.models.retrieve(model.id) == model
+    with pytest.raises(anthropic.NotFoundError, match="'other' does not exist") as raised:
+        api.models.retrieve("other")
+    assert raised.value.type == "not_found_error"
+
+
 def test_an_answer_in_a_format(api: anthropic.Anthropic) -> None:
     answer = api.messages.parse(**GREEDY | {"max_tokens": 80}, output_format=Colour)
     assert isinstance(answer.parsed_output, Colour)
@@ -255,7 +303,8 @@ def test_the_second_turn_of_claude_code_reuses_its_prompt(client: Client) -> Non
 
 def test_small_requests_of_claude_code(client: Client) -> None:
     """It asks whether the API is there, for a title, and for the size of its tools."""
-    quota = client.post(f"{PATH}?beta=true", {"max_tokens": 1, "messages": [{"role": "user", "content": "quota"}]})
+    body = {"max_tokens": 1, "temperature": 0, "messages": [{"role": "user", "content": "quota"}]}
+    quota = client.post(f"{PATH}?beta=true", body)
     assert (quota["stop_reason"], quota["usage"]["output_tokens"]) == ("max_tokens", 1)
     schema = {
         "type": "object",

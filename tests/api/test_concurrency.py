@@ -1,4 +1,4 @@
-"""Hundreds of requests over few slots: each gets the answer that it gets alone."""
+"""Many requests over few slots: each gets the answer that it gets alone. `make test-more` asks hundreds."""
 
 import random
 from typing import Any
@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.model, pytest.mark.slow]
 TOPICS = "foxes rivers iron bread clocks snow music salt bridges wool maps glass".split()
 NEAR_TIE = 0.5  # logits; two candidates this close may change places with the batch's shape
 # Of 1,300 answers 3 flipped at a wider gap, of 0.51 to 0.67. What is wrong by more than rounding is wrong by far more.
-RARE, WIDEST = 2, 1.0
+WIDEST = 1.0
 
 
 def requests(count: int) -> list[dict[str, Any]]:
@@ -42,11 +42,12 @@ def tokens(answer: Any) -> list[int]:
     return [item["id"] for item in answer["completion_probabilities"]]
 
 
-def test_bit_identical_in_the_split_cache() -> None:
+@pytest.mark.parametrize("count", [60, pytest.param(200, marks=pytest.mark.more)])
+def test_bit_identical_in_the_split_cache(count: int) -> None:
     # fmt: off
     args = ["-m", str(model_path()), "-c", "4096", "-np", "6", "-cb", "--no-kv-unified", "-fa", "off", "--metrics"]
     # fmt: on
-    bodies = requests(200)
+    bodies = requests(count)
     with ServerProcess(*args) as process:
         client = Client(process.url)
         together = at_once(lambda body: client.post("/completion", body), bodies, 24)
@@ -58,8 +59,9 @@ def test_bit_identical_in_the_split_cache() -> None:
         ]
 
 
-def test_only_near_ties_flip_in_the_unified_cache(capsys: pytest.CaptureFixture[str]) -> None:
-    bodies = requests(120)
+@pytest.mark.parametrize(("count", "rare"), [(40, 1), pytest.param(120, 2, marks=pytest.mark.more)])
+def test_only_near_ties_flip_in_the_unified_cache(count: int, rare: int, capsys: pytest.CaptureFixture[str]) -> None:
+    bodies = requests(count)
     with ServerProcess("-m", str(model_path()), "-c", "4096", "-np", "6", "-cb", "--kv-unified") as process:
         client = Client(process.url)
         together = at_once(lambda body: client.post("/completion", body), bodies, 24)
@@ -73,5 +75,5 @@ def test_only_near_ties_flip_in_the_unified_cache(capsys: pytest.CaptureFixture[
             gaps.append(max(first["logprob"] - second["logprob"] for first, second in best))
     with capsys.disabled():
         print(f"\nunified cache: {len(gaps)} of {len(bodies)} answers flipped, widest gap {max(gaps, default=0.0):.2f}")
-    assert sum(gap > NEAR_TIE for gap in gaps) <= RARE
+    assert sum(gap > NEAR_TIE for gap in gaps) <= rare
     assert max(gaps, default=0.0) <= WIDEST

@@ -189,7 +189,10 @@ def test_offsets_are_places_in_the_text(client: Client, prompt: Any, echo: bool)
     logprobs, text = choice["logprobs"], choice["text"]
     plain = client.post("/v1/completions", {**body, "echo": False})["choices"][0]["text"]
     assert text.endswith(plain)
-    assert logprobs["text_offset"][0] == len(text) - len(plain)
+    begin = 0 if echo else len(text) - len(plain)
+    assert logprobs["text_offset"][0] == begin
+    if echo:
+        assert len(logprobs["tokens"]) == 8 + len(client.post("/tokenize", content=prompt)["tokens"])
     for token, at in zip(logprobs["tokens"], logprobs["text_offset"], strict=True):
         if "\ufffd" not in token:
             assert text[at : at + len(token)] == token
@@ -203,7 +206,8 @@ def test_offsets_are_places_in_the_text(client: Client, prompt: Any, echo: bool)
 
 def test_offsets_of_letters_that_take_several_tokens(client: Client) -> None:
     letters = "🦙ß日"
-    body = {"prompt": "Repeat:", "max_tokens": 20, "logprobs": 0, "grammar": f'root ::= "a{letters}b"'}
+    grammar = f'root ::= "a{letters}b"'
+    body = {"prompt": "Repeat:", "temperature": 0, "max_tokens": 20, "logprobs": 0, "grammar": grammar}
     choice = client.post("/v1/completions", body)["choices"][0]
     assert choice["text"] == f"a{letters}b"
     offsets = choice["logprobs"]["text_offset"]
@@ -216,6 +220,38 @@ def test_echo_of_several_prompts(client: Client) -> None:
     body = {"prompt": ["One", "Two three"], "max_tokens": 2, "echo": True, "n": 2}
     choices = client.post("/v1/completions", body)["choices"]
     assert [choice["text"][:3] for choice in choices] == ["One", "One", "Two", "Two"]
+
+
+@pytest.mark.parametrize("prompt", ["The sky is blue. The grass is", [504, 6376, 314, 4461]], ids=["text", "ids"])
+def test_logprobs_of_the_prompt(api: openai.OpenAI, client: Client, prompt: Any) -> None:
+    """The scores of a text are those that it had when it was generated. So evaluation harnesses ask."""
+    fields: dict[str, Any] = {"model": "m", "temperature": 0, "logprobs": 2}
+    told = api.completions.create(prompt=prompt, max_tokens=20, **fields).choices[0]
+    ids = prompt if isinstance(prompt, list) else client.post("/tokenize", content=prompt)["tokens"]
+    answer = client.post("/tokenize", content=told.text)["tokens"]
+    whole = api.completions.create(prompt=[*ids, *answer], max_tokens=0, echo=True, **fields).choices[0]
+    assert told.logprobs and whole.logprobs
+    scored, begin = whole.logprobs, len(ids)
+    assert whole.text.endswith(told.text)
+    assert scored.token_logprobs and scored.tokens and scored.top_logprobs
+    assert (scored.token_logprobs[0], scored.top_logprobs[0]) == (None, None)
+    assert "".join(scored.tokens) == whole.text
+    assert scored.tokens[begin:] == (told.logprobs.tokens or [])[: len(answer)]
+    assert scored.token_logprobs[begin:] == pytest.approx((told.logprobs.token_logprobs or [])[: len(answer)], abs=0.1)
+    told_of_answer = list(zip(scored.token_logprobs, scored.tokens, scored.top_logprobs, strict=True))[begin:]
+    for value, token, tops in told_of_answer:
+        assert tops[token] == value == max(tops.values())
+    stream = client.events("/v1/completions", prompt=[*ids, *answer], max_tokens=2, echo=True, **fields)[:-1]
+    again = client.post("/v1/completions", prompt=[*ids, *answer], max_tokens=2, echo=True, **fields)["choices"][0]
+    parts = [event["choices"][0] for event in stream]
+    assert "".join(part["text"] for part in parts) == again["text"]
+    joined = [value for part in parts for value in (part.get("logprobs") or {"tokens": []})["tokens"]]
+    assert joined == again["logprobs"]["tokens"]
+
+
+def test_logprobs_of_the_prompt_have_a_price(client: Client) -> None:
+    body = {"prompt": "a b " * 200, "echo": True, "logprobs": 20, "n": 64, "max_tokens": 1}
+    assert "x 21 probabilities x 64 choices is more than" in client.error("/v1/completions", body)["message"]
 
 
 # ---- bodies
@@ -250,3 +286,26 @@ def test_seeds_of_sixty_four_bits(api: openai.OpenAI, client: Client, seed: int)
         text
         == client.post("/v1/completions", prompt="x", seed=seed, max_tokens=4, temperature=1.2)["choices"][0]["text"]
     )
+
+
+# ---- __verbose
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_verbose_shows_the_answer_of_completion(client: Client, path: str) -> None:
+    body: dict[str, Any] = {"messages": MESSAGES, "prompt": "One two", "max_tokens": 3, "temperature": 0, "n": 2}
+    whole = client.post(path, {**body, "verbose": True})
+    shown = whole["__verbose"]
+    prompt = client.post("/apply-template", messages=MESSAGES)["prompt"] if "chat" in path else "One two"
+    assert (shown["prompt"], shown["tokens_predicted"]) == (prompt, 3)
+    assert shown["content"] == whole["choices"][0].get("text", whole["choices"][0].get("message", {}).get("content"))
+    assert shown["generation_settings"]["temperature"] == 0
+    chunks = [event["__verbose"] for event in client.events(path, **body, verbose=True)[:-1] if "__verbose" in event]
+    assert [chunk["prompt"] for chunk in chunks] == [prompt]
+    assert "__verbose" not in client.post(path, body)
+
+
+def test_the_type_of_the_weights_is_shown(client: Client) -> None:
+    meta = client.get("/v1/models")["data"][0]["meta"]
+    assert meta["ftype"] == client.get("/props")["model_ftype"]
+    assert "Q4_1" in meta["ftype"]

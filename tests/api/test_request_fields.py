@@ -264,6 +264,22 @@ def test_ignore_eos(client: Client) -> None:
     assert answer["stopped_limit"]
 
 
+def test_ignore_eos_lets_a_complete_answer_end(client: Client) -> None:
+    answer = client.complete("Yes or no?", n_predict=20, ignore_eos=True, grammar='root ::= "yes" | "no"')
+    assert answer["content"] in ("yes", "no")
+    assert answer["stopped_eos"]
+    answer = client.complete("Say", n_predict=20, ignore_eos=True, json_schema={"const": 12})
+    assert answer["content"] == "12"
+    chat = client.post(
+        "/v1/chat/completions",
+        messages=[{"role": "user", "content": "Hi"}],
+        ignore_eos=True,
+        response_format={"type": "json_schema", "json_schema": {"name": "n", "schema": {"const": "a"}}},
+    )
+    assert chat["choices"][0]["finish_reason"] == "stop"
+    assert chat["choices"][0]["message"]["content"] == '"a"'
+
+
 def test_logit_bias(client: Client) -> None:
     best, second = (text for text, _ in top(client)[:2])
     best_id, second_id = (client.post("/tokenize", content=text)["tokens"][0] for text in (best, second))

@@ -1,6 +1,7 @@
 """OpenAI's Responses API, through OpenAI's own client and by hand."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,45 @@ def test_a_stream(api: openai.OpenAI, client: Client) -> None:
     assert numbers == list(range(len(numbers)))
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_logprobs(api: openai.OpenAI, client: Client, stream: bool) -> None:
+    fields: Any = {"model": "m", "input": "Name one colour.", "temperature": 0, "max_output_tokens": 12}
+    fields |= {"include": ["message.output_text.logprobs"], "top_logprobs": 2}
+    if stream:
+        with api.responses.stream(**fields) as told:
+            deltas = [event for event in told if event.type == "response.output_text.delta"]
+            answer = told.get_final_response()
+        tokens = [each.token for event in deltas for each in event.logprobs]
+    else:
+        answer = api.responses.create(**fields)
+        tokens = []
+    part = answer.to_dict()["output"][0]["content"][0]  # type: ignore[index]
+    messages = [{"role": "user", "content": "Name one colour."}]
+    options = {"temperature": 0, "max_tokens": 12, "logprobs": True, "top_logprobs": 2}
+    [chat] = client.post("/v1/chat/completions", messages=messages, **options)["choices"]
+    wanted = chat["logprobs"]["content"][: len(part["logprobs"])]
+    assert part["logprobs"] == wanted
+    assert "".join(each["token"] for each in wanted) == part["text"]
+    assert tokens == [each["token"] for each in wanted] * stream
+    assert client.error(PATH, {"input": "x", "top_logprobs": 21})["param"] == "top_logprobs"
+
+
+def test_kept_responses(api: openai.OpenAI) -> None:
+    first = api.responses.create(model="m", input="Name one colour.", temperature=0, max_output_tokens=8)
+    again = api.responses.retrieve(first.id)
+    assert again.to_dict() == first.to_dict()
+    second = api.responses.create(
+        model="m", input="Another.", previous_response_id=first.id, temperature=0, max_output_tokens=8
+    )
+    items = list(api.responses.input_items.list(second.id, limit=1, order="asc"))
+    assert [item.to_dict()["role"] for item in items] == ["user", "assistant", "user"]
+    api.responses.delete(first.id)
+    with pytest.raises(openai.NotFoundError, match=f"'{first.id}' not found"):
+        api.responses.retrieve(first.id)
+    with pytest.raises(openai.NotFoundError):
+        api.responses.input_items.list(first.id)
+
+
 def test_a_limit_makes_a_response_incomplete(client: Client) -> None:
     answer = respond(client, max_output_tokens=2)
     assert (answer["status"], answer["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
@@ -98,6 +138,48 @@ def test_a_call_of_a_function(client: Client, stream: bool) -> None:
     second = respond(client, input=[QUESTION, call, result], tools=[WEATHER], tool_choice="none")
     assert second["output"][0]["type"] == "message"
     assert second["usage"]["input_tokens_details"]["cached_tokens"] >= answer["usage"]["input_tokens"] - 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_of_a_custom_tool_with_a_grammar(api: openai.OpenAI, stream: bool) -> None:
+    lark = 'start: "*** Begin Patch" LF "*** Delete File: " NAME LF\nNAME: /[a-z"]{1,6}/\n%import common.LF'
+    tool: Any = {"type": "custom", "name": "apply_patch", "description": "Change files"}
+    tool["format"] = {"type": "grammar", "syntax": "lark", "definition": lark}
+    fields: Any = {"model": "m", "input": [QUESTION], "temperature": 0, "max_output_tokens": 90, "tools": [tool]}
+    fields |= {"tool_choice": {"type": "custom", "name": "apply_patch"}, "parallel_tool_calls": False}
+    if stream:
+        with api.responses.stream(**fields) as told:
+            text = "".join(event.delta for event in told if event.type == "response.custom_tool_call_input.delta")
+            answer = told.get_final_response()
+    else:
+        answer, text = api.responses.create(**fields), ""
+    [call] = answer.output
+    assert (call.type, call.name) == ("custom_tool_call", "apply_patch")
+    assert re.fullmatch(r'\*\*\* Begin Patch\n\*\*\* Delete File: [a-z"]{1,6}\n', call.input)
+    assert text == call.input * stream
+    result = {"type": "custom_tool_call_output", "call_id": call.call_id, "output": "Done!"}
+    turns: Any = [QUESTION, call.to_dict(), result]
+    second = api.responses.create(**fields | {"input": turns, "tool_choice": "none"})
+    assert second.output[0].type == "message"
+    assert second.usage
+    assert answer.usage
+    assert second.usage.input_tokens_details.cached_tokens >= answer.usage.input_tokens - 1
+
+
+def test_what_is_enforced_of_a_custom_tool(client: Client) -> None:
+    regex = {"type": "grammar", "syntax": "regex", "definition": "[xyz]{3}"}
+    tool = {"type": "custom", "name": "spell", "format": regex}
+    fields: Any = {"input": [QUESTION], "temperature": 0, "max_output_tokens": 60, "parallel_tool_calls": False}
+    fields |= {"tools": [tool], "tool_choice": "required"}
+    answer = client.http.post(PATH, json=fields)
+    assert re.fullmatch("[xyz]{3}", answer.json()["output"][0]["input"])
+    assert "X-Schema-Weakened" not in answer.headers
+    tool["format"] = {"type": "grammar", "syntax": "lark", "definition": 'start: "a"\n%ignore " "'}
+    answer = client.http.post(PATH, json=fields)
+    assert answer.status_code == 200
+    assert answer.headers["X-Schema-Weakened"] == "format"
+    tool["format"]["definition"] = "start: missing"
+    assert client.error(PATH, fields)["param"] == "tools"
 
 
 def test_a_request_of_codex(client: Client) -> None:

@@ -16,6 +16,7 @@ MESSAGES = [{"role": "user", "content": "x"}]
 def asked(schema: object, **more: object) -> dict[str, Any]:
     return {
         "messages": MESSAGES,
+        "temperature": 0,
         "max_tokens": 8,
         "response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": schema, **more}},
     }

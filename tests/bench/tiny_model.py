@@ -17,11 +17,12 @@ WIDTH, LAYERS, HEADS, FEED_FORWARD, CONTEXT = 64, 2, 2, 192, 4096
 _SEED = 7
 _WHOLE_WORD = re.compile("\u0120[a-z]+")  # with the space before it, as byte-level BPE writes it
 _TOKENIZER = "tokenizer.ggml."
+_INFILL = {"pre": "<issue_start>", "suf": "<issue_comment>", "mid": "<issue_closed>"}  # tokens without another use here
 
 
 def ensure() -> Path:
     """Path of the model, made now if the cache has none."""
-    path = cache_dir() / "bench" / f"random-{WIDTH}x{LAYERS}-{FEED_FORWARD}.gguf"
+    path = cache_dir() / "bench" / f"random-{WIDTH}x{LAYERS}-{FEED_FORWARD}-infill.gguf"
     if not path.exists():
         with exclusive(path):
             scratch = path.with_suffix(".part")
@@ -41,7 +42,10 @@ def _write(path: Path) -> None:
     writer.add_head_count_kv(HEADS)
     writer.add_rope_dimension_count(WIDTH // HEADS)
     writer.add_layer_norm_rms_eps(1e-5)
-    _add_weights(writer, copy_vocabulary(writer, model.ensure()))
+    tokens = copy_vocabulary(writer, model.ensure())
+    for name, token in _INFILL.items():
+        writer.add_uint32(f"{_TOKENIZER}fim_{name}_token_id", tokens.index(token))
+    _add_weights(writer, tokens)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -14,7 +14,7 @@ from llamaserver.interfaces.output import Delta, Finish, Timings, TokenProb, Tok
 from llamaserver.toolformat.parser import Parser
 
 JSON = dict[str, Any]
-HEAD = Head(True, True, 10, "chatcmpl-1", 7, "m")
+HEAD = Head(True, False, True, 10, "chatcmpl-1", 7, "m")
 TEXT = (
     'Let me see.\n<tool_call>\n{"name": "f", "arguments": {"city": "Rome", "n": [1, 2]}}\n</tool_call>\n'
     '<tool_call>\n{"name": "g", "arguments": {}}\n</tool_call>'

@@ -11,8 +11,9 @@ from llamaserver.api.responses_answer import Answer, Ending, Head
 from llamaserver.api.responses_input import packed
 from llamaserver.api.responses_items import Form
 from llamaserver.api.responses_request import read_request
+from llamaserver.api.text_tokens import TextTokens
 from llamaserver.errors import ContextExceeded, EngineFailure
-from llamaserver.interfaces.output import Finish, Timings
+from llamaserver.interfaces.output import Finish, Timings, TokenProb, TokenProbs
 from llamaserver.toolformat.events import Arguments, Call, Content, End, Event, Reasoning
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
@@ -102,6 +103,82 @@ def test_the_events_of_a_text_and_their_order() -> None:
         "output_tokens_details": {"reasoning_tokens": 2},
         "total_tokens": 14,
     }
+
+
+def test_the_call_of_a_custom_tool() -> None:
+    form = Form(custom={"mcp__shout"}, spaces={"mcp__shout": ("mcp", "shout")})
+    text = 'say "hi"\n\U0001f600 ok\\'
+    parts = ['{"in', 'put": "say \\"hi', '\\"\\', "n\\ud83d", "\\ude", '00 ok\\\\"', "}"]
+    written = [Call("mcp__shout", "call_1"), *map(Arguments, parts), End()]
+    told = streamed(written, form=form)
+    deltas = [event["delta"] for event in told if event["type"] == "response.custom_tool_call_input.delta"]
+    assert deltas == ['say "hi', '"', "\n", "\U0001f600 ok\\"]
+    [done] = [event for event in told if event["type"] == "response.custom_tool_call_input.done"]
+    assert done["input"] == text
+    [item] = plain(told[-1]["response"]["output"])
+    expected = {"type": "custom_tool_call", "call_id": "call_1", "name": "shout", "namespace": "mcp", "input": text}
+    assert item == expected | {"status": "completed"}
+    assert plain(whole(written, form=form)["output"]) == [item]
+
+
+@pytest.mark.parametrize(
+    ("parts", "text"),
+    [
+        (['{"input": "a'], "a"),  # cut off
+        (['{"input": "a\\u00'], "a"),
+        (['{"input": "a\\q b"}'], "a"),  # no JSON
+        (['{"input": "a"', ', "b": "c"}'], "a"),
+        (['{"other": 1}'], '{"other": 1}'),
+        (["x" * 300, "y"], "x" * 300 + "y"),
+        (['{"input": "\\ud83d', '\\u0041"}'], "?A"),
+        (['{"input": ""}'], ""),
+        ([], ""),
+    ],
+)
+def test_arguments_of_a_custom_tool_in_any_form(parts: list[str], text: str) -> None:
+    written = [Call("shout", "c"), *map(Arguments, parts)]
+    [item] = whole(written, CUT, Form(custom={"shout"}))["output"]
+    assert (item["input"], item["status"]) == (text, "incomplete")
+
+
+def tokens(*pieces: str) -> list[TokenProbs]:
+    probs = [TokenProb(number, piece.encode(), 0.5) for number, piece in enumerate(pieces)]
+    return [TokenProbs(one, (one, TokenProb(99, b"\xc3", 0.25))) for one in probs]
+
+
+PIECES = ("<think>", "Hm", "</think>", "\n\n", "Hel", "lo", " ", "<call>", "f", "{}", "</call>", "Do", "ne", "")
+WRITTEN = [Reasoning("Hm"), Content("Hel"), Content("lo"), Call("f", "c"), Arguments("{}"), End(), Content("Done")]
+
+
+def test_logprobs_are_those_of_the_tokens_of_messages() -> None:
+    form = Form(logprobs=1)
+    one = answer(form)
+    told = events(one.add([], tokens(*PIECES)) + one.add(WRITTEN) + one.end(WHOLE))
+    deltas = [
+        [each["token"] for each in event["logprobs"]]
+        for event in told
+        if event["type"].endswith("text.delta") and "logprobs" in event
+    ]
+    assert deltas == [["Hel"], ["lo"], ["Do", "ne"]]
+    [first, last] = [event for event in told if event["type"] == "response.output_text.done"]
+    assert [each["token"] for each in first["logprobs"]] == ["Hel", "lo"]
+    assert last["logprobs"][0]["top_logprobs"] == [
+        {"token": "Do", "logprob": pytest.approx(-0.693, abs=0.001), "bytes": [68, 111]}
+    ]
+    found = orjson.loads(answer(form).whole(WRITTEN, WHOLE, tokens(*PIECES)))
+    Response.model_validate(found)
+    assert plain(told[-1]["response"]["output"])[1:2] == plain(found["output"])[1:2]
+    assert found["output"][3]["content"][0]["logprobs"] == last["logprobs"]
+    assert whole(WRITTEN)["output"][1]["content"][0]["logprobs"] == []
+
+
+def test_the_tokens_of_a_text_that_is_not_there_literally() -> None:
+    found = TextTokens()
+    found.put(tokens("a ", "<b", "c"))
+    assert [each.chosen.piece for each in found.of("a")] == [b"a "]
+    assert found.of(" ") == []
+    assert [each.chosen.piece for each in found.of("\ufffd")] == [b"<b", b"c"]
+    assert found.of("more") == []
 
 
 @pytest.mark.parametrize("summary", [False, True])

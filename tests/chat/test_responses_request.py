@@ -161,11 +161,7 @@ def test_functions_of_namespaces_are_offered_and_other_tools_left_out() -> None:
     asked = read(
         input="Hello",
         tools=[
-            {
-                "type": "custom",
-                "name": "apply_patch",
-                "format": {"type": "grammar", "syntax": "lark", "definition": ""},
-            },
+            {"type": "image_generation", "output_format": "png"},
             {"type": "web_search", "external_web_access": False},
             one,
             {"type": "namespace", "name": "mcp__docs__", "description": "", "tools": [{**one, "name": "search"}]},
@@ -181,6 +177,31 @@ def test_functions_of_namespaces_are_offered_and_other_tools_left_out() -> None:
     assert asked.names.of("tools[0].function.parameters") == "tools[2].parameters"
     assert asked.names.of("tools[1].function.name") == "tools[3].tools[0].name"
     assert asked.chat.get("parallel_tool_calls")[1] is False
+
+
+def test_custom_tools_are_functions_with_one_string() -> None:
+    lark = {"type": "grammar", "syntax": "lark", "definition": 'start: "a"'}
+    odd = {**lark, "definition": "%ignore X"}
+    asked = read(
+        input="Hello",
+        tools=[
+            {"type": "custom", "name": "shout", "description": "Say it"},
+            {"type": "custom", "name": "patch", "format": lark},
+            {"type": "custom", "name": "odd", "format": odd},
+            {"type": "custom", "name": "code", "format": {"type": "grammar", "syntax": "regex", "definition": "a|b"}},
+        ],
+        tool_choice={"type": "custom", "name": "patch"},
+    )
+    functions = [tool["function"] for tool in asked.chat.get("tools")[1]]
+    texts = [function["parameters"]["properties"]["input"] for function in functions]
+    assert functions[0]["description"] == "Say it"
+    assert texts[0] == {"type": "string"}
+    assert 'start: "a"' in texts[1]["description"]
+    assert texts[3]["pattern"] == "^(?:a|b)$"
+    assert asked.form.custom == {"shout", "patch", "odd", "code"}
+    assert [bool(text) for text in asked.arguments.values()] == [True, False]
+    assert asked.chat.get("tool_choice")[1] == {"type": "function", "function": {"name": "patch"}}
+    assert asked.echo.count(b'"type":"custom"') == 5
 
 
 @pytest.mark.parametrize(
@@ -276,6 +297,10 @@ def test_a_response_repeats_the_request() -> None:
         ({"tools": [3]}, "tools[0]"),
         ({"tools": [{"type": "function"}]}, "tools[0].name"),
         ({"tools": [{"type": "namespace", "name": 3}]}, "tools[0].name"),
+        ({"tools": [{"type": "custom"}]}, "tools[0].name"),
+        ({"tools": [{"type": "custom", "name": "c", "format": 3}]}, "tools[0].format"),
+        ({"tools": [{"type": "custom", "name": "c", "format": {"type": "x"}}]}, "tools[0].format.type"),
+        ({"tools": [{"type": "custom", "name": "c", "format": {"type": "grammar"}}]}, "tools[0].format"),
         ({"tool_choice": {"type": "web_search"}}, "tool_choice.type"),
         ({"tool_choice": {"type": "function"}}, "tool_choice.name"),
     ],

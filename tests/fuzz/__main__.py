@@ -1,5 +1,6 @@
 """`make fuzz`: requests as products of maxima from four clients. Prints a table, and fails when a bound is exceeded.
 
+The model has random weights, so that the time goes into the server, and the vocabulary of the default one.
 A request is drawn from its number and the seed. So `--only NUMBER` sends one request of an earlier run again.
 """
 
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from tests.bench import tiny_model
 from tests.fuzz.run import Outcome, fuzz, table
 from tests.support.models import Models
 from tests.support.paths import model_path
@@ -24,12 +26,16 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--seconds", type=float, default=math.inf, help="send no more requests after this time")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--tiny", action="store_true", help="a model of random weights instead of the default one")
+    parser.add_argument("--real", action="store_true", help="the default model instead of one of random weights")
+    parser.add_argument("--ranking", action="store_true", help="send requests to a server that ranks documents")
     parser.add_argument("--only", type=int, action="append", help="the number of one request")
     options = parser.parse_args(arguments)
     with TemporaryDirectory() as folder:
-        model = Models(Path(folder)).llama() if options.tiny else model_path()
-        outcome = fuzz(model, options.only or range(options.requests), options.seed, seconds=options.seconds)
+        if options.ranking:
+            kind, model = "ranking", Models(Path(folder)).reranker()
+        else:
+            kind, model = "generating", model_path() if options.real else tiny_model.ensure()
+        outcome = fuzz(kind, model, options.only or range(options.requests), options.seed, seconds=options.seconds)
     print(table(outcome))
     return int(bool(exceeded(outcome)))
 

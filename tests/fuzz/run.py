@@ -21,14 +21,19 @@ from tempfile import TemporaryDirectory
 
 import orjson
 
-from tests.fuzz.draw import Drawn, draw
+from tests.fuzz.draw import GENERATING, RANKING, Drawn, draw
 from tests.support.server.process import ServerProcess, free_port
+from tests.support.vendored import vendored_templates
 
 CLIENTS = 4
-SERVER = ("-c", "1024", "-np", "4", "-cb", "--no-unlimited-answers", "--log-disable", "--embedding")
+PATHS = {"generating": GENERATING, "ranking": RANKING}
+_SHARED = ("-np", "4", "-cb", "--log-disable", "--embedding")
+_OPTIONS = {"generating": ("-c", "1024", "--no-unlimited-answers"), "ranking": ("--reranking",)}
+_TEMPLATE = "Qwen-Qwen3-0.6B"  # thoughts, and calls of functions in parallel
 _TIMEOUT = 60  # seconds; an answer that takes longer has failed in any case
 _LONGEST = 10  # seconds that an answer may take
 _PROBE_EVERY = 0.1  # seconds
+_REFUSALS = ("503 Retry-After", "501")  # the server is busy, or it was started without a feature
 
 
 @dataclass(slots=True)
@@ -62,8 +67,9 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """The server under test, for the processes of the clients."""
+    """The server under test, for the processes of the clients. `kind` is a key of PATHS."""
 
+    kind: str
     port: int
     management: int
     pid: int
@@ -84,7 +90,7 @@ def _client(target: _Target, numbers: Sequence[int], seed: int, end: float) -> _
     for number in numbers:
         if time.monotonic() > end:
             break
-        drawn = draw(Random(f"{seed}/{number}"))
+        drawn = draw(Random(f"{seed}/{number}"), PATHS[target.kind])
         data = orjson.dumps(drawn.body)
         began = time.monotonic()
         status = _send(target, drawn, data)
@@ -93,7 +99,7 @@ def _client(target: _Target, numbers: Sequence[int], seed: int, end: float) -> _
         if drawn.leaves_after:
             continue
         seen.times.append((took, number, f"{drawn.path}: {status}"))
-        if not (status[0] in "24" or status == "503 Retry-After") or took > _LONGEST:
+        if not (status[0] in "24" or status in _REFUSALS) or took > _LONGEST:
             seen.wrong.append(f"request {number} ({drawn.path}): {status} after {took:.1f} s")
     return seen
 
@@ -157,22 +163,29 @@ def _run(target: _Target, numbers: Sequence[int], seed: int, seconds: float, out
     prober.join()
 
 
-def fuzz(model: Path, numbers: Sequence[int], seed: int, *, seconds: float = math.inf, warm: int = 8) -> Outcome:
-    """Start a server, send the requests with these numbers for so many seconds, and measure."""
+def fuzz(
+    kind: str, model: Path, numbers: Sequence[int], seed: int, *, seconds: float = math.inf, warm: int = 8
+) -> Outcome:
+    """Start a server, send the requests with these numbers for so many seconds, and measure.
+
+    `kind` is a key of PATHS.
+    """
     management = free_port()
     with TemporaryDirectory() as folder:
-        lag = Path(folder, "lag.json")
+        lag, template = Path(folder, "lag.json"), Path(folder, "template.jinja")
+        template.write_text(vendored_templates()[_TEMPLATE])
         with ServerProcess(
-            "-m", str(model), *SERVER, "--management-host", "127.0.0.1", "--management-port", str(management),
+            "-m", str(model), *_SHARED, *_OPTIONS[kind], "--chat-template-file", str(template),
+            "--management-host", "127.0.0.1", "--management-port", str(management),
             command=(sys.executable, "-m", "tests.fuzz.watched_server"),
             env={"LAG_FILE": str(lag)},
             cwd=Path(__file__).parents[2],
         ) as server:  # fmt: skip
-            for number in range(warm):
+            for number in range(warm if kind == "generating" else 0):
                 _warm(server, number)
             outcome = Outcome(rss_before=_memory(server.pid, "VmRSS"))
             before = _lags(lag)
-            _run(_Target(server.port, management, server.pid), numbers, seed, seconds, outcome)
+            _run(_Target(kind, server.port, management, server.pid), numbers, seed, seconds, outcome)
             assert server.process is not None
             if server.process.poll() is not None:
                 outcome.wrong.append(f"the server ended with {server.process.returncode}: {server.log[-2000:]}")

@@ -1,17 +1,21 @@
 """Constraints as Lark texts, on a vocabulary small enough to see through."""
 
+import gc
+import random
 import re
+import weakref
 
 import numpy as np
 import pytest
 from llamaserver.errors import InvalidRequest
 from llamaserver.grammar.compiler import Compiler
 from llamaserver.grammar.json_schema import json_value
-from llamaserver.grammar.matcher import Matcher
+from llamaserver.grammar.matcher import DeadEndError, Matcher
 from llamaserver.grammar.rules import GrammarError
 from llamaserver.interfaces.grammar import Constraint
 from llamaserver.interfaces.params import SamplingParams
 from llamaserver.sampling.sampler import ChainSamplerFactory
+from llguidance import LLParserLimits
 
 from tests.support.engine.vocab import ListVocab
 
@@ -116,3 +120,62 @@ def test_a_vocabulary_without_an_end() -> None:
     assert matcher.allowed().tolist() == [0]
     matcher.accept(0)
     assert matcher.allowed().tolist() == []
+
+
+# Each text that begins differently takes other states of the lexer, more than there may be.
+STATES = "start: /[ab]*a[ab]{16}x/"
+
+
+def write(matcher: Matcher, count: int, seed: int) -> None:
+    """Write random letters as long as the grammar takes them, with a mask before each."""
+    draw = random.Random(seed)
+    for _ in range(count):
+        allowed = matcher.allowed().tolist()
+        assert set(allowed) == {token for token in range(len(PIECES)) if matcher.allows(token)}
+        matcher.accept(draw.choice([token for token in allowed if PIECES[token] in (b"a", b"b", b"ab")]))
+
+
+@pytest.fixture
+def small_lexer(monkeypatch: pytest.MonkeyPatch) -> Compiler:
+    limits = LLParserLimits(initial_lexer_fuel=1_000_000, step_lexer_fuel=500_000, max_lexer_states=2_000)
+    monkeypatch.setattr("llamaserver.grammar.compiler._LIMITS", limits)
+    return Compiler(VOCAB)
+
+
+def test_an_answer_that_uses_up_the_lexer_leaves_others_alone(
+    small_lexer: Compiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    neighbour, greedy = small_lexer(STATES).copy(), small_lexer(STATES).copy()
+    write(neighbour, 20, seed=0)
+    monkeypatch.setattr("llamaserver.grammar.matcher._MOST_RENEWING", 0)
+    with pytest.raises(DeadEndError, match="too many states"):
+        write(greedy, 3_000, seed=1)
+    with pytest.raises(DeadEndError, match="too many states"):
+        write(neighbour.copy(), 1, seed=2)
+    monkeypatch.setattr("llamaserver.grammar.matcher._MOST_RENEWING", 60)
+    write(neighbour, 20, seed=2)
+    write(small_lexer(STATES).copy(), 20, seed=3)
+
+
+def test_answers_together_may_take_more_states_than_a_lexer_has(small_lexer: Compiler) -> None:
+    start = small_lexer(STATES)
+    for seed in range(12):
+        write(start.copy(), 300, seed)
+
+
+def test_a_token_that_uses_up_the_lexer_is_accepted(small_lexer: Compiler) -> None:
+    """Without masks, the lexer gets no fuel, and its states have no limit until a mask is made."""
+    start, draw = small_lexer(STATES), random.Random(1)
+    for _ in range(2):
+        matcher = start.copy()
+        for _ in range(1_500):
+            matcher.accept(PIECES.index(draw.choice([b"a", b"b", b"ab"])))
+        assert allowed(matcher) >= {b"a", b"b", b"ab"}
+
+
+def test_few_grammars_are_kept() -> None:
+    compiler = Compiler(VOCAB)
+    kept = [weakref.ref(compiler(f'start: "a"{{1,{count}}}')) for count in range(1, 41)]
+    gc.collect()
+    assert [number for number, one in enumerate(kept) if one() is not None] == list(range(9, 40))
+    assert compiler('start: "a"{1,40}') is kept[-1]()

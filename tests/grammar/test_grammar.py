@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from llamaserver.errors import EngineFailure, InvalidRequest
 from llamaserver.grammar import gbnf
 from llamaserver.grammar.compiler import Compiler
-from llamaserver.grammar.matcher import Matcher
+from llamaserver.grammar.matcher import DeadEndError, Matcher
 from llamaserver.grammar.tokens import token_named
+from llamaserver.interfaces.backend import AnswerCompleteError
 from llamaserver.interfaces.params import SamplingParams
 from llamaserver.sampling.sampler import ChainSamplerFactory
 
@@ -373,6 +374,37 @@ def test_a_dead_end_fails_the_request_alone() -> None:
         sampled('root ::= "a" "z"', {}, SamplingParams(), 2)
 
 
-def test_an_end_that_is_forbidden_fails_the_request() -> None:
-    with pytest.raises(EngineFailure):
-        sampled('root ::= "a"', {}, SamplingParams(ignore_eos=True), 2)
+@pytest.mark.parametrize(
+    "params",
+    [
+        SamplingParams(ignore_eos=True),
+        SamplingParams(temperature=0.0, ignore_eos=True),
+        SamplingParams(mirostat=2, ignore_eos=True),
+        SamplingParams(logit_bias=tuple((token, -math.inf) for token in VOCAB.eog)),
+    ],
+    ids=["ignore_eos", "greedy", "mirostat", "logit_bias"],
+)
+def test_a_complete_answer_ends_although_its_end_is_forbidden(params: SamplingParams) -> None:
+    assert sampled('root ::= "a"', {}, params, 1) == [b"a"]
+    with pytest.raises(AnswerCompleteError):
+        sampled('root ::= "a"', {}, params, 2)
+
+
+def test_an_answer_that_is_not_complete_does_not_end() -> None:
+    ban = ((PIECES.index(b"c"), -math.inf),)
+    with pytest.raises(DeadEndError, match="allows no token"):
+        sampled('root ::= "x" "c"', {}, SamplingParams(logit_bias=ban), 2)
+
+
+def test_an_answer_ends_without_a_token_that_ends_it() -> None:
+    sampler = ChainSamplerFactory(ListVocab([b"a", b"b", b""]))(SamplingParams(grammar='root ::= "a"'), 512)
+    assert sampler.sample(np.zeros(3, np.float32))[0] == 0
+    with pytest.raises(AnswerCompleteError):
+        sampler.sample(np.zeros(3, np.float32))
+
+
+def test_a_search_that_takes_long_gives_way_to_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = sampled("root ::= [bc]+", {b"x": 9.0}, SamplingParams(), 4)
+    monkeypatch.setattr("llamaserver.grammar.matcher._LONGEST_SEARCH", -1.0)
+    assert sampled("root ::= [bc]+", {b"x": 9.0}, SamplingParams(), 4) == expected
+    assert compiled("root ::= [bc]+").first_allowed([PIECES.index(b"x"), PIECES.index(b"b")], 1) == []

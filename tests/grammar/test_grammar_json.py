@@ -5,7 +5,7 @@ import json
 import random
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jsonschema
@@ -19,6 +19,7 @@ from llamaserver.grammar.json_schema import json_value
 from llamaserver.grammar.matcher import Matcher
 from llamaserver.grammar.rules import GrammarError
 
+from tests.grammar.random_schemas import random_schema
 from tests.support.engine.vocab import ListVocab
 
 COMPILER = Compiler(ListVocab([*(bytes([c]) for c in range(256)), b"<end>"], eog=[256]))
@@ -194,6 +195,20 @@ EXACT: dict[str, object] = {
     "exclusive bounds of draft 4": {"type": "integer", "minimum": 1, "exclusiveMinimum": True, "maximum": 5},
     "multipleOf": {"type": "integer", "minimum": 0, "maximum": 100, "multipleOf": 7},
     "two multiples": {"type": "integer", "minimum": 0, "maximum": 100, "allOf": [{"multipleOf": 4}, {"multipleOf": 6}]},
+    "between 0 and 1": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
+    "between 0 and a part of 1": {"type": "number", "exclusiveMinimum": 0, "maximum": 0.25},
+    "between -1 and 0": {"type": "number", "exclusiveMinimum": -1, "exclusiveMaximum": 0},
+    "a very small bound": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1e-12},
+    "a bound of many digits": {"type": "number", "minimum": -2.97, "maximum": -1.9700000000000002},
+    "int64": {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1},
+    "uint64": {"type": "integer", "minimum": 0, "maximum": 2**64 - 1},
+    "double": {"type": "number", "minimum": -1.7976931348623157e308, "maximum": 1.7976931348623157e308},
+    "bounds of 400 digits": {"type": "integer", "minimum": -(10**400), "maximum": 10**400},
+    "numbers of 400 digits": {"type": "number", "minimum": -(10**400), "maximum": 10**400},
+    "a length of 400 digits": {"type": "string", "maxLength": 10**400},
+    "a count of 400 digits": {"items": {"type": "null"}, "maxItems": 10**400},
+    "enum with a bound of 400 digits": {"enum": [1, 2.5, "a"], "minimum": 2, "maximum": 10**400},
+    "enum with multipleOf": {"enum": [0.3, 0.45, 1], "multipleOf": 0.15},
     "bounds without a type": {"minimum": 3, "maximum": 5},
     "lengths": {"type": "string", "minLength": 2, "maxLength": 4},
     "length and pattern": {"pattern": "^a+$", "minLength": 3, "maxLength": 5},
@@ -234,12 +249,125 @@ EXACT: dict[str, object] = {
         "properties": {"b": {"type": "null"}},
         "unevaluatedProperties": False,
     },
+    "unevaluatedProperties of a base": {
+        "$defs": {"Base": {"properties": {"id": {"type": "null"}}, "required": ["id"]}},
+        "allOf": [{"$ref": "#/$defs/Base"}, {"properties": {"b": {"type": "null"}}, "required": ["b"]}],
+        "unevaluatedProperties": False,
+    },
+    "unevaluatedProperties beside a reference": {
+        "$defs": {"Base": {"type": "object", "properties": {"id": {"type": "null"}}, "required": ["id"]}},
+        "$ref": "#/$defs/Base",
+        "properties": {"b": {"type": "boolean"}},
+        "required": ["b"],
+        "unevaluatedProperties": {"type": "null"},
+    },
+    "unevaluatedProperties of variants": {
+        "properties": {"k": {"type": "null"}},
+        "required": ["k"],
+        "anyOf": [
+            {"properties": {"a": {"type": "null"}}, "required": ["a"]},
+            {"properties": {"b": {"type": "null"}}, "required": ["b"]},
+        ],
+        "unevaluatedProperties": False,
+    },
+    "unevaluatedProperties of one branch": {
+        "allOf": [
+            {"anyOf": [{"properties": {"a": {"type": "null"}}}], "unevaluatedProperties": {"type": "boolean"}},
+            {"properties": {"b": {}}, "required": ["b"]},
+        ],
+    },
+    "unevaluatedProperties beside additionalProperties": {
+        "allOf": [{"additionalProperties": {"type": "null"}}],
+        "unevaluatedProperties": False,
+        "required": ["a"],
+    },
+    "unevaluatedItems": {
+        "allOf": [{"prefixItems": [{"type": "null"}, {"type": "boolean"}]}],
+        "unevaluatedItems": False,
+        "minItems": 2,
+    },
+    "patterns beside a closed object": {
+        "allOf": [
+            {"properties": {"xa": {"enum": [1, None]}}, "required": ["xa"], "additionalProperties": False},
+            {"patternProperties": {"^x": {"type": "null"}}, "additionalProperties": False},
+        ]
+    },
+    "patterns beside additionalProperties": {
+        "allOf": [
+            {"additionalProperties": {"type": "null"}},
+            {"patternProperties": {"^x": {"type": ["null", "boolean"]}}, "required": ["x"]},
+        ]
+    },
+    "patterns of two branches": {
+        "allOf": [
+            {"patternProperties": {"^x": {"enum": [1, 2]}}, "additionalProperties": {"enum": [1, 3]}},
+            {"patternProperties": {"^y": {"enum": [3, 2]}}, "additionalProperties": {"enum": [1, 2]}},
+        ]
+    },
+    "names beside patterns of another branch": {
+        "allOf": [
+            {"properties": {"x1": {"enum": [1, 2]}, "y1": {"enum": [1, 4]}}, "required": ["x1", "y1"]},
+            {"patternProperties": {"^x": {"enum": [2, 3]}}, "additionalProperties": {"enum": [4]}},
+        ]
+    },
+    "patterns whose names are listed": {
+        "properties": {"a": {"type": "number"}, "b": {"type": "null"}, "k": {"type": "null"}},
+        "patternProperties": {"^[ab]$": {"type": "integer", "maximum": 3}},
+    },
+    "required by pattern": {
+        "patternProperties": {"^x": {"type": "null"}},
+        "additionalProperties": False,
+        "required": ["xa"],
+    },
+    "required by additionalProperties": {"additionalProperties": {"type": "null"}, "required": ["a", "b"]},
+    "names of an enum with more": {
+        "propertyNames": {"enum": ["a", "bb", "ccc"], "maxLength": 2, "pattern": "^[bc]"},
+        "additionalProperties": {"type": "null"},
+        "minProperties": 1,
+    },
+    "names of an enum beside patterns": {
+        "patternProperties": {"^b": {"type": "boolean"}},
+        "propertyNames": {"enum": ["a", "b"]},
+        "additionalProperties": {"type": "null"},
+        "required": ["a", "b"],
+    },
+    "names and properties": {"properties": {"a": {}, "b": {"type": "null"}}, "propertyNames": {"pattern": "^b"}},
+    "names by a reference": {
+        "$defs": {"Key": {"enum": ["k"]}},
+        "propertyNames": {"$ref": "#/$defs/Key"},
+        "additionalProperties": {"type": "null"},
+    },
+    "oneOf of closed objects": {
+        "oneOf": [
+            {"properties": {"a": {"type": "null"}}, "required": ["a"]},
+            {"properties": {"b": {"type": "null"}}, "required": ["b"]},
+        ]
+    },
+    "more members than are listed": {"type": "object", "properties": {}, "minProperties": 1},
+    "no members": {
+        "properties": {"a": {}},
+        "patternProperties": {"^x": {}},
+        "additionalProperties": True,
+        "maxProperties": 0,
+    },
+    "a definition of nothing": {
+        "$defs": {"none": {"properties": {"x": False}, "required": ["x"]}},
+        "properties": {"a": {"$ref": "#/$defs/none"}, "$ref": {"$ref": "#/$defs/none"}, "b": {"type": "null"}},
+    },
+    "oneOf of ranges": {"type": "integer", "oneOf": [{"maximum": 3}, {"minimum": 5, "maximum": 9}]},
     "prefixItems": {"prefixItems": [{"type": "null"}, {"type": "boolean"}], "minItems": 1},
     "tuple with a rest": {"prefixItems": [{"type": "null"}], "items": {"enum": [1]}, "minItems": 2, "maxItems": 3},
     "tuple of draft 4": {"items": [{"type": "null"}], "additionalItems": {"type": "boolean"}, "maxItems": 3},
     "no items": {"type": "array", "items": False},
     "counted items": {"items": {"type": "null"}, "minItems": 2, "maxItems": 3},
     "siblings of a reference": {"$defs": {"n": {"type": "integer", "minimum": 3}}, "$ref": "#/$defs/n", "maximum": 6},
+    "multiples of decimals": {
+        "type": "number",
+        "minimum": 0,
+        "maximum": 9,
+        "allOf": [{"multipleOf": 0.25}, {"multipleOf": 0.1}],
+    },
+    "whole multiples of decimals": {"type": "integer", "minimum": 0, "maximum": 90, "multipleOf": 0.75},
     "siblings of anyOf": {"type": "integer", "minimum": 3, "anyOf": [{"maximum": 5}, {"multipleOf": 10}]},
     "two anyOf": {"allOf": [{"anyOf": [{"minimum": 3}, {"const": 0}]}, {"anyOf": [{"maximum": 5}, {"const": 9}]}]},
     "oneOf by a constant": {
@@ -268,12 +396,36 @@ WEAKER: dict[str, tuple[object, str]] = {
     "oneOf": ({"oneOf": [{"type": "integer"}, {"minimum": 3}]}, "oneOf"),
     "not": ({"type": "string", "maxLength": 3, "not": {"const": "a"}}, "not"),
     "if": ({"type": "integer", "if": {"minimum": 3}, "then": {"multipleOf": 2}}, "if"),
+    "multipleOf": ({"type": "integer", "multipleOf": 999_983}, "multipleOf"),
+    "multipleOf with many digits": ({"type": "number", "multipleOf": 10**30}, "multipleOf"),
+    "multipleOf with very many digits": ({"type": "integer", "multipleOf": 10**4000}, "multipleOf"),
+    "multipleOf with many decimals": ({"type": "number", "multipleOf": 1e-20}, "multipleOf"),
+    "multipleOf that is read wrongly": (
+        {"type": "number", "minimum": 0, "maximum": 9, "multipleOf": 0.07},
+        "multipleOf",
+    ),
+    "multiples together": ({"type": "integer", "allOf": [{"multipleOf": 997}, {"multipleOf": 991}]}, "multipleOf"),
+    "many multiples": ({"properties": {f"p{i}": {"multipleOf": 9000 + i} for i in range(100)}}, "multipleOf"),
     "uniqueItems": ({"items": {"type": "boolean"}, "uniqueItems": True, "maxItems": 3}, "uniqueItems"),
     "contains": ({"items": {"type": "boolean"}, "contains": {"const": True}, "maxItems": 3}, "contains"),
     "dependentRequired": ({"properties": {"a": {}}, "dependentRequired": {"a": ["b"]}}, "dependentRequired"),
     "dependencies": ({"properties": {"a": {}}, "dependencies": {"a": ["b"]}}, "dependencies"),
     "dependentSchemas": ({"properties": {"a": {}}, "dependentSchemas": {"a": False}}, "dependentSchemas"),
-    "propertyNames": ({"properties": {"a": {}}, "propertyNames": {"pattern": "^b"}}, "propertyNames"),
+    "propertyNames": ({"properties": {"a": {}}, "propertyNames": {"not": {"const": "a"}}}, "not"),
+    "minProperties beside others": (
+        {"properties": {"a": {"type": "null"}}, "additionalProperties": {"type": "null"}, "minProperties": 1},
+        "minProperties",
+    ),
+    "patterns of names with propertyNames": (
+        {"patternProperties": {"^a": {"type": "null"}}, "propertyNames": {"pattern": "^.b"}},
+        "propertyNames",
+    ),
+    "oneOf without types": ({"oneOf": [{"minimum": 3}, {"maxLength": 2}]}, "oneOf"),
+    "oneOf with all values": ({"oneOf": [{}, {"type": "null"}]}, "oneOf"),
+    "oneOf of objects without types": (
+        {"oneOf": [{"properties": {"a": {"type": "null"}}}, {"properties": {"b": {"type": "null"}}}]},
+        "oneOf",
+    ),
     "minProperties": ({"minProperties": 2, "additionalProperties": {"type": "null"}}, "minProperties"),
     "maxProperties": ({"properties": {"a": {}, "b": {}, "c": {}}, "maxProperties": 2}, "maxProperties"),
     "patternProperties": ({"patternProperties": {"a": {"type": "null"}, "b": {"type": "null"}}}, "patternProperties"),
@@ -283,12 +435,14 @@ WEAKER: dict[str, tuple[object, str]] = {
     "halves of surrogate pairs": ({"pattern": r"^[\ud83c-\udbff\udc00-\udfff]+$"}, "pattern"),
     "no expression": ({"pattern": "^(a$"}, "pattern"),
     "format": ({"type": "string", "format": "idn-email"}, "format"),
+    "minimum beyond": ({"type": "integer", "minimum": 10**17 + 1}, "minimum"),
+    "minimum of 400 digits": ({"type": "number", "minimum": 10**400}, "minimum"),
     "a reference that grows": (
         {"$defs": {"a": {"properties": {"n": {"type": "null"}}, "$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"},
         "$ref",
     ),
 }
-UNCHECKED = ("no expression", "a reference that grows")  # the validator fails
+UNCHECKED = ("no expression", "a reference that grows", "multipleOf with many decimals")  # the validator fails
 KEPT = [*b'"]}', END]
 
 
@@ -348,6 +502,25 @@ def test_what_is_not_enforced_is_told(name: str) -> None:
     assert refused.value.field == "response_format"
     if name not in UNCHECKED:
         assert check(schema, without=f"{keyword} then") >= 1
+
+
+@pytest.mark.parametrize("seeds", [*(range(first, first + 40) for first in range(0, 240, 40)), (1517, 1940, 2046)])
+def test_each_answer_to_a_random_schema_is_valid(seeds: Sequence[int]) -> None:
+    """It is valid, or a keyword is told. What is not an answer's schema is refused."""
+    answers = 0
+    for seed in seeds:
+        schema = random_schema(seed)
+        try:
+            found = json_value(schema)
+            matcher = COMPILER(f"start: {found.lark}")
+        except (InvalidRequest, GrammarError):
+            continue
+        if not found.weakened:
+            validator = jsonschema.Draft202012Validator(schema)
+            for answer in filter(None, (walk(matcher.copy(), walked) for walked in range(3))):
+                assert validator.is_valid(json.loads(answer)), (seed, answer)
+                answers += 1
+    assert answers >= len(seeds) // 2
 
 
 def test_no_recursion_error_close_to_the_limit() -> None:
@@ -465,6 +638,64 @@ GENERATED: dict[str, tuple[object, str, tuple[str, ...]]] = {
             "definitions": {"A": {"type": "object", "properties": {"x": {"type": "integer", "format": "int32"}}}},
         },
         '{"a": null}',
+        (),
+    ),
+    "subtypes of Java": (
+        {
+            "$defs": {"Base": {"type": "object", "properties": {"id": {"type": "string"}}, "required": ["id"]}},
+            "anyOf": [
+                {
+                    "allOf": [
+                        {"$ref": "#/$defs/Base"},
+                        {"type": "object", "properties": {"kind": {"const": kind}}, "required": ["kind"]},
+                    ],
+                    "unevaluatedProperties": False,
+                }
+                for kind in ("one", "two")
+            ],
+        },
+        '{"id": "x", "kind": "two"}',
+        (),
+    ),
+    "numbers of Kotlin": (
+        {
+            "type": "object",
+            "properties": {
+                "long": {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1},
+                "float": {"type": "number", "minimum": 1.4e-45, "maximum": 3.4028235e38},
+            },
+            "additionalProperties": False,
+        },
+        '{"long": -5, "float": 0.5}',
+        (),
+    ),
+    "a base class of C#": (
+        {
+            "allOf": [
+                {"$ref": "#/definitions/Base"},
+                {"type": "object", "additionalProperties": False, "properties": {"id": {}, "x": {"type": "integer"}}},
+            ],
+            "definitions": {
+                "Base": {
+                    "type": "object",
+                    "additionalProperties": False,
+                    "properties": {"id": {"type": "string", "format": "guid"}, "x": {}},
+                    "required": ["id"],
+                }
+            },
+        },
+        '{"id": "a", "x": 3}',
+        (),
+    ),
+    "enum of Rust": (
+        {
+            "oneOf": [
+                {"type": "string", "enum": ["Unit"]},
+                {"type": "object", "required": ["New"], "properties": {"New": {"type": "integer"}}},
+                {"type": "object", "required": ["Old"], "properties": {"Old": {"type": "null"}}},
+            ]
+        },
+        '{"Old": null}',
         (),
     ),
     "floats for counts": ({"type": "string", "maxLength": 10.0, "minLength": 1.0}, '"ab"', ()),

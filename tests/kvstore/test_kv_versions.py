@@ -34,7 +34,7 @@ SLOW = settings(max_examples=25, suppress_health_check=[HealthCheck.function_sco
 
 NUMBERS = {  # options that change what is in a state
     *("cache_type_k", "cache_type_v", "flash_attn", "rope_scaling", "rope_freq_base", "rope_freq_scale", "mmproj"),
-    *("yarn_orig_ctx", "yarn_ext_factor", "yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow"),
+    *("yarn_orig_ctx", "yarn_ext_factor", "yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow", "override_kv"),
 }
 LOADED = {"architecture", "flash_attn", "state_version", "partial_reuse"}  # and facts about the loaded model
 LAYOUT = {"unified", "n_seq_max"}  # that a state which cannot be cut was made in

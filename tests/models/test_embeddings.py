@@ -276,3 +276,20 @@ def test_off_by_default(models: Models, serve: Callable[..., Any]) -> None:
     with serve(models.llama()) as plain:
         for path, body in (("/embedding", {"content": "a"}), ("/v1/embeddings", {"input": "a"})):
             assert "--embedding" in plain.error(path, body, 501)["message"]
+
+
+def test_without_pooling_each_token_has_a_vector(models: Models, serve: Callable[..., Any]) -> None:
+    with serve(models.llama(), "--embedding", "-c", "512", "-np", "2") as client:
+        last = client.post("/embedding", content="hello world", embd_normalize=-1)["embedding"]
+    with serve(models.llama(), "--embedding", "--pooling", "none", "-c", "512", "-np", "2") as client:
+        count = len(client.post("/tokenize", content="hello world", add_special=True)["tokens"])
+        (item,) = client.post("/embedding", content="hello world")
+        assert item["index"] == 0
+        assert np.shape(item["embedding"]) == (count, N_EMBD)
+        np.testing.assert_allclose(item["embedding"][-1], last, atol=1e-4)
+        several = client.post("/embeddings", content=TEXTS, dimensions=3)
+        assert [np.shape(one["embedding"])[1] for one in several] == [3] * len(TEXTS)
+        long = ["a" * 400] * 400
+        assert "numbers is more than 4194304" in client.error("/embedding", {"content": long})["message"]
+        error = client.error("/v1/embeddings", {"input": "a"})
+        assert error["message"].startswith("Pooling type 'none' is not OAI compatible")

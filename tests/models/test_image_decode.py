@@ -1,6 +1,7 @@
 """What our decode of images puts into the cache is what the library's own helpers put there."""
 
 import io
+from concurrent.futures import CancelledError
 
 import numpy as np
 import pytest
@@ -139,5 +140,36 @@ def test_equal_images_of_a_request_are_decoded_once(models: Models, monkeypatch:
         assert first.keys == again.keys
         assert first.keys == backend._projector.build(parts, add_special=True).keys
         assert len(seen) == 4
+    finally:
+        backend.close()
+
+
+TEXTS = ("", "a", "the ", "</s>", " </s></s> one ", "<s>", "\n\n", "one two " * 1500, "</s>two" * 1500)
+
+
+@pytest.mark.parametrize("name", ["llama", "idefics3", "qwen2vl"])
+def test_texts_have_the_tokens_that_the_library_gives_them(models: Models, name: str) -> None:
+    backend = load(models, name)
+    projector, images = backend._projector, [png(1, 70, 50), png(2)]
+    assert projector._stand_in >= 0
+    try:
+        for first, second in ((one, other) for one in TEXTS for other in TEXTS):
+            parts = [first, images[0], second, images[1], first]
+            ours = projector.build(parts, add_special=True)
+            own, projector._stand_in = projector._stand_in, -1
+            theirs = projector.build(parts, add_special=True)
+            projector._stand_in = own
+            assert ours.keys == theirs.keys, (first[:20], second[:20])
+            assert [item.start for item in ours.media] == [item.start for item in theirs.media]
+    finally:
+        backend.close()
+
+
+def test_long_texts_beside_images_can_be_cancelled(models: Models) -> None:
+    backend = load(models, "llama")
+    looks = iter(range(10_000))
+    try:
+        with pytest.raises(CancelledError):
+            backend._projector.build(["</s>a" * 100_000, png(1)], add_special=True, cancelled=lambda: next(looks) > 3)
     finally:
         backend.close()

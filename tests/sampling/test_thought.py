@@ -8,6 +8,7 @@ import pytest
 from llamaserver.interfaces.params import SamplingParams
 from llamaserver.interfaces.thinking import Mark, Thinking
 from llamaserver.sampling.sampler import ChainSampler, ChainSamplerFactory
+from llamaserver.sampling.thought import Thought
 
 from tests.support.engine.vocab import ListVocab
 
@@ -138,3 +139,12 @@ def test_forced_tokens_have_their_own_probabilities() -> None:
     assert probs is not None
     assert (BYTES[token], probs.chosen.piece, probs.top[0].piece) == (b"</think>", b"</think>", b"a")
     assert 0 < probs.chosen.prob < 0.01
+
+
+def test_much_white_space_before_a_thought() -> None:
+    """Each piece of it was once looked at together with all before it."""
+    one = Thought(replace(THINKING, begun=False), VOCAB, constrained=False)
+    for _ in range(100_000):
+        one.accept(ids("\n\n")[0])
+    one.accept(ids("<think>")[0])
+    assert one.lasts

@@ -166,7 +166,7 @@ async def test_signs_of_life_come_as_often_as_asked_for(api: Api) -> None:
 async def test_clients_of_today_see_what_the_server_can_do(api: Api) -> None:
     props = await api.get("/props")
     assert (props["media_marker"], props["is_sleeping"], props["endpoint_slots"]) == ("<__media__>", False, True)
-    assert set(props["modalities"]) == {"vision", "audio"}
+    assert set(props["modalities"]) == {"vision", "audio", "video"}
     models = await api.get("/v1/models")
     entry = models["data"][0]
     assert entry["meta"]["n_ctx"] == SETTINGS.slot_ctx
@@ -179,6 +179,35 @@ async def test_fields_of_llama_server_that_change_nothing(api: Api) -> None:
     plain = await api.post("/completion", body)
     asked = await api.post("/completion", {**body, "n_cache_reuse": 256, "t_max_prompt_ms": 1})
     assert asked["content"] == plain["content"]
+    chat = {"messages": [{"role": "user", "content": "ab"}], **GREEDY}
+    knobs = {"reasoning_control": True, "generation_prompt": "x", "parse_tool_calls": False}
+    one, other = [await api.post("/v1/chat/completions", sent) for sent in (chat, {**chat, **knobs})]
+    assert one["choices"] == other["choices"]
+    await api.post("/props", {}, 404)
+
+
+async def test_slots_of_today(api: Api) -> None:
+    await api.post("/completion", {"prompt": "ab cd", **GREEDY, "top_k": 7, "id_slot": 0})
+    slot = (await api.get("/slots"))[0]
+    assert (slot["params"]["top_k"], slot["speculative"], slot["is_processing"]) == (7, False, False)
+    assert slot["id_task"] == slot["task_id"]
+
+
+async def test_metrics_of_today(api: Api) -> None:
+    """Those of drafts are left out: there are no drafts."""
+    page = await api.get("/metrics")
+    assert "spec_decode" not in page
+    for name in (
+        *("prompt_seconds_total", "tokens_predicted_seconds_total", "n_tokens_max", "n_decode_total"),
+        "n_busy_slots_per_decode",
+    ):
+        assert f"\nllamacpp:{name} " in page
+
+
+async def test_special_tokens_of_a_text(api: Api) -> None:
+    for special in ({}, {"parse_special": True}):
+        assert (await api.post("/tokenize", {"content": "<end>", **special}))["tokens"] == [0]
+    assert 0 not in (await api.post("/tokenize", {"content": "<end>", "parse_special": False}))["tokens"]
 
 
 async def test_a_prefix_is_reused(api: Api) -> None:

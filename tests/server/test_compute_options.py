@@ -120,6 +120,7 @@ def locked(server):
         (("--mlock",), True, True),
         (("--no-mmap", "--mlock"), False, True),
         (("--load-mode", "none"), False, False),
+        (("--load-mode", "dio"), False, False),
         (("--load-mode", "mmap+mlock"), True, True),
     ],
     ids=str,

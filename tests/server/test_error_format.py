@@ -5,9 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import anthropic
 import pytest
 from aiohttp import ClientResponse
-from llamaserver.api import sse
 from llamaserver.api.context import CONTEXT
 from llamaserver.config import Config
 from llamaserver.errors import Unavailable
@@ -63,6 +63,36 @@ async def test_of_the_limits_of_a_key(tmp_path: Path) -> None:
             await error(await api.clients.post(PATH, json=BODY, headers=headers), 429, "rate_limit_error")
 
 
+async def test_as_anthropics_client_reads_them(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("right name=alice requests=1 queued=0\n")
+    config = Config(api_key_file=str(keys), alias="toy", max_body=2000)
+    asked: Any = {"model": "m", "max_tokens": 1, "messages": BODY["messages"]}
+    async with serving(config) as api:
+        url = str(api.clients.make_url(""))
+
+        async def refused(kind: type[anthropic.APIStatusError], key: str = "right", **fields: Any) -> Any:
+            async with anthropic.AsyncAnthropic(base_url=url, api_key=key, max_retries=0) as client:
+                with pytest.raises(kind) as raised:
+                    await client.messages.create(**asked | fields)
+                assert raised.value.request_id
+                assert not isinstance(raised.value, anthropic.APIResponseValidationError)
+                return raised.value
+
+        assert (await refused(anthropic.BadRequestError, max_tokens=-5)).type == "invalid_request_error"
+        assert (await refused(anthropic.AuthenticationError, key="wrong")).type == "authentication_error"
+        large = await refused(anthropic.RequestTooLargeError, system="x" * 3000)
+        assert large.type == "request_too_large"
+        async with api.clients.post("/completion", json=ENDLESS, headers={"X-Api-Key": "right"}) as first:
+            await first.content.readline()
+            limited = await refused(anthropic.RateLimitError)
+            assert (limited.type, limited.response.headers["Retry-After"]) == ("rate_limit_error", "1")
+        api.clients.app[CONTEXT].preparing = True
+        unavailable = await refused(anthropic.InternalServerError)
+        assert (unavailable.type, unavailable.status_code) == ("overloaded_error", 503)
+        assert unavailable.response.headers["Retry-After"] == "1"
+
+
 async def test_of_a_prompt_that_is_too_long() -> None:
     """Claude Code makes its conversation shorter when it reads this message."""
     async with serving() as api:
@@ -88,9 +118,8 @@ async def test_within_a_stream() -> None:
         }
 
 
-async def test_pings_of_a_stream_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sse, "PING_AFTER", 0.01)
-    async with serving(settings=replace(SETTINGS, n_slots=1)) as api:
+async def test_pings_of_a_stream_that_waits() -> None:
+    async with serving(Config(alias="toy", sse_ping_interval=0.01), replace(SETTINGS, n_slots=1)) as api:
         first = await api.clients.post("/completion", json=ENDLESS)
         async with api.clients.post(PATH, json={**BODY, "max_tokens": 1, "stream": True}) as second:
             assert await second.content.readline() == b"event: ping\n"

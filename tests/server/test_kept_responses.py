@@ -12,12 +12,15 @@ from llamaserver.api.context import CONTEXT
 from llamaserver.api.kept_responses import Earlier, Kept, KeptResponses
 from llamaserver.config import Config
 from llamaserver.errors import InvalidRequest
+from openai.types.responses import Response, ResponseItem
+from pydantic import TypeAdapter
 
 from .test_api_without_weights import SETTINGS, Api, serving
 from .test_tenants import KEYS, ask
 
 PATH = "/v1/responses"
 ROOM = 1 << 20
+ITEM: TypeAdapter[Any] = TypeAdapter(ResponseItem)
 
 
 def kept(text: str, previous: str = "") -> Kept:
@@ -114,7 +117,7 @@ async def api(tmp_path: Path) -> AsyncIterator[Api]:
         yield made
 
 
-async def respond(api: Api, key: str, text: str, status: int = 200, **fields: Any) -> Any:
+async def respond(api: Api, key: str, text: Any, status: int = 200, **fields: Any) -> Any:
     body = {"input": text, "max_output_tokens": 8, "temperature": 0, **fields}
     return await ask(api, key, "POST", PATH, body, status)
 
@@ -153,6 +156,58 @@ async def test_a_stream_is_kept_when_it_has_ended(api: Api) -> None:
     last = json.loads((await response.text()).rpartition("data: ")[2])["response"]
     assert last["store"] is True
     await respond(api, "secret-a", "again", previous_response_id=last["id"])
+
+
+async def read(api: Api, key: str, path: str, status: int = 200, method: str = "GET") -> Any:
+    return await ask(api, key, method, f"{PATH}/{path}", None, status)
+
+
+async def test_a_kept_response_is_read_and_deleted_by_its_own_key(api: Api) -> None:
+    first = await respond(api, "secret-a", "remember", metadata={"a": "b"})
+    found = await read(api, "secret-a", first["id"])
+    assert found == first
+    Response.model_validate(found)
+    streams = await read(api, "secret-a", f"{first['id']}?stream=true", 400)
+    assert streams["error"]["param"] == "stream"
+    for path in (first["id"], f"{first['id']}/input_items"):
+        for key in ("secret-m", "secret-r"):
+            assert "not found" in (await read(api, key, path, 404))["error"]["message"]
+    await read(api, "secret-m", first["id"], 404, "DELETE")
+    deleted = await read(api, "secret-a", first["id"], 200, "DELETE")
+    assert deleted == {"id": first["id"], "object": "response", "deleted": True}
+    for method in ("GET", "DELETE"):
+        await read(api, "secret-a", first["id"], 404, method)
+    await respond(api, "secret-a", "again", 400, previous_response_id=first["id"])
+
+
+async def test_the_items_that_a_response_was_asked_with(api: Api) -> None:
+    first = await respond(api, "secret-a", "remember")
+    call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+    result = {"type": "function_call_output", "call_id": "c", "output": "yes"}
+    asked = [call, result, {"role": "assistant", "content": "So?"}, {"role": "user", "content": "again"}]
+    second = await respond(api, "secret-a", asked, previous_response_id=first["id"])
+    path = f"{second['id']}/input_items"
+    page = await read(api, "secret-a", f"{path}?order=asc")
+    listed = [ITEM.validate_python(item) for item in page["data"]]
+    assert [item.type for item in listed] == [
+        "message", "message", "function_call", "function_call_output", "message", "message",
+    ]  # fmt: skip
+    assert page["data"][1] == first["output"][0]
+    assert (page["first_id"], page["last_id"]) == (listed[0].id, listed[-1].id)
+    assert page["has_more"] is False
+    names, after = [], ""
+    while True:
+        page = await read(api, "secret-a", f"{path}?limit=4{after}")
+        names += [item["id"] for item in page["data"]]
+        after = f"&after={page['last_id']}"
+        if not page["has_more"]:
+            break
+    assert names == [item.id for item in reversed(listed)]
+    await read(api, "secret-a", first["id"], 200, "DELETE")
+    assert len((await read(api, "secret-a", path))["data"]) == 4
+    for wrong in ("limit=0", "limit=x", "order=up", "after=none"):
+        error = (await read(api, "secret-a", f"{path}?{wrong}", 400))["error"]
+        assert error["param"] == wrong.partition("=")[0]
 
 
 async def test_what_is_not_to_be_stored_is_not_kept(api: Api) -> None:

@@ -1,7 +1,7 @@
 """API keys: which requests need one, in which form, and a key file that changes."""
 
 import pytest
-from llamaserver.api import keys
+from llamaserver.api import failed_keys, keys
 from llamaserver.api.key_file import Key, Limits
 from llamaserver.api.keys import KeyStore
 from llamaserver.errors import ConfigError
@@ -77,7 +77,8 @@ async def test_needs_no_key(ports, method, path):
     assert answer.status == (503 if "health" in path else 200)  # 503: nothing is loaded
 
 
-async def test_every_route_but_the_open_ones_needs_a_key(ports):
+async def test_every_route_but_the_open_ones_needs_a_key(ports, monkeypatch):
+    monkeypatch.setattr(failed_keys, "_DELAY", 0.0)
     server = await ports(api_keys=("right",), metrics=True, slot_save_path="/")
     asked = set()
     for route in server.client.app.router.routes():

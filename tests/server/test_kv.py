@@ -35,6 +35,7 @@ def made(config: Config, model: Path, info: ModelInfo) -> bytes:
         {"cache_type_k": "q8_0"}, {"cache_type_v": "q8_0"}, {"flash_attn": "on"}, {"rope_scaling": "yarn"},
         {"rope_freq_base": 1e6}, {"rope_freq_scale": 0.5}, {"yarn_orig_ctx": 512}, {"yarn_ext_factor": 0.5},
         {"yarn_attn_factor": 0.5}, {"yarn_beta_fast": 2.0}, {"yarn_beta_slow": 2.0},
+        {"override_kv": (("llama.rope.freq_base", 5e5),)},
     ],
     ids=str,
 )  # fmt: skip

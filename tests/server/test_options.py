@@ -60,6 +60,7 @@ SWITCHES = [
     (("--metrics",), "metrics", True),
     (("--log-disable",), "log_disable", True),
 ]
+EXPERTS = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"
 # Today's spellings and arguments.
 TODAY = [
     (("--gpu-layers", "all"), "n_gpu_layers", -1),
@@ -91,6 +92,20 @@ TODAY = [
     (("-mm", "p.gguf"), "mmproj", "p.gguf"),
     (("-lm", "none"), "mmap", False),
     (("--load-mode", "mmap+mlock"), "mlock", True),
+    (("--load-mode", "dio"), "direct_io", True),
+    (("-dev", "CUDA0,CUDA1"), "device", ("CUDA0", "CUDA1")),
+    (("-dev", "none"), "device", ("none",)),
+    (("-ot", "exps=CPU,a=CUDA0"), "override_tensor", (("exps", "CPU"), ("a", "CUDA0"))),
+    (("-ncffn", "1"), "override_tensor", ((r"blk\.0\.ffn_(up|down|gate)\.", "CPU"),)),
+    (("-cmoe", "-ot", "x=CUDA0"), "override_tensor", (("x", "CUDA0"), (EXPERTS, "CPU"))),
+    (("--n-cpu-moe", "0"), "override_tensor", ()),
+    (("-nkvo",), "kv_offload", False),
+    (("--kv-offload",), "kv_offload", True),
+    (("-np", "-1"), "parallel", 4),
+    (("-np", "-1"), "kv_unified", True),
+    (("-np", "-1", "--no-kv-unified"), "kv_unified", False),
+    (("--override-kv", "a=int:-7,b=bool:true"), "override_kv", (("a", -7), ("b", True))),
+    (("--override-kv", "a=float:.5", "--override-kv", '"b=str:x,y"'), "override_kv", (("a", 0.5), ("b", "x,y"))),
     (("--no-warmup",), "warmup", False),
     (("-gan", "2"), "grp_attn_n", 2),
     (("-gaw", "64"), "grp_attn_w", 64),
@@ -171,6 +186,7 @@ def test_the_defaults_are_the_documents():
         "timeout": 600, "host": "127.0.0.1", "port": 8080, "grp_attn_n": 1, "grp_attn_w": 512, "n_predict": -1,
         "embedding": False, "metrics": False, "slots_endpoint": True, "log_disable": False, "log_format": "json",
         "path": "", "slot_save_path": "", "api_keys": (), "lora": (), "mlock": False, "mmap": True, "main_gpu": 0,
+        "drain_delay": 0.0,
     }  # fmt: skip
     assert {name: getattr(config, name) for name in expected} == expected
 
@@ -230,7 +246,7 @@ def sample(option):
         return "shared", "shared"
     for text in (
         *("4096", "2", "0.5", "7", "q8_0", "on", "linear", "mean", "row", "isolate", "text", "x:2", "mmap+mlock"),
-        *("shutdown", "shared", "none", '{"a": 1}', "x"),
+        *("shutdown", "shared", "none", '{"a": 1}', "a=int:1", "x=CPU", "x"),
     ):
         try:
             value = option.read(text)
@@ -324,6 +340,10 @@ BAD = [
     ("--path", "/no/such/folder"), ("--slot-save-path", "/no/such/folder"), ("--api-key-file", "/no/such/file"),
     ("--chat-template-kwargs", "[1]"), ("--chat-template-kwargs", '{"enable_thinking": "yes"}'),
     ("--reasoning", "maybe"), ("--reasoning-format", "deep"), ("--reasoning-budget", "-2"),
+    ("--split-mode", "tensor"), ("--device", ""), ("--device", "none,CUDA0"), ("--parallel", "-2"),
+    ("--override-tensor", "exps"), ("--override-tensor", "=CPU"), ("--n-cpu-moe", "-1"), ("--n-cpu-moe", "all"),
+    ("--override-kv", "a"), ("--override-kv", "a=int"), ("--override-kv", "a=list:1"), ("--override-kv", "a=int:x"),
+    ("--override-kv", "a=bool:yes"), ("--override-kv", "a=str:" + 128 * "x"), ("--override-kv", "=int:1"),
     ("--api-key", ""), ("--api-key", " "), ("--api-key", "a,,b"), ("--api-key-file", ""),
 ]  # fmt: skip
 

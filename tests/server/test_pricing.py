@@ -89,7 +89,7 @@ def test_what_waits_takes_little_memory():
 
 
 def test_grammars_in_use_are_bounded(monkeypatch):
-    monkeypatch.setattr(compiler, "MOST_IN_USE", 300)
+    monkeypatch.setattr(compiler, "MOST_IN_USE", 40_000)
     monkeypatch.setattr(compiler, "_MOST_KEPT", 0)
     factory = ChainSamplerFactory(numbered(64))
 

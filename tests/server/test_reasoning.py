@@ -223,3 +223,14 @@ def test_thoughts_are_items_of_responses(qwen: Client) -> None:
         kept = {"type": "reasoning", "summary": [], form: {**thought, **told[-1]["response"]["output"][0]}[form]}
         count = qwen.post("/v1/responses/input_tokens", input=[*USER, kept, WEATHER_CALL, RESULT])["input_tokens"]
         assert count > bare, form
+
+
+def test_props_show_what_chats_get(qwen: Client, begun: Client) -> None:
+    shown = [client.get("/props")["default_generation_settings"] for client in (qwen, begun)]
+    names = ("reasoning_format", "reasoning_in_content", "reasoning_budget_tokens", "enable_thinking")
+    assert [[settings["params"][name] for name in names] for settings in shown] == [
+        ["deepseek", False, -1, True],
+        ["deepseek", False, 7, True],
+    ]
+    assert shown[1]["reasoning_budget_message"] == " Stop."
+    assert qwen.get("/props")["chat_template_caps"]["supports_reasoning"]

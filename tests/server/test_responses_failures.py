@@ -5,15 +5,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pytest
-from llamaserver.api import sse
 from llamaserver.api.context import CONTEXT
 from llamaserver.config import Config
 from llamaserver.errors import Unavailable
+from openai.types.responses import ResponseStreamEvent
+from pydantic import TypeAdapter
 
 from .test_api_without_weights import SETTINGS, Api, serving
 
 PATH = "/v1/responses"
+STREAM_EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 BODY: dict[str, Any] = {"input": "ab", "ignore_eos": True, "temperature": 0}
 
 
@@ -70,20 +71,25 @@ async def test_within_a_stream() -> None:
         assert await nothing_is_kept(api, response["id"])
 
 
-async def test_signs_of_life_of_a_stream_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_signs_of_life_of_a_stream_that_waits() -> None:
     """Codex ends a stream that has no events for some time."""
-    monkeypatch.setattr(sse, "PING_AFTER", 0.01)
-    async with serving(settings=replace(SETTINGS, n_slots=1)) as api:
+    tools = [{"type": "web_search", "note": "x" * 50_000}]
+    async with serving(Config(alias="toy", sse_ping_interval=0.01), replace(SETTINGS, n_slots=1)) as api:
         first = await api.clients.post(PATH, json={**BODY, "stream": True})
-        async with api.clients.post(PATH, json={**BODY, "max_output_tokens": 1, "stream": True}) as second:
-            names = []
-            while len(names) < 4:
-                line = (await second.content.readline()).decode()
-                names += [line.strip()] if line.startswith("event: ") else []
-            assert names == ["event: response.created", *["event: response.in_progress"] * 3]
+        body = {**BODY, "tools": tools, "max_output_tokens": 1, "stream": True}
+        async with api.clients.post(PATH, json=body) as second:
+            told: list[bytes] = []
+            while len(told) < 4:
+                line = await second.content.readline()
+                told += [line[6:]] if line.startswith(b"data: ") else []
             first.close()
-            told = [json.loads(line[6:]) for line in (await second.text()).splitlines() if line.startswith("data: ")]
-            assert told[-1]["type"] == "response.incomplete"
+            told += [line[6:].encode() for line in (await second.text()).splitlines() if line.startswith("data: ")]
+    events = [STREAM_EVENT.validate_json(data) for data in told]
+    assert [event.type for event in events[:4]] == ["response.created", *["response.in_progress"] * 3]
+    assert events[-1].type == "response.incomplete"
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert [len(data) > 50_000 for data in told[:4]] == [True, True, False, False]
+    assert all(len(data) < 500 for data in told[2:4])
 
 
 async def nothing_is_kept(api: Api, name: str) -> bool:

@@ -18,6 +18,7 @@ Array = npt.NDArray[np.float32]
 N_EMBD = 64
 N_HEAD = 4
 N_FF = 128
+N_EXPERT = 4
 N_LAYER = 2
 N_CTX_TRAIN = 2048
 BERT_CTX = 64  # positions the encoder has learned; beyond them it has no row to look up
@@ -58,6 +59,10 @@ class Models:
         """The same with control tokens around thoughts."""
         name = f"thinking-{hashlib.sha256(template.encode()).hexdigest()[:12]}.gguf"
         return self._once(name, lambda path: _write_llama(path, _THINK, template))
+
+    def experts(self) -> Path:
+        """The same with N_EXPERT experts in each layer, of which it uses 2. Its cache can have all quantized types."""
+        return self._once("experts.gguf", lambda path: _write_llama(path, experts=True))
 
     def fim(self) -> Path:
         """The same with fill-in-middle tokens."""
@@ -239,10 +244,10 @@ def _decoder(path: Path, arch: str, *, n_layer: int = N_LAYER, name: str = "") -
     return writer
 
 
-def _attention(writer: gguf.GGUFWriter) -> None:
-    writer.add_head_count(N_HEAD)
-    writer.add_head_count_kv(N_HEAD)
-    writer.add_rope_dimension_count(N_EMBD // N_HEAD)
+def _attention(writer: gguf.GGUFWriter, n_head: int = N_HEAD) -> None:
+    writer.add_head_count(n_head)
+    writer.add_head_count_kv(n_head)
+    writer.add_rope_dimension_count(N_EMBD // n_head)
 
 
 def _byte_vocab(writer: gguf.GGUFWriter, extra: Sequence[str] = (), template: str = _TEMPLATE) -> int:
@@ -324,24 +329,38 @@ def _special_ids(writer: gguf.GGUFWriter) -> None:
     writer.add_add_bos_token(True)
 
 
-def _write_llama(path: Path, extra: Sequence[str] = (), template: str = _TEMPLATE) -> None:
+def _write_llama(path: Path, extra: Sequence[str] = (), template: str = _TEMPLATE, *, experts: bool = False) -> None:
     writer = _decoder(path, "llama")
-    _attention(writer)
+    if experts:
+        writer.add_expert_count(N_EXPERT)
+        writer.add_expert_used_count(2)
+    _attention(writer, 1 if experts else N_HEAD)
     n_vocab = _byte_vocab(writer, extra, template)
     weights = _Weights(writer, 1)
     weights.matrix("token_embd.weight", n_vocab, N_EMBD, scale=1.0)
     weights.norm("output_norm", N_EMBD)
     weights.matrix("output.weight", n_vocab, N_EMBD, scale=0.5)
     for layer in range(N_LAYER):
-        _llama_layer(weights, f"blk.{layer}")
+        _llama_layer(weights, f"blk.{layer}", experts=experts)
     _finish(writer)
 
 
-def _llama_layer(weights: _Weights, at: str) -> None:
+def _llama_layer(weights: _Weights, at: str, *, experts: bool = False) -> None:
     weights.norm(f"{at}.attn_norm", N_EMBD)
     for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
         weights.matrix(f"{at}.{name}.weight", N_EMBD, N_EMBD, scale=0.25)
-    _gated_ffn(weights, at)
+    if experts:
+        _experts(weights, at)
+    else:
+        _gated_ffn(weights, at)
+
+
+def _experts(weights: _Weights, at: str) -> None:
+    weights.norm(f"{at}.ffn_norm", N_EMBD)
+    weights.matrix(f"{at}.ffn_gate_inp.weight", N_EXPERT, N_EMBD)
+    weights.matrix(f"{at}.ffn_gate_exps.weight", N_EXPERT, N_FF, N_EMBD)
+    weights.matrix(f"{at}.ffn_up_exps.weight", N_EXPERT, N_FF, N_EMBD)
+    weights.matrix(f"{at}.ffn_down_exps.weight", N_EXPERT, N_EMBD, N_FF)
 
 
 def _gated_ffn(weights: _Weights, at: str) -> None:

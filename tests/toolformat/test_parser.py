@@ -218,6 +218,42 @@ def test_a_call_in_a_thought_is_a_call_only_if_the_thought_does_not_end() -> Non
     assert events(HERMES, f"<think>Hm. {call} No.</think>Yes.") == [Reasoning(f"Hm. {call} No."), Content("Yes.")]
 
 
+def test_calls_in_a_thought_that_a_limit_has_cut() -> None:
+    call = '<tool_call>{"name": "f", "arguments": {"n": 1}}</tool_call>'
+    assert events(HERMES, f"<think>Hm. {call}{call}") == [Reasoning("Hm."), *CALL, *CALL]
+    cut = [Call("f"), Arguments('{"n": ')]
+    assert events(HERMES, f"<think>Hm. {call}{call[:44]}") == [Reasoning("Hm."), *CALL, *cut]
+    assert events(HERMES, f"<think>Hm. {call}<tool_ca") == [Reasoning("Hm."), *CALL, Content("<tool_ca")]
+
+
+def test_many_calls_in_a_thought_that_does_not_end() -> None:
+    """Each call once moved all that follows it."""
+    count = 30_000
+    parser = Parser(HERMES, TOOLS)
+    text = "<think>Hm." + '<tool_call>{"name": "f", "arguments": {}}</tool_call>' * count
+    assert parser.feed(text) == [Reasoning("Hm.")]
+    assert parser.held == 0
+    assert parser.feed("<tool_call>") == []
+    assert parser.held == len("<tool_call>")
+    assert parser.close().count(Call("f")) == count
+
+
+def test_much_white_space_between_words() -> None:
+    """Each piece of it was once looked at together with all before it."""
+    parser = Parser(HERMES, TOOLS)
+    assert parser.feed("a") == [Content("a")]
+    assert not any(parser.feed(" " * 50) for _ in range(20_000))
+    assert parser.feed("b") == [Content(" " * 1_000_000 + "b")]
+
+
+def test_python_that_takes_long_to_parse_is_content() -> None:
+    long = "f(s='" + "x" * 200_000 + "')"
+    assert events(PYTHON, f"<|tool_call_start|>[{long}]<|tool_call_end|>", size=5000)[0] == Call("f")
+    many = "f(s=[" + "1," * 10_000 + "])"
+    [content] = events(PYTHON, f"<|tool_call_start|>[{many}]<|tool_call_end|>", size=5000)
+    assert content == Content(f"<|tool_call_start|>[{many}]<|tool_call_end|>")
+
+
 def test_a_second_thought() -> None:
     prompt = "<|im_start|>assistant\n<think>\n\n</think>\n\n"
     assert events(HERMES, "<think>Hm.</think>Yes.", prompt=prompt) == [Reasoning("Hm."), Content("Yes.")]
@@ -379,3 +415,22 @@ def test_values_in_tags_have_a_type_of_the_schema(schema: Any, value: object) ->
     parser = Parser(QWEN, {"f": {"properties": {"v": schema}}})
     found = parser.feed("<tool_call>\n<function=f>\n<parameter=v>\n5\n</parameter>\n</function>\n</tool_call>")
     assert json.loads("".join(event.text for event in found if isinstance(event, Arguments))) == {"v": value}
+
+
+@pytest.mark.parametrize(
+    ("schema", "text", "value"),
+    [
+        ({"type": ["string", "null"]}, "123", "123"),
+        ({"type": ["string", "null"]}, "null", None),
+        ({"anyOf": [{"type": "string"}, {"type": "null"}]}, "true", "true"),
+        ({"anyOf": [{"type": "integer"}, {"type": "null"}]}, "5", 5),
+        ({"enum": ["1", "2"]}, "1", "1"),
+        ({"type": "string"}, "null", "null"),
+    ],
+)
+def test_text_that_looks_like_another_value(schema: Any, text: str, value: object) -> None:
+    form = Format(Mode.TAGGED, call=("<f=", "</f>"), name_end=">", argument=("<a=", "</a>"), key_end=">")
+    parser = Parser(form, {"f": {"properties": {"a": schema}}})
+    read = [*parser.feed(f"<f=f><a=a>{text}</a></f>"), *parser.close()]
+    found = "".join(event.text for event in read if isinstance(event, Arguments))
+    assert json.loads(found) == {"a": value}

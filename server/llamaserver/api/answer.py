@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -21,6 +21,7 @@ class Answer:
     tokens: list[int]
     probs: list[TokenProbs]
     finish: Finish
+    scores: list[TokenProbs] = field(default_factory=list)  # of the prompt
 
 
 def join(events: Sequence[Event]) -> Answer:
@@ -33,6 +34,7 @@ def join(events: Sequence[Event]) -> Answer:
         tokens=[*before.tokens, *finish.tokens],
         probs=[*before.probs, *finish.probs],
         finish=finish,
+        scores=before.scores,
     )
 
 
@@ -43,13 +45,16 @@ def join_deltas(events: Sequence[Event]) -> Delta:
         content="".join(delta.content for delta in deltas),
         tokens=[token for delta in deltas for token in delta.tokens],
         probs=[probs for delta in deltas for probs in delta.probs],
+        scores=[score for delta in deltas for score in delta.scores],
     )
 
 
 def size_of(answers: Sequence[Answer]) -> int:
     """About how many bytes the texts and the probabilities take as JSON."""
     return sum(
-        len(answer.content) + _BYTES_OF_TOKEN * len(answer.tokens) + sum(map(_size_of_probs, answer.probs))
+        len(answer.content)
+        + _BYTES_OF_TOKEN * len(answer.tokens)
+        + sum(map(_size_of_probs, (*answer.scores, *answer.probs)))
         for answer in answers
     )
 

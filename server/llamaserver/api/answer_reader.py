@@ -10,6 +10,7 @@ from ..toolformat.parser import Parser
 from .answer import Answer
 from .thoughts import Thoughts
 
+_READING = 8  # times the cost of encoding a text is that of reading it
 StopReason = Literal["stop", "length", "tool_calls"]
 
 
@@ -47,6 +48,15 @@ class AnswerReader:
     def plain(self) -> bool:
         """Whether all text is content, so that writers can pass it through."""
         return self._parser is None
+
+    @property
+    def held(self) -> int:
+        """Characters that the end of the answer may have to read again."""
+        return self._parser.held if self._parser else 0
+
+    def cost(self, size: int) -> int:
+        """The cost of an answer of `size` bytes that comes in one piece, in bytes that only have to be encoded."""
+        return size if self._parser is None else size * _READING
 
     def feed(self, event: Delta | Finish) -> list[Event]:
         """What is certain after this event of the engine. After the Finish, that is everything."""

@@ -103,7 +103,7 @@ async def _run(request: web.Request, asked: _Request) -> web.StreamResponse:
     with ExitStack() as stack:
         streams = submit(request, asked.call.jobs, stack)
         if asked.stream:
-            return await respond(request, streams, encode, fail=fail, ping=lambda: PING)
+            return await respond(request, streams, encode, fail=fail, ping=lambda: PING, held=lambda: reader.held)
         [events] = await gather(streams)
     answer = join(events)
 
@@ -111,7 +111,7 @@ async def _run(request: web.Request, asked: _Request) -> web.StreamResponse:
         found = reader.feed(Delta(answer.content)) + reader.feed(replace(answer.finish, content=""))
         return whole(asked.head, found, asked.ending(reader))
 
-    return await long_response(request, encoded, size_of([answer]))
+    return await long_response(request, encoded, reader.cost(size_of([answer])))
 
 
 def add_routes(app: web.Application) -> None:

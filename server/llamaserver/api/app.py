@@ -25,6 +25,7 @@ from . import (
     openapi,
     rerank,
     responses,
+    responses_kept,
     slots,
     static,
 )
@@ -65,6 +66,7 @@ def build_app(context: Context) -> web.Application:
     openapi.add_routes(app)
     rerank.add_routes(app)
     responses.add_routes(app)
+    responses_kept.add_routes(app)
     slots.add_routes(app)
     static.add_routes(app)
     return app

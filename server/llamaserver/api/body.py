@@ -18,6 +18,7 @@ from .body_bytes import Hold
 from .context import CONTEXT
 from .fields import Fields
 from .json_size import check_size
+from .remote_images import Urls, image_urls, put_images
 from .tenants import key_of
 
 T = TypeVar("T")
@@ -29,6 +30,7 @@ _PAIR = len(rb"\ud83d\ude00")
 _MOST_HALVES = 10_000
 _STEP = 1 << 18  # bytes that are searched in one piece
 _IMAGE_FIELDS = (b"image_url", b"image_data", b"multimodal_data", b'"image"')
+_SCHEMES = (b"http", b"HTTP")
 _ENCODED_BY_THREAD_FROM = 1 << 16  # bytes of an answer
 
 
@@ -43,20 +45,30 @@ async def read_fields(request: web.Request, use: Callable[[Fields], T], defaults
 
 async def read_value(request: web.Request, use: Callable[[Any], T]) -> T:
     """Read the body as any JSON value, {} if it is empty, and run `use` with it. Else like `read_fields`."""
-    context = request.app[CONTEXT]
+    context, client = request.app[CONTEXT], client_of(request)
     data = await _read(request)
+    has_images = bool(context.config.mmproj) and any(name in data for name in _IMAGE_FIELDS)
+    images: dict[str, bytes] = {}
+
+    def find_urls() -> Urls:
+        context.require_ready()
+        return image_urls(_value(data))
 
     def work() -> T:
         value = _value(data)
         data.clear()
         context.require_ready()
+        put_images(value, images, context.config.largest_body)
+        images.clear()
         try:
             return use(value)
         except RecursionError:
             raise InvalidRequest("the request is nested too deeply") from None
 
-    has_images = bool(context.config.mmproj) and any(name in data for name in _IMAGE_FIELDS)
-    return await context.blocking(work, len(data), client_of(request), images=has_images)
+    if has_images and context.config.image_hosts and any(scheme in data for scheme in _SCHEMES):
+        urls = await context.blocking(find_urls, len(data), client)
+        images |= await context.remote_images.fetch(urls, client, request[HOLD])
+    return await context.blocking(work, len(data), client, images=has_images)
 
 
 async def _read(request: web.Request) -> bytearray:

@@ -4,7 +4,8 @@ The request is the body of OpenAI's chat completions. A dialect with other field
 Runs on a worker thread.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from ..toolformat.form import Format
 from ..toolformat.parser import Parser
@@ -21,6 +22,8 @@ from .thoughts import Thoughts
 from .tool_grammar import tool_constraint
 from .tool_use import ToolUse, read_tool_use
 
+_NO_ARGUMENTS: Mapping[str, str] = {}
+
 
 @dataclass(frozen=True, slots=True)
 class ChatCall:
@@ -34,10 +37,15 @@ class ChatCall:
         return self.readers[index]
 
 
-def chat_call(context: Context, fields: Fields, *, stream: bool, choices: int = 1) -> ChatCall:
-    """Check, price and render a request, and make its jobs. Raises InvalidRequest or TemplateFailure."""
+def chat_call(
+    context: Context, fields: Fields, *, stream: bool, choices: int = 1, arguments: Mapping[str, str] = _NO_ARGUMENTS
+) -> ChatCall:
+    """Check, price and render a request, and make its jobs. `arguments` is as in ToolUse.
+
+    Raises InvalidRequest or TemplateFailure.
+    """
     fields = with_request_defaults(context, fields)
-    use = read_tool_use(fields)
+    use = replace(read_tool_use(fields), arguments=arguments)
     chat = render_chat(context, fields)
     template, vocab = chat_template(context), context.engine.vocab
     form, fields = template.form, with_response_format(fields)

@@ -19,11 +19,13 @@ from .connections import Counts
 from .drain import Drain
 from .failed_keys import FailedKeys
 from .heartbeat import Heartbeat
+from .image_hosts import ImageHosts
 from .kept_responses import KeptResponses
 from .keys import KeyStore
 from .lanes import Lane
 from .limits import Limits
 from .origins import Origins
+from .remote_images import RemoteImages
 from .slot_quota import SlotQuota
 from .traffic import Traffic
 
@@ -82,6 +84,7 @@ class Context:
     slot_quota: SlotQuota = field(init=False)
     bodies: BodyBytes = field(init=False)
     responses: KeptResponses = field(init=False)
+    remote_images: RemoteImages = field(init=False)
     _small: Lane = field(init=False)
     _large: Lane = field(init=False)
     _images: Lane = field(init=False)
@@ -93,6 +96,7 @@ class Context:
         self.origins = Origins(self.config, keyless=not self.keys.required)
         self.bodies = BodyBytes(self.config.largest_bodies, self.config.largest_body)
         self.responses = KeptResponses(config.response_store_bytes)
+        self.remote_images = RemoteImages(ImageHosts(config.image_hosts))
         self._small = Lane("http", self.config.threads_http or HTTP_THREADS)
         self._large = Lane("http-large", _LARGE_THREADS)
         self._images = Lane("http-images", 1)  # a decoded image takes much memory

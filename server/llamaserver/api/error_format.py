@@ -1,4 +1,4 @@
-"""The form of an error: OpenAI's, or Anthropic's on the paths of its API."""
+"""Which API a request is for, and the form of its errors: OpenAI's or Anthropic's."""
 
 from typing import Any
 
@@ -8,6 +8,8 @@ from ..errors import ContextExceeded, ServerError
 from .traffic import RECORD
 
 _MESSAGES = "/v1/messages"
+_MODELS = "/v1/models"  # a path of both APIs
+_VERSION = "anthropic-version"  # a header that each client of Anthropic's API sends
 _KINDS = {
     401: "authentication_error",
     403: "permission_error",
@@ -21,7 +23,7 @@ _KINDS = {
 
 def is_anthropic(request: web.Request) -> bool:
     """Whether a request is for Anthropic's API."""
-    return request.path == _MESSAGES or request.path.startswith(f"{_MESSAGES}/")
+    return _is_below(request, _MESSAGES) or (_VERSION in request.headers and _is_below(request, _MODELS))
 
 
 def error_json(request: web.Request, error: ServerError) -> dict[str, Any]:
@@ -32,6 +34,10 @@ def error_json(request: web.Request, error: ServerError) -> dict[str, Any]:
     if RECORD in request:
         body["request_id"] = request[RECORD].id
     return body
+
+
+def _is_below(request: web.Request, path: str) -> bool:
+    return request.path == path or request.path.startswith(f"{path}/")
 
 
 def _kind(status: int) -> str:

@@ -12,6 +12,7 @@ from .chat import chat_template
 from .context import CONTEXT
 from .jobs import model_name
 from .prompt import MEDIA_MARKER
+from .reasoning import reasoning_defaults
 from .settings import generation_settings
 from .slots import slot_views
 
@@ -50,26 +51,29 @@ async def props(request: web.Request) -> web.StreamResponse:
     context = request.app[CONTEXT]
     context.require_ready()
     engine, config = context.engine, context.config
+    template = chat_template(context)
     defaults = generation_settings(
         context.defaults,
         n_ctx=engine.settings.slot_ctx,
         model=model_name(context),
         stream=False,
     )
-    template = chat_template(context)
+    if engine.info.causal:
+        defaults |= reasoning_defaults(config, template.form)
     return json_response(
         {
             "assistant_name": context.system.assistant_name,
             "user_name": context.system.user_name,
             "default_generation_settings": {**defaults, "params": defaults},
             "total_slots": engine.settings.n_slots,
-            "model_alias": config.alias,
+            "model_alias": next(iter(config.aliases), ""),
             "model_path": engine.info.path,
+            "model_ftype": engine.info.file_type,
             "chat_template": template.source,
             "chat_template_caps": template.capabilities.by_name() if engine.info.causal else {},
             "bos_token": template.bos,
             "eos_token": template.eos,
-            "modalities": {"vision": "vision" in engine.info.modalities, "audio": "audio" in engine.info.modalities},
+            "modalities": {kind: kind in engine.info.modalities for kind in ("vision", "audio", "video")},
             "media_marker": MEDIA_MARKER,
             "endpoint_slots": config.slots_endpoint,
             "endpoint_metrics": config.metrics,

@@ -18,7 +18,7 @@ from . import submission
 from .body import HOLD, dumps
 from .context import Context
 from .fields import Fields
-from .pricing import check_price
+from .pricing import MAX_PROBABILITIES, check_price
 from .prompt import Images, build_prompt, numbered
 from .request_defaults import with_request_defaults
 from .schema import RANDOM_SEED, Limits, parse_generation
@@ -26,7 +26,6 @@ from .settings import generation_settings
 from .weakened import tell_weakened
 
 MAX_TOKENS = 1 << 17  # of all answers that come in one piece, if that is more than their slots hold
-MAX_PROBABILITIES = 1 << 18  # candidates that all answers may carry that come in one piece: about 50 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +35,7 @@ class Input:
     prompt: Prompt
     echo: Any  # the prompt as the client sent it, for the answer
     field: str  # the request's field that it came in, for errors
+    n_scored: int = 0  # tokens at its end whose probabilities are wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,8 @@ class Tag:
 
 
 def model_name(context: Context) -> str:
-    """The model's alias, or its path."""
-    return context.config.alias or context.engine.info.path
+    """The model's first alias, or its path."""
+    return next(iter(context.config.aliases), context.engine.info.path)
 
 
 def text_inputs(
@@ -122,6 +122,7 @@ def make_jobs(
                 ends_with_slot=ends_with_slot,
                 most_tokens=most_tokens,
                 shown=shown,
+                n_scored=entry.n_scored,
             )
             jobs.append(Job(request, settings, entry.echo, entry.field))
     return jobs

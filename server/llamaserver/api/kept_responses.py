@@ -18,17 +18,31 @@ Item = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """One response: the id of the one before it, and the items that it was asked with and has answered, as JSON."""
+    """One response: the id of the one before it, and the items that it was asked with and has answered, as JSON.
+
+    `rest` is the response object without its output.
+    """
 
     previous: str
     input: bytes
     output: bytes
     ids: tuple[str, ...]  # of the items of the output
+    rest: bytes = b"{}"
 
     @property
     def size(self) -> int:
         """The bytes that it takes."""
-        return len(self.input) + len(self.output) + _OVERHEAD
+        return len(self.input) + len(self.output) + len(self.rest) + _OVERHEAD
+
+    @property
+    def response(self) -> bytes:
+        """The response object."""
+        return with_output(self.rest, self.output)
+
+
+def with_output(rest: bytes, output: bytes) -> bytes:
+    """A response object, of one without its output and the items of that, as JSON."""
+    return rest[:-1] + b',"output":' + output + b"}"
 
 
 class KeptResponses:
@@ -62,6 +76,12 @@ class KeptResponses:
             one = self._clients.get(client)
             return one.use(name) if one else None
 
+    def forget(self, client: str, name: str) -> bool:
+        """Forget a response. Returns whether there was one."""
+        with self._lock:
+            one = self._clients.get(client)
+            return one is not None and one.forget(name)
+
     def response_of(self, client: str, item: str) -> Kept | None:
         """The response that has answered an item, by the id of the item."""
         with self._lock:
@@ -91,10 +111,16 @@ class _Client:
         return self._responses.get(name)
 
     def forget_oldest(self) -> None:
-        _, response = self._responses.popitem(last=False)
+        self.forget(next(iter(self._responses)))
+
+    def forget(self, name: str) -> bool:
+        response = self._responses.pop(name, None)
+        if response is None:
+            return False
         for item in response.ids:
             self.owners.pop(item, None)
         self.size -= response.size
+        return True
 
 
 class Earlier:
@@ -127,6 +153,15 @@ class Earlier:
             name = response.previous
         check_size(b",".join(parts))
         return [item for part in reversed(parts) for item in orjson.loads(part)]
+
+    def before(self, response: Kept) -> list[Item]:
+        """All items that a response has answered, the earliest first. What is forgotten is left out."""
+        try:
+            earlier = self.conversation(response.previous)
+        except InvalidRequest:
+            earlier = []
+        check_size(response.input)
+        return [*earlier, *orjson.loads(response.input)]
 
     def item(self, name: str, field: str) -> Item:
         """An item of an answer by its id. Raises InvalidRequest that names the field."""

@@ -159,7 +159,8 @@ def _image(part: dict[str, Any], where: str, images: Images) -> str:
     url = part.get("image_url")
     url = url.get("url") if isinstance(url, dict) else url
     if not isinstance(url, str) or not is_data_url(url):
-        raise InvalidRequest(f"Field '{where}.image_url': must be a data: URL. The server fetches no URLs", field=where)
+        message = f"Field '{where}.image_url': must be a data: URL. Others need --mmproj and --image-hosts"
+        raise InvalidRequest(message, field=where)
     if len(images) >= MAX_IMAGES:
         raise InvalidRequest(f"Field 'messages': at most {MAX_IMAGES} images", field="messages")
     placeholder = f"<image-{secrets.token_hex(8)}>"

@@ -31,7 +31,7 @@ async def known_origin(request: web.Request, handler: Handler) -> web.StreamResp
 
 @web.middleware
 async def preflight(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer a browser's question before a request from another origin: everything is allowed.
+    """Answer a browser's question before a request from another origin: everything is allowed, unless options limit it.
 
     Methods and headers are listed, because browsers take `*` for a name when credentials are allowed.
     """
@@ -39,9 +39,11 @@ async def preflight(request: web.Request, handler: Handler) -> web.StreamRespons
         return await handler(request)
     response = web.Response()
     _vary(response, "Access-Control-Request-Method", "Access-Control-Request-Headers")
-    methods = dict.fromkeys([*_METHODS, _asked(request, "Access-Control-Request-Method", _METHODS[0])])
-    response.headers["Access-Control-Allow-Methods"] = ", ".join(methods)
-    response.headers["Access-Control-Allow-Headers"] = _asked(request, "Access-Control-Request-Headers", _HEADERS)
+    config = request.app[CONTEXT].config
+    asked = dict.fromkeys([*_METHODS, _asked(request, "Access-Control-Request-Method", _METHODS[0])])
+    headers = ", ".join(config.cors_headers) or _asked(request, "Access-Control-Request-Headers", _HEADERS)
+    response.headers["Access-Control-Allow-Methods"] = ", ".join(config.cors_methods or asked)
+    response.headers["Access-Control-Allow-Headers"] = headers
     return response
 
 
@@ -53,7 +55,7 @@ async def allow_origin(request: web.Request, response: web.StreamResponse) -> No
     origin = _asked(request, "Origin", "*")
     response.headers["Access-Control-Allow-Origin"] = origin
     response.headers["Access-Control-Expose-Headers"] = _EXPOSED
-    if origin != "*":
+    if origin != "*" and request.app[CONTEXT].config.cors_credentials:
         response.headers["Access-Control-Allow-Credentials"] = "true"
 
 

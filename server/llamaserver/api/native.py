@@ -9,12 +9,13 @@ from aiohttp import web
 from ..errors import InvalidRequest, NotSupported
 from ..interfaces.output import Delta, Event, Finish
 from ..interfaces.params import Prompt
-from .answer import Answer, join, probabilities_json, size_of, stream_json, timings_json
+from .answer import Answer, join, probabilities_json, size_of, stream_json
 from .body import HOLD, dumps, long_response, read_fields
 from .context import CONTEXT, Context, SystemPrompt
 from .fields import Fields
 from .fill_in import check_fill_in, fill_in_prompt, optional_text, read_chunks, required_text
 from .jobs import Input, Job, make_jobs, submit, text_inputs
+from .native_answer import native_json
 from .pricing import check_product
 from .prompt import read_images, required_prompts
 from .sse import gather, ping_after, respond
@@ -32,7 +33,7 @@ class Call:
     jobs: list[Job]
     stream: bool
     wanted: tuple[str, ...]  # response_fields
-    ping_after: float  # seconds, as in EventStream
+    ping_after: float | None  # seconds, as in EventStream
     system: SystemPrompt | None = None  # for this request and all later ones. None: the present one
 
 
@@ -98,7 +99,7 @@ async def _run(request: web.Request, call: Call) -> web.StreamResponse:
 
     def encode() -> bytes:
         pairs = enumerate(zip(jobs, answers, strict=True))
-        results = [_select(_final(job, answer, i), wanted) for i, (job, answer) in pairs]
+        results = [_select(native_json(job, answer, i), wanted) for i, (job, answer) in pairs]
         return dumps(results[0] if len(results) == 1 else results)
 
     return await long_response(request, encode, size_of(answers) + len(jobs) * request[HOLD].count)
@@ -109,7 +110,7 @@ def _encode(job: Job, index: int, event: Event, several: bool, wanted: tuple[str
         return _partial(job, index, event, several)
     assert isinstance(event, Finish)
     answer = Answer(event.content, list(event.tokens), list(event.probs), event)
-    return b"data: " + dumps(_select(_final(job, answer, index), wanted)) + b"\n\n"
+    return b"data: " + dumps(_select(native_json(job, answer, index), wanted)) + b"\n\n"
 
 
 def _partial(job: Job, index: int, delta: Delta, several: bool) -> bytes:
@@ -125,35 +126,6 @@ def _partial(job: Job, index: int, delta: Delta, several: bool) -> bytes:
     if delta.probs:
         value["completion_probabilities"] = probabilities_json(delta.probs)
     return b"data: " + dumps(value) + b"\n\n"
-
-
-def _final(job: Job, answer: Answer, index: int) -> dict[str, Any]:
-    finish = answer.finish
-    value: dict[str, Any] = {
-        "index": index,
-        "content": answer.content,
-        "id_slot": finish.id_slot,
-        "stop": True,
-        "model": job.settings["model"],
-        "tokens_predicted": finish.n_decoded,
-        "tokens_evaluated": finish.n_prompt,
-        "generation_settings": job.settings,
-        "prompt": job.prompt,
-        "has_new_line": finish.has_new_line,
-        "truncated": finish.truncated,
-        "stopped_eos": finish.reason == "eos",
-        "stopped_word": finish.reason == "word",
-        "stopped_limit": finish.reason == "limit",
-        "stop_type": finish.reason or "none",
-        "stopping_word": finish.stopping_word,
-        "tokens_cached": finish.n_cached,
-        "timings": timings_json(finish.timings),
-    }
-    if job.request.params.return_tokens:
-        value["tokens"] = answer.tokens
-    if job.request.params.sampling.n_probs:
-        value["completion_probabilities"] = probabilities_json(answer.probs)
-    return value
 
 
 def _select(value: dict[str, Any], wanted: tuple[str, ...]) -> dict[str, Any]:

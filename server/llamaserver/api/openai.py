@@ -4,13 +4,14 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
 
 from ..errors import InvalidRequest
 from ..interfaces.params import Prompt
-from .answer import join, size_of
+from .answer import join
 from .body import dumps, encoded_response, long_response, read_fields
 from .chat import render_chat
 from .chat_call import chat_call
@@ -18,10 +19,11 @@ from .chat_control import controlled
 from .context import CONTEXT, Context
 from .fields import DIALECT_DEFAULTS, Fields
 from .fill_in import check_fill_in, fill_in_prompt
-from .jobs import Input, make_jobs, model_name, submit, text_inputs
-from .openai_answer import Call, Head, TextCall
+from .jobs import Input, Job, make_jobs, model_name, submit, text_inputs
+from .openai_answer import Call, Echo, Head, TextCall
 from .openai_chat_answer import Chat
-from .pricing import check_echo, check_product
+from .openai_logprobs import MAX_TOP_LOGPROBS, probabilities
+from .pricing import check_echo, check_product, check_scores
 from .prompt import numbered, prompt_text, required_prompts
 from .response_format import with_response_format
 from .sse import gather, ping_after, respond
@@ -29,7 +31,6 @@ from .submission import check_room
 from .tool_use import read_tool_use, uses_functions
 
 MAX_CHOICES = 128
-MAX_TOP_LOGPROBS = 20
 _UNSUPPORTED = {  # fields and the values of them that change nothing
     "audio": (),
     "modalities": (["text"],),
@@ -67,7 +68,7 @@ def _chat_call(context: Context, fields: Fields) -> Call:
     n, stream = _choices(fields, 1), fields.boolean("stream", default=False)
     if stream and logprobs is not None and read_tool_use(fields).tools:
         raise InvalidRequest("logprobs is not supported with tools + stream", field="logprobs")
-    call = chat_call(context, _with_probabilities(fields, logprobs), stream=stream, choices=n)
+    call = chat_call(context, fields.replaced(probabilities(logprobs)), stream=stream, choices=n)
     return Chat(
         _head(context, fields, stream=stream, id_prefix="chatcmpl-"), call, logprobs, functions=uses_functions(fields)
     )
@@ -78,19 +79,24 @@ def _text_call(context: Context, fields: Fields) -> Call:
     prompts = required_prompts(fields)
     logprobs = _text_logprobs(fields)
     n, stream = _choices(fields, len(prompts)), fields.boolean("stream", default=False)
+    echo = fields.boolean("echo", default=False)
+
+    def inputs() -> list[Input]:
+        found = _text_inputs(context, fields, prompts)
+        return _scored(context, fields, found, n, logprobs) if echo and logprobs is not None else found
+
     jobs = make_jobs(
         context,
-        with_response_format(_with_probabilities(fields, logprobs)),
-        lambda: _text_inputs(context, fields, prompts),
+        with_response_format(fields.replaced(probabilities(logprobs))),
+        inputs,
         prompts=len(prompts),
         stream=stream,
         choices=n,
         ends_with_slot=True,
     )
-    echo = fields.boolean("echo", default=False)
     texts = [prompt_text(value, context.engine) if echo else "" for value in prompts]
     check_echo(texts, n)
-    echoes = [text for text in texts for _ in range(n)]
+    echoes = [_echo(context, job, text) for job, text in zip(jobs, (t for t in texts for _ in range(n)), strict=True)]
     return TextCall(_head(context, fields, stream=stream, id_prefix="cmpl-"), jobs, logprobs, echoes)
 
 
@@ -110,6 +116,27 @@ def _text_inputs(context: Context, fields: Fields, prompts: list[Any]) -> list[I
     ]
 
 
+def _scored(context: Context, fields: Fields, inputs: list[Input], choices: int, logprobs: int) -> list[Input]:
+    """The prompts with the number of their tokens that get logprobs: without the system prompt and BOS."""
+    if fields.string("suffix"):
+        raise InvalidRequest("Field 'echo': cannot be used with logprobs and suffix together", field="echo")
+    vocab = context.engine.vocab
+    found = []
+    for entry in inputs:
+        begins_with_text = isinstance(entry.echo, str) or (bool(entry.echo) and isinstance(entry.echo[0], str))
+        own = entry.prompt.keys[entry.prompt.common :]
+        bos = begins_with_text and not entry.prompt.common and vocab.add_bos and own[:1].tolist() == [vocab.bos]
+        found.append(replace(entry, n_scored=len(own) - bos))
+    check_scores(sum(entry.n_scored for entry in found), choices, 1 + max(logprobs, 1))
+    return found
+
+
+def _echo(context: Context, job: Job, text: str) -> Echo:
+    keys, n_scored = job.request.prompt.keys, job.request.n_scored
+    first = context.engine.vocab.special_piece(keys[0]) if n_scored and n_scored == len(keys) else None
+    return Echo(text, n_scored > 0, first)
+
+
 def _text_logprobs(fields: Fields) -> int | None:
     """`logprobs` of a completion: a number of alternatives, or true for none beside the token itself."""
     _, value = fields.get("logprobs")
@@ -125,17 +152,11 @@ def _check_supported(fields: Fields) -> None:
     fields.string("model")
 
 
-def _with_probabilities(fields: Fields, logprobs: int | None) -> Fields:
-    """The fields with the engine's own for `logprobs`. The chosen token's probability comes with any number."""
-    if logprobs is None:
-        return fields
-    return fields.replaced({"n_probs": max(logprobs, 1), "post_sampling_probs": False})
-
-
 def _head(context: Context, fields: Fields, *, stream: bool, id_prefix: str) -> Head:
     options = fields.object("stream_options") or {}
     return Head(
         stream=stream,
+        verbose=fields.boolean("verbose", default=False),
         usage=bool(options.get("include_usage")),
         ping_after=ping_after(fields),
         id=id_prefix + uuid.uuid4().hex,
@@ -165,9 +186,10 @@ async def _run(request: web.Request, call: Call) -> web.StreamResponse:
                 head=chunks.begin(),
                 tail=b"data: [DONE]\n\n",
                 ping_after=call.head.ping_after,
+                held=chunks.held,
             )
         answers = [join(events) for events in await gather(streams)]
-    return await long_response(request, lambda: call.whole(answers), size_of(answers) + call.extra)
+    return await long_response(request, lambda: call.whole(answers), call.cost(answers))
 
 
 def add_routes(app: web.Application) -> None:

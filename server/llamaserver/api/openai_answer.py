@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..interfaces.output import Delta, Event, Finish, TokenProbs
-from .answer import Answer, stream_json, timings_json
+from .answer import Answer, join, size_of, stream_json, timings_json
 from .body import dumps
 from .jobs import Job
-from .openai_logprobs import TextLogprobs
+from .native_answer import native_json
+from .openai_logprobs import TextLogprobs, joined
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +18,9 @@ class Head:
     """What every part of an answer repeats, and how it is to be sent."""
 
     stream: bool
+    verbose: bool  # with `__verbose` of the first choice
     usage: bool  # a last chunk with usage
-    ping_after: float  # seconds, as in EventStream
+    ping_after: float | None  # seconds, as in EventStream
     id: str
     created: int
     model: str
@@ -39,7 +41,9 @@ class Chunks(ABC):
 
     empty: bytes  # the text of a chunk without any
 
-    def __init__(self, head: Head, kind: str, choices: int) -> None:
+    def __init__(self, call: "Call", kind: str) -> None:
+        head, choices = call.head, len(call.jobs)
+        self._verbose = call.jobs[0] if head.verbose else None
         self._usage = head.usage
         self._left = choices
         self._finishes: list[Finish] = []
@@ -54,6 +58,10 @@ class Chunks(ABC):
     def encode(self, index: int, event: Event) -> bytes:
         """Encode one event."""
 
+    def held(self) -> int:
+        """Characters that the end of an answer may have to read again."""
+        return 0
+
     def also(self, chunk: bytes, delta: Delta) -> bytes:
         """The chunk with what was asked for beside the text."""
         more = stream_json(delta)
@@ -63,8 +71,10 @@ class Chunks(ABC):
         """The last chunk of a choice."""
         self._finishes.append(finish)
         self._left -= 1
-        timings = b',"timings":' + dumps(timings_json(finish.timings))
-        chunk = self._before[index] + self.empty + b',"finish_reason":' + dumps(reason) + b"}]" + timings + b"}\n\n"
+        more = b',"timings":' + dumps(timings_json(finish.timings))
+        if self._verbose is not None and index == 0:
+            more += b',"__verbose":' + dumps(native_json(self._verbose, join([finish]), index))
+        chunk = self._before[index] + self.empty + b',"finish_reason":' + dumps(reason) + b"}]" + more + b"}\n\n"
         if self._left == 0 and self._usage:
             chunk += b"data: " + self._head + b',"choices":[],"usage":' + dumps(usage(self._finishes)) + b"}\n\n"
         return chunk
@@ -75,20 +85,25 @@ class Call(ABC):
 
     head: Head
     jobs: list[Job]
-    extra = 0  # characters of the answer in one piece that the model does not write
 
     @abstractmethod
     def whole(self, answers: Sequence[Answer]) -> bytes:
         """The answer in one piece, as JSON."""
+
+    def cost(self, answers: Sequence[Answer]) -> int:
+        """What `whole` costs, in bytes to be encoded."""
+        return size_of(answers)
 
     @abstractmethod
     def chunks(self) -> Chunks:
         """The encoder of a stream."""
 
 
-def whole_json(head: Head, kind: str, choices: list[dict[str, Any]], answers: Sequence[Answer]) -> bytes:
+def whole_json(call: Call, kind: str, choices: list[dict[str, Any]], answers: Sequence[Answer]) -> bytes:
     """An answer in one piece, as JSON."""
-    value = head.json(kind)
+    value = call.head.json(kind)
+    if call.head.verbose:
+        value["__verbose"] = native_json(call.jobs[0], answers[0], 0)
     value["choices"] = choices
     value["usage"] = usage([answer.finish for answer in answers])
     value["timings"] = timings_json(answers[0].finish.timings)
@@ -108,57 +123,86 @@ def usage(finishes: Sequence[Finish]) -> dict[str, Any]:
     }
 
 
-class TextCall(Call):
-    """A completion. `echoes` has the text that each choice begins with, `logprobs` the number of alternatives."""
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """The prompt that begins an answer. `first` is the piece of its first token, if that is to have a null logprob."""
 
-    def __init__(self, head: Head, jobs: list[Job], logprobs: int | None, echoes: list[str]) -> None:
+    text: str = ""
+    scored: bool = False  # with logprobs
+    first: bytes | None = None
+
+
+class TextCall(Call):
+    """A completion. `echoes` has the prompt that each choice begins with, `logprobs` the number of alternatives."""
+
+    def __init__(self, head: Head, jobs: list[Job], logprobs: int | None, echoes: list[Echo]) -> None:
         self.head, self.jobs, self.echoes = head, jobs, echoes
-        self.extra = sum(map(len, echoes))
         self._logprobs = logprobs
 
     def whole(self, answers: Sequence[Answer]) -> bytes:
         """The answer in one piece, as JSON."""
         choices = [self._choice(i, answer) for i, answer in enumerate(answers)]
-        return whole_json(self.head, "text_completion", choices, answers)
+        return whole_json(self, "text_completion", choices, answers)
 
     def chunks(self) -> Chunks:
         """The encoder of a stream."""
         return _TextChunks(self)
 
-    def logprobs(self, index: int) -> TextLogprobs | None:
+    def cost(self, answers: Sequence[Answer]) -> int:
+        """What `whole` costs, in bytes to be encoded."""
+        return size_of(answers) + sum(len(echo.text) for echo in self.echoes)
+
+    def logprobs(self) -> TextLogprobs | None:
         """The form of the probabilities of a choice, None if they were not asked for."""
-        return None if self._logprobs is None else TextLogprobs(self._logprobs, len(self.echoes[index]))
+        return None if self._logprobs is None else TextLogprobs(self._logprobs)
 
     def _choice(self, index: int, answer: Answer) -> dict[str, Any]:
-        logprobs = of(answer.probs) if (of := self.logprobs(index)) else None
-        text, reason = self.echoes[index] + answer.content, _finish_reason(answer.finish)
-        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+        echo, found = self.echoes[index], None
+        if of := self.logprobs():
+            before = of.prompt(echo.text, echo.first, answer.scores) if echo.scored else None
+            found = joined(before, of(answer.probs)) if before is not None else of(answer.probs)
+        text, reason = echo.text + answer.content, _finish_reason(answer.finish)
+        return {"index": index, "text": text, "logprobs": found, "finish_reason": reason}
 
 
 class _TextChunks(Chunks):
     empty = b'"text":""'
 
     def __init__(self, call: TextCall) -> None:
-        super().__init__(call.head, "text_completion", len(call.jobs))
-        self._call = call
-        self._logprobs = [call.logprobs(i) for i in range(len(call.jobs))]
+        super().__init__(call, "text_completion")
+        self._echoes = call.echoes
+        self._logprobs = [call.logprobs() for _ in call.jobs]
+        self._waiting = {i: echo for i, echo in enumerate(call.echoes) if echo.scored}  # for their scores
 
     def begin(self) -> bytes:
-        """The prompts where `echo` is set."""
-        return b"".join(self._text(i, text, ()) for i, text in enumerate(self._call.echoes) if text)
+        """The prompts where `echo` is set. Those with logprobs follow when they are evaluated."""
+        echoes = enumerate(self._echoes)
+        return b"".join(self._text(i, echo.text, ()) for i, echo in echoes if echo.text and not echo.scored)
 
     def encode(self, index: int, event: Event) -> bytes:
         """Encode one event."""
+        assert isinstance(event, Delta | Finish)
+        if index in self._waiting and not (isinstance(event, Delta) and event.progress):
+            scores = event.scores if isinstance(event, Delta) else ()
+            echo = self._prompt(index, self._waiting.pop(index), scores)
+            return echo if scores else echo + self.encode(index, event)
         if isinstance(event, Delta):
             return self.also(self._text(index, event.content, event.probs), event)
-        assert isinstance(event, Finish)
         text = self._text(index, event.content, event.probs) if event.content or event.probs else b""
         return text + self.end(index, event, _finish_reason(event))
 
+    def _prompt(self, index: int, echo: Echo, scores: Sequence[TokenProbs]) -> bytes:
+        of = self._logprobs[index]
+        return self._chunk(index, echo.text, of.prompt(echo.text, echo.first, scores) if of else None)
+
     def _text(self, index: int, content: str, probs: Sequence[TokenProbs]) -> bytes:
+        of = self._logprobs[index]
+        return self._chunk(index, content, of(probs) if of and probs else None)
+
+    def _chunk(self, index: int, content: str, logprobs: dict[str, Any] | None) -> bytes:
         start = self._before[index]
-        if of := self._logprobs[index]:
-            start += b'"logprobs":' + dumps(of(probs) if probs else None) + b","
+        if self._logprobs[index]:
+            start += b'"logprobs":' + dumps(logprobs) + b","
         return start + b'"text":' + dumps(content) + b',"finish_reason":null}]}\n\n'
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from ..interfaces.output import Delta, Event, Finish, TokenProbs
 from ..toolformat.events import Arguments, Call, Content, Reasoning
 from ..toolformat.events import Event as ChatEvent
-from .answer import Answer
+from .answer import Answer, size_of
 from .answer_reader import AnswerReader, Message, ToolCall
 from .body import dumps
 from .chat_call import ChatCall
@@ -30,7 +30,11 @@ class Chat(AnyCall):
     def whole(self, answers: Sequence[Answer]) -> bytes:
         """The answer in one piece, as JSON."""
         choices = [self._choice(i, answer) for i, answer in enumerate(answers)]
-        return whole_json(self.head, "chat.completion", choices, answers)
+        return whole_json(self, "chat.completion", choices, answers)
+
+    def cost(self, answers: Sequence[Answer]) -> int:
+        """What `whole` costs, in bytes to be encoded."""
+        return self.call.reader(0).cost(size_of(answers))
 
     def chunks(self) -> Chunks:
         """The encoder of a stream."""
@@ -72,7 +76,7 @@ class _ChatChunks(Chunks):
 
     def __init__(self, call: Chat) -> None:
         count = len(call.jobs)
-        super().__init__(call.head, "chat.completion.chunk", count)
+        super().__init__(call, "chat.completion.chunk")
         self._readers = [call.call.reader(i) for i in range(count)]
         self._call = call
         self._logprobs = call.logprobs
@@ -83,6 +87,10 @@ class _ChatChunks(Chunks):
         """The role of each choice."""
         delta = b'"delta":{"role":"assistant","content":null,"refusal":null},"finish_reason":null}]}\n\n'
         return b"".join(before + delta for before in self._before)
+
+    def held(self) -> int:
+        """Characters that the end of an answer may have to read again."""
+        return sum(reader.held for reader in self._readers)
 
     def encode(self, index: int, event: Event) -> bytes:
         """Encode one event, as none, one or several chunks."""

@@ -15,7 +15,7 @@ from .context import CONTEXT, Context
 from .fields import Fields
 from .jobs import model_name
 from .submission import check_room
-from .vectors import Inputs, Scaling, embed, read_inputs, read_scaling, require_embeddings, size_of
+from .vectors import Inputs, Scaling, embed, per_token, read_inputs, read_scaling, require_embeddings, size_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,8 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
 
 def _call(context: Context, fields: Fields) -> _Call:
     require_embeddings(context)
+    if per_token(context):
+        raise InvalidRequest("Pooling type 'none' is not OAI compatible. Please use a different pooling type")
     form = fields.string("encoding_format", default="float")
     if form not in ("float", "base64"):
         raise InvalidRequest("Field 'encoding_format': must be float or base64", field="encoding_format")

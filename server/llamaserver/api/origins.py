@@ -25,7 +25,7 @@ class Origins:
     """The hosts and origins of one server. Without a limit, everything is allowed."""
 
     def __init__(self, config: Config, *, keyless: bool) -> None:
-        self._private = private = keyless and is_loopback(config.host)
+        self._private = private = keyless and _is_for_this_machine(config.hosts)
         self._hosts = _limit(config.allowed_hosts, private)
         self._origins = _limit(config.allowed_origins, private)
         self._why = "A server without API keys on a loopback address is for its own machine. " if private else ""
@@ -75,6 +75,12 @@ def is_loopback(host: str) -> bool:
         return False
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return (mapped or address).is_loopback
+
+
+def _is_for_this_machine(hosts: tuple[str, ...]) -> bool:
+    """Whether all addresses are of the machine itself. A UNIX socket alone is none: no web page can use it."""
+    addresses = [host for host in hosts if not host.endswith(".sock")]
+    return bool(addresses) and all(map(is_loopback, addresses))
 
 
 def _is_of_this_machine(name: str) -> bool:

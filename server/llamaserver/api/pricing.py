@@ -12,6 +12,7 @@ from ..interfaces.params import GENERATION_PARAMETERS, SAMPLING_PARAMETERS
 from .fields import Fields
 
 _COUNTED = 1 << 20  # units that are counted beyond a bound
+MAX_PROBABILITIES = 1 << 18  # candidates that answers may carry that come in one piece, or prompts: about 50 MB
 MAX_ECHO = 1 << 22  # characters of prompts that one answer repeats
 _OTHERS = (  # fields that the engine does not see
     (("json_schema",), Budget(1 << 20, "characters")),
@@ -48,6 +49,13 @@ def check_echo(texts: list[str], choices: int) -> None:
     if length * choices > MAX_ECHO:
         budget = Budget(MAX_ECHO, "characters")
         raise _refused("echo", budget, f"{length} characters of all prompts", 1, choices)
+
+
+def check_scores(tokens: int, choices: int, candidates: int) -> None:
+    """Refuse the probabilities of too many tokens of prompts. Raises InvalidRequest."""
+    if tokens * choices * candidates > MAX_PROBABILITIES:
+        budget = Budget(MAX_PROBABILITIES, "probabilities")
+        raise _refused("echo", budget, f"{tokens} tokens of all prompts x {candidates} probabilities", 1, choices)
 
 
 def _refused(name: str, budget: Budget, value: str, prompts: int, choices: int) -> InvalidRequest:

@@ -192,7 +192,7 @@ def media_prompt(
     """A prompt of texts and images through the projector."""
     if engine.media is None:
         raise NotSupported("This server does not support images: it was started without --mmproj")
-    return engine.media.build(parts, add_special=add_special, decoded=decoded)
+    return engine.media.build(parts, add_special=add_special, decoded=decoded, cancelled=cancelled)
 
 
 def after(system: tuple[int, ...], tokens: list[int]) -> Prompt:

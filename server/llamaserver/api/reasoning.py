@@ -48,6 +48,20 @@ def read_reasoning(config: Config, fields: Fields, form: Format) -> Reasoning:
     return Reasoning(variables, _PLACES[name], budget, message)
 
 
+def reasoning_defaults(config: Config, form: Format) -> dict[str, Any]:
+    """What a chat gets that leaves out the fields, by their names. llama-server shows the first two."""
+    found = read_reasoning(config, Fields({}), form)
+    names = {place: name for name, place in _PLACES.items() if name != "auto"}
+    return {
+        "reasoning_format": names[found.place],
+        "reasoning_in_content": found.place == "both",
+        "reasoning_budget_tokens": found.budget,
+        "reasoning_budget_message": found.message,
+        "reasoning_effort": found.variables.get("reasoning_effort"),
+        "enable_thinking": found.variables.get("enable_thinking"),
+    }
+
+
 def thinking(
     reasoning: Reasoning, form: Format, begun: str, vocab: Vocab, *, grammar: str = "", calls: bool = False
 ) -> Thinking | None:

@@ -91,7 +91,8 @@ def _read(context: Context, fields: Fields, earlier: Earlier) -> _Request:
     asked = read_request(fields, earlier)
     call: ChatCall | ContextExceeded
     try:
-        call = chat_call(context, asked.chat, stream=stream)
+        # The end of a stream repeats all of it. So it is bounded as an answer in one piece, if it has probabilities.
+        call = chat_call(context, asked.chat, stream=stream and asked.form.logprobs is None, arguments=asked.arguments)
     except ContextExceeded as error:
         call = error
     except InvalidRequest as error:
@@ -111,7 +112,7 @@ async def _run(request: web.Request, asked: _Request, answer: Answer) -> web.Str
 
     def encode(_: int, event: Event) -> bytes:
         assert isinstance(event, Delta | Finish)
-        sent = answer.add(reader.feed(event))
+        sent = answer.add(reader.feed(event), event.probs)
         if isinstance(event, Finish):
             sent += answer.end(ending())
             _keep(request, asked, answer)
@@ -121,24 +122,24 @@ async def _run(request: web.Request, asked: _Request, answer: Answer) -> web.Str
         streams = submit(request, call.jobs, stack)
         request[HOLD].add(len(asked.head.echo) + len(asked.kept))
         if asked.stream:
-            return await respond(request, streams, encode, fail=answer.fail, ping=answer.ping)
+            return await respond(request, streams, encode, fail=answer.fail, ping=answer.ping, held=lambda: reader.held)
         [events] = await gather(streams)
     whole = join(events)
 
     def encoded() -> bytes:
         written = reader.feed(Delta(whole.content)) + reader.feed(replace(whole.finish, content=""))
-        data = answer.whole(written, ending())
+        data = answer.whole(written, ending(), whole.probs)
         _keep(request, asked, answer)
         return data
 
-    return await long_response(request, encoded, size_of([whole]) + len(asked.head.echo))
+    return await long_response(request, encoded, reader.cost(size_of([whole])) + len(asked.head.echo))
 
 
 def _keep(request: web.Request, asked: _Request, answer: Answer) -> None:
     """Keep a response, if its client wants that."""
     if asked.kept:
         ids = tuple(item["id"] for item in answer.items)
-        kept = Kept(asked.previous, asked.kept, dumps(answer.items), ids)
+        kept = Kept(asked.previous, asked.kept, answer.output, ids, answer.rest)
         request.app[CONTEXT].responses.keep(key_of(request).identity, asked.head.id, kept)
 
 

@@ -9,11 +9,14 @@ from typing import Any
 import orjson
 
 from ..errors import ContextExceeded, ServerError
-from ..interfaces.output import Finish
+from ..interfaces.output import Finish, TokenProbs
 from ..toolformat.events import Event
 from .answer import timings_json
 from .body import dumps
+from .kept_responses import with_output
 from .responses_items import Form, Item, Items, Told
+
+_NEEDED: dict[str, Any] = {"parallel_tool_calls": True, "tool_choice": "auto", "tools": []}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,8 @@ class Answer:
         self.head = head
         self._items = Items(head.form)
         self._number = 0  # of the next event
+        self.rest = b"{}"  # once it has ended: the response object without its output
+        self.output = b"[]"  # as JSON
 
     @property
     def items(self) -> list[Item]:
@@ -50,11 +55,25 @@ class Answer:
         return self._items.items
 
     def ping(self) -> bytes:
-        """A sign of life. Codex ends a stream without events, and comments are none."""
-        return self._begin() or self._sent(("response.in_progress", self._state()))
+        """A sign of life. Codex ends a stream without events, and comments are none.
 
-    def add(self, events: Iterable[Event]) -> bytes:
-        """The events of a stream for what the model wrote."""
+        It has only what each client needs of a response, because it can come many times.
+        """
+        head = self.head
+        response = {
+            "id": head.id,
+            "object": "response",
+            "created_at": head.created,
+            "status": "in_progress",
+            "model": head.model,
+            "output": [],
+            **_NEEDED,
+        }
+        return self._begin() or self._sent(("response.in_progress", {"response": response}))
+
+    def add(self, events: Iterable[Event], tokens: Iterable[TokenProbs] = ()) -> bytes:
+        """The events of a stream for what the model wrote. `tokens` are the next ones, of these or of later events."""
+        self._items.put(tokens)
         return self._begin() + self._sent(*(told for event in events for told in self._items.add(event)))
 
     def end(self, ending: Ending) -> bytes:
@@ -65,12 +84,12 @@ class Answer:
 
     def fail(self, error: ServerError) -> bytes:
         """The event that ends a stream which cannot go on."""
-        response = self._response("failed", error=error_json(error), output=self.items)
+        response = with_output(self._rest("failed", error=error_json(error)), dumps(self.items))
         return self._begin() + self._sent(("response.failed", {"response": orjson.Fragment(response)}))
 
-    def whole(self, events: Iterable[Event], ending: Ending) -> bytes:
-        """The answer in one piece, as JSON."""
-        self.add(events)
+    def whole(self, events: Iterable[Event], ending: Ending, tokens: Iterable[TokenProbs] = ()) -> bytes:
+        """The answer in one piece, as JSON. `tokens` are all of it."""
+        self.add(events, tokens)
         self._sent(*self._items.finish(cut=ending.cut))
         return self._ended(ending)
 
@@ -81,7 +100,7 @@ class Answer:
         return self._sent(("response.created", self._state()), ("response.in_progress", self._state()))
 
     def _state(self) -> dict[str, Any]:
-        return {"response": orjson.Fragment(self._response("in_progress"))}
+        return {"response": orjson.Fragment(with_output(self._rest("in_progress"), b"[]"))}
 
     def _ended(self, ending: Ending) -> bytes:
         finish = ending.finish
@@ -90,16 +109,17 @@ class Answer:
             if ending.cut
             else {"completed_at": int(time.time())}
         )
-        return self._response(
+        self.output = dumps(self.items)
+        self.rest = self._rest(
             "incomplete" if ending.cut else "completed",
             **state,
-            output=self.items,
             usage=_usage(finish, ending.reasoning_tokens),
             timings=timings_json(finish.timings),
         )
+        return with_output(self.rest, self.output)
 
-    def _response(self, status: str, **members: Any) -> bytes:
-        """The response object. Absent members are null, because strict clients require them."""
+    def _rest(self, status: str, **members: Any) -> bytes:
+        """The response object without its output. Absent members are null, because strict clients require them."""
         head = self.head
         value: dict[str, Any] = {
             "id": head.id,
@@ -111,7 +131,6 @@ class Answer:
             "error": None,
             "incomplete_details": None,
             "model": head.model,
-            "output": [],
             "usage": None,
         }
         return dumps(value | members)[:-1] + b"," + head.echo[1:]

@@ -23,14 +23,21 @@ class Input:
     """
 
     def __init__(self) -> None:
-        self.messages: list[Message] = []
         self.names: dict[str, str] = {}
+        self._messages: list[Message] = []  # their thoughts are lists of texts
+
+    def messages(self) -> list[Message]:
+        """All messages. Call it once, at the end."""
+        for message in self._messages:
+            if thoughts := message.get("reasoning_content"):
+                message["reasoning_content"] = "\n".join(thoughts)
+        return self._messages
 
     def add(self, role: str, content: Any, field: str) -> Message:
         """Begin a message."""
-        self.names[f"messages[{len(self.messages)}]"] = field
-        self.messages.append({"role": role, "content": content})
-        return self.messages[-1]
+        self.names[f"messages[{len(self._messages)}]"] = field
+        self._messages.append({"role": role, "content": content})
+        return self._messages[-1]
 
     def read(self, items: list[Any], field: str) -> None:
         """Add the items of a field. Raises InvalidRequest."""
@@ -75,8 +82,7 @@ class Input:
         turn = self._turn(where)
         if turn["content"] or "tool_calls" in turn:
             turn = self.add("assistant", [], where)
-        before = turn.get("reasoning_content")
-        turn["reasoning_content"] = f"{before}\n{text}" if before else text
+        turn.setdefault("reasoning_content", []).append(text)
 
     def _call(self, item: dict[str, Any], kind: str, where: str) -> None:
         """A call that the client has carried out. What others have carried out is left out, as their tools are."""
@@ -94,7 +100,7 @@ class Input:
             arguments = {key: value for key, value in item.items() if key not in _NO_ARGUMENTS}
         turn = self._turn(where)
         calls = turn.setdefault("tool_calls", [])
-        self.names[f"messages[{len(self.messages) - 1}].tool_calls[{len(calls)}].function"] = where
+        self.names[f"messages[{len(self._messages) - 1}].tool_calls[{len(calls)}].function"] = where
         calls.append({"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}})
 
     def _result(self, item: dict[str, Any], kind: str, where: str) -> None:
@@ -109,8 +115,8 @@ class Input:
 
     def _turn(self, where: str) -> Message:
         """The message of the model's turn that goes on, or a new one."""
-        if self.messages and self.messages[-1]["role"] == "assistant":
-            return self.messages[-1]
+        if self._messages and self._messages[-1]["role"] == "assistant":
+            return self._messages[-1]
         return self.add("assistant", [], where)
 
 

@@ -1,6 +1,6 @@
 """Translates a request of OpenAI's Responses API into one for chat completions."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,8 @@ from .body import dumps
 from .field_names import FieldNames
 from .fields import Fields
 from .kept_responses import Earlier
+from .openai_logprobs import MAX_TOP_LOGPROBS, probabilities
+from .responses_custom import as_function
 from .responses_input import Input, offered_name
 from .responses_items import Form
 
@@ -41,11 +43,14 @@ _REPEATED: dict[str, Any] = {  # fields that a response repeats, and their value
     "truncation": "disabled",
     "user": None,
 }
+_CALLED = ("function", "custom")  # types of tools that the client carries out
+_MOST_GRAMMARS = 16  # of custom tools that are enforced
 _FUNCTION = ("name", "description", "parameters", "strict")
 _NAMES = {  # of fields in both APIs
     "messages": "input",
     "prompt": "input",
     "max_tokens": "max_output_tokens",
+    "n_probs": "top_logprobs",
     "reasoning_effort": "reasoning.effort",
     "response_format": "text.format",
     "response_format.json_schema": "text.format",
@@ -59,7 +64,8 @@ class Asked:
     """A request in the form of a chat.
 
     `names` has the client's names of fields, `echo` what the response repeats. `previous` is the id of an earlier
-    response. `kept` are the items of the request as JSON, "" if the response is not to be kept.
+    response. `kept` are the items of the request as JSON, "" if the response is not to be kept. `arguments` has Lark
+    expressions of the arguments of custom tools.
     """
 
     chat: Fields
@@ -68,6 +74,7 @@ class Asked:
     echo: bytes
     previous: str
     kept: bytes
+    arguments: Mapping[str, str]
 
 
 def read_request(fields: Fields, earlier: Earlier) -> Asked:
@@ -85,8 +92,12 @@ def read_request(fields: Fields, earlier: Earlier) -> Asked:
     stores = fields.boolean("store", default=True) and earlier.keeps
     tools = _Tools(fields)
     reasoning = _inside(fields, "reasoning")
+    included = fields.strings("include")
+    top = fields.integer("top_logprobs", default=0, low=0, high=MAX_TOP_LOGPROBS)
+    logprobs = top if top or "message.output_text.logprobs" in included else None
     values = {
-        "messages": conversation.messages,
+        **probabilities(logprobs),
+        "messages": conversation.messages(),
         "continue_final_message": fields.boolean("continue_final_message", default=False),
         "tools": tools.functions or None,
         "tool_choice": tools.choice,
@@ -95,17 +106,18 @@ def read_request(fields: Fields, earlier: Earlier) -> Asked:
         "max_tokens": fields.get("max_output_tokens", "max_tokens")[1],
     }
     summary = reasoning.string("reasoning.summary", "reasoning.generate_summary", default="none") != "none"
-    packs = "reasoning.encrypted_content" in fields.strings("include")
+    packs = "reasoning.encrypted_content" in included
     names = _NAMES | conversation.names | tools.names
     if "schema" in (values["response_format"] or {}).get("json_schema", {}):
         names["response_format"] = "text.format.schema"
     return Asked(
         fields.translated(values, without=_OWN),
         FieldNames(names),
-        Form(summary=summary, packs=packs, spaces=tools.spaces),
+        Form(summary=summary, packs=packs, logprobs=logprobs, spaces=tools.spaces, custom=tools.custom),
         dumps(_echo(fields) | {"store": stores}),
         previous,
         dumps(items) if stores else b"",
+        tools.arguments,
     )
 
 
@@ -136,20 +148,31 @@ def _whole(item: Any, where: str, earlier: Earlier) -> Any:
 
 
 class _Tools:
-    """The functions of a request. Tools of other types are left out: only hosted models have them."""
+    """The functions of a request, and its custom tools as functions. Others are left out: only hosted models have them.
+
+    `arguments` has the Lark expressions of what custom tools with a grammar take, "" if that cannot be enforced.
+    """
 
     def __init__(self, fields: Fields) -> None:
         self.functions: list[dict[str, Any]] = []
         self.names: dict[str, str] = {}
         self.spaces: dict[str, tuple[str, str]] = {}
+        self.custom: set[str] = set()
+        self.arguments: dict[str, str] = {}
         for where, space, tool in _functions(fields.array("tools")):
             name = tool.get("name")
             if not isinstance(name, str) or not name:
                 raise InvalidRequest(f"Field '{where}.name': must be a string", field=f"{where}.name")
-            function = {key: value for key, value in tool.items() if key in _FUNCTION and value is not None}
+            offered, called = offered_name(space, name), tool
+            if tool.get("type") == "custom":
+                called, arguments = as_function(tool, where)
+                self.custom.add(offered)
+                if arguments is not None:
+                    self.arguments[offered] = arguments if len(self.arguments) < _MOST_GRAMMARS else ""
+            function = {key: value for key, value in called.items() if key in _FUNCTION and value is not None}
             if space:
-                function["name"] = offered_name(space, name)
-                self.spaces[function["name"]] = (space, name)
+                function["name"] = offered
+                self.spaces[offered] = (space, name)
             self.names[f"tools[{len(self.functions)}].function"] = where
             self.functions.append({"type": "function", "function": function})
         _, choice = fields.get("tool_choice")
@@ -163,29 +186,29 @@ def _functions(tools: list[Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
         where = f"tools[{place}]"
         if not isinstance(tool, dict):
             raise InvalidRequest(f"Field '{where}': must be an object", field=where)
-        if tool.get("type") == "function":
+        if tool.get("type") in _CALLED:
             yield where, "", tool
         elif tool.get("type") == "namespace":
             inside = Fields({f"{where}.{key}": value for key, value in tool.items()})
             space = inside.string(f"{where}.name")
             for number, one in enumerate(inside.array(f"{where}.tools")):
-                if isinstance(one, dict) and one.get("type") == "function":
+                if isinstance(one, dict) and one.get("type") in _CALLED:
                     yield f"{where}.tools[{number}]", space, one
 
 
 def _choice(choice: dict[str, Any]) -> dict[str, Any]:
     """A choice of one function, or among some, as chat completions have it."""
-    if choice.get("type") == "function":
+    if choice.get("type") in _CALLED:
         return {"type": "function", "function": {"name": _chosen(choice)}}
     if choice.get("type") == "allowed_tools" and isinstance(tools := choice.get("tools"), list):
         allowed = [
             {"type": "function", "function": {"name": _chosen(tool)}}
             for tool in tools
-            if isinstance(tool, dict) and tool.get("type") == "function"
+            if isinstance(tool, dict) and tool.get("type") in _CALLED
         ]
         return {"type": "allowed_tools", "allowed_tools": {"mode": choice.get("mode", "auto"), "tools": allowed}}
     raise InvalidRequest(
-        "Field 'tool_choice.type': must be function or allowed_tools. This server has no other tools",
+        "Field 'tool_choice.type': must be function, custom or allowed_tools. This server has no other tools",
         field="tool_choice.type",
     )
 

@@ -62,6 +62,8 @@ def _slot(context: Context, view: SlotView) -> dict[str, Any]:
         "task_id": view.id_task,
         "state": view.state,
         "is_processing": bool(view.state),
+        "params": settings,
+        "speculative": False,
         "prompt": tag.prompt if tag else "",
         "next_token": {
             "has_next_token": view.has_next_token,

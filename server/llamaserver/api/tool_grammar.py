@@ -1,10 +1,11 @@
 """What restricts an answer that may call tools."""
 
+from collections.abc import Container, Iterable, Mapping
 from concurrent.futures import CancelledError
 from typing import Any
 
 from ..errors import InvalidRequest
-from ..grammar.json_schema import JsonValue, json_value
+from ..grammar.json_schema import json_value
 from ..interfaces.backend import Vocab
 from ..interfaces.declare import size
 from ..interfaces.grammar import Constraint
@@ -18,6 +19,7 @@ from .tool_use import ToolUse
 
 Schema = dict[str, Any]
 _ANY: Schema = {"type": "object", "additionalProperties": True}
+_WHOLE = "properties"  # the keyword that stands for a schema that is not enforced at all
 _LARGEST = 60_000  # characters of a schema that is enforced
 _MOST_IN_ALL = 250_000  # characters of all schemas
 _MOST_LARK = 600_000  # characters that all schemas become
@@ -40,9 +42,10 @@ def tool_constraint(
     parallel = can.parallel_tool_calls if use.parallel is None else use.parallel
     begun = bool(form.call[0].strip()) and chat.begun.rstrip().endswith(form.call[0].strip())
 
-    schemas = _Schemas()
+    own = {id(use.parameters[name]): text for name, text in use.arguments.items() if name in use.tools}
 
-    def text(parameters: dict[str, Schema]) -> str:
+    def grammar(parameters: dict[str, Schema], schemas: "_Schemas", content: str = "") -> str:
+        """The text of the grammar."""
         return call_grammar(
             form,
             parameters,
@@ -52,52 +55,85 @@ def tool_constraint(
             parallel=parallel,
             content=content,
             begun=begun,
+            weakened=schemas.weakened,
         )
 
-    _Schemas().check_strict([use.parameters[name] for name in use.strict])
-    content = ""
+    strict = {name: use.parameters[name] for name in use.strict}
+    schemas, content = _Schemas(own), ""
     if fields.get("json_schema")[1] is not None:
         answer = schema_value(fields)
         content = answer.lark
         schemas.weakened.update(answer.weakened)
-    found = text(_bounded(use.parameters))
+    parameters = _bounded(use.parameters, schemas.weakened, strict)
+    if strict:
+        exact = _Schemas(own, strict=True)
+        grammar(strict, exact)
+        exact.check()
+    found = grammar(parameters, schemas, content)
     if found.count("\n") > _MOST_RULES:
-        found = text(dict.fromkeys(use.tools, _ANY))
+        schemas = _Schemas(own, weakened={*schemas.weakened, _WHOLE})
+        found = grammar(
+            {name: schema if name in strict else _ANY for name, schema in parameters.items()}, schemas, content
+        )
+        if strict and found.count("\n") > _MOST_RULES:
+            raise _too_large()
+    if not all(text and text in found for text in own.values()):
+        schemas.weakened.add("format")
     return Constraint(found, field="tools", weakened=tuple(sorted(schemas.weakened)))
 
 
 class _Schemas:
     """Turns the schemas of one request into expressions of Lark, up to a bound in all. Then any object is allowed."""
 
-    def __init__(self) -> None:
-        self.weakened: set[str] = set()
+    def __init__(self, own: Mapping[int, str], weakened: Iterable[str] = (), *, strict: bool = False) -> None:
+        """Prepare one grammar. `own` has the expressions of schemas that have one, by the ids of these objects."""
+        self.weakened = set(weakened)
+        self._own = own
+        self._strict = strict
         self._room = _MOST_LARK
 
     def value(self, schema: Schema) -> str:
         """The expression of one schema. Raises InvalidRequest."""
-        found = self._lowered(schema if self._room > 0 else _ANY)
+        if text := self._own.get(id(schema)):
+            return text
+        if cancelled():
+            raise CancelledError
+        if self._room <= 0:
+            if self._strict:
+                raise _too_large()
+            self.weakened.add(_WHOLE)
+            schema = _ANY
+        found = json_value(schema, field="tools", strict=self._strict)
+        self._room -= len(found.lark)
         self.weakened.update(found.weakened)
         return found.lark
 
-    def check_strict(self, schemas: list[Schema]) -> None:
-        """Raise InvalidRequest unless all schemas can be enforced as they are."""
-        for schema in schemas:
-            self._lowered(schema, strict=True)
-            if self._room < 0:
-                raise InvalidRequest("Field 'tools': the schemas are too large to be enforced", field="tools")
-
-    def _lowered(self, schema: Schema, *, strict: bool = False) -> JsonValue:
-        if cancelled():
-            raise CancelledError
-        found = json_value(schema, field="tools", strict=strict)
-        self._room -= len(found.lark)
-        return found
+    def check(self) -> None:
+        """Raise InvalidRequest unless all schemas are enforced as they are."""
+        if self.weakened:
+            keywords = ", ".join(f"'{keyword}'" for keyword in sorted(self.weakened))
+            told = f"the schema's {keywords} cannot be enforced in the calls of this model, and strict is true"
+            raise InvalidRequest(f"Field 'tools': {told}", field="tools")
+        if self._room < 0:
+            raise _too_large()
 
 
-def _bounded(parameters: dict[str, Schema]) -> dict[str, Schema]:
-    """The schemas of parameters. Those that are too large to be enforced allow any object."""
-    kept = {name: schema if _cost(schema) <= _LARGEST else _ANY for name, schema in parameters.items()}
-    return kept if sum(map(_cost, kept.values())) <= _MOST_IN_ALL else dict.fromkeys(parameters, _ANY)
+def _too_large() -> InvalidRequest:
+    return InvalidRequest("Field 'tools': the schemas are too large to be enforced, and strict is true", field="tools")
+
+
+def _bounded(parameters: dict[str, Schema], weakened: set[str], strict: Container[str]) -> dict[str, Schema]:
+    """The schemas of parameters, those that are strict first. Those that are too large allow any object."""
+    costs = {name: _cost(schema) for name, schema in parameters.items()}
+    if sum(costs.values()) > _MOST_IN_ALL:  # then only those that are strict are enforced
+        costs = {name: cost if name in strict else _LARGEST + 1 for name, cost in costs.items()}
+    large = {name for name, cost in costs.items() if cost > _LARGEST}
+    if any(name in strict for name in large) or sum(costs[name] for name in costs.keys() - large) > _MOST_IN_ALL:
+        raise _too_large()
+    if large:
+        weakened.add(_WHOLE)
+    first = [*(name for name in parameters if name in strict), *(name for name in parameters if name not in strict)]
+    return {name: _ANY if name in large else parameters[name] for name in first}
 
 
 def _cost(schema: Schema) -> int:

@@ -1,6 +1,6 @@
 """Which of its tools a model may call, and whether it must: `tool_choice` and its relatives."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,11 +12,16 @@ from .messages import read_tools
 
 @dataclass(frozen=True, slots=True)
 class ToolUse:
-    """The tools that may be called, by name. `parallel` is None if the request does not say."""
+    """The tools that may be called, by name. `parallel` is None if the request does not say.
+
+    `arguments` has Lark expressions for the arguments of some functions, which are more than their schemas say. "" is
+    one that cannot be enforced.
+    """
 
     tools: dict[str, Tool] = field(default_factory=dict)
     required: bool = False
     parallel: bool | None = None
+    arguments: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def parameters(self) -> dict[str, dict[str, Any]]:

@@ -21,6 +21,7 @@ from .fields import Fields
 from .prompt import build_prompt, numbered
 
 MAX_INPUTS = 2048
+MAX_NUMBERS = 1 << 22  # of the vectors of all tokens of a request: 50 MB of JSON
 _LARGEST_WHOLE = 32760  # of a vector that is scaled to 16 bits, as in llama.cpp
 _BYTES_OF_NUMBER = 12  # as JSON
 
@@ -41,8 +42,21 @@ def read_inputs(context: Context, inputs: list[Any], field: str) -> Inputs:
     return [(build_prompt(item, context.engine, field=name), name) for name, item in zip(names, inputs, strict=True)]
 
 
-async def embed(request: web.Request, inputs: Inputs, *, kept: int = 0) -> list[Embedded]:
-    """One result per input, each with one vector: without pooling, that of the last token.
+def per_token(context: Context) -> bool:
+    """Whether each token has a vector. Models that have no pooling by themselves give that of the last token."""
+    return context.config.pooling == "none"
+
+
+def check_numbers(context: Context, inputs: Inputs) -> None:
+    """Refuse inputs whose tokens have too many vectors together. Raises InvalidRequest."""
+    tokens, width = sum(len(prompt) for prompt, _ in inputs), context.engine.info.n_embd
+    if tokens * width > MAX_NUMBERS:
+        message = f"Field 'content': {tokens} tokens x {width} numbers is more than {MAX_NUMBERS}"
+        raise InvalidRequest(message, field="content")
+
+
+async def embed(request: web.Request, inputs: Inputs, *, kept: int = 0, every: bool = False) -> list[Embedded]:
+    """One result per input. Each has one vector, without pooling that of the last token, or `every` vector.
 
     `kept`: bytes of the body that the answer repeats.
     """
@@ -50,7 +64,7 @@ async def embed(request: web.Request, inputs: Inputs, *, kept: int = 0) -> list[
     request[HOLD].keep(kept + sum(prompt.keys.itemsize * len(prompt) for prompt, _ in inputs))
     with ExitStack() as stack:
         streams = [(stack.enter_context(_submit(request, prompt, name)), name) for prompt, name in inputs]
-        return [await _result(stream, name) for stream, name in streams]
+        return [await _result(stream, name, every=every) for stream, name in streams]
 
 
 def _submit(request: web.Request, prompt: Prompt, field: str) -> Stream:
@@ -60,18 +74,20 @@ def _submit(request: web.Request, prompt: Prompt, field: str) -> Stream:
         raise error.named(field) from error
 
 
-async def _result(stream: Stream, field: str) -> Embedded:
+async def _result(stream: Stream, field: str, *, every: bool) -> Embedded:
     event = await stream.next()
     if isinstance(event, Failed):
         error = as_server_error(event.error)
         raise error.named(field) if isinstance(error, InvalidRequest | EngineFailure) else error
     assert isinstance(event, Embedded)
+    if every:
+        return event
     return replace(event, vectors=event.vectors[-1:].copy())  # not the others of a long text, while the next is awaited
 
 
 def size_of(results: list[Embedded]) -> int:
     """About how many bytes the vectors take as JSON."""
-    return sum(int(result.vectors[-1].size) for result in results) * _BYTES_OF_NUMBER
+    return sum(int(result.vectors.size) for result in results) * _BYTES_OF_NUMBER
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 from ..errors import EngineFailure, ServerError, Unavailable, as_server_error
-from ..interfaces.backend import Backend, Status
+from ..interfaces.backend import AnswerCompleteError, Backend, Status
 from ..interfaces.output import Delta, Embedded, Event, Failed, Finish, Progress
 from ..kvstore.messages import WORTH_RESTORING
 from ..kvstore.store import KVStore
@@ -151,16 +151,27 @@ class Core:
         if work.kind == "embed":
             self._embedded(work, now)
             return
+        for request, row, token in work.scores:
+            self._guarded(request, self._score, row, token)
         for request, row in work.samples:
-            if request.client.cancelled or request.phase is Phase.DONE:
-                continue
-            try:
-                self._sample(request, row)
-            except ServerError as error:
-                self._end(request, Failed(error))
-            except Exception:  # a defect in one sampler must not end the answers of other requests
-                _log.exception("sampling failed")
-                self._end(request, Failed(EngineFailure("sampling failed; see the server's log")))
+            self._guarded(request, self._sample, row)
+
+    def _guarded(self, request: ActiveRequest, call: Callable[..., None], *args: int) -> None:
+        """Call for a request. A defect in one sampler must not end the answers of other requests."""
+        if request.client.cancelled or request.phase is Phase.DONE:
+            return
+        try:
+            call(request, *args)
+        except ServerError as error:
+            self._end(request, Failed(error))
+        except Exception:
+            _log.exception("sampling failed")
+            self._end(request, Failed(EngineFailure("sampling failed; see the server's log")))
+
+    def _score(self, request: ActiveRequest, row: int, token: int) -> None:
+        assert request.task.sampler is not None
+        request.answer.pending_scores.append(request.task.sampler.score(self.backend.logits(row), token))
+        request.answer.n_scored += 1
 
     def _embedded(self, work: Work, now: float) -> None:
         request, resident, _ = work.parts[0]
@@ -175,7 +186,11 @@ class Core:
             return
         task, answer = request.task, request.answer
         assert task.sampler is not None
-        token, probs = task.sampler.sample(self.backend.logits(row))
+        try:
+            token, probs = task.sampler.sample(self.backend.logits(row))
+        except AnswerCompleteError:
+            self._finish(request, "", "eos", self._clock())
+            return
         now = self._clock()
         self._time_token(request, now)
         answer.n_decoded += 1
@@ -217,6 +232,9 @@ class Core:
         if request.answer.n_decoded == 0:
             task, now = request.task, self._clock()
             self.stats.prompt_done(request.n_prompt - request.n_cached, request.n_cached, now - request.answer.started)
+            if scores := request.answer.pending_scores:
+                self._emit(request, Delta("", scores=scores))
+                request.answer.pending_scores = []
             if task.n_predict == 0:
                 self._finish(request, "", "limit", now)
                 return True

@@ -6,6 +6,7 @@ the number of rules has a limit.
 
 import re
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from hashlib import blake2b
@@ -16,7 +17,7 @@ import llguidance
 
 from ..errors import Unavailable
 from ..interfaces.backend import Vocab
-from .matcher import Matcher
+from .matcher import Grammar, Matcher
 from .rules import GrammarError
 from .tokens import tokenizer
 
@@ -33,8 +34,11 @@ _LIMITS = llguidance.LLParserLimits(
     max_grammar_size=200_000,
     verbose_errors=False,
 )
-_MOST_KEPT = 500_000  # characters of the Lark texts of all kept grammars. A character takes up to 80 bytes
-MOST_IN_USE = 2_000_000  # characters of those that requests use or that are kept, about 160 MB
+# The weight of a grammar is the length of its Lark text and this, in units of about 80 bytes. A lexer takes mostly less
+# than 1 MB. It grows with the texts that it reads: to 15 MB with as many states as _LIMITS allow.
+_FIXED_WEIGHT = 12_500
+_MOST_KEPT = 400_000  # weight of all kept grammars: 32 of them at most
+MOST_IN_USE = 2_000_000  # weight of those that requests use or that are kept, about 160 MB
 _SHOWN = 300  # characters of an error
 _RULE = re.compile(r"^[ \t]*[?!]?[A-Za-z_][\w-]*(?:\[[^\]]*\])?[ \t]*:", re.MULTILINE)
 _REFERENCE = re.compile(r'"\$ref"')
@@ -60,20 +64,34 @@ class Compiler:
         key = blake2b(text.encode("utf-8", "replace"), digest_size=16, person=kind).digest()
         with self._lock:
             found = self._in_use.get(key)
-            if found is not None:
+        if found is not None and found.is_usable():
+            with self._lock:
                 self._keep(key, found)
-                return found
+            return found
+        with self._lock:
             if sum(one.weight for one in self._in_use.values()) > MOST_IN_USE:
                 raise Unavailable("the grammars of other requests take too much memory", retry_after=1)
             if self._tokenizer is None:
                 self._tokenizer = tokenizer(self._vocab)
         lark = text if to_lark is None else to_lark(text)
         _check_size(lark)
-        made = Matcher(_compiled(self._tokenizer, lark), self._vocab.eog, self._vocab.n_vocab, weight=len(lark))
+        made = self._made(key, self._tokenizer, lark)
         with self._lock:
             self._keep(key, made)
             self._in_use[key] = made
         return made
+
+    def _made(self, key: bytes, tokens: llguidance.LLTokenizer, lark: str) -> Matcher:
+        matcher, cost = _compiled(tokens, lark)
+
+        def anew() -> llguidance.LLMatcher:
+            with self._lock:
+                self._kept.pop(key, None)  # its lexer is used up
+                self._in_use.pop(key, None)
+            return _compiled(tokens, lark)[0]
+
+        vocab = self._vocab
+        return Matcher(Grammar(vocab.eog, vocab.n_vocab, len(lark) + _FIXED_WEIGHT, cost, anew), matcher)
 
     def _keep(self, key: bytes, matcher: Matcher) -> None:
         self._kept[key] = matcher
@@ -92,13 +110,14 @@ def _check_size(lark: str) -> None:
 _starting = threading.Lock()  # the size of a stack is a setting of the process
 
 
-def _compiled(tokens: llguidance.LLTokenizer, text: str) -> llguidance.LLMatcher:
-    """Compile on a thread with a large stack."""
-    made: list[llguidance.LLMatcher] = []
+def _compiled(tokens: llguidance.LLTokenizer, text: str) -> tuple[llguidance.LLMatcher, float]:
+    """Compile on a thread with a large stack. Returns the seconds of processor time that it took, too."""
+    made: list[tuple[llguidance.LLMatcher, float]] = []
 
     def compile_text() -> None:
         grammar = llguidance.LLMatcher.grammar_from_lark(_HEAD + text)
-        made.append(llguidance.LLMatcher(tokens, grammar, log_level=0, limits=_LIMITS))
+        matcher = llguidance.LLMatcher(tokens, grammar, log_level=0, limits=_LIMITS)
+        made.append((matcher, time.thread_time()))
 
     thread = threading.Thread(target=compile_text, name="grammar", daemon=True)
     with _starting:
@@ -110,7 +129,6 @@ def _compiled(tokens: llguidance.LLTokenizer, text: str) -> llguidance.LLMatcher
     thread.join()
     if not made:
         raise GrammarError("it could not be compiled")
-    matcher = made[0]
-    if matcher.is_error():
-        raise GrammarError(matcher.get_error()[:_SHOWN])
-    return matcher
+    if made[0][0].is_error():
+        raise GrammarError(made[0][0].get_error()[:_SHOWN])
+    return made[0]

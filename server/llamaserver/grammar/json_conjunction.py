@@ -6,12 +6,15 @@ them: null for an absent keyword, 10.0 for 10, types in upper case. Work is boun
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
+from .json_disjoint import same
+from .json_members import MEMBERS, Names, both
 from .rules import GrammarError
 
-__all__ = ["NEVER", "TYPES", "Conjunction", "Flat", "GrammarError", "bounds"]
+__all__ = ["NEVER", "TYPES", "Conjunction", "Flat", "GrammarError", "implied_types"]
 
 Flat = dict[str, Any]
 
@@ -28,13 +31,22 @@ _ALL = ("null", "boolean", "object", "array", "number", "string", "integer")
 _COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
 _LIMITS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _NOT_ENFORCED = ("dependentRequired", "dependentSchemas", "dependencies", "$dynamicRef", "$recursiveRef")
+_UNEVALUATED = {"unevaluatedProperties": "additionalProperties", "unevaluatedItems": "items"}
 _NUMBER_FORMATS = ("int32", "int64", "float", "double")  # of OpenAPI: notes on sizes
 _DEEPEST = 64  # schemas inside each other
 _MOST_VISITS = 10_000  # visited schemas, with each further visit through a reference
 _MOST_MEMBERS = 200_000  # members of schemas that are combined
 _MOST_DIGITS = 8  # of an index in a reference
-_LOOKED_AT = 3  # levels of objects that are looked at for a difference
 _SHOWN = 80  # characters of a reference in an error
+
+
+@dataclass(frozen=True, slots=True)
+class _Variant:
+    """A variant with what surrounds it, and what must fit that none of both speaks about."""
+
+    rest: Flat
+    variant: object
+    unevaluated: Flat
 
 
 class Conjunction:
@@ -45,6 +57,7 @@ class Conjunction:
         self._weakened = weakened
         self._visits = self._members = 0
         self._inlining: list[str] = []
+        self.names = Names(weakened)
 
     # ---- references
 
@@ -86,6 +99,9 @@ class Conjunction:
             return {}
         if schema is False:
             return {NEVER: True}
+        if isinstance(schema, _Variant):
+            both = self.merged(schema.rest, self.flat(schema.variant, depth + 1), depth + 1)
+            return self._evaluated(both, schema.unevaluated, depth + 1)
         if not isinstance(schema, Mapping):
             raise GrammarError("a schema must be an object, true or false")
         given = {str(keyword): value for keyword, value in schema.items() if value is not None or keyword == "const"}
@@ -97,7 +113,17 @@ class Conjunction:
             result = self._with_reference(str(given["$ref"]), result, depth)
         for one in _listed(given, "allOf"):
             result = self.merged(result, self.flat(one, depth + 1), depth + 1)
-        return result
+        unevaluated = {keyword: given[word] for word, keyword in _UNEVALUATED.items() if word in given}
+        return self._evaluated(result, unevaluated, depth) if unevaluated else result
+
+    def _evaluated(self, flat: Flat, unevaluated: Flat, depth: int) -> Flat:
+        """The conjunction with what must fit the members and items that nothing in it speaks about."""
+        flat = self.inlined(flat, depth)
+        if not flat.get("choices"):
+            return {**unevaluated, **flat}
+        (keyword, variants), *others = flat["choices"]
+        rest = {**flat, "choices": others}
+        return {"choices": [(keyword, [_Variant(rest, one, unevaluated) for one in variants])]}
 
     def _with_reference(self, pointer: str, rest: Flat, depth: int) -> Flat:
         if not rest:
@@ -169,8 +195,6 @@ class Conjunction:
             result["items"] = items
         if given.get("uniqueItems") is True:
             result["uniqueItems"] = True
-        if "items" not in result and "unevaluatedItems" in given:
-            result["items"] = given["unevaluatedItems"]
         if "contains" in given and given.get("minContains") != 0:
             self._weakened.add("contains")
         elif "contains" in given and "maxContains" in given:
@@ -189,8 +213,6 @@ class Conjunction:
         for keyword in ("additionalProperties", "propertyNames"):
             if keyword in given:
                 result[keyword] = given[keyword]
-        if "unevaluatedProperties" in given and "additionalProperties" not in given:
-            result["additionalProperties"] = given["unevaluatedProperties"]
 
     def _combinations(self, given: Mapping[str, Any], result: Flat) -> None:
         if "const" in given:
@@ -242,57 +264,20 @@ class Conjunction:
             result[keyword] = _BOTH.get(keyword, _either_one)(left[keyword], right[keyword])
         if result.get("type") == [] or result.get("enum") == []:
             result[NEVER] = True
-        if "properties" in result or "additionalProperties" in result:
-            _merge_properties(left, right, result)
+        if any(keyword in result for keyword in MEMBERS):
+            self.names.merge(left, right, result)
         if "prefixItems" in result:
             _merge_items(left, right, result)
         return result
 
-    def disjoint(self, variants: list[Flat], depth: int) -> bool:
-        """Whether it is clear that no value fits two of the conjunctions."""
-        whole = [self.inlined(one, depth + 1) for one in variants]
-        return len(whole) <= _DEEPEST and all(
-            self._apart(left, right, depth + 1, _LOOKED_AT)
-            for at, left in enumerate(whole)
-            for right in whole[at + 1 :]
-        )
-
-    def _resolved(self, schema: object, depth: int) -> Flat:
+    def resolved(self, schema: object, depth: int) -> Flat:
+        """The conjunction of a schema, without a reference."""
         return self.inlined(self.flat(schema, depth), depth)
 
-    def _apart(self, left: Flat, right: Flat, depth: int, levels: int) -> bool:
-        self._count(depth)
-        if NEVER in left or NEVER in right:
-            return True
-        if "enum" in left and "enum" in right:
-            return not _common(left["enum"], right["enum"])
-        kinds = _kinds(left), _kinds(right)
-        if kinds[0] and kinds[1] and not _common_types(kinds[0], kinds[1]):
-            return True
-        needed = [name for name in left.get("required", []) if name in right.get("required", [])]
-        pairs = [(left.get("properties", {}).get(name), right.get("properties", {}).get(name)) for name in needed]
-        only_objects = kinds == (["object"], ["object"])
-        return (
-            levels > 0
-            and only_objects
-            and any(
-                one is not None
-                and other is not None
-                and self._apart(self._resolved(one, depth), self._resolved(other, depth), depth + 1, levels - 1)
-                for one, other in pairs
-            )
-        )
 
-
-def _kinds(flat: Flat) -> list[str]:
-    """The types of a conjunction as far as it names them; none if it may have all."""
-    if "type" in flat:
-        kinds: list[str] = flat["type"]
-        return kinds
-    if "enum" in flat and not any(isinstance(one, dict | list) for one in flat["enum"]):
-        names = {str: "string", bool: "boolean", type(None): "null"}
-        return sorted({names.get(type(one), "number") for one in flat["enum"]})
-    return [] if flat.get("choices") else [kind for keyword, kind in TYPES.items() if keyword in flat][:1]
+def implied_types(flat: Flat) -> list[str]:
+    """The type of the values that are written where a schema names none, [] for all."""
+    return [kind for keyword, kind in TYPES.items() if keyword in flat][:1]
 
 
 def _common_types(left: list[str], right: list[str]) -> list[str]:
@@ -306,32 +291,12 @@ def _both_types(left: list[str], right: list[str]) -> list[str]:
     return [kind for kind in found if kind != "integer" or "number" not in found]
 
 
-def _both_patterns(left: Flat, right: Flat) -> Flat:
-    return {**left, **right, **{name: _both_schemas(left[name], right[name]) for name in left if name in right}}
-
-
-def _both_schemas(left: object, right: object) -> Flat:
-    return {"allOf": [left, right]}
+def _both_schemas(left: object, right: object) -> object:
+    return False if left is False or right is False else both(left, right)
 
 
 def _added(left: list[Any], right: list[Any]) -> list[Any]:
     return [*left, *(one for one in right if one not in left)]
-
-
-def _merge_properties(left: Flat, right: Flat, result: Flat) -> None:
-    """Combine the properties. One that only one side names must fit what the other says about other properties."""
-    sides = [(left.get("properties", {}), right), (right.get("properties", {}), left)]
-    combined: dict[str, Any] = {}
-    for properties, other in sides:
-        for name, schema in properties.items():
-            if name in combined:
-                continue
-            there = other.get("properties", {}).get(name)
-            if there is None and "patternProperties" not in other:
-                there = other.get("additionalProperties")
-            combined[name] = schema if there is None or there is True else {"allOf": [schema, there]}
-    if combined:
-        result["properties"] = combined
 
 
 def _merge_items(left: Flat, right: Flat, result: Flat) -> None:
@@ -346,12 +311,7 @@ def _merge_items(left: Flat, right: Flat, result: Flat) -> None:
 
 
 def _common(left: list[Any], right: list[Any]) -> list[Any]:
-    return [one for one in left if any(_same(one, other) for other in right)]
-
-
-def _same(left: Any, right: Any) -> bool:
-    """Whether two JSON values are equal: 1 and 1.0 are, 1 and true are not."""
-    return bool(left == right) and isinstance(left, bool) == isinstance(right, bool)
+    return [one for one in left if any(same(one, other) for other in right)]
 
 
 def _types(value: Any) -> list[str] | None:
@@ -378,10 +338,12 @@ def _number(given: Mapping[str, Any], keyword: str, *, whole: bool = False) -> A
     value = given[keyword]
     if isinstance(value, bool) and keyword.startswith("exclusive"):
         return value
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise GrammarError(f"{keyword} must be a number")
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise GrammarError(f"{keyword} must be a number")
+        value = int(value) if value.is_integer() else value
     if whole and (not isinstance(value, int) or value < 0):
         raise GrammarError(f"{keyword} must be a whole number that is not negative")
     return value
@@ -403,11 +365,6 @@ def _listed(given: Mapping[str, Any], keyword: str, *, empty: bool = True) -> li
     return value
 
 
-def bounds(flat: Flat, lowest: str, highest: str) -> tuple[int, int | None]:
-    """The lower and the upper bound of a count."""
-    return flat.get(lowest, 0), flat.get(highest)
-
-
 def _either_one(_left: Any, right: Any) -> Any:
     return right
 
@@ -416,7 +373,6 @@ def _either_one(_left: Any, right: Any) -> Any:
 _BOTH: dict[str, Callable[[Any, Any], Any]] = {
     "type": _both_types,
     "enum": _common,
-    "patternProperties": _both_patterns,
     "choices": lambda left, right: [*left, *right],
     **dict.fromkeys(("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties"), min),
     **dict.fromkeys(("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties"), max),

@@ -4,6 +4,7 @@ What is not a regular language is left out: look-around, word boundaries, back r
 expression then matches more texts than the pattern. Pure.
 """
 
+import json
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -14,13 +15,14 @@ from .rules import GrammarError
 _LAST = 0x10FFFF
 _MOST_CHARACTERS = 4_000  # of a pattern
 _DEEPEST = 100  # groups inside each other
+_LONGEST_TEXT = 64
 _MOST_TIMES = 10_000
 _LIMITS = llguidance.LLParserLimits(initial_lexer_fuel=1_000_000, max_lexer_states=20_000, verbose_errors=False)
 _SPACES = r"\t\n\x{b}\f\r\p{Zs}\x{feff}\x{2028}\x{2029}"
 _CLASSES = {"d": "0-9", "w": "a-zA-Z0-9_", "s": _SPACES}
 _CONTROLS = {"t": 0x09, "n": 0x0A, "r": 0x0D, "f": 0x0C, "v": 0x0B, "0": 0}
 _ANYTHING = "(?s:.*)"
-_NO_LINE_END = r"[^\n\r\x{2028}\x{2029}]"
+NO_LINE_END = r"[^\n\r\x{2028}\x{2029}]"
 _LOOK = ("?=", "?!", "?<=", "?<!")
 
 
@@ -33,12 +35,12 @@ class Pattern:
 
 
 @dataclass(slots=True)
-class _Node:
+class Node:
     """A part of a pattern: `kind` is text, sequence, choice, repeat, begin or end."""
 
     kind: str
     text: str = ""
-    parts: "list[_Node]" = field(default_factory=list)
+    parts: "list[Node]" = field(default_factory=list)
 
 
 @lru_cache(512)
@@ -56,11 +58,48 @@ def translated(pattern: str) -> Pattern:
     return Pattern(kept, parser.exact and len(kept) == len([one for one in expressions if one]))
 
 
+@lru_cache(1024)
+def matches(expression: str, text: str) -> bool:
+    """Whether a text matches an expression that llguidance reads."""
+    schema = {"allOf": [{"enum": [text]}, {"type": "string", "pattern": expression}]}
+    grammar = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema))
+    return not llguidance.LLMatcher.validate_grammar(grammar, limits=_LIMITS)
+
+
+def matches_others(expression: str, texts: list[str]) -> bool:
+    """Whether an expression matches any text besides these. Long texts are not looked at."""
+    if any(len(one) > _LONGEST_TEXT for one in texts):
+        return True
+    schema = {"type": "string", "allOf": [{"pattern": one} for one in (expression, f"^(?:{_none_of(set(texts))})$")]}
+    grammar = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema))
+    return not llguidance.LLMatcher.validate_grammar(grammar, limits=_LIMITS)
+
+
+def _none_of(texts: set[str]) -> str:
+    """An expression of all texts but these. It decides by one character after the other."""
+    begins = sorted({text[0] for text in texts if text})
+    others = "[^" + "".join(map(_literal, map(ord, begins))) + "]" if begins else "(?s:.)"
+    ways = [] if "" in texts else [""]
+    ways.append(others + _ANYTHING)
+    for begin in begins:
+        ways.append(_literal(ord(begin)) + f"(?:{_none_of({text[1:] for text in texts if text[:1] == begin})})")
+    return "|".join(ways)
+
+
 def _is_readable(expression: str) -> bool:
     """Whether llguidance takes the expression, and any text matches it."""
     schema = {"type": "string", "pattern": expression}
     grammar = llguidance.LLMatcher.grammar_from_json_schema(schema)
     return not llguidance.LLMatcher.validate_grammar(grammar, limits=_LIMITS)
+
+
+def tree_of(pattern: str) -> Node:
+    """The tree of a pattern. Raises GrammarError for what is no regular language."""
+    parser = _Parser(pattern)
+    tree = parser.whole()
+    if not parser.exact or parser.ahead:
+        raise GrammarError("a pattern has look-around, word boundaries or references")
+    return tree
 
 
 class _Parser:
@@ -73,7 +112,7 @@ class _Parser:
         self.exact = True
         self.ahead: list[str] = []  # what look-ahead at the beginning demands
 
-    def whole(self) -> _Node:
+    def whole(self) -> Node:
         """The tree of the whole pattern."""
         tree = self._choice()
         if self._at < len(self._text):
@@ -89,21 +128,21 @@ class _Parser:
         self._at += 1
         return self._text[self._at - 1]
 
-    def _choice(self) -> _Node:
+    def _choice(self) -> Node:
         parts = [self._sequence()]
         while self._look() == "|":
             self._at += 1
             parts.append(self._sequence())
-        return parts[0] if len(parts) == 1 else _Node("choice", parts=parts)
+        return parts[0] if len(parts) == 1 else Node("choice", parts=parts)
 
-    def _sequence(self) -> _Node:
-        parts: list[_Node] = []
+    def _sequence(self) -> Node:
+        parts: list[Node] = []
         while self._look() not in ("", "|", ")"):
             part = self._part(begins=not parts or (len(parts) == 1 and parts[0].kind == "begin"))
             times = self._times()
             if part is not None:
-                parts.append(part if not times else _Node("repeat", times, [part]))
-        return _Node("sequence", parts=parts)
+                parts.append(part if not times else Node("repeat", times, [part]))
+        return Node("sequence", parts=parts)
 
     def _times(self) -> str:
         """A repetition. Lazy ones match the same texts."""
@@ -123,19 +162,19 @@ class _Parser:
             self._at += 1
         return found
 
-    def _part(self, *, begins: bool) -> _Node | None:
+    def _part(self, *, begins: bool) -> Node | None:
         here = self._take()
         if here == "(":
             return self._group(begins=begins)
         if here == "[":
-            return _Node("text", self._set())
+            return Node("text", self._set())
         if here == "\\":
             return self._escape()
         if here in "^$":
-            return _Node("begin" if here == "^" else "end")
-        return _Node("text", _NO_LINE_END if here == "." else _literal(ord(here)))
+            return Node("begin" if here == "^" else "end")
+        return Node("text", NO_LINE_END if here == "." else _literal(ord(here)))
 
-    def _group(self, *, begins: bool) -> _Node | None:
+    def _group(self, *, begins: bool) -> Node | None:
         self._depth += 1
         if self._depth > _DEEPEST:
             raise GrammarError("a pattern is nested too deeply")
@@ -147,13 +186,13 @@ class _Parser:
             flags = self._head()
             if flags.endswith(")"):  # flags for all that follows
                 self._depth -= 1
-                return _Node("flags", f"(?{flags}")
+                return Node("flags", f"(?{flags}")
         inner = self._choice()
         if self._take() != ")":
             raise GrammarError("a pattern has an unmatched parenthesis")
         self._depth -= 1
         if not look:
-            return _Node("sequence", f"?{flags}:", [inner])
+            return Node("sequence", f"?{flags}:", [inner])
         if look == "?=" and begins and self._depth == 0 and "|" not in self._outside():
             self.ahead.append("^" + self.written(inner, first=False, last=True))
         else:
@@ -190,23 +229,23 @@ class _Parser:
             return flags + ")"
         raise GrammarError("a pattern has a group that is not known")
 
-    def _escape(self) -> _Node | None:
+    def _escape(self) -> Node | None:
         here = self._take()
         if here in "bB" or (here in "123456789" or here == "k"):
             return self._left_out(here)
         if here in "AZz":
-            return _Node("begin" if here == "A" else "end")
+            return Node("begin" if here == "A" else "end")
         if here.lower() in _CLASSES:
-            return _Node("text", f"[{'^' if here.isupper() else ''}{_CLASSES[here.lower()]}]")
+            return Node("text", f"[{'^' if here.isupper() else ''}{_CLASSES[here.lower()]}]")
         if here in "pP":
-            return _Node("text", self._property(here))
+            return Node("text", self._property(here))
         code_point = self._code_point(here)
         if _is_surrogate(code_point):
             self.exact = False
-            return _Node("text", "")
-        return _Node("text", _literal(code_point))
+            return Node("text", "")
+        return Node("text", _literal(code_point))
 
-    def _left_out(self, here: str) -> _Node | None:
+    def _left_out(self, here: str) -> Node | None:
         self.exact = False
         if here in "bB":
             return None
@@ -214,7 +253,7 @@ class _Parser:
             self._at += 1
         if here == "k" and self._look() == "<":
             self._at = max(self._text.find(">", self._at), self._at) + 1
-        return _Node("text", _ANYTHING)
+        return Node("text", _ANYTHING)
 
     def _property(self, letter: str) -> str:
         if self._look() != "{":
@@ -286,7 +325,7 @@ class _Parser:
 
     # ---- writing
 
-    def written(self, node: _Node, *, first: bool, last: bool) -> str:
+    def written(self, node: Node, *, first: bool, last: bool) -> str:
         """The expression of a tree. `first` and `last` say whether an anchor may stand there."""
         if node.kind in ("text", "flags"):
             return node.text
@@ -302,7 +341,7 @@ class _Parser:
             return f"(?:{inner}){node.text}" if inner else ""
         return self._joined(node, first, last)
 
-    def _joined(self, node: _Node, first: bool, last: bool) -> str:
+    def _joined(self, node: Node, first: bool, last: bool) -> str:
         parts, count = node.parts, len(node.parts)
         begins = [first and all(one.kind in ("begin", "flags") for one in parts[:at]) for at in range(count)]
         ends = [last and all(one.kind == "end" for one in parts[at + 1 :]) for at in range(count)]

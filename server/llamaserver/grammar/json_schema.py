@@ -6,21 +6,26 @@ Objects that do not say so have no other properties, and tuples no further items
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InvalidRequest
 from ..interfaces.declare import size
-from . import json_formats
-from .json_conjunction import NEVER, TYPES, Conjunction, Flat, GrammarError, bounds
-from .json_pattern import translated
+from .json_conjunction import NEVER, TYPES, Conjunction, Flat, GrammarError, implied_types
+from .json_disjoint import Disjoint
+from .json_multiples import Multiples
+from .json_numbers import is_of, is_within, number_schema
+from .json_strings import counted, string_schema
 
 _MOST_SIZE = 64 * 1024  # characters of a schema's texts, and one for each value
 _MOST_LOWERED = 512 * 1024  # the same for the rewritten schema, in which alternatives repeat what surrounds them
 _LAYOUT = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
-_LARGEST = 2**53 - 1  # of an integer without bounds: each reader of JSON keeps it exactly
 _SHOWN = 40
+
+# Where a lowered schema has others inside.
+_MAPS = frozenset(("$defs", "properties", "patternProperties"))
+_LISTS = frozenset(("anyOf", "allOf", "prefixItems"))
+_SCHEMAS = frozenset(("items", "additionalProperties"))
 
 Schema = bool | dict[str, Any]
 
@@ -69,8 +74,10 @@ class _Lowering:
     def __init__(self, root: object) -> None:
         self.weakened: set[str] = set()
         self._conjunction = Conjunction(root, self.weakened)
-        self._names: dict[str, str] = {}  # JSON pointer -> name of the definition
+        self._names = self._conjunction.names
+        self._definitions: dict[str, str] = {}  # JSON pointer -> name of the definition
         self._waiting: list[str] = []
+        self._multiples = Multiples()
         self._root = root
 
     def whole(self) -> dict[str, Any]:
@@ -79,11 +86,16 @@ class _Lowering:
         definitions: dict[str, Schema] = {}
         while self._waiting:
             pointer = self._waiting.pop()
-            definitions[self._names[pointer]] = self._schema(self._conjunction.target(pointer), 0)
-        if not _fits(lowered, _possible(definitions)):
+            definitions[self._definitions[pointer]] = self._schema(self._conjunction.target(pointer), 0)
+        possible = _possible(definitions)
+        if not _fits(lowered, possible):
             raise GrammarError("no value fits the schema")
-        result: dict[str, Any] = {} if isinstance(lowered, bool) else lowered
-        return {**result, "$defs": definitions} if definitions else result
+        whole: dict[str, Any] = {} if isinstance(lowered, bool) else lowered
+        kept = {name: one for name, one in definitions.items() if name in possible}
+        if kept:
+            whole = {**whole, "$defs": kept}
+        result: dict[str, Any] = _without_impossible(whole, possible) if len(kept) < len(definitions) else whole
+        return result
 
     # ---- one place
 
@@ -105,40 +117,46 @@ class _Lowering:
         return _either([self._typed(kind, flat, depth + 1) for kind in kinds])
 
     def _reference(self, pointer: str) -> Schema:
-        if pointer not in self._names:
-            self._names[pointer] = f"r{len(self._names)}"
+        if pointer not in self._definitions:
+            self._definitions[pointer] = f"r{len(self._definitions)}"
             self._waiting.append(pointer)
-        return {"$ref": f"#/$defs/{self._names[pointer]}"}
+        return {"$ref": f"#/$defs/{self._definitions[pointer]}"}
 
     def _chosen(self, flat: Flat, depth: int) -> Schema:
         (keyword, choices), *others = flat["choices"]
         rest = {**flat, "choices": others}
         variants = [self._conjunction.flat(one, depth + 1) for one in choices]
-        if keyword == "oneOf" and not self._conjunction.disjoint(variants, depth):
-            self.weakened.add("oneOf")
         merged = [self._conjunction.merged(rest, one, depth + 1) for one in variants]
+        if keyword == "oneOf" and not self._is_disjoint(merged, variants, depth + 1):
+            self.weakened.add("oneOf")
         return _either([self._lowered(one, depth + 1) for one in merged])
+
+    def _is_disjoint(self, merged: list[Flat], variants: list[Flat], depth: int) -> bool:
+        conjunction = self._conjunction
+        disjoint = Disjoint(lambda schema: conjunction.resolved(schema, depth), implied_types)
+        written, others = ([conjunction.inlined(one, depth) for one in flats] for flats in (merged, variants))
+        return disjoint.all_apart(written, others)
 
     def _enumerated(self, flat: Flat) -> Schema:
         kinds = flat.get("type")
-        values = [one for one in flat["enum"] if kinds is None or _is_of(one, kinds)]
-        if not values:
-            return False
-        more = flat.keys() - {"enum", "type", "choices"}
-        if not more:
-            return {"enum": values}
-        if any(isinstance(one, dict | list) for one in values):
-            self.weakened |= {keyword for keyword in more if TYPES.get(keyword) in ("object", "array")}
-        others: list[Schema] = [{"type": kind} for kind in ("boolean", "null", "object", "array")]
-        return {"allOf": [{"enum": values}, _either([self._string(flat), self._number("number", flat), *others])]}
+        values = [one for one in flat["enum"] if kinds is None or is_of(one, kinds)]
+        numbers = [one for one in values if isinstance(one, int | float) and not isinstance(one, bool)]
+        strings = [one for one in values if isinstance(one, str)]
+        others = [one for one in values if not isinstance(one, str | float) and type(one) is not int]
+        if any(isinstance(one, dict | list) for one in others):
+            self.weakened |= {keyword for keyword in flat if TYPES.get(keyword) in ("object", "array")}
+        kept = [one for one in numbers if is_within(one, flat)] + others
+        if not flat.keys() & {"pattern", "format", "minLength", "maxLength"}:
+            return _enum([*strings, *kept])
+        string = string_schema(flat, self.weakened) if strings else False
+        return _either([_enum(kept), string and {"allOf": [_enum(strings), string]}])
 
     def _kinds(self, flat: Flat) -> list[str] | None:
         """The types that a value may have; None for all."""
         if "type" in flat:
             kinds: list[str] = flat["type"]
             return [kind for kind in kinds if kind != "integer" or "number" not in kinds]
-        implied = [kind for keyword, kind in TYPES.items() if keyword in flat]
-        return implied[:1] or None
+        return implied_types(flat) or None
 
     def _typed(self, kind: str, flat: Flat, depth: int) -> Schema:
         if kind == "object":
@@ -146,47 +164,17 @@ class _Lowering:
         if kind == "array":
             return self._array(flat, depth)
         if kind == "string":
-            return self._string(flat)
-        return self._number(kind, flat) if kind in ("integer", "number") else {"type": kind}
+            return string_schema(flat, self.weakened)
+        return (
+            number_schema(kind, flat, self._multiples, self.weakened)
+            if kind in ("integer", "number")
+            else {"type": kind}
+        )
 
     # ---- types
 
-    def _number(self, kind: str, flat: Flat) -> Schema:
-        result: dict[str, Any] = {"type": kind}
-        for keyword in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"):
-            if keyword in flat:
-                result[keyword] = flat[keyword]
-        if kind == "integer":
-            if not result.keys() & {"minimum", "exclusiveMinimum"}:
-                result["minimum"] = min(-_LARGEST, result.get("maximum", 0), result.get("exclusiveMaximum", 0) - 1)
-            if not result.keys() & {"maximum", "exclusiveMaximum"}:
-                result["maximum"] = max(_LARGEST, result.get("minimum", 0), result.get("exclusiveMinimum", 0) + 1)
-        steps = flat.get("multipleOf", [])
-        return _all_of(result, [{"type": kind, "multipleOf": step} for step in steps])
-
-    def _string(self, flat: Flat) -> Schema:
-        result: dict[str, Any] = {"type": "string"}
-        low, high = bounds(flat, "minLength", "maxLength")
-        if high is not None and high < low:
-            return False
-        result |= ({"minLength": low} if low else {}) | ({"maxLength": high} if high is not None else {})
-        more: list[dict[str, Any]] = []
-        for pattern in flat.get("pattern", []):
-            found = translated(pattern)
-            if not found.exact:
-                self.weakened.add("pattern")
-            more += [{"type": "string", "pattern": expression} for expression in found.expressions]
-        for name in flat.get("format", []):
-            if name in json_formats.KNOWN:
-                more.append({"type": "string", "format": name})
-            elif name in json_formats.EXPRESSIONS:
-                more.append({"type": "string", "pattern": json_formats.EXPRESSIONS[name]})
-            elif name in json_formats.NOT_ENFORCED:
-                self.weakened.add("format")
-        return _all_of(result, more)
-
     def _array(self, flat: Flat, depth: int) -> Schema:
-        low, high = bounds(flat, "minItems", "maxItems")
+        low, high = counted(flat, "minItems", "maxItems")
         places = flat.get("prefixItems", [])
         # Without `items`, a tuple ends after its places, unless it must be longer.
         items = flat.get("items", not places or low > len(places))
@@ -206,78 +194,25 @@ class _Lowering:
         return {**result, "prefixItems": lowered, "items": rest} if lowered else {**result, "items": rest}
 
     def _object(self, flat: Flat, depth: int) -> Schema:
-        properties: dict[str, Any] = dict(flat.get("properties", {}))
-        patterns = self._patterns(flat)
+        names = flat.get("propertyNames")
+        found = self._names.members(flat, None if names is None else self._conjunction.resolved(names, depth))
         required: list[str] = list(flat.get("required", []))
-        closed = "additionalProperties" not in flat and bool("properties" in flat or patterns)
-        others: Any = False if closed else flat.get("additionalProperties", True)
-        if closed:
-            properties |= {name: True for name in required if name not in properties}
-        if patterns is None:
-            patterns, others = {}, True
-        if "propertyNames" in flat:
-            properties, patterns, others = self._named(flat["propertyNames"], properties, patterns, others, depth)
-        for name in required:
-            properties.setdefault(name, others)
-        lowered = {name: self._schema(one, depth) for name, one in properties.items()}
+        lowered = {name: self._schema(one, depth) for name, one in found.properties.items()}
         if any(lowered[name] is False for name in required):
             return False
         result: dict[str, Any] = {"type": "object", "properties": lowered, "required": required}
-        if patterns:
-            result["patternProperties"] = {name: self._schema(one, depth) for name, one in patterns.items()}
-        rest = self._schema(others, depth)
+        if found.patterns:
+            result["patternProperties"] = {name: self._schema(one, depth) for name, one in found.patterns.items()}
+        rest = self._schema(found.others, depth)
         result["additionalProperties"] = rest
-        counted = self._counted(flat, lowered, required, closed=rest is False and not patterns)
-        return False if counted is None else {**result, **counted}
-
-    def _patterns(self, flat: Flat) -> dict[str, Any] | None:
-        """The patterns of names; None if they cannot be enforced. llguidance wants them disjoint."""
-        result: dict[str, Any] = {}
-        for pattern, schema in flat.get("patternProperties", {}).items():
-            found = translated(pattern)
-            if not found.exact or len(found.expressions) != 1:
-                self.weakened.add("patternProperties")
-                return None
-            result[found.expressions[0]] = schema
-        if len(result) > 1 and not _apart(list(result)):
-            self.weakened.add("patternProperties")
-            return None
-        return result
-
-    def _named(
-        self, names: Any, properties: dict[str, Any], patterns: dict[str, Any], others: Any, depth: int
-    ) -> tuple[dict[str, Any], dict[str, Any], Any]:
-        """Properties, patterns and others under `propertyNames`, if that can be said with them."""
-        flat = self._conjunction.flat(names, depth)
-        if NEVER in flat:
-            return {}, {}, False
-        if "enum" in flat and not patterns and not flat.get("choices"):
-            allowed = [one for one in flat["enum"] if isinstance(one, str)]
-            kept = {name: one for name, one in properties.items() if name in allowed}
-            if others is not False:
-                kept |= {name: others for name in allowed if name not in kept}
-            return kept, {}, False
-        if flat.keys() <= {"type", "choices"} and not flat.get("choices") and "string" in flat.get("type", ["string"]):
-            return properties, patterns, others
-        if others is False and not properties and not patterns:
-            return properties, patterns, others
-        lowered = (
-            self._string(flat) if flat.keys() <= {"type", "choices", "pattern", "minLength", "maxLength"} else True
-        )
-        if isinstance(lowered, dict) and not properties and not patterns:
-            expressions = [one["pattern"] for one in lowered.get("allOf", [])]
-            if "minLength" in lowered or "maxLength" in lowered:
-                expressions.append(f"^(?s:.{{{lowered.get('minLength', 0)},{lowered.get('maxLength', '')}}})$")
-            if len(expressions) == 1:
-                return {}, {expressions[0]: others}, False
-        self.weakened.add("propertyNames")
-        return properties, patterns, others
+        amount = self._counted(flat, lowered, required, closed=rest is False and not found.patterns)
+        return False if amount is None else {**result, **amount}
 
     def _counted(
         self, flat: Flat, properties: dict[str, Schema], required: list[str], *, closed: bool
-    ) -> dict[str, int] | None:
+    ) -> dict[str, Any] | None:
         """The bounds on the number of properties as far as llguidance enforces them; None if no object fits."""
-        low, high = bounds(flat, "minProperties", "maxProperties")
+        low, high = counted(flat, "minProperties", "maxProperties")
         possible = [name for name, one in properties.items() if one is not False]
         if closed and high is not None and high >= len(possible):
             high = None
@@ -288,9 +223,11 @@ class _Lowering:
         if closed and low == len(possible):
             low = 0
             required += [name for name in possible if name not in required]
+        if high == 0:
+            return {"properties": {}, "patternProperties": {}, "additionalProperties": False}
         plain = len(required) == len(possible)
         # Names that are not in `properties` may come twice, and count once.
-        fits = (low <= 1 or (closed and plain)) and (plain or (low <= 1 and high in (None, 0, 1)))
+        fits = (low <= 1 or (closed and plain)) and (plain or (closed and low <= 1 and high in (None, 1)))
         if not fits:
             self.weakened |= {
                 word for word, on in (("minProperties", low > 0), ("maxProperties", high is not None)) if on
@@ -310,6 +247,22 @@ def _possible(definitions: dict[str, Schema]) -> set[str]:
                 possible.add(name)
         names.reverse()  # chains of definitions mostly have one direction
     return possible
+
+
+def _without_impossible(schema: Any, possible: set[str]) -> Any:
+    """A lowered schema in which references to definitions that no value fits are false."""
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return schema if _fits(schema, possible) else False
+    result = dict(schema)
+    for keyword in _MAPS & schema.keys():
+        result[keyword] = {name: _without_impossible(one, possible) for name, one in schema[keyword].items()}
+    for keyword in _LISTS & schema.keys():
+        result[keyword] = [_without_impossible(one, possible) for one in schema[keyword]]
+    for keyword in _SCHEMAS & schema.keys():
+        result[keyword] = _without_impossible(schema[keyword], possible)
+    return result
 
 
 def _fits(schema: Schema, possible: set[str]) -> bool:
@@ -335,38 +288,5 @@ def _either(schemas: list[Schema]) -> Schema:
     return possible[0] if len(possible) == 1 else {"anyOf": possible}
 
 
-def _all_of(schema: dict[str, Any], more: list[dict[str, Any]]) -> dict[str, Any]:
-    return {**schema, "allOf": more} if more else schema
-
-
-def _is_of(value: object, kinds: list[str]) -> bool:
-    """Whether a JSON value has one of the types."""
-    if isinstance(value, bool):
-        return "boolean" in kinds
-    if isinstance(value, int | float):
-        whole = isinstance(value, int) or value.is_integer()
-        return "number" in kinds or (whole and "integer" in kinds)
-    names = {str: "string", type(None): "null", list: "array"}
-    return names.get(type(value), "object" if isinstance(value, Mapping) else "") in kinds
-
-
-def _apart(expressions: list[str]) -> bool:
-    """Whether no text can match two of the expressions, as far as their first characters tell."""
-    begins = [_literal_begin(one) for one in expressions]
-    return all(
-        not left.startswith(right) and not right.startswith(left)
-        for at, left in enumerate(begins)
-        for right in begins[at + 1 :]
-    )
-
-
-def _literal_begin(expression: str) -> str:
-    """The text that every match begins with, as it is written in the expression."""
-    if not expression.startswith("^") or "|" in expression:
-        return ""
-    found = ""
-    for character in expression[1:]:
-        if not (character.isascii() and character.isalnum()):
-            break
-        found += character
-    return found
+def _enum(values: list[Any]) -> Schema:
+    return {"enum": values} if values else False

@@ -19,6 +19,7 @@ from .params import Media, Prompt, SamplingParams
 
 FloatArray = npt.NDArray[np.float32]
 ByteArray = npt.NDArray[np.uint8]
+SCORED_ROWS = 32  # rows of one prompt that can have logits in one decode
 
 
 def never() -> bool:
@@ -96,6 +97,7 @@ class ModelInfo:
     n_lora: int = 0
     modalities: frozenset[str] = frozenset()  # "vision", "audio"
     system_info: str = ""
+    file_type: str = ""  # the quantization of most weights, in llama.cpp's words
     weights_in: tuple[str, ...] = ()  # kinds of memory, such as CPU_REPACK for weights in another order, or AMX
     n_swa: int = 0  # size of the sliding window in tokens, 0 without one
     flash_attn: str = ""  # on or off: the value in use, never "auto"
@@ -133,6 +135,10 @@ class Batch:
         return len(self.tokens)
 
 
+class AnswerCompleteError(Exception):
+    """The answer has all that its grammar demands, and no token can follow, not even one that ends it."""
+
+
 class Sampler(Protocol):
     """The sampling state of one request. Another thread makes it. Then only the engine thread uses it.
 
@@ -155,7 +161,14 @@ class Sampler(Protocol):
     def sample(self, logits: FloatArray) -> tuple[int, TokenProbs | None]:
         """Choose the next token from a row of n_vocab logits, and add it to the sampling state.
 
-        The call may overwrite `logits`. Raises EngineFailure when no token is allowed.
+        The call may overwrite `logits`. Raises AnswerCompleteError when the answer ends without a token, and
+        EngineFailure when no token is allowed.
+        """
+
+    def score(self, logits: FloatArray, token: int) -> TokenProbs:
+        """How likely a token of the prompt is by a row of n_vocab logits, and the `n_probs` most likely ones.
+
+        The call changes neither the logits nor the sampling state.
         """
 
     def close(self) -> None:
@@ -188,9 +201,14 @@ class MediaTokenizer(Protocol):
     """Turns text with images into a prompt. Thread-safe."""
 
     def build(
-        self, parts: Sequence[str | bytes], *, add_special: bool, decoded: dict[bytes, Any] | None = None
+        self,
+        parts: Sequence[str | bytes],
+        *,
+        add_special: bool,
+        decoded: dict[bytes, Any] | None = None,
+        cancelled: Callable[[], bool] = never,
     ) -> Prompt:
-        """Tokenize text parts (str) and encoded images (bytes), in order.
+        """Tokenize text parts (str) and encoded images (bytes), in order. Raises CancelledError as Vocab does.
 
         `decoded` keeps the images of one request for its next prompts. Equal images are decoded once. Raises
         InvalidRequest for bytes that are no image the projector understands, or that have too many pixels.

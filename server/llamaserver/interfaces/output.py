@@ -41,7 +41,8 @@ class Progress:
 class Delta:
     """New text since the last event. `tokens` are the ids that made it.
 
-    `timings` are those so far, if they were asked for. `progress` comes without text, before the first token.
+    `timings` are those so far, if they were asked for. `progress` comes without text, before the first token, and so
+    does `scores`: the probabilities of the tokens of the prompt.
     """
 
     content: str
@@ -49,6 +50,7 @@ class Delta:
     probs: list[TokenProbs] = field(default_factory=list)
     timings: "Timings | None" = None
     progress: Progress | None = None
+    scores: list[TokenProbs] = field(default_factory=list)
 
     @property
     def weight(self) -> int:

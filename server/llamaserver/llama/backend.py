@@ -16,6 +16,7 @@ import numpy as np
 from ..errors import EngineFailure, ModelLoadError
 from ..files import Bytes
 from ..interfaces.backend import (
+    SCORED_ROWS,
     Batch,
     ByteArray,
     FloatArray,
@@ -26,7 +27,7 @@ from ..interfaces.backend import (
     Status,
 )
 from ..interfaces.params import Media
-from . import devices, warmup
+from . import devices, placement, warmup
 from .description import describe
 from .media import MediaProjector, ProjectorOptions
 from .memory import LlamaMemory
@@ -47,15 +48,8 @@ CACHE_TYPES = {
     "q5_1": lib.GGML_TYPE_Q5_1,
 }
 _FLASH = {"auto": -1, "off": 0, "on": 1}
-_SPLIT = {"none": 0, "layer": 1, "row": 2}
 _ROPE = {"": -1, "none": 0, "linear": 1, "yarn": 2}
 _NUMA = {"": 0, "distribute": 1, "isolate": 2, "numactl": 3}
-_LOAD_MODE = {  # the key is (mmap, mlock)
-    (False, False): lib.LLAMA_LOAD_MODE_NONE,
-    (True, False): lib.LLAMA_LOAD_MODE_MMAP,
-    (False, True): lib.LLAMA_LOAD_MODE_MLOCK,
-    (True, True): lib.LLAMA_LOAD_MODE_MMAP_MLOCK,
-}
 _MOST_VIEWS = 4096  # views of output rows that are kept. A larger number means that the buffer has moved often
 
 # Short calls keep the GIL. Releasing it costs more than the call, and taking it again may wait.
@@ -102,7 +96,8 @@ class LlamaBackend:
     def _load(self, options: LoadOptions, progress: Callable[[float], bool], log: "devices.LogCapture") -> None:
         if options.numa:
             lib.llama_numa_init(_NUMA[options.numa])
-        self._model = _load_model(options, progress, log)
+        params, self._placed = placement.model_parameters(options)
+        self._model = _load_model(options.model, params, progress, log)
         if lib.llama_model_has_encoder(self._model) and lib.llama_model_has_decoder(self._model):
             text = f"cannot serve {options.model}: models with encoder and decoder are not supported"
             raise ModelLoadError(text, options.model)
@@ -132,13 +127,13 @@ class LlamaBackend:
         wanted = ProjectorOptions(
             path=options.mmproj,
             max_pixels=options.max_image_pixels,
-            use_gpu=options.n_gpu_layers != 0,
+            use_gpu=options.n_gpu_layers != 0 and options.device != ("none",),
             threads=options.threads_batch,
             n_batch=lib.llama_n_batch(self._context),
             n_ubatch=lib.llama_n_ubatch(self._context),
             abort_flag=self._abort_flag,
         )
-        return MediaProjector(wanted, self._model, self._context, log)
+        return MediaProjector(wanted, self._model, self._context, self.vocab, log)
 
     def warm_up(self) -> None:
         """Evaluate the kinds of input that requests bring. The cache is empty before and after.
@@ -306,22 +301,14 @@ class _Rows:
         return self._batch
 
 
-def _load_model(options: LoadOptions, progress: Callable[[float], bool], log: "devices.LogCapture") -> Any:
-    if Path(options.model).is_dir():
-        raise ModelLoadError(f"cannot load model {options.model}: it is a folder")
-    params = lib.llama_model_default_params()
-    params.n_gpu_layers = options.n_gpu_layers
-    params.main_gpu = options.main_gpu
-    params.split_mode = _SPLIT[options.split_mode]
-    params.load_mode = _LOAD_MODE[options.mmap, options.mlock]
-    splits = (ctypes.c_float * max(lib.llama_max_devices(), 1))(*options.tensor_split)
-    if options.tensor_split:
-        params.tensor_split = splits
+def _load_model(path: str, params: Any, progress: Callable[[float], bool], log: "devices.LogCapture") -> Any:
+    if Path(path).is_dir():
+        raise ModelLoadError(f"cannot load model {path}: it is a folder")
     callback = lib.llama_progress_callback(lambda value, _: progress(value))
     params.progress_callback = callback
-    model = lib.llama_model_load_from_file(options.model.encode(), params)
+    model = lib.llama_model_load_from_file(path.encode(), params)
     if not model:
-        raise ModelLoadError(f"cannot load model {options.model}: {log.last_error()}", options.model)
+        raise ModelLoadError(f"cannot load model {path}: {log.last_error()}", path)
     return model
 
 
@@ -331,13 +318,14 @@ def _make_context(model: Any, options: LoadOptions, abort_flag: Any, log: "devic
     params.n_batch = options.batch_size
     params.n_ubatch = options.ubatch_size
     params.n_seq_max = options.n_seq_max
-    # Embedding without pooling needs the output of every row. Otherwise a slot needs one row a step. So the logits
-    # buffer has n_seq_max x n_vocab floats instead of n_batch x n_vocab.
-    params.n_outputs_max = 0 if options.embedding else options.n_seq_max
+    # Embedding without pooling needs the output of every row. Otherwise a slot needs one row a step, or some rows of
+    # one prompt. So the logits buffer has n_seq_max x n_vocab floats instead of n_batch x n_vocab.
+    params.n_outputs_max = 0 if options.embedding else max(options.n_seq_max, SCORED_ROWS)
     params.n_threads = options.threads
     params.n_threads_batch = options.threads_batch
     params.flash_attn_type = _FLASH[options.flash_attn]
     params.kv_unified = options.kv_unified
+    params.offload_kqv = options.kv_offload
     params.type_k = CACHE_TYPES[options.cache_type_k]
     params.type_v = CACHE_TYPES[options.cache_type_v]
     params.rope_scaling_type = _ROPE[options.rope_scaling]

@@ -27,7 +27,7 @@ def describe(
     """Read all facts. `log` holds the library's log messages from the load of the model."""
     recurrent = bool(lib.llama_model_is_recurrent(model) or lib.llama_model_is_hybrid(model))
     vocabulary = lib.llama_model_get_vocab(model)
-    metadata = _metadata(model)
+    metadata = _metadata(model) | {key: _shown(value) for key, value in options.override_kv}
     architecture = metadata.get("general.architecture", "")
     template = lib.llama_model_chat_template(model, None)
     return ModelInfo(
@@ -54,14 +54,20 @@ def describe(
         pooling=_pooling(int(lib.llama_pooling_type(context))),
         chat_template=template.decode(errors="replace") if template else "",
         metadata=metadata,
-        device=devices.accelerator() if log.layers_offloaded else "CPU",
+        device=devices.accelerator(options.device) if log.layers_offloaded else "CPU",
         layers_total=log.layers_total or lib.llama_model_n_layer(model) + 1,
         layers_offloaded=log.layers_offloaded,
         n_lora=len(options.lora),
         modalities=modalities,
+        file_type=_file_type(model),
         system_info=lib.llama_print_system_info().decode(),
         weights_in=tuple(dict.fromkeys(log.buffers)),
     )
+
+
+def _file_type(model: Any) -> str:
+    name = lib.llama_ftype_name(lib.llama_model_ftype(model))
+    return name.decode() if name else ""
 
 
 def _pooling(number: int) -> str:
@@ -94,6 +100,11 @@ def _rope_size(model: Any, metadata: dict[str, str]) -> int:
         if size := metadata.get(f"{architecture}.{name}"):
             return int(size)
     return int(head)
+
+
+def _shown(value: int | float | bool | str) -> str:
+    """A value as the library writes those of the file."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _metadata(model: Any) -> dict[str, str]:

@@ -9,8 +9,9 @@ import os
 import re
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,14 @@ _ggml.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
 _ggml.ggml_backend_dev_type.argtypes = [ctypes.c_void_p]
 _ggml.ggml_backend_dev_description.argtypes = [ctypes.c_void_p]
 _ggml.ggml_backend_dev_description.restype = ctypes.c_char_p
+_ggml.ggml_backend_dev_name.argtypes = [ctypes.c_void_p]
+_ggml.ggml_backend_dev_name.restype = ctypes.c_char_p
+_ggml.ggml_backend_dev_memory.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
+_ggml.ggml_backend_dev_memory.restype = None
+_ggml.ggml_backend_dev_buffer_type.argtypes = [ctypes.c_void_p]
+_ggml.ggml_backend_dev_buffer_type.restype = ctypes.c_void_p
+_ggml.ggml_backend_buft_name.argtypes = [ctypes.c_void_p]
+_ggml.ggml_backend_buft_name.restype = ctypes.c_char_p
 
 
 class LogCapture:
@@ -160,10 +169,40 @@ def cpu_module() -> str:
     return cpu_modules.name_of(Path(os.fsdecode(place.file)))
 
 
-def accelerator() -> str:
-    """The description of the first device that is not a CPU, or "GPU" if there is none."""
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One device. Memory is in bytes. Tensors on it are in buffers of the type that `buffers` names."""
+
+    name: str
+    description: str
+    is_cpu: bool
+    free: int
+    total: int
+    buffers: str
+    handle: int
+    buffer_type: int
+
+
+def available() -> Iterator[Device]:
+    """All devices, in the library's order."""
     for index in range(_ggml.ggml_backend_dev_count()):
         device = _ggml.ggml_backend_dev_get(index)
-        if _ggml.ggml_backend_dev_type(device) != _CPU:
-            return str(_ggml.ggml_backend_dev_description(device).decode(errors="replace"))
-    return "GPU"
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        _ggml.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
+        buffer_type = _ggml.ggml_backend_dev_buffer_type(device)
+        yield Device(
+            name=_ggml.ggml_backend_dev_name(device).decode(errors="replace"),
+            description=_ggml.ggml_backend_dev_description(device).decode(errors="replace"),
+            is_cpu=_ggml.ggml_backend_dev_type(device) == _CPU,
+            free=free.value,
+            total=total.value,
+            buffers=_ggml.ggml_backend_buft_name(buffer_type).decode(errors="replace"),
+            handle=device,
+            buffer_type=buffer_type,
+        )
+
+
+def accelerator(names: Sequence[str]) -> str:
+    """The description of the first of these devices, or of all, that is not a CPU. "GPU" if there is none."""
+    found = (each.description for each in available() if not each.is_cpu and (not names or each.name in names))
+    return next(found, "GPU")

@@ -8,7 +8,7 @@ import ctypes
 import hashlib
 import threading
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -20,10 +20,12 @@ from llama_cpp import mtmd_cpp as mtmd
 from PIL.ImageFile import ImageFile
 
 from ..errors import InvalidRequest, ModelLoadError, NotSupported
-from ..interfaces.backend import Status
+from ..interfaces.backend import Status, never
 from ..interfaces.params import Media, Prompt
 from . import devices
 from .pixels import open_picture, rgb
+from .text_parts import TextParts, stand_in
+from .vocab import LlamaVocab
 
 _TIMES = 4  # the pixels of the largest image: for all images of a prompt, and for all that a request has decoded
 _NODES_PER_LOOK = 16  # graph nodes of the vision model between two looks at the abort flag
@@ -79,10 +81,14 @@ class MediaProjector:
 
     modalities: frozenset[str]
 
-    def __init__(self, options: ProjectorOptions, model: Any, context: Any, log: devices.LogCapture) -> None:
+    def __init__(
+        self, options: ProjectorOptions, model: Any, context: Any, vocab: LlamaVocab, log: devices.LogCapture
+    ) -> None:
         mtmd.mtmd_helper_log_set(devices.LOG_CALLBACK, ctypes.c_void_p(0))
         self._options = options
         self._context = context
+        self._vocab = vocab
+        self._stand_in = stand_in(vocab)
         self._looks = 0
         self._watch = lib.ggml_backend_sched_eval_callback(self._see_node)  # must exist longer than the projector
         params = mtmd.mtmd_context_params_default()
@@ -113,13 +119,20 @@ class MediaProjector:
     # ---- any thread
 
     def build(
-        self, parts: Sequence[str | bytes], *, add_special: bool, decoded: dict[bytes, Any] | None = None
+        self,
+        parts: Sequence[str | bytes],
+        *,
+        add_special: bool,
+        decoded: dict[bytes, Any] | None = None,
+        cancelled: Callable[[], bool] = never,
     ) -> Prompt:
         """Tokenize texts (str) and images (bytes) in order. Raises InvalidRequest for bytes that are not an image.
 
         Images are decoded one at a time. That takes up to 16 bytes a pixel, and then 3 bytes a pixel as long as
         `decoded` holds the image.
         """
+        texts = TextParts(self._vocab, self._stand_in, cancelled)
+        parts = [part if isinstance(part, bytes) else texts.shortened(part) for part in parts]
         with self._lock, ExitStack() as stack:
             inputs = _Inputs(self._options.max_pixels, {} if decoded is None else decoded)
             for part in parts:
@@ -132,7 +145,7 @@ class MediaProjector:
             array_of_parts, count = inputs.pointers()
             if mtmd.mtmd_tokenize_from_parts(self._handle, chunks, array_of_parts, count, add_special) != 0:
                 raise InvalidRequest("the projector cannot process an image of this kind", field="image_data")
-            prompt = _prompt(chunks)
+            prompt = _prompt(chunks, texts)
         for media in prompt.media:
             self._check(media)
         return prompt
@@ -250,7 +263,7 @@ class _Inputs:
         return (ctypes.POINTER(mtmd.mtmd_input_part) * count)(*map(ctypes.pointer, self._parts)), count
 
 
-def _prompt(chunks: Any) -> Prompt:
+def _prompt(chunks: Any, texts: TextParts) -> Prompt:
     keys = array("q")
     media: list[Media] = []
     for index in range(mtmd.mtmd_input_chunks_size(chunks)):
@@ -258,7 +271,7 @@ def _prompt(chunks: Any) -> Prompt:
         if mtmd.mtmd_input_chunk_get_type(chunk) == mtmd.MTMD_INPUT_CHUNK_TYPE_TEXT:
             count = ctypes.c_size_t(0)
             tokens = mtmd.mtmd_input_chunk_get_tokens_text(chunk, ctypes.byref(count))
-            keys.extend(tokens[: count.value])
+            keys.extend(texts.completed(tokens[: count.value]))
             if min(tokens[: count.value], default=0) < 0:
                 raise NotSupported("the projector uses tokens that this model's vocabulary does not have")
             continue

@@ -12,6 +12,7 @@ class LoadOptions:
 
     model: str
     lora: tuple[tuple[str, float], ...]
+    override_kv: tuple[tuple[str, int | float | bool | str], ...]
     mmproj: str
     max_image_pixels: int
     ctx_size: int  # 0: from the model
@@ -25,8 +26,12 @@ class LoadOptions:
     main_gpu: int
     split_mode: Literal["none", "layer", "row"]
     tensor_split: tuple[float, ...]
+    device: tuple[str, ...]
+    override_tensor: tuple[tuple[str, str], ...]
+    kv_offload: bool
     mlock: bool
     mmap: bool
+    direct_io: bool
     numa: str
     kv_unified: bool
     cache_type_k: str

@@ -1,4 +1,4 @@
-"""Addresses that a guarded download may not connect to.
+"""Addresses that a guarded download may not connect to, and those that only some may.
 
 They belong to the machine itself, to its link, or to the metadata service of a cloud. Private networks are allowed: a
 mirror in the cluster has such an address. The check is made on the address of each connection, after the name is
@@ -25,8 +25,8 @@ _NAT64 = ip_network("64:ff9b::/96")
 class AddressRefused(OSError):
     """The address of a connection is refused."""
 
-    def __init__(self) -> None:
-        super().__init__(errno.EACCES, "an address of this machine, of its link, or of a metadata service")
+    def __init__(self, what: str = "an address of this machine, of its link, or of a metadata service") -> None:
+        super().__init__(errno.EACCES, what)
 
 
 def is_refused(host: str) -> bool:
@@ -42,6 +42,12 @@ def is_refused(host: str) -> bool:
         except (OSError, ValueError):
             return False
     return any(part in network for part in (address, *_inside(address)) for network in _REFUSED)
+
+
+def is_public(address: IPv4Address | IPv6Address) -> bool:
+    """Whether an address is one of the Internet, and of no metadata service."""
+    parts = (address, *_inside(address))
+    return not is_refused(str(address)) and all(part.is_global and not part.is_multicast for part in parts)
 
 
 def _inside(address: IPv4Address | IPv6Address) -> list[IPv4Address]:

@@ -11,7 +11,7 @@ from ..errors import ConfigError
 _LEAST_BODY = 1024  # bytes
 _LEAST_SLOT = 8  # tokens; a smaller slot could hold no prompt and answer
 _HOST = re.compile(r"[^\s:/]+|\[?[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\]?")  # the second is IPv6
-_ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s/]+/?|null|\*")
+_ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s/]+/?|null|localhost|\*")
 
 
 def check(config: Config) -> None:
@@ -48,12 +48,14 @@ def _serving(config: Config) -> Iterator[str]:
         yield "--management-port must not be --port"
     if 0 < config.max_body < _LEAST_BODY:
         yield f"--max-body must be 0 or at least {_LEAST_BODY}"
+    if len(config.hosts) > 1 and not all(config.hosts):
+        yield f"--host {config.host}: an address is empty"
     for host in config.allowed_hosts:
         if not _HOST.fullmatch(host):
             yield f"--allowed-hosts {host}: must be a host name or an address, without a port"
     for origin in config.allowed_origins:
         if not _ORIGIN.fullmatch(origin):
-            yield f"--allowed-origins {origin}: must be an origin such as https://example.com, null, or *"
+            yield f"--allowed-origins {origin}: must be an origin such as https://example.com, null, localhost, or *"
 
 
 def _paths(config: Config) -> Iterator[str]:

@@ -1,6 +1,8 @@
 """The parser of the command line, made from the table of options."""
 
 import argparse
+import difflib
+import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -10,7 +12,8 @@ from .llama_server import ARGUMENTS, Argument, Kind
 from .option import Option
 from .table import GROUPS, OPTIONS
 
-COMMANDS = ("-h", "--help", "--usage", "--version")  # that do not serve
+_NAME = re.compile(r"--?[A-Za-z]")
+COMMANDS = ("-h", "--help", "--usage", "--version", "--list-devices")  # that do not serve
 
 
 class _Parser(argparse.ArgumentParser):
@@ -34,7 +37,8 @@ class _Other(argparse.Action):
 def joined(argv: Sequence[str]) -> list[str]:
     """The command line in a form that argparse reads as llama-server reads it.
 
-    Underscores in long names stand for hyphens. A value may begin with a hyphen, if it is no name of an option.
+    Underscores in long names stand for hyphens. A value may begin with a hyphen, if it is no name of an option. No
+    value is glued to a short name: -cnv is not -c with the value nv. Raises ConfigError for an unknown name.
     """
     taking, names = _taking_values(), _names()
     given = [_hyphened(part) for part in argv]
@@ -46,9 +50,16 @@ def joined(argv: Sequence[str]) -> list[str]:
             done.append(f"{name}={following[0]}")
             position += 2
         else:
+            _check_name(name.partition("=")[0], names)
             done.append(name)
             position += 1
     return done
+
+
+def _check_name(part: str, names: set[str]) -> None:
+    if _NAME.match(part) and part not in names:
+        near = difflib.get_close_matches(part, sorted(names), n=1)
+        raise ConfigError(f"unknown argument: {part}" + (f". Did you mean {near[0]}?" if near else ""))
 
 
 def _hyphened(part: str) -> str:
@@ -83,6 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-h", "--help", "--usage", action="help", help="Show this help and exit")
     parser.add_argument("--version", action="version", version=f"llamaserver {__version__}")
+    parser.add_argument("--list-devices", action="store_true", help="Show the devices for --device and exit")
     for title, options in GROUPS.items():
         group = parser.add_argument_group(title)
         for option in options:

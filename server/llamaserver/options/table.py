@@ -7,6 +7,7 @@ from .groups.context import CONTEXT
 from .groups.limits import LIMITS
 from .groups.logs import LOGS
 from .groups.model import MODEL
+from .groups.placement import PLACEMENT
 from .groups.sampling import SAMPLING
 from .groups.serving import SERVING
 from .option import Option
@@ -18,6 +19,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
     "context and scheduling": CONTEXT,
     "cache": CACHE,
     "compute": COMPUTE,
+    "placement on devices": PLACEMENT,
     "serving": SERVING,
     "limits": LIMITS,
     "logs": LOGS,

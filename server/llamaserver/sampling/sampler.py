@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import EngineFailure
 from ..grammar.matcher import DeadEndError, Matcher
-from ..interfaces.backend import FloatArray, Vocab
+from ..interfaces.backend import AnswerCompleteError, FloatArray, Vocab
 from ..interfaces.output import TokenProb, TokenProbs
 from ..interfaces.params import SamplingParams
 from .build import check_finite
@@ -25,6 +25,7 @@ from .dry import Breakers
 from .grammars import Grammars
 from .parts import KeptBreakers, make_bias, make_dry, make_penalties, make_picker, wants_dry
 from .pickers import Bias
+from .score import score
 from .thought import Thought
 
 _FEW = 256  # candidates that are tested one by one against a grammar, before the whole vocabulary is tested
@@ -95,7 +96,7 @@ class ChainSampler:
             self._dry.extend(prompt)
 
     def sample(self, logits: FloatArray) -> tuple[int, TokenProbs | None]:
-        """Choose a token and add it to the state. Raises EngineFailure when none is allowed."""
+        """Choose a token and add it to the state. Raises AnswerCompleteError, or EngineFailure when none is allowed."""
         if not self._begun:
             self._begin()
         n_probs = self._params.n_probs
@@ -109,6 +110,10 @@ class ChainSampler:
         if raw is not None:
             kept, place = Candidates(None, raw, False), token
         return token, self._report(kept, place, logits)
+
+    def score(self, logits: FloatArray, token: int) -> TokenProbs:
+        """How likely a token of the prompt is."""
+        return score(self._vocab, logits, token, self._params.n_probs)
 
     def close(self) -> None:
         """Do nothing: the sampler holds no native memory."""
@@ -182,6 +187,8 @@ class ChainSampler:
             return Candidates(likely, logits[likely].astype(np.float64), True)
         ids = matcher.allowed()
         ids = ids[logits[ids] > -math.inf]
+        if ids.shape[0] == 0 and matcher.complete:
+            raise AnswerCompleteError
         if ids.shape[0] == 0:
             raise DeadEndError("the grammar allows no token here", field=matcher.field)
         return Candidates(ids, logits[ids], False)

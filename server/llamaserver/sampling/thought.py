@@ -107,13 +107,13 @@ class Thought:
             self.end()
 
     def _look_for_begin(self, piece: bytes) -> None:
-        self._seen += piece
+        self._seen = (self._seen + piece).lstrip()
         self._pending += 1
-        mark, text = self._thinking.begin.text, self._seen.lstrip()
-        if text.startswith(mark):
+        mark = self._thinking.begin.text
+        if self._seen.startswith(mark):
             self.n_tokens += self._pending
             self._begin()
-        elif not mark.startswith(text):
+        elif not mark.startswith(self._seen):
             self._state = _State.OVER
 
     def _think(self, piece: bytes) -> None:

@@ -19,6 +19,8 @@ class Answer:
     n_decoded: int = 0
     pending_tokens: list[int] = field(default_factory=list)  # have not become text yet
     pending_probs: list[TokenProbs] = field(default_factory=list)
+    n_scored: int = 0  # tokens of the prompt that have their scores
+    pending_scores: list[TokenProbs] = field(default_factory=list)
     arrived: float = 0.0
     started: float = 0.0  # of prefill, 0: not yet
     first_token: float = 0.0

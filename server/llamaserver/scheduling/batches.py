@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from ..interfaces.backend import Backend, Batch
+from ..interfaces.backend import SCORED_ROWS, Backend, Batch
 from ..interfaces.params import Media
 from . import overflow
 from .cache import Cache
@@ -34,6 +34,7 @@ class Work:
     batch: Batch = field(default_factory=Batch)
     parts: list[Part] = field(default_factory=list)
     samples: list[tuple[ActiveRequest, int]] = field(default_factory=list)  # (request, row)
+    scores: list[tuple[ActiveRequest, int, int]] = field(default_factory=list)  # (request, row, the token after it)
     media: Media | None = None
 
     @property
@@ -111,6 +112,8 @@ class Batches:
             return self._media(works, Part(request, resident, media.n_pos), media)
         work = self._work_for(works, request)
         count = min(budget, request.next_media(start) - start, self._info.n_batch - len(work.batch))
+        if _is_scored(request):
+            count = min(count, SCORED_ROWS)
         if request.remaining - count == 1 and count > 2 and not extends:
             count -= 1  # a single row would take another path through the kernels
         if not self._cache.claim(count):
@@ -132,9 +135,9 @@ class Batches:
     def _work_for(self, works: list[Work], request: ActiveRequest) -> Work:
         """The work that the next rows of a prompt belong to: a new one, if no decode may be shared."""
         lora = request.task.lora
-        if self._joins:
+        if self._joins and not _is_scored(request):
             for work in works:
-                joins = work.lora == lora and work.kind in ("generate", "mixed", "prompt")
+                joins = work.lora == lora and work.kind in ("generate", "mixed", "prompt") and not work.scores
                 if joins and len(work.batch) < self._info.n_batch:
                     work.kind = "mixed"
                     return work
@@ -149,6 +152,11 @@ class Batches:
         work.batch.seqs.extend([resident.seq] * count)
         work.batch.wants.extend([0] * (count - 1) + [int(last)])
         work.parts.append(part)
+        if _is_scored(request):
+            for place in range(max(start + 1, request.next_scored), min(start + count + 1, request.n_prompt)):
+                row = base + place - 1 - start
+                work.batch.wants[row] = 1
+                work.scores.append((request, row, request.keys[place]))
         if last:
             work.samples.append((request, base + count - 1))
 
@@ -157,6 +165,10 @@ class Batches:
         for position, token in enumerate(request.keys):
             work.batch.add(token, position, resident.seq, True)
         return work
+
+
+def _is_scored(request: ActiveRequest) -> bool:
+    return request.next_scored < request.n_prompt
 
 
 def _sequence_id(part: Part) -> int:

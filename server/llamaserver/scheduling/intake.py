@@ -20,7 +20,8 @@ class Request:
 
     The requests of one batch share their `stops`, which are those of `params`. With `ends_with_slot`, the prompt is
     never cut, and the answer ends when its slot is full. `most_tokens` limits every answer, -1 does not. `shown` are
-    the control tokens whose text is part of the answer. A token that ends it has no text.
+    the control tokens whose text is part of the answer. A token that ends it has no text. The last `n_scored` tokens
+    of the prompt get scores, so nothing of the prompt is reused.
     """
 
     prompt: Prompt
@@ -33,6 +34,7 @@ class Request:
     ends_with_slot: bool = False
     most_tokens: int = -1
     shown: frozenset[int] = frozenset()
+    n_scored: int = 0
 
 
 def make_task(
@@ -56,7 +58,7 @@ def make_task(
         params = replace(params, cache_prompt=False)
     else:
         keys, truncated = _completion_keys(request, settings, info)
-        if settings.grp_attn_n > 1:
+        if settings.grp_attn_n > 1 or request.n_scored:
             params = replace(params, cache_prompt=False)
     return Task(
         id_task=id_task,
@@ -72,6 +74,7 @@ def make_task(
         tenant=request.tenant,
         stops=request.stops,
         shown=request.shown,
+        n_scored=min(request.n_scored, len(keys) - 1),  # nothing tells how likely the first token is
         shifts=not request.ends_with_slot,
         system=request.prompt.keys[: request.prompt.common],
         n_keep=_n_keep(params, len(keys), settings, vocab),

@@ -47,6 +47,7 @@ class Task:
     tenant: Tenant = COMMON
     stops: Stops | None = None  # those of `params`, made already
     shown: frozenset[int] = frozenset()  # control tokens whose text is part of the answer
+    n_scored: int = 0  # tokens at the end of the prompt whose probabilities are wanted
     system: "array[int]" = field(default_factory=lambda: array("q"))  # the server's system prompt, if it comes first
 
     @property
@@ -136,6 +137,11 @@ class ActiveRequest:
     def scope(self) -> Scope:
         """Whom the keys serve. A prompt that was cut may have lost a part of the system prompt."""
         return Scope(self.task.tenant.domain, common_prefix(self.keys, self.task.system))
+
+    @property
+    def next_scored(self) -> int:
+        """The place of the next token of the prompt that is to get a score. The prompt's length: none."""
+        return self.n_prompt - self.task.n_scored + self.answer.n_scored
 
     def next_media(self, position: int) -> int:
         """Where the next image after `position` starts, or the end of the keys."""

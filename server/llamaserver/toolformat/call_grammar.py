@@ -26,15 +26,17 @@ def call_grammar(
     parallel: bool,
     content: str = "",
     begun: bool = False,
+    weakened: set[str] | None = None,
 ) -> str:
     """Lark text of an answer with calls of the functions in `parameters`, the schemas of their parameters.
 
     `value` makes the Lark expression of a value of a schema. With `required`, nothing but calls is allowed. Else the
     answer is free until the mark of a call, or has the form of the Lark expression `content` if it has no calls.
     Without `parallel`, the answer ends after one call. `begun` says that the prompt ends with the mark of a call.
-    Thoughts are not a part of the answer, except in Harmony.
+    Thoughts are not a part of the answer, except in Harmony. `weakened` gets the keywords that the grammar does not
+    enforce, besides those that `value` does not.
     """
-    rules = Rules(vocab)
+    rules = Rules(vocab, set() if weakened is None else weakened)
     if form.mode is Mode.HARMONY:
         return harmony_grammar(rules, {name: value(schema) for name, schema in parameters.items()}, required, content)
     calls = _Calls(form, rules, parameters, value, parallel=parallel)

@@ -54,7 +54,7 @@ class _Call:
         self._stream, self._output, self._form = stream, output, form
         self._sure = marked
         self._id = ""
-        self._waiting = ""
+        self._waiting: list[str] = []
 
     def members(self, path: tuple[str, ...]) -> Reading[None]:
         """The rest of an object after its first bracket. `path` leads to it."""
@@ -95,8 +95,8 @@ class _Call:
 
     def _name(self, name: str) -> None:
         self._output.call(name, self._id)
-        self._output.arguments(self._waiting)
-        self._waiting = ""
+        self._output.arguments("".join(self._waiting))
+        self._waiting.clear()
 
     def _argument_value(self) -> Reading[None]:
         """Arguments as an object, or as a string that has its JSON."""
@@ -113,7 +113,7 @@ class _Call:
         if self._output.calling:
             self._output.arguments(text)
         else:
-            self._waiting += text
+            self._waiting.append(text)
 
     def _text(self) -> Reading[str]:
         parts: list[str] = []

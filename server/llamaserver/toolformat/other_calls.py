@@ -5,11 +5,12 @@ import ast
 from .form import Format
 from .output import Output
 from .stream import CutOff, Mismatch, Reading, Stream
-from .values import as_json, json_of, python_source
+from .values import as_json, json_of, python_cost, python_source
 
 _QUOTE = '<|"|>'  # Gemma's quotation mark
 _DEEPEST = 64
-_LONGEST = 100_000  # characters of Python
+_LONGEST = 1_000_000  # characters of Python
+_MOST_COST = 10_000  # of them, by `python_cost`: about 70 ms
 
 
 def read_gemma_call(stream: Stream, output: Output, form: Format) -> Reading[None]:
@@ -73,7 +74,7 @@ def read_python_calls(stream: Stream, output: Output, form: Format) -> Reading[N
 
 def _python_calls(source: str) -> list[tuple[str, str]]:
     """Names and JSON of the arguments. Raises ValueError."""
-    if len(source) > _LONGEST:
+    if len(source) > _LONGEST or python_cost(source) > _MOST_COST:
         raise ValueError("too long")
     try:
         tree = ast.parse(f"[{python_source(source)}]", mode="eval").body

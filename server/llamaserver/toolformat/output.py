@@ -19,7 +19,7 @@ class Output:
         """Forget what was found, but for a call that goes on."""
         begins = [place for place, event in enumerate(found) if isinstance(event, Call)]
         self._events: list[Event] = list(found[begins[-1] :]) if self.calling and begins else []
-        self._held = {Reasoning: "", Content: ""}  # white space that is left out if nothing follows
+        self._held: dict[type[Reasoning] | type[Content], list[str]] = {Reasoning: [], Content: []}  # white space
         self._begun = {Reasoning: False, Content: False}
         self._called = False  # after the last content
 
@@ -56,17 +56,19 @@ class Output:
 
     def finish(self) -> None:
         """The answer ends: its last white space belongs to it, unless a call follows that."""
-        if self._begun[Content] and self._held[Content] and not self._called:
-            self._events.append(Content(self._held[Content]))
-            self._held[Content] = ""
+        if (held := "".join(self._held[Content])) and not self._called:
+            self._events.append(Content(held))
+            self._held[Content].clear()
 
     def _text(self, kind: type[Reasoning] | type[Content], text: str) -> None:
-        text = self._held[kind] + text
+        """Add text. White space is held until something follows it, and left out if that never comes."""
+        held = self._held[kind]
         if not self._begun[kind]:
             text = text.lstrip()
-        kept = text.rstrip()
-        self._held[kind] = text[len(kept) :]
-        if kept:
+        if kept := text.rstrip():
             self._begun[kind] = True
             self._called = False
-            self._events.append(kind(kept))
+            self._events.append(kind("".join(held) + kept))
+            held.clear()
+        if space := text[len(kept) :]:
+            held.append(space)

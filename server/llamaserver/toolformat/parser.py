@@ -10,14 +10,13 @@ from .schemas import Schemas
 from .stream import CutOff, Mismatch, Reading, Stream
 from .tagged_calls import read_tagged_calls
 
-_PIECE = 4096  # characters that are looked at together: what is read is cut off the rest each time
-
 
 class Parser:
     """One answer. What is not in the format is content, never an error.
 
     `schemas` has the functions that can be called, with the schemas of their parameters. `prompt` is what the template
-    has begun the answer with: it can be the begin of a thought.
+    has begun the answer with: it can be the begin of a thought. `held` counts the characters since something was
+    certain. The end of the answer can mean that all of them are read again.
     """
 
     def __init__(self, form: Format, schemas: Schemas, prompt: str = "") -> None:
@@ -27,23 +26,30 @@ class Parser:
         self._output = Output(schemas, on_end=lambda: self._stream.record(""))
         self._marks = [*form.openings, form.content[0], *form.again]
         self._reading = self._read()
+        self.held = 0
         if prompt:
             self._output.restart(self.feed(prompt))
             self._stream.forget()
 
     def feed(self, text: str) -> list[Event]:
         """Take the next text. Returns what is certain now."""
-        for start in range(0, len(text), _PIECE):
-            self._stream.text += text[start : start + _PIECE]
-            next(self._reading, None)
-        return self._output.events()
+        self._stream.put(text)
+        self._advance()
+        found = self._output.events()
+        self.held = 0 if found else self.held + len(text)
+        return found
 
     def close(self) -> list[Event]:
         """The answer has ended. Returns the rest."""
-        self._stream.ended = True
+        self._stream.closed = True
         next(self._reading, None)
+        self._advance()
         self._output.finish()
         return self._output.events()
+
+    def _advance(self) -> None:
+        while self._stream.more():
+            next(self._reading, None)
 
     def _read(self) -> Reading[None]:
         stream, output, form = self._stream, self._output, self._form
@@ -77,7 +83,7 @@ class Parser:
                 # A call in a thought is only thought of. But some models do not end a thought before a call.
                 held: list[str] = []
                 if not (yield from stream.until([end], held.append)):
-                    stream.text = "".join(held)
+                    stream.put("".join(held))
                     return mark
                 output.reasoning(mark + "".join(held))
             yield from self._turn()

@@ -16,9 +16,13 @@ _ID = "ID: /[A-Za-z0-9_.-]{1,64}/"
 
 
 class Rules:
-    """The rules of one grammar. Expressions are texts: what a rule has on its right side."""
+    """The rules of one grammar. Expressions are texts: what a rule has on its right side.
 
-    def __init__(self, vocab: Vocab) -> None:
+    `weakened` collects the keywords of schemas that the rules do not enforce.
+    """
+
+    def __init__(self, vocab: Vocab, weakened: set[str]) -> None:
+        self.weakened = weakened
         self._vocab = vocab
         self._rules: dict[str, str] = {}  # name to right side, in order
         self._names: dict[str, str] = {}  # right side to name, of rules that have no name of their own

@@ -1,5 +1,6 @@
 """Text that comes piece by piece, and generators that read it. A generator yields when it needs more text."""
 
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from typing import TypeVar
 
@@ -7,6 +8,7 @@ T = TypeVar("T")
 Reading = Generator[None, None, T]
 Emit = Callable[[str], object]
 
+_PIECE = 4096  # characters that are looked at together: what is read is cut off the rest each time
 _LONGEST_NAME = 1024  # characters of what should be a name or an id
 
 
@@ -19,12 +21,29 @@ class CutOff(Exception):
 
 
 class Stream:
-    """The text that has come and is not read yet."""
+    """The text that has come and is not read yet: `text`, which is a short piece, and the pieces after it."""
 
     def __init__(self) -> None:
         self.text = ""
-        self.ended = False
+        self.closed = False  # nothing more is put in, but for what was read before
+        self._pieces: deque[str] = deque()
         self._record: list[str] | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing comes after `text`."""
+        return self.closed and not self._pieces
+
+    def put(self, text: str) -> None:
+        """Add text after all that is not read yet."""
+        self._pieces.extend(text[start : start + _PIECE] for start in range(0, len(text), _PIECE))
+
+    def more(self) -> bool:
+        """Add the next piece to `text`. Returns whether there was one."""
+        if not self._pieces:
+            return False
+        self.text += self._pieces.popleft()
+        return True
 
     def record(self, first: str) -> None:
         """Begin to remember what is read, after `first`."""

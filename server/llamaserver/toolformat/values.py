@@ -8,6 +8,7 @@ from .schemas import fits
 
 # A string without its end goes up to the end of the text, so that the search does not begin again within it.
 _WORD = re.compile(r"""'(?:\\.|[^'\\])*(?:'|\\?\Z)|"(?:\\.|[^"\\])*(?:"|\\?\Z)|\b(null|true|false)\b""", re.DOTALL)
+_STRING = 10  # characters that a string counts at most where the cost of parsing is estimated
 _PYTHON = {"null": "None", "true": "True", "false": "False"}
 _LONGEST_LITERAL = 10_000  # characters that Python's parser is asked to read
 CDATA = ("<![CDATA[", "]]>")
@@ -19,6 +20,11 @@ def python_source(text: str) -> str:
     LFM2.5's template does not escape them, so the model does not either.
     """
     return _WORD.sub(lambda match: _PYTHON.get(match[1], match[0].replace("\n", "\\n")), text)
+
+
+def python_cost(text: str) -> int:
+    """How many characters Python's parser makes something of. It reads a string at once."""
+    return len(text) - sum(max(0, len(match[0]) - _STRING) for match in _WORD.finditer(text))
 
 
 def python_value(text: str) -> object:

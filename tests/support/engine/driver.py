@@ -92,6 +92,7 @@ class Driver:
         tenant: Tenant = COMMON,
         system: Sequence[int] = (),
         shown: frozenset[int] = frozenset(),
+        n_scored: int = 0,
         **fields: Any,
     ) -> ActiveRequest:
         """Queue a request. `fields` are those of GenerationParams."""
@@ -111,6 +112,7 @@ class Driver:
             tenant=tenant,
             system=array("q", system),
             shown=shown,
+            n_scored=n_scored,
         )
         request = ActiveRequest(task)
         self.events[request] = []

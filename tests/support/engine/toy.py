@@ -16,6 +16,7 @@ from zlib import crc32
 import numpy as np
 from llamaserver.files import Bytes
 from llamaserver.interfaces.backend import (
+    SCORED_ROWS,
     Batch,
     ByteArray,
     FloatArray,
@@ -27,6 +28,7 @@ from llamaserver.interfaces.backend import (
 )
 from llamaserver.interfaces.params import Media, Prompt
 from llamaserver.sampling.sampler import ChainSamplerFactory
+from llamaserver.sampling.score import score
 
 from tests.support.engine.vocab import ListVocab
 
@@ -82,7 +84,12 @@ class ToyMedia:
     vocab: ListVocab
 
     def build(
-        self, parts: Sequence[str | bytes], *, add_special: bool, decoded: dict[bytes, Any] | None = None
+        self,
+        parts: Sequence[str | bytes],
+        *,
+        add_special: bool,
+        decoded: dict[bytes, Any] | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
     ) -> Prompt:
         """Text and pictures, in order."""
         keys: array[int] = array("q")
@@ -244,7 +251,8 @@ class ToyBackend:
             assert position == following[seq], f"sequence {seq}: position {position}, not {following[seq]}"
             following[seq] += 1
         wanted = [seq for _, _, seq, want in rows if want]
-        assert embeddings or len(set(wanted)) == len(wanted), "n_outputs_max is one row a sequence"
+        assert embeddings or len(wanted) <= max(info.n_seq_max, SCORED_ROWS), "more outputs than n_outputs_max"
+        assert embeddings or len(set(wanted)) in (1, len(wanted)), "scored rows share a decode with others"
 
     def _evaluate(self, rows: list[tuple[int, int, int, int]], failure: Failure | None, embeddings: bool) -> Status:
         self._copy()
@@ -490,6 +498,10 @@ class ScriptedSampler:
         if self._error is not None:
             raise self._error
         return 0, None
+
+    def score(self, logits: FloatArray, token: int) -> Any:
+        """As the real ones."""
+        return score(VOCAB, logits, token, 1)
 
     def close(self) -> None:
         """Remember it."""

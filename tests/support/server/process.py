@@ -38,10 +38,11 @@ class ServerProcess:
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
         host: str = "127.0.0.1",
+        port: int = 0,
         wait: bool = True,
         deadline: float = 120.0,
     ) -> None:
-        self.port = free_port()
+        self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._folder = tempfile.TemporaryDirectory(prefix="llamaserver-test-")
         self.cwd = cwd or Path(self._folder.name)

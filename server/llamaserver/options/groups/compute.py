@@ -1,9 +1,9 @@
-"""The options for threads, GPUs and memory."""
+"""The options for threads and memory."""
 
 from ...config import HTTP_THREADS
 from ...option_readers import choice, integer
 from ..option import Option
-from ..values import layers, load_mode, proportions
+from ..values import load_mode
 
 COMPUTE: tuple[Option, ...] = (
     Option(
@@ -27,40 +27,19 @@ COMPUTE: tuple[Option, ...] = (
         integer(-1, 1024),
         default=str(HTTP_THREADS),
     ),
-    Option(
-        "n_gpu_layers",
-        ("-ngl", "--gpu-layers", "--n-gpu-layers"),
-        "Layers to offload to GPUs: all, or a number",
-        layers,
-        default="all",
-    ),
-    Option(
-        "main_gpu",
-        ("-mg", "--main-gpu"),
-        "GPU for the whole model (--split-mode none) or for small tensors",
-        integer(0, 1023),
-        value="i",
-    ),
-    Option(
-        "split_mode",
-        ("-sm", "--split-mode"),
-        "How to split the model over several GPUs",
-        choice("none", "layer", "row"),
-        value="MODE",
-    ),
-    Option(
-        "tensor_split",
-        ("-ts", "--tensor-split"),
-        "Share of the model on each GPU, comma-separated",
-        proportions,
-        value="SPLIT",
-    ),
     Option("mlock", ("--mlock",), "Lock the model in memory"),
     Option("mmap", ("--mmap",), "Map the model file into memory", off=("--no-mmap",)),
     Option(
+        "direct_io",
+        ("-dio", "--direct-io"),
+        "Read the model file past the system's cache, if the system can do so",
+        off=("-ndio", "--no-direct-io"),
+        env=("LLAMA_ARG_DIO",),
+    ),
+    Option(
         "mmap",
         ("-lm", "--load-mode"),
-        "--mmap and --mlock in one option: auto, none, mmap, mlock or mmap+mlock",
+        "--mmap and --mlock in one option: auto, none, mmap, mlock, mmap+mlock, or dio (direct I/O)",
         load_mode,
         value="MODE",
         env=("LLAMA_ARG_LOAD_MODE",),
@@ -81,5 +60,4 @@ COMPUTE: tuple[Option, ...] = (
         "Without it, the first requests are slow, and problems of the machine appear only then",
         off=("--no-warmup",),
     ),
-    Option("require_offload", ("--require-offload",), "Stay unready if no layer is on a GPU"),
 )

@@ -1,9 +1,9 @@
 """The options for the context, its slots and the model's positions."""
 
-from ...config import MAX_NORM, MAX_SEQUENCES
+from ...config import MAX_NORM
 from ...option_readers import choice, integer, number
 from ..option import Option
-from ..values import flash_attention, reranking, rope_scale
+from ..values import flash_attention, reranking, rope_scale, slots
 
 CONTEXT: tuple[Option, ...] = (
     Option(
@@ -15,8 +15,8 @@ CONTEXT: tuple[Option, ...] = (
     Option(
         "parallel",
         ("-np", "--parallel"),
-        "Number of slots: requests that can run at the same time",
-        integer(1, MAX_SEQUENCES),
+        "Number of slots: requests that can run at the same time (-1 = four that share the KV cache)",
+        slots,
         env=("LLAMA_ARG_N_PARALLEL",),
     ),
     Option(

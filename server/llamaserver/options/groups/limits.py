@@ -11,6 +11,12 @@ LIMITS: tuple[Option, ...] = (
         integer(0),
     ),
     Option(
+        "sse_ping_interval",
+        ("--sse-ping-interval",),
+        "Seconds without an event after which a stream gets a comment line (-1 = never). A request can set another",
+        integer(-1),
+    ),
+    Option(
         "header_timeout",
         ("--header-timeout",),
         "Seconds for a TLS handshake, and for a client to send the whole head of a request (0 = no limit)",

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ...option_readers import integer, number
 from ..option import Option
-from ..values import adapters, scaled_adapters, words
+from ..values import adapters, hosts, metadata, scaled_adapters, words
 
 MODEL: tuple[Option, ...] = (
     Option("model", ("-m", "--model"), "Path of the model file (GGUF)", str, value="FNAME"),
@@ -50,7 +50,15 @@ MODEL: tuple[Option, ...] = (
         "Remove unused model folders after this many seconds",
         number(0.1),
     ),
-    Option("alias", ("-a", "--alias"), "Name of the model in answers", str, value="NAME", default="the model's path"),
+    Option(
+        "alias",
+        ("-a", "--alias"),
+        "Names of the model, comma-separated. Answers have the first one",
+        str,
+        value="NAME",
+        default="the model's path",
+    ),
+    Option("tags", ("--tags",), "Tags of the model in /v1/models, comma-separated", words, value="TAG"),
     Option(
         "lora",
         ("--lora",),
@@ -68,12 +76,31 @@ MODEL: tuple[Option, ...] = (
         env=("LLAMA_ARG_LORA_SCALED",),
         value="FNAME:SCALE",
     ),
+    Option(
+        "override_kv",
+        ("--override-kv",),
+        "Metadata to use instead of that in the model file, KEY=TYPE:VALUE, comma-separated. TYPE is int, float, bool "
+        "or str. Can be repeated",
+        metadata,
+        many=True,
+        value="KEY=TYPE:VALUE",
+    ),
     Option("mmproj", ("-mm", "--mmproj"), "Multimodal projector file", str, value="FNAME"),
     Option(
         "max_image_pixels",
         ("--max-image-pixels",),
         "Most pixels of one image. All images of a request can have 4 times as many",
         integer(1, 2**28),
+    ),
+    Option(
+        "image_hosts",
+        ("--image-hosts",),
+        "Hosts that images may be fetched from by http and https, comma-separated, such as example.com or "
+        "example.com:8080. Can be repeated. Addresses that are not public must be named too, such as 10.0.0.0/8",
+        hosts,
+        many=True,
+        value="HOST",
+        default="none",
     ),
     Option(
         "chat_template",

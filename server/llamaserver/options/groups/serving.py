@@ -2,17 +2,18 @@
 
 from ...option_readers import integer
 from ..option import Option
-from ..values import given, secrets, words
+from ..values import any_or_words, given, secrets, words
 
 SERVING: tuple[Option, ...] = (
     Option(
         "host",
         ("--host",),
-        "Address to listen on, or the path of a UNIX socket, which must end in .sock",
+        "Addresses to listen on, comma-separated, or paths of UNIX sockets, which must end in .sock",
         str,
         value="HOST",
     ),
     Option("port", ("--port",), "Port to listen on (0 = a free one)", integer(0, 65535)),
+    Option("reuse_port", ("--reuse-port",), "Let other processes listen on the same port, which share its connections"),
     Option("management_host", ("--management-host",), "Address of the management port", str, value="HOST"),
     Option(
         "management_port",
@@ -56,13 +57,36 @@ SERVING: tuple[Option, ...] = (
     ),
     Option(
         "allowed_origins",
-        ("--allowed-origins",),
+        ("--allowed-origins", "--cors-origins"),
         "Origins of web pages that may send requests, such as https://example.com, beside those of localhost, "
-        "comma-separated. Can be repeated. * allows any",
+        "comma-separated. Can be repeated. * allows any, and localhost no others",
         words,
         many=True,
         value="ORIGIN",
+        env=("LLAMA_ARG_ALLOWED_ORIGINS", "LLAMA_ARG_CORS_ORIGINS"),
         default="any; without API keys on a loopback --host: localhost only",
+    ),
+    Option(
+        "cors_methods",
+        ("--cors-methods",),
+        "Methods that web pages of other origins may use, comma-separated. * allows any",
+        any_or_words,
+        value="METHOD",
+        default="any",
+    ),
+    Option(
+        "cors_headers",
+        ("--cors-headers",),
+        "Headers that web pages of other origins may send, comma-separated. * allows any",
+        any_or_words,
+        value="HEADER",
+        default="any",
+    ),
+    Option(
+        "cors_credentials",
+        ("--cors-credentials",),
+        "Let web pages of other origins send credentials, such as cookies",
+        off=("--no-cors-credentials",),
     ),
     Option("ssl_key_file", ("--ssl-key-file",), "File with the private key for TLS (PEM)", str, value="FNAME"),
     Option(

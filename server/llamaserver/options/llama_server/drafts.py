@@ -3,7 +3,6 @@
 from .argument import Argument, ignored, refused
 
 _DRAFTS = "no tokens are drafted. Answers are the same without drafts, but may take longer"
-_REMOVED = "today's llama-server refuses it too"
 
 
 def _with_value(env: str, *flags: str) -> Argument:
@@ -61,9 +60,11 @@ DRAFTS: tuple[Argument, ...] = (
             *("map-k4v-size-n", "map-k4v-size-m", "map-k4v-min-hits"),
         )
     ),
-    refused("--draft", "--draft-n", "--draft-max", values=1, env="LLAMA_ARG_DRAFT_MAX", text=_REMOVED),
-    refused("--draft-min", "--draft-n-min", values=1, env="LLAMA_ARG_DRAFT_MIN", text=_REMOVED),
-    refused("--spec-ngram-size-n", "--spec-ngram-size-m", "--spec-ngram-min-hits", values=1, text=_REMOVED),
+    # Of older releases. Today's llama-server refuses them.
+    _with_value("DRAFT_MAX", "--draft", "--draft-n", "--draft-max"),
+    _with_value("DRAFT_MIN", "--draft-min", "--draft-n-min"),
+    _with_value("CTX_SIZE_DRAFT", "-cd", "--ctx-size-draft"),
+    _with_value("", "--spec-ngram-size-n", "--spec-ngram-size-m", "--spec-ngram-min-hits"),
     ignored("--spec-default", text=_DRAFTS),
     _preset("--embd-gemma-default", "ggml-org/embeddinggemma-300M-qat-q4_0-GGUF"),
     _preset("--fim-qwen-1.5b-default", "ggml-org/Qwen2.5-Coder-1.5B-Q8_0-GGUF"),

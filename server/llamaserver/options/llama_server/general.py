@@ -7,7 +7,6 @@ _PRIORITY = "the priority of the process is not changed"
 _POLL = "the server itself chooses how threads wait"
 _FIT = "nothing is adjusted to the memory of the devices. --ctx-size and --n-gpu-layers are used as they are given"
 _VECTORS = "control vectors are not supported, and answers without them would differ"
-_PLACES = "parts of a model cannot be placed one by one. --n-gpu-layers and --tensor-split place whole layers"
 _LOGS = "--log-format sets the format of log lines"
 _ADAPTIVE = "the adaptive-p sampler is not supported. Tokens are chosen without it"
 
@@ -33,28 +32,14 @@ GENERAL: tuple[Argument, ...] = (
         env="LLAMA_ARG_MOE_CACHE_MIB",
         text="the library of this build has no cache of experts. Answers are the same",
     ),
-    always("-kvo", "--kv-offload", env="LLAMA_ARG_KV_OFFLOAD", text="the KV cache is beside its layers"),
-    refused(
-        *("-nkvo", "--no-kv-offload"),
-        env="LLAMA_ARG_KV_OFFLOAD",
-        negative=True,
-        text="the KV cache is beside its layers. --n-gpu-layers moves both",
-    ),
     always("--repack", env="LLAMA_ARG_REPACK", text="weights are repacked where that helps"),
     ignored("-nr", "--no-repack", env="LLAMA_ARG_REPACK", negative=True, text="weights are repacked where that helps"),
     ignored("--no-host", env="LLAMA_ARG_NO_HOST", text="the library chooses the buffers of the host"),
     ignored("-lzm", "--lazy-mode", values=1, env="LLAMA_ARG_LAZY_MODE", text="the library's mode is used: auto"),
-    refused("-dev", "--device", values=1, env="LLAMA_ARG_DEVICE", text=f"{_PLACES}. CUDA_VISIBLE_DEVICES hides GPUs"),
-    refused("-ot", "--override-tensor", values=1, env="LLAMA_ARG_OVERRIDE_TENSOR", text=_PLACES),
-    refused("-cmoe", "--cpu-moe", env="LLAMA_ARG_CPU_MOE", text=_PLACES),
-    refused("-ncmoe", "--n-cpu-moe", values=1, env="LLAMA_ARG_N_CPU_MOE", text=_PLACES),
-    refused("-ncffn", "--n-cpu-ffn", values=1, env="LLAMA_ARG_N_CPU_FFN", text=_PLACES),
     ignored("--check-tensors", text="the values of tensors are not checked. --model-sha256 checks a downloaded file"),
-    refused("--override-kv", values=1, text="the metadata of a model cannot be overridden. Change it in the file"),
     always("--op-offload", text="operations on tensors of the host go to the GPU where that helps"),
     ignored("--no-op-offload", text="operations on tensors of the host go to the GPU where that helps"),
     ignored("--offline", env="LLAMA_ARG_OFFLINE", text="only -m prevents access to the network"),
-    refused("--list-devices", text="the log of a start shows the device"),
     ignored("-fit", "--fit", values=1, env="LLAMA_ARG_FIT", text=_FIT),
     ignored("-fitt", "--fit-target", values=1, env="LLAMA_ARG_FIT_TARGET", text=_FIT),
     ignored("-fitc", "--fit-ctx", values=1, env="LLAMA_ARG_FIT_CTX", text=_FIT),

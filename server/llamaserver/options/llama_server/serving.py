@@ -9,7 +9,6 @@ _IDLE = "conversations that leave the KV cache go to --cache-ram and --kv-store"
 _PAGE = "the chat page has no settings of the server"
 _TOOLS = "this server runs no tools. Clients run them"
 _ROUTER = "one process serves one model. Start one for each model, behind a router"
-_CORS = "pages of origins that are allowed can use all methods and headers, and send credentials"
 _VIDEO = "videos are not supported"
 _IMAGES = "the model's own numbers of tokens for images are used. --max-image-pixels limits images"
 
@@ -58,13 +57,6 @@ SERVING: tuple[Argument, ...] = (
         negative=True,
         text="the projector runs on a GPU if there is one. --n-gpu-layers 0 keeps it on the CPU",
     ),
-    ignored("--tags", values=1, env="LLAMA_ARG_TAGS", text="the list of models has no tags"),
-    ignored("--reuse-port", env="LLAMA_ARG_REUSE_PORT", text="other processes cannot listen on the port"),
-    refused("--cors-origins", values=1, env="LLAMA_ARG_CORS_ORIGINS", text="list the origins with --allowed-origins"),
-    ignored("--cors-methods", values=1, env="LLAMA_ARG_CORS_METHODS", text=_CORS),
-    ignored("--cors-headers", values=1, env="LLAMA_ARG_CORS_HEADERS", text=_CORS),
-    always("--cors-credentials", env="LLAMA_ARG_CORS_CREDENTIALS", text=_CORS),
-    refused("--no-cors-credentials", env="LLAMA_ARG_CORS_CREDENTIALS", negative=True, text=_CORS),
     refused("--api-prefix", values=1, env="LLAMA_ARG_API_PREFIX", text="let a proxy remove the prefix of paths"),
     always("--ui", "--webui", env="LLAMA_ARG_UI", text="the chat page is always served"),
     ignored("--no-ui", "--no-webui", env="LLAMA_ARG_UI", negative=True, text="the chat page is always served"),
@@ -77,7 +69,7 @@ SERVING: tuple[Argument, ...] = (
     ignored("--video-ffmpeg-dir", values=1, env="LLAMA_ARG_VIDEO_FFMPEG_DIR", text=_VIDEO),
     ignored("--ui-config", "--webui-config", values=1, env="LLAMA_ARG_UI_CONFIG", text=_PAGE),
     ignored("--ui-config-file", "--webui-config-file", values=1, env="LLAMA_ARG_UI_CONFIG_FILE", text=_PAGE),
-    refused("--ui-mcp-proxy", "--webui-mcp-proxy", env="LLAMA_ARG_UI_MCP_PROXY", text=_TOOLS),
+    ignored("--ui-mcp-proxy", "--webui-mcp-proxy", env="LLAMA_ARG_UI_MCP_PROXY", text=_TOOLS),
     always("--no-ui-mcp-proxy", "--no-webui-mcp-proxy", env="LLAMA_ARG_UI_MCP_PROXY", negative=True, text=_TOOLS),
     refused("--tools", values=1, env="LLAMA_ARG_TOOLS", text=_TOOLS),
     refused("--tools-runtime", values=1, env="LLAMA_ARG_TOOLS_RUNTIME", text=_TOOLS),
@@ -85,12 +77,6 @@ SERVING: tuple[Argument, ...] = (
     refused("--mcp-servers-json", values=1, env="LLAMA_ARG_MCP_SERVERS_JSON", text=_TOOLS),
     refused("-ag", "--agent", env="LLAMA_ARG_AGENT", text=_TOOLS),
     always("-no-ag", "--no-agent", env="LLAMA_ARG_AGENT", negative=True, text=_TOOLS),
-    ignored(
-        "--sse-ping-interval",
-        values=1,
-        env="LLAMA_ARG_SSE_PING_INTERVAL",
-        text="the server chooses when a stream that waits gets a comment line",
-    ),
     ignored(
         "--cache-reuse",
         values=1,
