@@ -177,14 +177,32 @@ def test_wrong_requests(client: Client, fields: Any, param: str, message: str) -
     assert message in error["message"]
 
 
+def recorded(program: str) -> tuple[str, Any]:
+    """Path and body of a request as a program sends it, with a short answer. Its file tells where it comes from."""
+    request = json.loads((Path(__file__).parent / "recorded" / f"{program}.json").read_text())
+    limit = "n_predict" if request["path"] == "/completion" else "max_tokens"
+    return request["path"], request["body"] | {limit: 32}
+
+
 @pytest.mark.parametrize("program", ["cline", "continue"])
 def test_requests_of_editors(client: Client, program: str) -> None:
-    """As these editors send them to a server that speaks OpenAI's API, with shorter texts."""
-    body = json.loads((Path(__file__).parent / "recorded" / f"{program}.json").read_text())
-    *events, done = client.events(CHAT, **body)
+    path, body = recorded(program)
+    *events, done = client.events(path, **body)
     assert done == "[DONE]"
     assert events[-1]["usage"]["completion_tokens"] <= 32
     assert events[-2]["choices"][0]["finish_reason"] in ("stop", "length", "tool_calls")
-    called = client.post(CHAT, body | {"stream": False, "stream_options": None, "tool_choice": "required"})
+
+
+@pytest.mark.parametrize("program", ["cline", "continue", "llama_vscode_agent"])
+def test_calls_with_the_tools_of_editors(client: Client, program: str) -> None:
+    path, body = recorded(program)
+    called = client.post(path, body | {"stream": False, "stream_options": None, "tool_choice": "required"})
     name = called["choices"][0]["message"]["tool_calls"][0]["function"]["name"]
     assert name in [tool["function"]["name"] for tool in body["tools"]]
+
+
+def test_a_completion_of_continue(client: Client) -> None:
+    path, body = recorded("continue_llama_cpp")
+    *events, last = client.events(path, **body)
+    assert "".join(event["content"] for event in events)
+    assert last["stop"] is True

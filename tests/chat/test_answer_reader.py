@@ -9,7 +9,7 @@ from llamaserver.api.answer_reader import AnswerReader, ToolCall
 from llamaserver.interfaces.output import Delta, Finish, Timings
 from llamaserver.toolformat.events import Content
 from llamaserver.toolformat.form import Format, Mode
-from llamaserver.toolformat.parser import Parser, types_of
+from llamaserver.toolformat.parser import Parser
 
 FORM = Format(
     Mode.JSON, think=("<think>", "</think>"), call=("<call>", "</call>"), name_path=("name",), arguments_path=("args",)
@@ -22,7 +22,7 @@ def finish(content: str = "", reason: str = "eos", word: str = "") -> Finish:
 
 
 def reader(**options: Any) -> AnswerReader:
-    return AnswerReader(Parser(FORM, types_of({"f": {}})), **options)
+    return AnswerReader(Parser(FORM, {"f": {}}), **options)
 
 
 def test_text_passes_through() -> None:

@@ -11,7 +11,7 @@ from llamaserver.api.openai_answer import Head
 from llamaserver.api.openai_chat_answer import Chat
 from llamaserver.api.tool_text import FORMAT
 from llamaserver.interfaces.output import Delta, Finish, Timings, TokenProb, TokenProbs
-from llamaserver.toolformat.parser import Parser, types_of
+from llamaserver.toolformat.parser import Parser
 
 JSON = dict[str, Any]
 HEAD = Head(True, False, True, 10, "chatcmpl-1", 7, "m")
@@ -22,7 +22,7 @@ TEXT = (
 
 
 def chat(*, choices: int = 1, functions: bool = False, logprobs: int | None = None) -> Chat:
-    types = types_of({"f": {}, "g": {}})
+    types = {"f": {}, "g": {}}
     readers = [AnswerReader(Parser(FORMAT, types)) for _ in range(choices)]
     call = ChatCall([None] * choices, readers)  # type: ignore[list-item]
     return Chat(HEAD, call, logprobs, functions=functions)

@@ -157,7 +157,6 @@ def test_a_request_of_llama_vscode(client: Client) -> None:
         "n_indent": 4,
         "t_max_prompt_ms": 500,
         "t_max_predict_ms": 2500,
-        "model": "",
     }
     answer = client.post("/infill", body)
     assert isinstance(answer["content"], str)

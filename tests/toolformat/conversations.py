@@ -42,6 +42,7 @@ class Conversation:
     reasoning_format: str = "NONE"
     partial: bool = False
     special: bool = False  # with fields that change the prompt
+    has_schema: bool = False  # of the content
     content: str = ""
     reasoning: str = ""
     calls: list[tuple[str, str]] = field(default_factory=list)
@@ -102,13 +103,14 @@ def _set_expected(made: Conversation, value: tuple[str, str, list[tuple[str, str
     made.content, made.reasoning, made.calls = value
 
 
-_WITHOUT_EFFECT = ("parallel_tool_calls", "expect_reconstruction", "tool_choice", "json_schema")
+_WITHOUT_EFFECT = ("parallel_tool_calls", "expect_reconstruction", "tool_choice")
 _SETTERS: dict[str, Callable[[Conversation, Any], object]] = {
     "tools": lambda made, value: setattr(
         made, "tools", [_tool(one) if isinstance(one, list) else one for one in value]
     ),
     "enable_thinking": lambda made, value: made.variables.update(enable_thinking=value),
     "reasoning_format": lambda made, value: setattr(made, "reasoning_format", value.rpartition("_")[2]),
+    "json_schema": lambda made, value: setattr(made, "has_schema", bool(value)),
     "is_partial": lambda made, value: setattr(made, "partial", value),
     "expect": _set_expected,
     "expect_content": lambda made, value: setattr(made, "content", value),

@@ -6,7 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import llguidance
+import numpy as np
 import pytest
+from llamaserver.grammar.matcher import Matcher
+from llamaserver.interfaces.grammar import Constraint
+from llamaserver.interfaces.params import SamplingParams
+from llamaserver.sampling.sampler import ChainSamplerFactory
 from llamaserver.toolformat.call_grammar import call_grammar
 from llamaserver.toolformat.form import Format, Mode
 
@@ -97,7 +102,7 @@ OTHERS = {  # what a template writes in another form
     "openbmb-MiniCPM5-1B": ("code", "two calls"),
     "GigaChat3-10B-A1.8B": ("one call", "code", "content and a call"),  # ends a turn with the mark that ends a call
     "GigaChat3.1-10B-A1.8B": ("one call", "code", "content and a call"),
-    "Kimi-K3": ("content",),
+    "CohereForAI-c4ai-command-r-plus-tool_use": ("one call", "code", "two calls", "content and a call"),  # indents JSON
 }
 
 
@@ -196,3 +201,28 @@ def test_texts_with_quotation_marks_in_python() -> None:
         ("unit='C'", True), ('unit="it\'s", n=1', True), ("unit='it's'", False), ("n=1", False), ("unit='F'", False),
     ):  # fmt: skip
         assert checker.allows(matcher, f"<call>[f({arguments})]</call>") is allowed, arguments
+
+
+FREE_TEXT = b"Free text: 1 < 2, {x}, [y], `code`, and \xc3\xa9.\n\nDone."
+
+
+def test_free_text_costs_no_mask_before_a_call_begins(
+    models: dict[str, Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For all templates: the token that the sampler chooses is looked at, but not the whole vocabulary."""
+    masks: list[Matcher] = []
+    for name in ("allowed", "first_allowed"):
+        monkeypatch.setattr(Matcher, name, lambda self, *ids: masks.append(self))
+    for name, model in models.items():
+        checker = Checker(model.form)
+        if not model.form.openings or begun(model):
+            continue
+        text = call_grammar(model.form, TOOLS, checker.vocab, value, required=False, parallel=True)
+        params = SamplingParams(temperature=0.0, constraint=Constraint(text, field="tools"))
+        sampler = ChainSamplerFactory(checker.vocab)(params, 4096)
+        sampler.prime([])
+        for letter in FREE_TEXT:
+            logits = np.zeros(checker.vocab.n_vocab, np.float32)
+            logits[letter] = 9
+            assert sampler.sample(logits)[0] == letter, name
+    assert masks == []

@@ -11,21 +11,17 @@ from llamaserver.api.chat_template import ChatTemplate
 from llamaserver.errors import ServerError
 from llamaserver.llama.templates import LlamaTemplates
 from llamaserver.toolformat.events import Arguments, Call, Content, Event, Reasoning
-from llamaserver.toolformat.parser import Parser, types_of
+from llamaserver.toolformat.parser import Parser
 
 from tests.support.vendored import vendored_templates
 from tests.toolformat.conversations import Conversation, conversations
 
 Read = tuple[str, str, list[tuple[str, str]]]
 DIFFERENT = {  # how many are read otherwise, and why
-    "Apriel-1.6-15b-Thinker-fixed": 2,  # there, a part of the prompt is a part of the thought
-    "Kimi-K3": 3,  # numbered calls, which are not known
-    "MiniMax-M3": 16,  # keys as tags, which are not known
-    "google-gemma-4-31B-it": 4,  # thoughts after the content, and marks that nobody has begun
-    "meta-llama-Llama-3.1-8B-Instruct": 1,  # a fence around JSON: here, the grammar allows none
-    "mistralai-Ministral-3-14B-Reasoning-2512": 1,  # the same
-    "muse-glimmer": 2,  # recipients, which are not known
-    "openai-gpt-oss-120b": 2,  # calls of tools that the request does not have: here, they are content
+    # llama.cpp has the heading that the prompt begins a thought with in the thought. Here, it is the prompt's.
+    "Apriel-1.6-15b-Thinker-fixed": 2,
+    # llama.cpp leaves out calls of tools that the request does not have. Here, they are content: no text is lost.
+    "openai-gpt-oss-120b": 2,
 }
 
 
@@ -63,7 +59,7 @@ def prompt(one: Conversation) -> str | None:
 def read(one: Conversation, size: int) -> Read:
     form, text = template(one.template).form, prompt(one)
     functions = [tool["function"] for tool in one.tools]
-    types = types_of({function["name"]: function["parameters"] for function in functions})
+    types = {function["name"]: function["parameters"] for function in functions}
     parser = Parser(form, types, begun(form, text or ""))
     answer = one.text.removesuffix(turn_end(one.template) or "\0")
     events: list[Event] = []
@@ -100,6 +96,11 @@ def same(one: Conversation, found: Read) -> bool:
     return not apart or (content.strip(), reasoning.strip()) == (one.content.strip(), one.reasoning.strip())
 
 
+def fenced(one: Conversation) -> bool:
+    """Whether there is a fence around JSON that has a schema. Here, the grammar of the schema allows none."""
+    return one.has_schema and "```" in one.text
+
+
 def test_most_of_the_file_is_used(answers: list[tuple[Conversation, list[Read]]]) -> None:
     assert len(answers) > 300
     assert len({one.template for one, _ in answers}) > 35
@@ -110,6 +111,6 @@ def test_single_letters_are_read_as_the_whole(answers: list[tuple[Conversation, 
 
 
 def test_answers_are_read_as_expected(answers: list[tuple[Conversation, list[Read]]]) -> None:
-    compared = [(one, whole) for one, (_, whole) in answers if not (one.partial or one.special)]
+    compared = [(one, whole) for one, (_, whole) in answers if not (one.partial or one.special or fenced(one))]
     wrong = [(one.template, one.line) for one, whole in compared if not same(one, whole)]
     assert Counter(name for name, _ in wrong) == DIFFERENT, wrong

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from llamaserver.toolformat.finder import find_format
 from llamaserver.toolformat.form import Mode
-from llamaserver.toolformat.marks import common_prefix, common_suffix, first_piece, pieces
+from llamaserver.toolformat.marks import common_prefix, common_suffix, first_piece, pieces, trigger
 
 
 def template(begin: str, end: str) -> Any:
@@ -47,3 +47,9 @@ def test_pieces() -> None:
     assert common_suffix("xy</a>", "zy</a>") == "</a>"
     assert first_piece(" <a>b") == "<a>"
     assert first_piece("") == ""
+
+
+def test_what_a_mark_is_recognised_by() -> None:
+    assert trigger("<a>\n<b=") == "<a>"
+    assert trigger("]<]x[>[<b>") == "]<]x[>"
+    assert trigger("Action:\n```json") == "Action:\n```json"

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 from llamaserver.toolformat.events import Arguments, Call, Content, End, Event, Reasoning
-from llamaserver.toolformat.form import Format, Mode
-from llamaserver.toolformat.parser import Parser, types_of
+from llamaserver.toolformat.form import NAME_HERE, Format, Mode
+from llamaserver.toolformat.parser import Parser
 from llamaserver.toolformat.values import python_source
 
 PARAMETERS = {"properties": {"s": {"type": "string"}, "n": {"type": "integer"}}}
-TOOLS = types_of({"f": PARAMETERS, "g": {}})
+TOOLS = {"f": PARAMETERS, "g": {}}
 HERMES = Format(
     Mode.JSON,
     turn="<|im_start|>assistant\n",
@@ -323,6 +323,100 @@ def test_many_ends_in_a_quoted_value() -> None:
     assert len(json.loads(arguments.text)["s"]) > 200_000
 
 
+NESTED = Format(Mode.NESTED, call=("<f=", "</f>"), name_end=">", argument=("<", "</"), key_end=">")
+NESTED_TYPES = {
+    "properties": {
+        "id": {"type": "string"},
+        "tags": {"type": "array", "items": {"type": "string"}},
+        "either": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+        "deep": {"type": "object", "properties": {"item": {"type": "integer"}, "name": {"type": "string"}}},
+    }
+}
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("<id>5</id>", {"id": "5"}),
+        ("<tags><item>1</item>\n<item>b</item></tags>", {"tags": ["1", "b"]}),
+        ("<tags></tags><deep></deep>", {"tags": [], "deep": {}}),
+        ("<either>5</either>", {"either": "5"}),
+        ("<either>null</either>", {"either": None}),
+        ("<either><b>x</b></either>", {"either": "<b>x</b>"}),
+        ("<deep><item>7</item><name>7</name></deep>", {"deep": {"item": 7, "name": "7"}}),
+        ("<deep><item>7</item></deep>", {"deep": {"item": 7}}),
+        ("<other><a><item>1</item><item><b>x</b></item></a></other>", {"other": {"a": [1, {"b": "x"}]}}),
+        ("<a>1<a>2</a></a>", {"a": "1<a>2</a>"}),
+        ("<a><b>1</c></a>", {"a": "<b>1</c>"}),
+        ("<a>" + "<x>" * 100 + "</x>" * 100 + "</a>", {"a": "<x>" * 100 + "</x>" * 100}),
+        ("", {}),
+    ],
+)
+def test_arguments_in_tags_of_their_names(written: str, value: object) -> None:
+    parser = Parser(NESTED, {"f": NESTED_TYPES})
+    found = [event for letter in f"<f=f>{written}</f>" for event in parser.feed(letter)] + parser.close()
+    assert found[0] == Call("f")
+    assert found[-1] == End()
+    assert json.loads("".join(event.text for event in found if isinstance(event, Arguments))) == value
+
+
+def test_many_tags_take_no_longer() -> None:
+    """Each was once the begin of a search up to the end of the text."""
+    text = "<f=f><a>" + "<b>1</b>" * 20_000 + "</a></f>"
+    parser = Parser(NESTED, {"f": {}})
+    assert parser.feed(text)[0] == Call("f")
+    parser.close()
+    Parser(NESTED, {"f": {}}).feed("<f=f><a>" + "<a>" * 50_000)
+
+
+RECIPIENTS = Format(
+    Mode.TAGGED,
+    turn="<|start|>bot",
+    think=("to=self<|text|>", "<|next|>"),
+    content=("to=user<|text|>", "<|eot|>"),
+    call=("to=", "</f>"),
+    name_end=f'<|text|><f="{NAME_HERE}">',
+    argument=('<p="', "</p>"),
+    key_end='">',
+)
+
+
+def test_messages_with_recipients() -> None:
+    call = 'to=f<|text|><f="f"><p="n">1</p></f>'
+    text = f" to=self<|text|>Hm.<|next|><|start|>bot to=user<|text|>I go to=x.<|next|><|start|>bot {call}"
+    assert events(RECIPIENTS, text) == [Reasoning("Hm."), Content("I go to=x."), *CALL]
+    wrong = call.replace('"f"', '"g"')
+    assert events(RECIPIENTS, wrong) == [Content(wrong)]
+
+
+def test_marks_of_thoughts_after_the_content() -> None:
+    form = Format(Mode.JSON, think=("<|thought|>", "<|end|>"), call=("<call>", "</call>"))
+    assert events(form, "Yes.<|end|>") == [Content("Yes.")]
+    assert events(form, "Yes.<|thought|>Hm.<|end|> No.") == [Content("Yes."), Reasoning("Hm."), Content(" No.")]
+    assert events(HERMES, "Write <think>.") == [Content("Write <think>.")]
+
+
+def test_numbers_of_calls_are_no_ids() -> None:
+    form = Format(Mode.TAG_JSON, call=("<call>", "</call>"), name_end=":", id_end="<args>", numbered=True)
+    assert events(form, '<call>f:0<args>{"n": 1}</call>') == CALL
+
+
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        ({"type": ["string", "null"]}, "5"),
+        ({"anyOf": [{"type": "string"}, {"type": "null"}]}, "5"),
+        ({"enum": ["5", "6"]}, "5"),
+        ({"type": ["string", "number"]}, 5),
+        ({"anyOf": [{"type": "string"}, {}]}, 5),
+    ],
+)
+def test_values_in_tags_have_a_type_of_the_schema(schema: Any, value: object) -> None:
+    parser = Parser(QWEN, {"f": {"properties": {"v": schema}}})
+    found = parser.feed("<tool_call>\n<function=f>\n<parameter=v>\n5\n</parameter>\n</function>\n</tool_call>")
+    assert json.loads("".join(event.text for event in found if isinstance(event, Arguments))) == {"v": value}
+
+
 @pytest.mark.parametrize(
     ("schema", "text", "value"),
     [
@@ -336,7 +430,7 @@ def test_many_ends_in_a_quoted_value() -> None:
 )
 def test_text_that_looks_like_another_value(schema: Any, text: str, value: object) -> None:
     form = Format(Mode.TAGGED, call=("<f=", "</f>"), name_end=">", argument=("<a=", "</a>"), key_end=">")
-    parser = Parser(form, types_of({"f": {"properties": {"a": schema}}}))
+    parser = Parser(form, {"f": {"properties": {"a": schema}}})
     read = [*parser.feed(f"<f=f><a=a>{text}</a></f>"), *parser.close()]
     found = "".join(event.text for event in read if isinstance(event, Arguments))
     assert json.loads(found) == {"a": value}

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ..toolformat.form import Format
-from ..toolformat.parser import Parser, types_of
+from ..toolformat.parser import Parser
 from ..toolformat.shown import shown_tokens
 from .answer_reader import AnswerReader
 from .chat import Chat, chat_prompt, chat_template, render_chat
@@ -76,12 +76,13 @@ def _readers(context: Context, chat: Chat, use: ToolUse, choices: int) -> list[A
     apart = _has_thoughts(form) and (place != "content" or form.content[0])
     if context.config.skip_chat_parsing or not (use.tools or apart):
         return [AnswerReader(None) for _ in range(choices)]
-    types = types_of(use.parameters)
     can = template.capabilities
     short = can.tool_calls and not can.any_id
     begun = form.thought[0].strip() in chat.begun and not has_ended(form, chat.begun)
     return [
-        AnswerReader(Parser(form, types, chat.begun), Thoughts(place, form.thought, begun=begun), short_ids=short)
+        AnswerReader(
+            Parser(form, use.parameters, chat.begun), Thoughts(place, form.thought, begun=begun), short_ids=short
+        )
         for _ in range(choices)
     ]
 

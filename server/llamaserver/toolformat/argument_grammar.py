@@ -19,6 +19,7 @@ _SIMPLE: dict[Any, str] = {  # values in Gemma's form
     "null": '"null"',
 }
 _BOOLEANS = ('"true"', '"false"', '"True"', '"False"')
+_TYPES = ("string", "number", "boolean", "object", "array", "null")
 _WORDS = ("true", "false", "null", "None")
 
 
@@ -30,7 +31,8 @@ def tagged_arguments(rules: Rules, form: Format, schema: Schema, value: Callable
         text = text_of(each)
         begin = rules.mark(form.argument[0]) + f" {key} " + rules.mark(form.key_end)
         if form.attributes_end:
-            begin += " " + rules.mark(form.attributes[0 if text else 1] + form.attributes_end)
+            ways = map(quoted, _attributes(form, each, string=text is not None))
+            begin += f" {one_of(*ways)} {rules.mark(form.attributes_end)}"
         if text and text.choices:
             choices = one_of(*map(quoted, _with_null(text, "null")))
             rules.weakened |= text.left_out
@@ -46,6 +48,43 @@ def tagged_arguments(rules: Rules, form: Format, schema: Schema, value: Callable
         return f"({argument('ID', schema['additionalProperties'])})*" if schema.get("additionalProperties") else ""
     required = _required(schema)
     parts = [(key, rules.named(argument(quoted(key), each))) for key, each in properties.items()]
+    return " ".join(part if key in required else part + "?" for key, part in parts)
+
+
+def _attributes(form: Format, schema: Any, *, string: bool) -> list[str]:
+    """What can tell the type of a value: the name of its type, or whether it is a string."""
+    if string or form.attributes[1] != "number":
+        return [form.attributes[0 if string else 1]]
+    kind = schema.get("type") if isinstance(schema, dict) else None
+    return [{"integer": "number"}.get(kind, kind)] if isinstance(kind, str) else [*_TYPES]
+
+
+def nested_arguments(rules: Rules, form: Format, schema: Schema, value: Callable[[Schema], str], depth: int = 0) -> str:
+    """Arguments, or members of a value, whose names are tags: in the order of the schema, and all that are required."""
+    definitions = _definitions(schema)
+
+    def tag(key: str, each: Any) -> str:
+        begin = f"{rules.mark(form.argument[0])} {quoted(key + form.key_end)}"
+        end = form.argument[1] + key + form.key_end
+        text = text_of(each)
+        kind = each.get("type") if isinstance(each, dict) else None
+        if text and text.choices:
+            rules.weakened |= text.left_out
+            return f"{begin} {one_of(*map(quoted, _with_null(text, 'null')))} {rules.mark(end)} SPACE?"
+        if kind == "object" and each.get("properties") and depth < _DEEPEST:
+            return f"{begin} SPACE? {nested_arguments(rules, form, each, value, depth + 1)} {rules.mark(end)} SPACE?"
+        if kind == "array" and isinstance(each.get("items"), dict) and depth < _DEEPEST:
+            rules.weakened |= restricting(each) - {"type", "items"}
+            one = {"properties": {"item": each["items"]}, "required": ["item"]}
+            item = rules.named(nested_arguments(rules, form, one, value, depth + 1))
+            return f"{begin} SPACE? {item}* {rules.mark(end)} SPACE?"
+        if isinstance(kind, str) and kind in _SIMPLE:
+            return f"{begin} {value(each | definitions)} {rules.mark(end)} SPACE?"
+        rules.weakened |= text.left_out if text else restricting(each)
+        return f"{begin} {rules.free_until(end)} SPACE?"
+
+    required = _required(schema)
+    parts = [(key, rules.named(tag(key, each))) for key, each in _members(rules, schema).items()]
     return " ".join(part if key in required else part + "?" for key, part in parts)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..interfaces.backend import Vocab
-from .argument_grammar import gemma_object, python_arguments, tagged_arguments
+from .argument_grammar import gemma_object, nested_arguments, python_arguments, tagged_arguments
 from .form import ARGUMENTS_HERE, ID_HERE, NAME_HERE, Format, Mode
 from .harmony_grammar import harmony_grammar
 from .rules import Rules, one_of, quoted
@@ -41,7 +41,7 @@ def call_grammar(
         return harmony_grammar(rules, {name: value(schema) for name, schema in parameters.items()}, required, content)
     calls = _Calls(form, rules, parameters, value, parallel=parallel)
     if required:
-        rules.add("start", f"{_SPACE} {calls.whole(begun=begun)}")
+        rules.add("start", f"{calls.no_content()} {_SPACE} {calls.whole(begun=begun)}")
     elif content:
         rules.add("start", content, calls.whole(begun=begun))
     elif not form.openings:
@@ -89,6 +89,12 @@ class _Calls:
             return call + more
         return f"{rules.mark(form.section[0])} {_SPACE} {call}{more} {_SPACE} {rules.mark(form.section[1])}"
 
+    def no_content(self) -> str:
+        """The marks of a content that is not there, which some templates write."""
+        begin, end = self._form.content
+        named = begin.startswith(self._form.call[0])
+        return "" if named or not (begin and end) else f"({self._rules.mark(begin)} {self._rules.mark(end)})?"
+
     def after_text(self) -> list[str]:
         """Calls after free text: one way for each mark that they can begin with."""
         form, rules = self._form, self._rules
@@ -109,10 +115,15 @@ class _Calls:
         return one_of("inner", f"{self._rules.mark(content.removeprefix(mark))} TEXT")
 
     def other_marks(self) -> list[str]:
-        """Text and control tokens of marks around content and thoughts."""
+        """Text before control tokens of content and thoughts, or before a whole mark that begins as one of calls."""
         form, rules = self._form, self._rules
-        tokens = rules.tokens([*form.content, *form.think]) - rules.tokens(list(form.openings))
-        return [f"TEXT {one_of(*sorted(tokens))}"] if tokens else []
+        marks, of_calls = [*form.content, *form.think, form.turn_end], rules.tokens(list(form.openings))
+        tokens = rules.tokens(marks) - of_calls
+        shared = [mark for mark in marks if rules.tokens([mark]) & of_calls]
+        return [
+            *([f"TEXT {one_of(*sorted(tokens))}"] if tokens else []),
+            *(rules.named(rules.opening(mark)) for mark in shared if mark != form.call[0]),
+        ]
 
     def _unlisted(self, mark: str) -> str:
         return mark.removesuffix("[") if self._listed else mark
@@ -137,11 +148,14 @@ class _Calls:
                 return f"{quoted(name)} {gemma_object(rules, schema)}"
             case Mode.PYTHON:
                 return f"{quoted(name + '(')} {python_arguments(rules, schema, self._value)} {quoted(')')}"
-        head = [f"ID {rules.mark(form.id_before)}" if form.id_before else "", quoted(name), rules.mark(form.name_end)]
+        name_end = rules.mark(form.name_end.replace(NAME_HERE, name))
+        head = [f"ID {rules.mark(form.id_before)}" if form.id_before else "", quoted(name), name_end]
         if form.id_end:
             head.append(f"ID {rules.mark(form.id_end)}")
         if form.mode is Mode.TAG_JSON:
             arguments = self._value(schema)
+        elif form.mode is Mode.NESTED:
+            arguments = nested_arguments(rules, form, schema, self._value)
         else:
             arguments = tagged_arguments(rules, form, schema, self._value)
         return " ".join(part for part in (*head, _SPACE, arguments) if part)

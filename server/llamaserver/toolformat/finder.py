@@ -1,13 +1,11 @@
 """Finds the format of a template: what stands around the known words of rendered samples."""
 
-import json
 import re
 from dataclasses import replace
-from itertools import islice
-from typing import Any
 
-from .form import ARGUMENTS_HERE, ID_HERE, NAME_HERE, Format, Mode
-from .marks import common_prefix, common_suffix, first_piece, pieces
+from .form import ID_HERE, NAME_HERE, Format, Mode
+from .json_shape import json_around, path_of, path_of_arguments, with_places
+from .marks import common_prefix, common_suffix, first_piece, is_tag, pieces, same_letters, without_begin_of
 from .samples import (
     CONTENT,
     ID,
@@ -30,7 +28,6 @@ _THINK = (  # marks that some templates name but do not render
     ("<seed:think>", "</seed:think>"),
     ("<|START_THINKING|>", "<|END_THINKING|>"),
 )
-_MOST_BRACKETS = 64  # that may come before the object
 _LONGEST = 200_000  # characters of all samples: templates of models make a tenth of this
 
 
@@ -57,7 +54,9 @@ class _Finder:
         found = None
         if NAME in self._one:
             found = self._gemma() or self._json() or self._python() or self._tag_json() or self._tagged()
-        return found and replace(found, turn=self._turn, think=self._think, content=self._content)
+        return found and replace(
+            found, turn=self._turn, think=self._think, content=self._content, turn_end=self._turn_end()
+        )
 
     # ---- what is around the calls
 
@@ -75,6 +74,10 @@ class _Finder:
 
     def _body(self, text: str) -> str:
         return self._thoughtless(text).removeprefix(self._turn)
+
+    def _turn_end(self) -> str:
+        after = self._samples.content.partition(CONTENT)[2].lstrip()
+        return first_piece(after.removeprefix(self._content[1])) if self._content[0] else ""
 
     def _calls(self, text: str) -> str:
         """A turn with calls, without the marks of a content that is not there."""
@@ -100,24 +103,24 @@ class _Finder:
 
     def _json(self) -> Format | None:
         """An object that has the name, as a value or as a key."""
-        found = _json_around(self._one, len(self._before))
+        found = json_around(self._one, len(self._before))
         if found is None:
             return None
         start, end, value = found
-        name = _path(value, NAME)
-        arguments = _path_of_arguments(value)
+        name = path_of(value, NAME)
+        arguments = path_of_arguments(value)
         if name is None or arguments is None:
             return None
         begin = self._one[:start].strip()
         close = first_piece(self._one[end:]) if begin else ""
-        ids = _path(value, ID)
+        ids = path_of(value, ID)
         return Format(
             Mode.JSON,
             call=(begin, close),
             name_path=name,
             arguments_path=arguments,
             id_path=ids or (),
-            object=_with_places(self._one[start:end]),
+            object=with_places(self._one[start:end]),
             array=isinstance(value, list),
             many=begin not in _between(self._two, ""),
         )
@@ -131,68 +134,92 @@ class _Finder:
     def _tag_json(self) -> Format | None:
         """Arguments as an object that follows the name."""
         start = self._rest.find("{")
-        found = _json_around(self._rest, self._rest.find(KEY)) if start >= 0 else None
+        found = json_around(self._rest, self._rest.find(KEY)) if start >= 0 else None
         if found is None or found[0] != start:
             return None
         head, tail = self._rest[:start], self._rest[found[1] :]
         between = _between(self._two, "}")
-        other_head = self._two.partition(OTHER_NAME)[2].partition("{")[0]
         before, id_before = self._before, ""
         if ID in before:
             before, _, id_before = before.partition(ID)
             between = between.partition(OTHER_ID)[0]
         section, begin = _split_end(before, between)
-        end, section_end = _ends(tail, between, begin, bool(section.strip()))
-        name_end, id_end = head, ""
-        if head != other_head or ID in head:  # an id, or a number in its place, follows the name
-            name_end = common_prefix(head.replace(ID, "\0"), other_head.replace(OTHER_ID, "\1")) or head[:1]
-            id_end = common_suffix(head.replace(ID, " \0 "), other_head.replace(OTHER_ID, " \1 "))
+        end, section_end = self._ends(tail, between, begin, section)
+        name_end, id_end, numbered = self._after_name(head, "{")
         return Format(
             Mode.TAG_JSON,
             section=(section.strip(), section_end),
             call=(begin.strip(), end),
             id_before=id_before.strip(),
             name_end=name_end,
-            id_end=id_end.strip(),
+            id_end=id_end,
+            numbered=numbered,
         )
 
     def _tagged(self) -> Format | None:
-        """A pair of tags around each argument."""
+        """A pair of tags around each argument. The last tag can have the key in it, too."""
         head, _, rest = self._rest.partition(KEY)
         key_end, _, rest = rest.partition(VALUE)
         separator, _, rest = rest.partition(OTHER_KEY)
-        _, _, tail = rest.partition(OTHER_VALUE)
-        argument = common_suffix(head, separator)
-        argument_end = separator.removesuffix(argument)
-        between = _between(self._two, "")
-        section, begin = _split_end(self._before, between)
-        tail = (
-            tail.removeprefix(argument_end)
-            if tail.startswith(argument_end)
-            else tail.removeprefix(argument_end.rstrip())
-        )
-        end, section_end = _ends(tail, between.removeprefix(argument_end), begin, bool(section.strip()))
+        if nested := KEY in separator:
+            argument_end, _, argument = separator.partition(KEY)
+            argument = argument.removeprefix(key_end)
+            last = f"{argument_end}{OTHER_KEY}{key_end}"
+        else:
+            argument = common_suffix(head, separator)
+            last = argument_end = separator.removesuffix(argument)
         if not (argument.strip() and argument_end.strip() and key_end):
             return None
-        key_end, attributes, attributes_end = self._attributes(key_end)
+        tail = rest.partition(OTHER_VALUE)[2]
+        tail = tail.removeprefix(last) if tail.startswith(last) else tail.removeprefix(last.rstrip())
+        between = _between(self._two, "").removeprefix(last)
+        section, begin = _split_end(self._before, between)
+        end, section_end = self._ends(tail, between, begin, section)
+        name_end, id_end, numbered = self._after_name(head.removesuffix(argument), argument + KEY)
+        key_end, attributes, attributes_end = (key_end, ("", ""), "") if nested else self._attributes(key_end)
         return Format(
-            Mode.TAGGED,
+            Mode.NESTED if nested else Mode.TAGGED,
             section=(section.strip(), section_end),
             call=(begin.strip(), end),
-            name_end=head.removesuffix(argument),
+            name_end=name_end,
+            id_end=id_end,
+            numbered=numbered,
             argument=(argument.strip(), argument_end),
             key_end=key_end,
             attributes=attributes,
             attributes_end=attributes_end,
         )
 
+    def _after_name(self, head: str, end: str) -> tuple[str, str, bool]:
+        """What is after a name and after its id, and whether a number stands for the id. `head` is all of that text."""
+        other = self._two.partition(OTHER_NAME)[2].partition(end)[0].replace(OTHER_NAME, NAME_HERE)
+        head = head.replace(NAME, NAME_HERE)
+        if head == other or not other:
+            return head, "", False
+        head, other = head.replace(ID, f" {ID_HERE}0"), other.replace(OTHER_ID, f" {ID_HERE}1")
+        name_end = same_letters(head, other).removesuffix(f" {ID_HERE}")
+        id_end = same_letters(head[::-1], other[::-1])[::-1]
+        return name_end or head[:1], id_end.strip(), ID_HERE not in head
+
+    def _ends(self, tail: str, between: str, begin: str, section: str) -> tuple[str, str]:
+        """What stands after each call, and after the last. Every turn ends as one with content does."""
+        end = common_prefix(tail, between) if between else ""
+        end = without_begin_of(begin, end).strip() or first_piece(tail)
+        if not section.strip():
+            return end, ""
+        rest = tail.partition(end)[2]
+        if is_tag(first := first_piece(rest)):
+            return end, first
+        return end, rest.removesuffix(common_suffix(rest, self._samples.content.partition(CONTENT)[2])).strip() or first
+
     def _attributes(self, key_end: str) -> tuple[str, tuple[str, str], str]:
         """Split what follows a key, if a part of it tells the type of the value."""
         number = self._calls(self._samples.number).partition(KEY)[2].partition(str(NUMBER))[0]
         if not number or number == key_end:
             return key_end, ("", ""), ""
-        same = next((i for i, pair in enumerate(zip(key_end, number, strict=False)) if pair[0] != pair[1]), len(number))
-        return key_end[:same], (key_end[same:-1], number[same:-1]), key_end[-1]
+        same = len(same_letters(key_end, number))
+        end = re.sub(r"^\w+", "", same_letters(key_end[::-1], number[::-1])[::-1])
+        return key_end[:same], (key_end[same : -len(end)], number[same : -len(end)]), end
 
 
 def _think(samples: Samples, source: str) -> tuple[str, str]:
@@ -204,76 +231,16 @@ def _think(samples: Samples, source: str) -> tuple[str, str]:
         before, found, after = text.partition(THOUGHT)
         if not found:
             continue
-        for shared in (common_prefix(before, samples.content), common_prefix(before, samples.prompt)):
-            if len(shared) < len(before.rstrip()):
-                before = before.removeprefix(shared)
-                break
+        of_all, of_prompt = common_prefix(before, samples.content), common_prefix(before, samples.prompt)
+        if before == of_all == of_prompt and first_piece(after) not in samples.prompt:  # only the prompt has a mark
+            before = samples.prompt
+        shared = next((one for one in (of_all, of_prompt) if len(one) < len(before.rstrip())), "")
+        before = before.removeprefix(shared)
         first = first_piece(after)
         end = first if re.fullmatch(r"<.*|\[.*\]", first) else after.lstrip().split("\n")[0]
         if before.strip() and end:
             return before.strip(), end
     return "", ""
-
-
-def _json_around(text: str, place: int) -> tuple[int, int, Any] | None:
-    """Start, end and value of the outermost JSON object or array that has this place in it."""
-    for match in islice(re.finditer(r"[{\[]", text[: place + 1]), _MOST_BRACKETS):
-        try:
-            value, end = json.JSONDecoder().raw_decode(text, match.start())
-        except (ValueError, RecursionError):
-            continue
-        if end > place:
-            return match.start(), end, value
-    return None
-
-
-def _with_places(text: str) -> str:
-    """The text of one call with places for what differs from call to call."""
-    text = text.removeprefix("[").removesuffix("]").strip() if text.startswith("[") else text
-    start = text.rfind("{", 0, text.find(KEY))
-    if text[start - 1] == '"':  # the arguments are a text with JSON
-        start -= 1
-    try:
-        _, end = json.JSONDecoder().raw_decode(text, start)
-    except ValueError:
-        return ""
-    return (
-        (text[:start] + ARGUMENTS_HERE + text[end:])
-        .replace(NAME, NAME_HERE)
-        .replace(ID, ID_HERE)
-        .replace('"0"', f'"{ID_HERE}"')
-    )
-
-
-def _path(value: Any, wanted: str, path: tuple[str, ...] = ()) -> tuple[str, ...] | None:
-    """The keys that lead to a text. "*" stands for a key that is the name of the function."""
-    if isinstance(value, list):
-        return next((found for item in value if (found := _path(item, wanted, path)) is not None), None)
-    if not isinstance(value, dict):
-        return path if value == wanted else None
-    for key, item in value.items():
-        if key == wanted:
-            return (*path, "*")
-        found = _path(item, wanted, (*path, "*" if key == NAME else key))
-        if found is not None:
-            return found
-    return None
-
-
-def _path_of_arguments(value: Any) -> tuple[str, ...] | None:
-    """The keys that lead to the arguments, which may be a text with JSON."""
-    inner = _path(value, VALUE)
-    if inner:
-        return inner[:-1]
-    text = json.dumps(value)
-    return next((_path(value, each) for each in _texts(value) if KEY in each), None) if KEY in text else None
-
-
-def _texts(value: Any) -> list[str]:
-    if isinstance(value, str):
-        return [value]
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return [text for item in items for text in _texts(item)]
 
 
 def _between(two: str, end: str) -> str:
@@ -288,12 +255,3 @@ def _split_end(before: str, between: str) -> tuple[str, str]:
         return "", before
     begin = common_suffix(before, between)
     return before.removesuffix(begin), begin
-
-
-def _ends(tail: str, between: str, begin: str, section: bool) -> tuple[str, str]:
-    """What stands after each call, and after the last."""
-    end = common_prefix(tail, between) if between else ""
-    if begin.strip() and end.rstrip().endswith(begin.strip()):
-        end = end.rstrip().removesuffix(begin.strip())
-    end = end.strip() or first_piece(tail)
-    return end, first_piece(tail.partition(end)[2]) if section else ""

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 Schema = dict[str, Any]
-STRING, NULLABLE_STRING = "string", "string or null"
 _DEEPEST = 8  # schemas inside each other
 _VARIANTS = ("anyOf", "oneOf")
 _SOME = ("minLength", "minItems", "minProperties", "minContains")  # 0 restricts nothing
@@ -101,12 +100,3 @@ def _restricts(keyword: str, value: Any) -> bool:
     if keyword == "format":
         return isinstance(value, str) and value in _FORMATS
     return value is not True and not (keyword in _SOME and value == 0)
-
-
-def type_of(schema: Any) -> str:
-    """The type of a parameter: one that JSON Schema knows, or NULLABLE_STRING, "" if it is not clear."""
-    text = text_of(schema)
-    if text is not None:
-        return NULLABLE_STRING if text.nullable else STRING
-    kind = schema.get("type") if isinstance(schema, dict) else None
-    return kind if isinstance(kind, str) else ""

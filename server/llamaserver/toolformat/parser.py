@@ -1,32 +1,30 @@
 """Parses an answer as it comes into reasoning, content and calls."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from .events import Event
 from .form import Format, Mode
 from .harmony import read_harmony
 from .json_calls import read_json_calls
 from .other_calls import read_gemma_call, read_python_calls
 from .output import Output
-from .parameters import type_of
+from .schemas import Schemas
 from .stream import CutOff, Mismatch, Reading, Stream
-from .tagged_calls import Types, read_tagged_calls
+from .tagged_calls import read_tagged_calls
 
 
 class Parser:
     """One answer. What is not in the format is content, never an error.
 
-    `types` has the functions that can be called, with the types of their parameters (`types_of`). `prompt` is what the
-    template has begun the answer with: it can be the begin of a thought. `held` counts the characters since something
-    was certain. The end of the answer can mean that all of them are read again.
+    `schemas` has the functions that can be called, with the schemas of their parameters. `prompt` is what the template
+    has begun the answer with: it can be the begin of a thought. `held` counts the characters since something was
+    certain. The end of the answer can mean that all of them are read again.
     """
 
-    def __init__(self, form: Format, types: Types, prompt: str = "") -> None:
+    def __init__(self, form: Format, schemas: Schemas, prompt: str = "") -> None:
         self._form = form
-        self._types = types
+        self._schemas = schemas
         self._stream = Stream()
-        self._output = Output(types, on_end=lambda: self._stream.record(""))
+        self._output = Output(schemas, on_end=lambda: self._stream.record(""))
+        self._marks = [*form.openings, form.content[0], *form.again]
         self._reading = self._read()
         self.held = 0
         if prompt:
@@ -61,10 +59,14 @@ class Parser:
         mark = yield from self._thoughts()
         if not mark and (form.bare or not form.openings):
             yield from self._unmarked()
-        while mark or (mark := (yield from stream.until([*form.openings, form.content[0]], output.content))):
+        while mark or (mark := (yield from stream.until(self._marks, output.content))):
             if mark == form.content[0]:
-                yield from stream.until([form.content[1]], output.content)
-            else:
+                mark = yield from stream.until(form.content_ends, output.content)
+                mark = mark if mark in form.openings else ""
+                continue
+            if mark == form.think[0]:
+                yield from stream.until([form.think[1]], output.reasoning)
+            elif mark not in form.again:
                 yield from self._tried(self._calls(mark), mark)
             mark = ""
 
@@ -110,7 +112,7 @@ class Parser:
         elif form.mode is Mode.PYTHON:
             yield from read_python_calls(stream, output, form)
         else:
-            yield from read_tagged_calls(stream, output, form, mark, self._types)
+            yield from read_tagged_calls(stream, output, form, mark, self._schemas)
 
     def _tried(self, reading: Reading[None], mark: str) -> Reading[bool]:
         """Read calls. What turns out to be something else is content, from the end of the last whole call on."""
@@ -126,16 +128,3 @@ class Parser:
             return False
         stream.recorded()
         return True
-
-
-def types_of(parameters: Mapping[str, Any]) -> Types:
-    """The types of the parameters of each function, from the JSON schemas of its parameters."""
-    return {name: _types(schema) for name, schema in parameters.items()}
-
-
-def _types(schema: Any) -> dict[str, str]:
-    """The types of parameters that have one."""
-    properties = schema.get("properties") if isinstance(schema, dict) else None
-    if not isinstance(properties, dict):
-        return {}
-    return {name: kind for name, each in properties.items() if (kind := type_of(each))}

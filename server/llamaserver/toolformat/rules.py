@@ -8,7 +8,7 @@ import json
 import re
 
 from ..interfaces.backend import Vocab
-from .marks import first_piece
+from .marks import trigger
 
 _TEXT = "TEXT: /(?s:.*)/"
 _SPACE = "SPACE: /[ \\t\\r\\n]{1,8}/"
@@ -58,14 +58,14 @@ class Rules:
         return " ".join([self.named(f"TEXT {first}", "[lazy]"), *rest])
 
     def opening(self, mark: str) -> str:
-        """Any text, and a mark after it that is recognised by its first piece."""
+        """Any text, and a mark after it that is recognised by its trigger."""
         first, *rest = self._pieces(mark) or [""]
         if not first.startswith('"'):
             return " ".join(["TEXT", first, *rest]).strip()
         text = json.loads(first)
-        trigger = first_piece(text)
-        after = [quoted(left)] if (left := text[len(trigger) :]) else []
-        return " ".join([self.named(f"TEXT {quoted(trigger)}", "[lazy]"), *after, *rest])
+        known = trigger(text)
+        after = [quoted(left)] if (left := text[len(known) :]) else []
+        return " ".join([self.named(f"TEXT {quoted(known)}", "[lazy]"), *after, *rest])
 
     def tokens(self, marks: list[str]) -> set[str]:
         """The control tokens in some marks."""

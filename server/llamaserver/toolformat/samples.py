@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from .marks import common_prefix
+
 Message = dict[str, Any]
 Render = Callable[[Sequence[Message], Sequence[Message], bool], str]  # messages, tools, whether an answer begins
 
@@ -31,6 +33,7 @@ class Samples:
         self._render = render
         self.size = 0  # characters that were rendered
         self._before = self._text([])
+        self.prompt = ""
         self.prompt = self._after(render([_ASK], _TOOLS, True))  # what begins an answer
         self.content = self._turn(CONTENT)
         self.call = self._turn("", _CALL)
@@ -58,4 +61,7 @@ class Samples:
         """What follows the user's message."""
         if text.startswith(self._before):
             return text[len(self._before) :]
-        return text[text.rfind(USER) + len(USER) :]
+        after = text[text.rfind(USER) + len(USER) :]
+        if self.prompt:  # the template writes something after the last message
+            return after[max(after.find(self.prompt), 0) :]
+        return after.removeprefix(common_prefix(after, self._before.rpartition(USER)[2]))

@@ -4,6 +4,8 @@ import ast
 import json
 import re
 
+from .schemas import fits
+
 # A string without its end goes up to the end of the text, so that the search does not begin again within it.
 _WORD = re.compile(r"""'(?:\\.|[^'\\])*(?:'|\\?\Z)|"(?:\\.|[^"\\])*(?:"|\\?\Z)|\b(null|true|false)\b""", re.DOTALL)
 _STRING = 10  # characters that a string counts at most where the cost of parsing is estimated
@@ -43,17 +45,24 @@ def as_json(value: object) -> str:
         raise ValueError(str(error)) from error
 
 
-def json_of(text: str, *, string: bool = False) -> str:
-    """JSON of a value that was written as JSON, as Python, or bare. `string` says that it must be a string."""
+def value_of(text: str, allowed: frozenset[str] = frozenset()) -> object:
+    """A value that was written as JSON, as Python, or bare. `allowed` has the types that it may have, none if any."""
     if text.startswith(CDATA[0]) and text.endswith(CDATA[1]):
         text = text[len(CDATA[0]) : -len(CDATA[1])]
-    if string:
-        return as_json(text)
+    if allowed == {"string"}:
+        return text
     try:
-        return as_json(json.loads(text))
+        value = json.loads(text)
+        as_json(value)
     except (ValueError, RecursionError):
-        pass
-    try:
-        return as_json(python_value(text))
-    except ValueError:
-        return as_json(text)
+        try:
+            value = python_value(text)
+            as_json(value)
+        except ValueError:
+            return text
+    return text if "string" in allowed and not fits(value, allowed) else value
+
+
+def json_of(text: str, allowed: frozenset[str] = frozenset()) -> str:
+    """JSON of such a value."""
+    return as_json(value_of(text, allowed))
