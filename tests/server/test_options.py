@@ -244,6 +244,8 @@ def sample(option):
         return "null", ["null"]
     if option.field == "cache_isolation":
         return "shared", "shared"
+    if option.field == "api_prefix":
+        return "/llm", "/llm"
     for text in (
         *("4096", "2", "0.5", "7", "q8_0", "on", "linear", "mean", "row", "isolate", "text", "x:2", "mmap+mlock"),
         *("shutdown", "shared", "none", '{"a": 1}', "a=int:1", "x=CPU", "x"),
