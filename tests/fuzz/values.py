@@ -93,7 +93,7 @@ def schema(rng: Random) -> Any:
         (
             {"allOf": parts},
             {"allOf": [{"anyOf": parts[:9]}] * min(count, 100)},
-            {"allOf": [{"type": "string", "pattern": f"a.{{0,{i}}}b"} for i in range(3)]},
+            {"allOf": [{"type": "string", "pattern": f"a.{{0,{i}}}b"} for i in range(min(count, 300))]},
             {"anyOf": parts, "properties": {f"q{i}": {} for i in range(count)}},
             {"oneOf": [{"const": i} for i in range(10 * count)]},
             {"properties": {f"p{i}": {"enum": list(range(9))} for i in range(count)}},

@@ -443,6 +443,14 @@ WEAKER: dict[str, tuple[object, str]] = {
     "back reference": ({"pattern": r"^(a|b)\1$"}, "pattern"),
     "halves of surrogate pairs": ({"pattern": r"^[\ud83c-\udbff\udc00-\udfff]+$"}, "pattern"),
     "no expression": ({"pattern": "^(a$"}, "pattern"),
+    "expressions together": (
+        {"allOf": [{"type": "string", "pattern": f"a.{{0,{300 + i}}}b"} for i in range(9)]},
+        "pattern",
+    ),
+    "expression with lengths": (
+        {"type": "string", "pattern": "(a|b|c).{0,300}(d|e)", "minLength": 100, "maxLength": 300},
+        "pattern",
+    ),
     "format": ({"type": "string", "format": "idn-email"}, "format"),
     "minimum beyond": ({"type": "integer", "minimum": 10**17 + 1}, "minimum"),
     "minimum of 400 digits": ({"type": "number", "minimum": 10**400}, "minimum"),

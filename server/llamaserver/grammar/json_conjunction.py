@@ -13,6 +13,7 @@ from urllib.parse import unquote
 
 from ..interfaces.backend import never
 from .json_members import MEMBERS, Names, both
+from .json_strings import Strings
 from .json_values import Values
 from .rules import GrammarError
 
@@ -60,7 +61,8 @@ class Conjunction:
         self._cancelled = cancelled
         self._visits = self._members = 0
         self._inlining: list[str] = []
-        self.names = Names(weakened)
+        self.strings = Strings(weakened)
+        self.names = Names(weakened, self.strings)
         self._values = Values()
         self._anchors: dict[str, object] | None = None
 

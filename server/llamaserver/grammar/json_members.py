@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .json_pattern import Pattern, matches, matches_others, translated
-from .json_strings import counted, string_schema
+from .json_strings import Strings, counted
 
 _MOST_LISTED = 64
 _MOST_PATTERNS = 32  # of names. llguidance compares them, and takes 1 s for 200 of them
@@ -42,6 +42,7 @@ class Names:
     """Tells which patterns a name matches. `weakened` collects keywords that are left out."""
 
     weakened: set[str]
+    strings: Strings
     _left: int = field(default=_MOST_MATCHES)
     _pairs: int = field(default=_MOST_PAIRS)
     _known: dict[str, Pattern] = field(default_factory=dict)
@@ -196,7 +197,7 @@ class Names:
 
     def _expressions(self, names: Flat) -> list[str]:
         """What names must match, with their length."""
-        lowered = string_schema(names, self.weakened)
+        lowered = self.strings.schema(names)
         if not isinstance(lowered, dict):
             return [_NOTHING]
         if names.get("choices") or any("format" in one for one in lowered.get("allOf", ())):

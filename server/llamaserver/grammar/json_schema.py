@@ -17,7 +17,7 @@ from .json_conjunction import NEVER, TYPES, Conjunction, Flat, GrammarError, imp
 from .json_disjoint import Disjoint
 from .json_multiples import Multiples
 from .json_numbers import is_of, is_within, number_schema
-from .json_strings import counted, string_schema
+from .json_strings import counted
 
 _MOST_SIZE = 64 * 1024  # characters of a schema's texts, and one for each value
 _MOST_LOWERED = 512 * 1024  # the same for the rewritten schema, in which alternatives repeat what surrounds them
@@ -152,7 +152,7 @@ class _Lowering:
         kept = [one for one in numbers if is_within(one, flat)] + others
         if not flat.keys() & {"pattern", "format", "minLength", "maxLength"}:
             return _enum([*strings, *kept])
-        string = string_schema(flat, self.weakened) if strings else False
+        string = self._conjunction.strings.schema(flat) if strings else False
         return _either([_enum(kept), string and {"allOf": [_enum(strings), string]}])
 
     def _kinds(self, flat: Flat) -> list[str] | None:
@@ -168,7 +168,7 @@ class _Lowering:
         if kind == "array":
             return self._array(flat, depth)
         if kind == "string":
-            return string_schema(flat, self.weakened)
+            return self._conjunction.strings.schema(flat)
         return (
             number_schema(kind, flat, self._multiples, self.weakened)
             if kind in ("integer", "number")
