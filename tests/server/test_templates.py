@@ -148,7 +148,7 @@ def test_a_server_with_such_a_template_ends(models, tmp_path, source, template, 
     with ServerProcess("-m", str(model), "-c", "256", *store, *args, wait=False) as server:
         assert ended(server) == 1
         assert "Traceback" not in server.log
-        assert "is ready" not in server.log
+        assert "is ready: " not in server.log
         logged = [json.loads(line)["msg"] for line in server.log.splitlines() if line.startswith("{")]
     told = json.loads(log.read_text())
     assert told["reason"] == "TemplateInvalid"
