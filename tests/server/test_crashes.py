@@ -103,7 +103,7 @@ def test_a_crash_of_the_kernels_is_met_in_the_warm_up(model, log, tmp_path, rows
     env = {"LD_PRELOAD": str(native_faults.compiled(tmp_path)), "CRASH_FROM_ROWS": str(rows)}
     with started(model, log, env=env, wait=False) as server:
         assert ended(server) == -signal.SIGSEGV
-        assert "is ready" not in server.log
+        assert "is ready: " not in server.log
     assert phase(log)["phase"] == "warm-up"
     assert ", " in phase(log)["cpu"]
     assert crash(log) == f"Fatal Python error: {SIGNALS[signal.SIGSEGV]}"
