@@ -23,7 +23,7 @@ from .kv_store import kv_overhead, kv_ram, kv_restart, kv_throughput
 from .long_prompt import long_prompt
 from .prefix import shared_prefix
 from .rounds import QUICK, Bench, Row, Samples, Sizes
-from .schemas import json_schema
+from .schemas import json_schema, masks, schema_neighbour
 from .sides import OURS, PEER, Shape, clean_environment
 from .throughput import eight_streams, one_stream
 from .tiny import tiny
@@ -41,6 +41,8 @@ WORKLOADS: dict[str, Callable[[Bench], tuple[list[Row], Samples]]] = {
     "tools": tools,
     "tools_first_token": tools_first_token,
     "json_schema": json_schema,
+    "schema_neighbour": schema_neighbour,
+    "masks": masks,
     "kv_restart": kv_restart,
     "kv_ram": kv_ram,
     "kv_throughput": kv_throughput,
