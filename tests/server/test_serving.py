@@ -134,8 +134,8 @@ def test_json_logs_on_stdout_and_in_llama_log(tmp_path):
     assert posts == [("POST", "/completion", 200), ("POST", "/completion", 400)]
     assert any("is ready" in record["msg"] for record in records)
     assert any(record["logger"] == "llama.cpp" and record["level"] == "DEBUG" for record in records)
-    ignored = [record["msg"] for record in records if "has no effect here" in record["msg"]]
-    assert ignored == ["--jinja has no effect here", "--fit has no effect here"]
+    told = {record["msg"].partition(":")[0]: record["level"] for record in records if record["msg"].startswith("--")}
+    assert told == {"--jinja changes nothing": "INFO", "--fit is accepted but has no effect": "WARNING"}
 
 
 def test_text_logs_to_stdout_only(tmp_path):
