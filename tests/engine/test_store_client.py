@@ -215,7 +215,7 @@ def test_requests_for_a_busy_slot_do_not_block_the_lookups_of_others(tmp_path: P
         patient = [driver.submit(tokens(80, seed), n_predict=1, id_slot=0) for seed in range(3)]
         other = driver.submit(tokens(100, 1), n_predict=1)
         driver.step()
-        assert other.lookup is not None
+        assert other.lookup is not None or other.phase is not Phase.QUEUED  # the store may have answered already
         until(lambda: not other.awaits_store, "the store answers")
         driver.run(until=lambda: other.phase is Phase.DONE)
         assert long.phase is Phase.DECODE

@@ -148,11 +148,12 @@ def test_a_thought_can_be_ended_from_outside(begun: Client) -> None:
     with begun.http.stream("POST", CHAT, json=fields) as answer:
         events = read_events(answer.iter_lines())
         head = next(events)
-        while not next(events)["choices"][0]["delta"].get("reasoning_content"):
-            pass
+        thought = ""
+        while not thought:
+            thought = next(events)["choices"][0]["delta"].get("reasoning_content") or ""
         assert begun.post(control, id=head["id"], action="reasoning_end") == {"success": True}
         deltas = [event["choices"][0]["delta"] for event in events if event != "[DONE]"]
-    thought = "".join(delta.get("reasoning_content") or "" for delta in deltas)
+    thought += "".join(delta.get("reasoning_content") or "" for delta in deltas)
     assert thought.endswith("a Stop.")
     assert len(thought) < 900
     assert begun.post(control, id=head["id"], action="reasoning_end")["success"] is False
