@@ -102,8 +102,8 @@ class Conjunction:
         if schema is False:
             return {NEVER: True}
         if isinstance(schema, _Variant):
-            both = self.merged(schema.rest, self.flat(schema.variant, depth + 1), depth + 1)
-            return self._evaluated(both, schema.unevaluated, depth + 1)
+            whole = self.merged(schema.rest, self.flat(schema.variant, depth + 1), depth + 1)
+            return self._evaluated(whole, schema.unevaluated, depth + 1)
         if not isinstance(schema, Mapping):
             raise GrammarError("a schema must be an object, true or false")
         given = {str(keyword): value for keyword, value in schema.items() if value is not None or keyword == "const"}

@@ -169,11 +169,9 @@ class _Lowering:
             return self._array(flat, depth)
         if kind == "string":
             return self._conjunction.strings.schema(flat)
-        return (
-            number_schema(kind, flat, self._multiples, self.weakened)
-            if kind in ("integer", "number")
-            else {"type": kind}
-        )
+        if kind in ("integer", "number"):
+            return number_schema(kind, flat, self._multiples, self.weakened)
+        return {"type": kind}
 
     # ---- types
 
