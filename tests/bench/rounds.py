@@ -1,14 +1,14 @@
 """Rounds in which both sides take turns, A B B A, so that what drifts with time hits both alike."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tools.cache import say
 
 from . import machine
-from .sides import OURS, PEER, Side
+from .sides import OURS, PEER, Shape, Side, ours, warm_up
 from .stats import Spread, Target, differences, ratios, spread
 
 Figures = dict[str, float]
@@ -137,6 +137,16 @@ def alternate(title: str, rounds: int, sides: Mapping[str, Side], measure: Measu
         shown = ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
         say(f"{title} {number + 1}/{rounds} {name}: {shown} (others used {others.cores:.2f} cores)")
     return samples
+
+
+def two_ways(title: str, rounds: int, shape: Shape, ways: Iterable[str], measure: Measure) -> Samples:
+    """Measure one server of ours in two ways, which are the names of the sides. Each is tried once before."""
+    with ours(shape) as side:
+        sides = {way: replace(side, name=way) for way in ways}
+        warm_up([side])
+        for each in sides.values():
+            measure(each, -1)
+        return alternate(title, rounds, sides, measure, pids(sides))
 
 
 def pids(sides: Mapping[str, Side]) -> tuple[int, ...]:

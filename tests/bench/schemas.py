@@ -1,10 +1,10 @@
 """Answers that fit a JSON schema: tokens/s as they stream, what a neighbour feels, and the masks of tokens alone."""
 
 import itertools
+import os
 import random
 import statistics
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ from llamaserver.llama.vocab import LlamaVocab
 
 from tests.support.engine.vocab import ListVocab
 
+from . import machine
 from .load import chat, together
 from .prompts import words
-from .rounds import Bench, Figures, Row, Samples, alternate, pids
-from .sides import Shape, Side, ours, pair, warm_up
+from .rounds import Bench, Figures, Row, Samples, alternate, pids, two_ways
+from .sides import Shape, Side, pair, warm_up
 from .stats import Target
 
 PROMPT = 32  # tokens
@@ -38,6 +39,7 @@ SCHEMA: dict[str, Any] = {
         "additionalProperties": False,
     },
 }
+FORMAT = {"type": "json_schema", "json_schema": {"name": "list", "schema": SCHEMA}}
 AS_FAST, NO_WORSE, SHORT = Target(">=", 1.0), Target("<=", 1.2), Target("<=", 1.0)
 LARGE = 152_000  # tokens, as many as Qwen's vocabularies have
 MASKS = 400  # of each round
@@ -49,8 +51,7 @@ def json_schema(bench: Bench) -> tuple[list[Row], Samples]:
 
     def measure(side: Side, number: int) -> Figures:
         message = words(f"json_schema {number}", PROMPT)
-        wanted = {"type": "json_schema", "json_schema": {"name": "list", "schema": SCHEMA}}
-        (answer,) = together([chat(side.port, message, count, response_format=wanted)])
+        (answer,) = together([chat(side.port, message, count, response_format=FORMAT)])
         return {"tokens_per_second": answer.rate}
 
     with pair(Shape(bench.model, 1, 2048, bench.threads), bench.program, bench.env) as sides:
@@ -65,20 +66,15 @@ def schema_neighbour(bench: Bench) -> tuple[list[Row], Samples]:
 
     def measure(side: Side, number: int) -> Figures:
         stream = chat(side.port, words(f"stream {side.name} {number}", PROMPT), count)
-        wanted = {"type": "json_schema", "json_schema": {"name": "list", "schema": SCHEMA}}
-        more = {"response_format": wanted} if side.name == "schema" else {}
+        more = {"response_format": FORMAT} if side.name == "schema" else {}
         beside = chat(side.port, words(f"beside {side.name} {number}", PROMPT), count, **more)
         answer, _ = together([stream, beside])
         gaps = [after - before for before, after in itertools.pairwise(answer.times)]
         return {"gap": 1000 * statistics.quantiles(gaps, n=20)[-1]}
 
-    with ours(Shape(bench.model, 2, 4096, bench.threads)) as side:
-        sides = {name: replace(side, name=name) for name in ("schema", "plain")}
-        warm_up([side])
-        for each in sides.values():
-            measure(each, -1)
-        samples = alternate("schema_neighbour", bench.sizes.rounds, sides, measure, pids(sides))
-    return [samples.ratio_row("schema_neighbour", "gap", "ms", NO_WORSE, ("schema", "plain"))], samples
+    ways, shape = ("schema", "plain"), Shape(bench.model, 2, 4096, bench.threads)
+    samples = two_ways("schema_neighbour", bench.sizes.rounds, shape, ways, measure)
+    return [samples.ratio_row("schema_neighbour", "gap", "ms", NO_WORSE, ways)], samples
 
 
 def masks(bench: Bench) -> tuple[list[Row], Samples]:
@@ -93,7 +89,9 @@ def masks(bench: Bench) -> tuple[list[Row], Samples]:
     for name, vocab in (("model", real), ("large", large)):
         start = Compiler(vocab)("start: " + json_value(SCHEMA).lark)
         for number in range(bench.sizes.rounds):
-            samples.add(name, {"mask": 1000 * _ninth_tenth(start, number)})
+            with machine.watching((os.getpid(),)) as others:
+                samples.add(name, {"mask": 1000 * _ninth_tenth(start, number)})
+            samples.others.append(others.cores)
     return [
         samples.plain_row(f"mask_{name}", "mask", "ms", SHORT, side)
         for name, side in ((f"{real.n_vocab // 1000}k", "model"), (f"{LARGE // 1000}k", "large"))

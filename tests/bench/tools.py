@@ -1,12 +1,11 @@
 """Chats with tools that the model need not call: tokens/s, and what their grammar costs before the first token."""
 
-from dataclasses import replace
 from typing import Any
 
 from .load import chat, together
 from .prompts import words
-from .rounds import Bench, Figures, Row, Samples, alternate, pids
-from .sides import Shape, Side, ours, pair, warm_up
+from .rounds import Bench, Figures, Row, Samples, alternate, pids, two_ways
+from .sides import Shape, Side, pair, warm_up
 from .stats import Target
 
 PROMPT = 32  # tokens, and the tools
@@ -51,12 +50,6 @@ def tools_first_token(bench: Bench) -> tuple[list[Row], Samples]:
         (answer,) = together([chat(side.port, message, 8, tools=TOOLS, tool_choice=side.name)])
         return {"first_token": answer.first}
 
-    with ours(Shape(bench.model, 1, 2048, bench.threads)) as side:
-        sides = {name: replace(side, name=name) for name in ("auto", "none")}
-        warm_up([side])
-        for each in sides.values():
-            measure(each, -1)  # the grammar is compiled once
-        samples = alternate("tools_first_token", bench.sizes.rounds, sides, measure, pids(sides))
-    return [
-        samples.ratio_row("tools_first_token", "first_token", "s to first token", AS_SOON, ("auto", "none"))
-    ], samples
+    ways, shape = ("auto", "none"), Shape(bench.model, 1, 2048, bench.threads)
+    samples = two_ways("tools_first_token", bench.sizes.rounds, shape, ways, measure)
+    return [samples.ratio_row("tools_first_token", "first_token", "s to first token", AS_SOON, ways)], samples
